@@ -1,0 +1,49 @@
+# Every target makes its environment by itself and never asks anything.
+.DEFAULT_GOAL := help
+.PHONY: book test bench clean help
+VENV := .venv
+PY := $(VENV)/bin/python
+# Another interpreter: make PYTHON=/path/to/python3.12 book
+PYTHON ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PYTHONUNBUFFERED := 1
+
+# Candidates are run, not only looked up: a name may exist and not work.
+# 3.13 comes last because one library has no ready-made wheel for it.
+define FIND_PYTHON
+works() { "$$1" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$2))" >/dev/null 2>&1; }; \
+found=""; for top in 12 13; do for p in $(or $(PYTHON),python3 python3.12 python3.11 python3.13 python); do \
+if [ -z "$$found" ] && works "$$p" $$top; then found="$$p"; fi; done; done; \
+if [ -z "$$found" ]; then echo "Python 3.11, 3.12 or 3.13 is needed; none of these is one: $(or $(PYTHON),python3 python3.12 python3.11 python3.13)" >&2; exit 1; fi
+endef
+
+book: $(VENV)/.ready
+	@$(VENV)/bin/resonance book </dev/null
+
+test: $(VENV)/.ready
+	@$(PY) -m pytest </dev/null
+
+bench: $(VENV)/.ready
+	@$(PY) benchmarks/speed.py </dev/null
+
+clean:
+	@rm -rf _build .pytest_cache .hypothesis build
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name .ipynb_checkpoints -not -path './.venv/*' -prune -exec rm -rf {} +
+
+help:
+	@echo "make book   build the book: _build/html/index.html"
+	@echo "make test   run every test"
+	@echo "make bench  print the speed figures of this machine"
+	@echo "make clean  remove the built book and caches (keeps runs and the environment)"
+	@echo "make help   print this list"
+	@echo "The first of them makes the environment .venv, which takes some minutes."
+
+$(VENV)/.ready: requirements.lock settings.ini setup.py
+	@$(FIND_PYTHON); \
+	if ! works $(PY) 13; then rm -rf $(VENV); echo "making the environment $(VENV) with $$($$found --version); this takes some minutes"; \
+	"$$found" -m venv $(VENV) || { echo "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; fi
+	@$(PY) -m pip install --quiet --progress-bar off --no-deps -r requirements.lock </dev/null
+	@$(PY) -m pip install --quiet --progress-bar off --no-deps -e . </dev/null
+	@touch $@

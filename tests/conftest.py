@@ -1,0 +1,34 @@
+"""Where the tests find things, and what they must not touch."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config):
+    """Name the corpus: the one in `RESONANCE_CORPUS`, made absolute; else the starter corpus, made on first use."""
+    os.chdir(ROOT)
+    named = os.environ.get('RESONANCE_CORPUS')
+    if named:
+        os.environ['RESONANCE_CORPUS'] = str((Path(config.invocation_params.dir) / named).resolve())
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    os.environ.setdefault('PYDEVD_DISABLE_FILE_VALIDATION', '1')
+    os.environ.setdefault('MPLBACKEND', 'Agg')
+    os.environ.pop('RESONANCE_RUN', None)
+
+
+@pytest.fixture(scope='session')
+def root() -> Path:
+    "The checkout."
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def notebooks(root):
+    "Every chapter as a parsed notebook, by name."
+    import nbformat
+
+    return {p.stem: nbformat.read(p, as_version=4) for p in sorted((root / 'nbs').glob('*.ipynb'))}

@@ -1,0 +1,241 @@
+"""The house rules that can be enforced (see CONTRIBUTING.md)."""
+
+import ast
+import importlib
+import inspect
+import re
+import tokenize
+from configparser import ConfigParser
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from resonance_nb.book import directives
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p.stem for p in (ROOT / 'nbs').glob('*.ipynb'))
+MODULES = sorted(p.stem for p in (ROOT / 'resonance_nb').glob('*.py') if not p.stem.startswith('_'))
+STUDIES = ('34_classical', '24_simulator')
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def chapter(request, notebooks):
+    return request.param, notebooks[request.param]
+
+
+def code_cells(nb):
+    return [(c, *directives(c.source)) for c in nb.cells if c.cell_type == 'code']
+
+
+def statements(source):
+    try:
+        return ast.parse(source).body
+    except SyntaxError:  # a magic
+        return []
+
+
+def test_begins_with_a_title_and_one_line(chapter):
+    name, nb = chapter
+    first = nb.cells[0]
+    assert first.cell_type == 'markdown'
+    lines = [line for line in first.source.split('\n') if line.strip()]
+    assert re.match(r'# \S', lines[0])
+    assert len(lines) > 1 and lines[1].startswith('> '), 'the second line is the `>` line'
+
+
+def test_kernel_and_no_outputs(chapter):
+    name, nb = chapter
+    assert nb.metadata.kernelspec.name == 'python3'
+    assert not [c.id for c in nb.cells if c.get('outputs') or c.get('execution_count')]
+    assert all('nbdev_clean' not in c.source for c in nb.cells if c.cell_type == 'code')
+
+
+def test_code_cells_are_short(chapter):
+    name, nb = chapter
+    long = {c.id: n for c, _, source in code_cells(nb) if (n := len(source.strip().split('\n'))) > 40}
+    assert not long, f'cells of more than 40 lines: {long}'
+
+
+def test_imports_stand_alone(chapter):
+    name, nb = chapter
+    mixed = []
+    for cell, found, source in code_cells(nb):
+        if 'export' not in found:
+            continue
+        kinds = {isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements(source) if not typing_block(s)}
+        if len(kinds) == 2:
+            mixed.append(cell.id)
+    assert not mixed, f'imports beside other code: {mixed}'
+
+
+def typing_block(node):
+    return isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.dump(node.test)
+
+
+def test_lesson_cells_end_with_a_value(chapter):
+    name, nb = chapter
+    prints = [c.id for c, found, source in code_cells(nb) if re.match(r'print\(\w+\)$', source.strip().split('\n')[-1])]
+    assert not prints, f'end with the value itself instead of print: {prints}'
+
+
+def test_enough_words(chapter):
+    name, nb = chapter
+    words = sum(c.cell_type == 'markdown' for c in nb.cells)
+    code = sum('hide' not in found and 'default_exp' not in found for _, found, _ in code_cells(nb))
+    assert 2 * words >= code, f'{words} text cells for {code} code cells'
+
+
+def test_figures_have_words(chapter):
+    name, nb = chapter
+    for cell, found, source in code_cells(nb):
+        if 'fig-cap' in found or 'label' in found:
+            assert found.get('fig-alt'), f'{cell.id} has a figure without fig-alt'
+            assert found.get('label', 'fig-').startswith('fig-')
+    for cell in nb.cells:
+        if cell.cell_type == 'markdown':
+            assert not re.search(r'!\[\s*\]\(', cell.source), f'{cell.id} has a picture without a text'
+            assert not re.search(r'!\[[^\]]*\]\(\s*https?:', cell.source), f'{cell.id} has a picture from a network'
+
+
+def test_lessons_and_studies_do_not_mix(chapter):
+    name, nb = chapter
+    exports = [c.id for c, found, _ in code_cells(nb) if found.keys() & {'export', 'exporti', 'exports', 'default_exp'}]
+    parameters = [c for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]
+    assert not (exports and parameters), 'a study exports nothing'
+    assert len(parameters) <= 1
+    if name in STUDIES:
+        assert parameters, 'a study has a cell with the tag parameters'
+        for node in statements(parameters[0].source):
+            assert isinstance(node, (ast.Assign, ast.AnnAssign)) and ast.literal_eval(node.value) is not Ellipsis
+        assert re.search(r'^seed\b', parameters[0].source, re.M), 'seed is always a parameter'
+
+
+def test_lesson_has_its_number_and_exports_its_name(chapter):
+    name, nb = chapter
+    found = [d['default_exp'] for _, d, _ in code_cells(nb) if 'default_exp' in d]
+    if found:
+        assert re.fullmatch(rf'\d\d[a-z]?_{re.escape(found[0])}', name)
+        assert found[0] in MODULES
+
+
+def test_no_forbidden_words(root):
+    "Nothing tells of the machine the book was written on."
+    forbidden = re.compile(r'/work/|/root/|\bshared/corpus|pypi\.org|files\.pythonhosted|allow_pickle=True|^import pickle|shell=True', re.M)
+    files = [*(root / 'nbs').glob('*.*'), *(root / 'resonance_nb').glob('*.py'), *root.glob('*.md'), root / 'requirements.lock']
+    found = [f'{p.name}: {m[0]}' for p in files if p.is_file() for m in forbidden.finditer(p.read_text(encoding='utf-8'))]
+    assert not found
+
+
+def public(module):
+    "The public functions and classes a module defines."
+    for name in getattr(module, '__all__', None) or dir(module):
+        value = getattr(module, name, None)
+        if not name.startswith('_') and getattr(value, '__module__', '') == module.__name__:
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield name, value
+
+
+def bare_parameters(path, name):
+    "The parameters of a top-level function that no comment explains."
+    text = path.read_text(encoding='utf-8')
+    lines = text.split('\n')
+    comments = {t.start[0] for t in tokenize.generate_tokens(StringIO(text).readline) if t.type == tokenize.COMMENT}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            decorated = any('patch' in ast.dump(d) for d in node.decorator_list)
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            return [a.arg for a in arguments[decorated:] if a.arg not in ('self', 'cls') and a.lineno not in comments]
+    return []
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_everything_public_is_explained(module):
+    path = ROOT / 'resonance_nb' / f'{module}.py'
+    found = importlib.import_module(f'resonance_nb.{module}')
+    assert found.__doc__ and found.__doc__.strip(), 'the module has no docstring: the `>` line is missing'
+    silent, bare = [], {}
+    for name, value in public(found):
+        doc = inspect.getdoc(value) or ''
+        if not doc or (inspect.isclass(value) and doc.startswith(f'{name}(')):
+            silent.append(name)
+        if inspect.isfunction(value) and (left := bare_parameters(path, name)):
+            bare[name] = left
+    assert not silent, f'no docstring: {silent}'
+    assert not bare, f'parameters without a comment: {bare}'
+
+
+def imports_of(path):
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('resonance_nb.'):
+            yield node.module.split('.')[1]
+        if isinstance(node, ast.Import):
+            yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('resonance_nb.'))
+
+
+FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'crowd', 'landmarks', 'bench', 'runs', 'book cli']
+
+
+def test_imports_go_down():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
+    assert set(MODULES) <= set(floor), f'name the floor of {set(MODULES) - set(floor)}'
+    up = [
+        f'{m} imports {needed}'
+        for m in MODULES
+        for needed in imports_of(ROOT / 'resonance_nb' / f'{m}.py')
+        if floor[needed] > floor[m]
+    ]
+    assert not up
+
+
+# ---- one list of versions
+
+
+def pins(root):
+    from packaging.requirements import Requirement
+
+    lines = (root / 'requirements.lock').read_text(encoding='utf-8').split('\n')
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith('#')]
+
+
+def test_every_pin_is_exact_and_alone(root):
+    names = [p.name.lower().replace('_', '-') for p in pins(root)]
+    assert len(names) > 100 and len(names) == len(set(names))
+    assert all(len(p.specifier) == 1 and str(p.specifier).startswith('==') for p in pins(root))
+
+
+def test_lock_satisfies_settings(root):
+    from packaging.requirements import Requirement
+
+    config = ConfigParser(delimiters=['='])
+    config.read(root / 'settings.ini', encoding='utf-8')
+    settings = config['DEFAULT']
+    keys = [k for k in settings if k in ('requirements', 'dev_requirements') or k.startswith('extras_')]
+    wanted = [Requirement(r) for k in keys for r in settings[k].split()]
+    known = {p.name.lower().replace('_', '-'): next(iter(p.specifier)).version for p in pins(root)}
+    assert len(wanted) > 15
+    bad = [str(w) for w in wanted if known.get(w.name.lower().replace('_', '-'), '') not in w.specifier or w.name.lower().replace('_', '-') not in known]
+    assert not bad, f'not in requirements.lock, or another version: {bad}'
+
+
+def test_environment_points_at_the_lock(root):
+    import yaml
+
+    found = yaml.safe_load((root / 'environment.yml').read_text(encoding='utf-8'))
+    assert {'pip': ['-r requirements.lock']} in found['dependencies']
+
+
+def test_the_installed_versions_are_the_locked_ones(root):
+    from importlib.metadata import PackageNotFoundError, version
+
+    wrong = []
+    for pin in pins(root):
+        if pin.marker is None or pin.marker.evaluate():
+            try:
+                have = version(pin.name)
+            except PackageNotFoundError:
+                have = 'nothing'
+            if have not in pin.specifier if have != 'nothing' else True:
+                wrong.append(f'{pin.name}: {have}')
+    assert not wrong, f'install requirements.lock again: {wrong}'
