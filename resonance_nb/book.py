@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TAGS', 'HEAVIEST', 'directives', 'translate', 'word', 'rerun_box', 'chapter_of', 'book_hash', 'read_nb',
-           'MystRenderer', 'mathjax_file', 'build', 'PageReader', 'check_page', 'toc_pages', 'check_book']
+           'MystRenderer', 'mathjax_file', 'build', 'fetches', 'PageReader', 'check_page', 'toc_pages', 'check_book']
 
 # %% ../nbs/91_book.ipynb #d2d8f4f8
 _exporting = re.compile(r'\bnbdev_export\(')  # the last cell of every lesson
@@ -218,10 +218,25 @@ def build(
         stamp.write_text(book_hash())
     return out / 'nbs' / 'index.html'
 
-# %% ../nbs/91_book.ipynb #9da247c3
+# %% ../nbs/91_book.ipynb #f609d56c
 HEAVIEST = 4_000_000  # bytes of one page
 
 
+def fetches(
+    tag: str,  # an HTML element's name
+    a: dict,  # its attributes
+) -> list[str]:
+    "The addresses that a browser loads by itself when it meets this element."
+    silent = ('canonical', 'next', 'prev', 'search', 'index', 'author', 'license')
+    if tag == 'link':
+        return [] if a.get('rel') in silent else [a.get('href') or '']
+    if tag == 'object':
+        return [a.get('data') or '']
+    if tag in ('script', 'img', 'iframe', 'audio', 'video', 'source', 'embed', 'track'):
+        return [a.get('src') or '', *(s.split()[0] for s in (a.get('srcset') or '').split(',') if s.strip())]
+    return []
+
+# %% ../nbs/91_book.ipynb #889fdc66
 class PageReader(HTMLParser):
     "Collects what a page fetches, its pictures without a text, its links, its text and its blocks of code."
 
@@ -232,19 +247,13 @@ class PageReader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
+        self.fetched += fetches(tag, a)
         if a.get('id'):
             self.ids.add(a['id'])
-        if tag in ('script', 'style'):
-            self._skip += 1
+        self._skip += tag in ('script', 'style')
         if tag in ('pre', 'code'):
             self._code += 1
             self.blocks.append('')
-        if tag == 'link' and a.get('rel', '') not in ('canonical', 'next', 'prev', 'search', 'index', 'author', 'license'):
-            self.fetched.append(a.get('href') or '')
-        if tag in ('script', 'img', 'iframe', 'audio', 'video', 'source', 'embed', 'track'):
-            self.fetched += [a.get('src') or '', *(s.split()[0] for s in (a.get('srcset') or '').split(',') if s.strip())]
-        if tag == 'object':
-            self.fetched.append(a.get('data') or '')
         if tag == 'img' and not (a.get('alt') or '').strip() and a.get('aria-hidden') != 'true':
             self.silent.append((a.get('src') or '')[:60])
         if tag == 'a' and a.get('href'):
