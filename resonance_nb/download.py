@@ -321,7 +321,7 @@ def _write_tables(folder: Path, rows: dict) -> Corpus:
             writer.writerows(there)
     return Corpus(folder)
 
-# %% ../nbs/03b_download.ipynb #db4257d4
+# %% ../nbs/03b_download.ipynb #285870be
 def fetch_open(
     folder: str | os.PathLike,  # becomes the corpus
     kinds: tuple[str, ...] = KINDS,  # which of music, noise, rir
@@ -349,7 +349,7 @@ def fetch_open(
             try:
                 for done in tqdm(as_completed(futures), total=len(futures), unit='file', disable=not progress):
                     _count(report, futures[done], done)
-                    if not report.made and sum('no connection' in why for _, why in report.failed) >= 8:
+                    if not report.made and sum('no connection' in why for _, why in report.failed) >= max(4, jobs):
                         raise DownloadError('no connection to the originals; start again when there is one, it will go on')
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
