@@ -219,6 +219,15 @@ def test_garbage_in_any_amount(tmp_path):
             audio.load(tmp_path / 'x.mp3')
 
 
+def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch):
+    "FFmpeg would follow it: a file named as music must not make us read, or fetch, another one."
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / 'private.mp3', tone(), container='MP3', coding='MPEG_LAYER_III')
+    (tmp_path / 'song.mp3').write_text('ffconcat version 1.0\nfile private.mp3\n')
+    with pytest.raises(audio.AudioError, match='is not audio'):
+        audio.load('song.mp3')
+
+
 def test_unreadable_file_as_a_user(tmp_path, monkeypatch):
     p = write(tmp_path / 'x.wav', tone())
     def refuse(*a, **k): raise PermissionError(13, 'Permission denied')
