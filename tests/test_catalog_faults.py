@@ -1,0 +1,345 @@
+"""The catalogue under faults: killed, crowded, out of room, fed with rubbish."""
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy  # noqa: E402
+from hostile import make_hostile  # noqa: E402
+from resonance_nb import catalog as module  # noqa: E402
+from resonance_nb import core  # noqa: E402
+from resonance_nb.catalog import Catalog, StorageError, show_path, stored_path  # noqa: E402
+
+TOY = Path(toy.__file__)
+
+
+@pytest.fixture(autouse=True)
+def methods(monkeypatch):
+    monkeypatch.setitem(core.METHODS, 'toy', 'toy:Toy')
+    monkeypatch.setitem(core.METHODS, 'stream-toy', 'toy:StreamToy')
+
+
+@pytest.fixture(scope='module')
+def music(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('music')
+    toy.write_songs(folder, 40)
+    return folder
+
+
+def start(catalogue, music, jobs=1, batch=3, method='toy', **env):
+    "An indexing process of its own."
+    command = [sys.executable, str(TOY), str(catalogue), str(music), str(jobs), str(batch), method]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1', **env})
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'waited too long'
+        time.sleep(0.005)
+
+
+def integrity(catalogue):
+    with sqlite3.connect(catalogue / 'catalogue.sqlite') as db:
+        return [r[0] for r in db.execute('PRAGMA integrity_check')] + db.execute('PRAGMA foreign_key_check').fetchall()
+
+
+def segments(catalogue, method='toy'):
+    return {p.name for p in (catalogue / method).iterdir()} if (catalogue / method).is_dir() else set()
+
+
+def named(catalog, method='toy'):
+    return {r[0] for r in catalog._rows('SELECT name FROM segments WHERE method = ?', method)}
+
+
+def killed_at_random(tmp_path, music, method, clips, rounds=20, folders=5, jobs=(1, 1, 1, 2), **env):
+    "Index with one kill -9 after another, each at a random moment of a run; resume; compare with an undisturbed catalogue."
+    rng = random.Random(2024)
+    with Catalog(tmp_path / 'calm', create=True) as calm:
+        calm.index(music, method, progress=False)
+        wanted = clips(calm)
+    begin = time.monotonic()
+    assert start(tmp_path / 'timing', music, method=method, **env).wait() == 0
+    whole = time.monotonic() - begin
+    moments, found = [], []
+    for round_ in range(rounds):
+        folder = tmp_path / f'killed {round_ % folders}'  # each folder is killed several times, in different states
+        process = start(folder, music, jobs=jobs[round_ % len(jobs)], batch=rng.choice([1, 3, 7]), method=method, **env)
+        if round_ % 4:  # most kills fall in the writing part, some in the start
+            end = time.monotonic() + 20
+            while process.poll() is None and not segments(folder, method) and time.monotonic() < end:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, whole / 4))
+        else:
+            time.sleep(rng.uniform(0, whole))
+        process.send_signal(signal.SIGKILL)
+        moments.append(process.wait())
+        process.stdout.close(), process.stderr.close()
+        if not (folder / 'catalogue.sqlite').exists():
+            continue
+        with Catalog(folder) as torn:  # what was committed can be read at once
+            known = [r[0] for r in torn._rows('SELECT recording_id FROM indexed')]
+            assert len(torn) == len(known)
+            assert not known or len(torn.recognizer(method)) == len(known)
+            found.append(len(known))
+    for i in range(folders):
+        folder = tmp_path / f'killed {i}'
+        with Catalog(folder, create=True) as torn:
+            before = len(torn)
+            report = torn.index(music, method, progress=False)
+            assert (report.added, report.unchanged, report.failed) == (len(wanted[0]) - before, before, [])
+            assert clips(torn) == wanted
+            assert torn.check() == [] and segments(folder, method) == named(torn, method)
+        assert integrity(folder) == ['ok']
+    return moments, found
+
+
+def test_killed_at_twenty_random_moments(tmp_path, music):
+    moments, found = killed_at_random(tmp_path, music, 'toy', toy.truth, TOY_DELAY_S='0.01')
+    assert moments.count(-signal.SIGKILL) >= 15, f'too few runs were really killed: {moments}'
+    assert sum(0 < n < 40 for n in found) >= 5, f'too few kills fell in the middle: {found}'
+
+
+def test_killed_with_the_real_recogniser(tmp_path):
+    toy.write_songs(tmp_path / 'music', 12)
+    moments, _ = killed_at_random(tmp_path, tmp_path / 'music', 'landmark', lambda c: toy.truth(c, 12, 'landmark'), rounds=4, folders=2)
+    assert -signal.SIGKILL in moments
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_killed_at_every_step(tmp_path):
+    "Between any two writes: before and after each fsync and each transaction, merging included."
+    music = tmp_path / 'music'
+    toy.write_songs(music, 4)
+    with Catalog(tmp_path / 'calm', create=True) as calm:
+        calm.index(music, 'toy', progress=False)
+        wanted = toy.truth(calm, 4)
+
+    def child(folder, last_step):
+        step = iter(range(1, 10**6))
+
+        def tick():
+            if next(step) == last_step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sync, transaction = module._sync, Catalog._transaction
+
+        def counted_sync(place):
+            tick()
+            sync(place)
+
+        @contextmanager
+        def counted_transaction(self):
+            tick()
+            with transaction(self) as db:
+                yield db
+                tick()
+            tick()
+
+        module.REST_SEGMENTS = 2
+        module._sync, Catalog._transaction = counted_sync, counted_transaction
+        try:
+            with Catalog(folder, create=True) as c:
+                c.index(music, 'toy', batch_files=1, progress=False)
+        finally:
+            os._exit(0)
+
+    killed = []
+    for last_step in range(1, 200):
+        folder = tmp_path / f'step {last_step}'
+        pid = os.fork()
+        if not pid:
+            child(folder, last_step)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with Catalog(folder) as torn:
+            killed.append(len(torn))
+            assert len(torn.recognizer('toy')) == len(torn)
+            report = torn.index(music, 'toy', progress=False)
+            assert (report.added, report.unchanged, report.failed) == (4 - killed[-1], killed[-1], [])
+            assert toy.truth(torn, 4) == wanted and torn.check() == []
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        shutil.rmtree(folder)
+    assert set(killed) == set(range(5)) and killed == sorted(killed) and len(killed) > 25
+
+
+def test_a_killed_parent_leaves_no_workers(tmp_path, music):
+    process = start(tmp_path / 'c', music, jobs=2, batch=2, TOY_DELAY_S='0.2')
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    if not children.parent.exists():
+        pytest.skip('the list of child processes is in /proc on Linux only')
+    threads = Path(f'/proc/{process.pid}/task')
+
+    def pids():
+        return [int(p) for t in threads.iterdir() for p in (t / 'children').read_text().split()]
+
+    wait_for(lambda: len(pids()) == 2)
+    workers = pids()
+    wait_for(lambda: segments(tmp_path / 'c'))
+    process.kill()
+    process.communicate()
+
+    def gone(pid):
+        try:
+            return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'Z'
+        except OSError:
+            return True
+
+    wait_for(lambda: all(map(gone, workers)), 10)
+
+
+def test_two_indexers_at_once(tmp_path, music):
+    toy.write_songs(tmp_path / 'more', 10, first=30)  # half of them are in the other folder too
+    shutil.copytree(music, tmp_path / 'all')
+    first = start(tmp_path / 'c', tmp_path / 'all', TOY_DELAY_S='0.02')
+    wait_for(lambda: segments(tmp_path / 'c'))
+    second = start(tmp_path / 'c', tmp_path / 'more')
+    with Catalog(tmp_path / 'c') as reader:  # readers never wait
+        begin = time.monotonic()
+        seen = len(reader.recognizer('toy')) if reader.methods() else 0
+        assert time.monotonic() - begin < 2 and seen <= 40
+        with pytest.raises(core.ResonanceError, match='another process is indexing'):
+            reader.index(music, 'toy', progress=False, wait=False)
+    (out1, err1), (out2, err2) = first.communicate(), second.communicate()
+    assert (first.returncode, second.returncode, err1) == (0, 0, '')
+    assert err2 == 'another process is indexing this catalogue; waiting for it\n'
+    assert (out1, out2) == ('40 0 0\n', '0 10 0\n')
+    with Catalog(tmp_path / 'c') as c:
+        assert len(c) == len(c.recognizer('toy')) == 40 and c.check() == []
+    assert integrity(tmp_path / 'c') == ['ok']
+
+
+def test_two_start_at_once_with_nothing_there(tmp_path, music):
+    halves = [tmp_path / 'a', tmp_path / 'b']
+    for i, half in enumerate(halves):
+        toy.write_songs(half, 12, first=8 * i)
+    runs = [start(tmp_path / 'c', half, jobs=i + 1) for i, half in enumerate(halves)]
+    outs = [r.communicate() for r in runs]
+    assert [r.returncode for r in runs] == [0, 0], outs
+    added = sum(int(out.split()[0]) for out, _ in outs)
+    with Catalog(tmp_path / 'c') as c:
+        assert added == len(c) == len(c.recognizer('toy')) == 20
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A disk of 1 MB."
+    place = tmp_path / 'disk'
+    place.mkdir()
+    done = shutil.which('mount') and subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(place)], capture_output=True).returncode == 0
+    if not done:
+        pytest.skip('no permission to mount a small tmpfs; the next test simulates a full disk')
+    yield place
+    subprocess.run(['umount', '-l', str(place)], check=True)
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_disk_full(small_disk, music, monkeypatch, jobs):
+    monkeypatch.setenv('TOY_BALLAST', '100000')
+    with Catalog(small_disk / 'c', create=True) as c:
+        with pytest.raises(StorageError) as error:
+            c.index(music, 'toy', jobs=jobs, batch_files=2, progress=False)
+        kept = len(c)
+        assert f'{kept} new songs of this run are kept' in str(error.value) and '\n' not in str(error.value)
+        assert 0 < kept < 40
+        assert c.check() == []
+    filler = open(small_disk / 'filler', 'wb', buffering=0)  # not one byte more
+    try:
+        while filler.write(b'x' * 512):
+            pass
+    except OSError:
+        pass
+    with Catalog(small_disk / 'c') as c:
+        song = c.songs()[0]
+        assert c.identify(song['path']).matches[0]['track_id'] == song['recording_id']
+        with pytest.raises(StorageError):
+            c.index(music, 'toy', batch_files=2, progress=False)
+    filler.close()
+    (small_disk / 'filler').unlink()
+    monkeypatch.setenv('TOY_BALLAST', '0')
+    with Catalog(small_disk / 'c') as c:
+        report = c.index(music, 'toy', progress=False)
+        assert (report.added, report.unchanged) == (40 - kept, kept)
+        assert len(c.recognizer('toy')) == 40 and c.check() == []
+    assert integrity(small_disk / 'c') == ['ok']
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_disk_full_simulated(tmp_path, music, monkeypatch, jobs):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(sorted(music.iterdir())[:4], 'toy', progress=False)
+        monkeypatch.setenv('TOY_FULL', '1')
+        with pytest.raises(StorageError, match=r'No space left.* 0 new songs'):
+            c.index(music, 'toy', jobs=jobs, progress=False)
+        assert len(c) == len(c.recognizer('toy')) == 4 and segments(tmp_path / 'c') == named(c)
+        monkeypatch.delenv('TOY_FULL')
+        assert c.index(music, 'toy', jobs=jobs, progress=False).added == 36
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_a_file_that_crashes_its_reader(tmp_path, music, monkeypatch, last):
+    culprit = sorted(music.iterdir())[11 if last else 5]
+    monkeypatch.setenv('TOY_CRASH_ID', core.sha256_file(culprit)[:16])
+    with Catalog(tmp_path / 'c', create=True) as c:
+        report = c.index(sorted(music.iterdir())[:12], 'toy', jobs=2, batch_files=4, progress=False)
+        assert report.added == 11 and report.failed == [(str(culprit), 'crashed the program that reads it (SIGSEGV)')]
+        monkeypatch.delenv('TOY_CRASH_ID')
+        assert c.index(music, 'toy', progress=False).added == 29
+
+
+def test_a_worker_that_cannot_start(tmp_path, music, monkeypatch):
+    monkeypatch.setattr(sys, 'executable', shutil.which('false'))
+    with Catalog(tmp_path / 'c', create=True) as c, pytest.raises(core.ResonanceError, match='a worker process could not start'):
+        c.index(music, 'toy', jobs=2, progress=False)
+
+
+def test_interrupted_from_the_keyboard(tmp_path, music):
+    process = start(tmp_path / 'c', music, jobs=2, batch=2, TOY_DELAY_S='0.1')
+    wait_for(lambda: segments(tmp_path / 'c') and any(not n.startswith('.') for n in segments(tmp_path / 'c')))
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    line = [text for text in err.splitlines() if 'interrupted:' in text]
+    with Catalog(tmp_path / 'c') as c:
+        assert 0 < len(c) < 40 and line == [f'interrupted: {len(c)} new songs of this run are kept; run the same command again to go on']
+        assert segments(tmp_path / 'c') == named(c)
+        assert c.index(music, 'toy', progress=False).added == 40 - len(c) or len(c) == 40
+
+
+@pytest.mark.parametrize('method, jobs', [('toy', 1), ('stream-toy', 2)])
+def test_hostile_folder(tmp_path, method, jobs):
+    expected = make_hostile(tmp_path / 'music')
+    mute = {'silence.flac', 'one-sample.wav'}  # good files in which there is nothing to recognise
+    with Catalog(tmp_path / 'c', create=True) as c:
+        report = c.index(tmp_path / 'music', method, jobs=jobs, progress=False)
+        failed = {path: why for path, why in report.failed}
+        known = {r[0] for r in c._rows('SELECT path FROM files')}
+        for path, outcome in expected:
+            if path.is_dir() and not path.is_symlink():
+                continue  # a folder with the name of a song is searched like any other
+            if outcome == 'fail' or path.name in mute:
+                assert [p for p, _ in report.failed].count(str(path)) == 1, (path, outcome)
+                assert stored_path(path) not in known
+            elif outcome == 'ok':
+                assert str(path) not in failed and stored_path(path) in known, (path, failed.get(str(path)))
+            else:  # 'partial': kept when a second of it could be heard, and told in one line either way
+                told = failed | dict(report.notes)
+                assert str(path) in told and (str(path) in failed) != (stored_path(path) in known), path
+        assert sum(outcome == 'fail' for _, outcome in expected) >= 10 and len(expected) >= 30
+        lines = report.lines()
+        assert len(lines) == len(report.failed) + len(report.notes)
+        assert all(line.isprintable() and line.count(show_path(tmp_path / 'music')) <= 2 for line in lines)
+        assert len(c) == len(c.recognizer(method)) == report.added and c.check() == []
+        again = c.index(tmp_path / 'music', method, progress=False)
+        assert again.added == 0 and len(again.failed) == len(report.failed)
