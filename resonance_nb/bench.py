@@ -626,32 +626,36 @@ def plot_accuracy(
     axes[-1].legend(title='clip')
     return axes[0] if len(axes) == 1 else axes
 
-# %% ../nbs/10_bench.ipynb #b7a19ffd
+# %% ../nbs/10_bench.ipynb #7f0756a0
 def cmc(
     df: pd.DataFrame,  # rows of `run`; only known songs count
     max_rank: int | None = None,  # at most the k that was asked
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:
-    "Cumulative match curve: the share of known songs at rank r or better, with interval and n."
+    "Cumulative match curve: the share of known songs at rank r or better, with interval and n; each system its own."
     import pandas as pd
 
     known = df[df['kind'] == 'known']
     k = int(known['k'].min()) if len(known) else 0
     if max_rank is not None and max_rank > k:
         raise ResonanceError(f'ranks up to {max_rank} were asked for, but the run kept only {k} answers')
-    units, rows = _unit(known), []
-    for r in range(1, (max_rank or k) + 1):
-        v, low, high = _interval((known['rank'] <= r).to_numpy(), units, (0, 1), level, 2000, 0)
-        rows.append({'rank': r, 'value': v, 'low': low, 'high': high, 'n': len(known)})
+    rows = []
+    for key, part in _groups(known, []):
+        units = _unit(part)
+        for r in range(1, (max_rank or k) + 1):
+            v, low, high = _interval((part['rank'] <= r).to_numpy(), units, (0, 1), level, 2000, 0)
+            rows.append(key | {'rank': r, 'value': v, 'low': low, 'high': high, 'n': len(part)})
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/10_bench.ipynb #71805af4
 def plot_cmc(
-    curves,  # of `cmc`: one, or {label: curve}
+    curves,  # of `cmc`: one (of one system or several), or {label: curve}
     ax=None,  # matplotlib axes
 ):
     "Cumulative match curves with their intervals; gives the axes."
     ax = _axes(ax, size=(6, 3.5))[0]
+    if not isinstance(curves, dict) and 'system' in curves:
+        curves = dict(list(curves.groupby('system', sort=False)))
     for label, c in (curves if isinstance(curves, dict) else {None: curves}).items():
         ax.plot(c['rank'], c['value'], marker='o', label=label)
         ax.fill_between(c['rank'], c['low'], c['high'], alpha=0.15, lw=0)
@@ -772,7 +776,7 @@ def accepted_correct_at(
         out |= {name: v, f'{name}_low': low, f'{name}_high': high}
     return out | {'n': int((~negative).sum()), 'n_negative': int(negative.sum())}
 
-# %% ../nbs/10_bench.ipynb #7b46a59d
+# %% ../nbs/10_bench.ipynb #06eefb90
 def summarise_open(
     df: pd.DataFrame,  # rows of `run`, of one system or several
     by=('duration_s', 'snr_db'),  # one row each; crowds alone have no SNR and count in every one
@@ -799,6 +803,7 @@ def false_accepts_at_default(
     "What the system accepts by its own threshold although it should not: unknown songs, crowds, both; with interval and n."
     import pandas as pd
 
+    _judged(df, 'confidence')  # one system only
     kinds = {'unknown': ['unknown'], 'noise': ['noise'], 'all': ['unknown', 'noise']}
     rows = []
     for name, which in kinds.items():

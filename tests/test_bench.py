@@ -428,8 +428,11 @@ def test_systems_and_cells_are_kept_apart():
     a, b = (frame(['known'] * 4, r, [0.9] * 4, system=s) for s, r in (('a', [1.0] * 4), ('b', [2.0] * 4)))
     s = bench.summarise(pd.concat([a, b]))
     assert s.system.tolist() == ['a', 'b'] and s.top1.tolist() == [1, 0] and s.mean_rank.tolist() == [1, 2]
-    with pytest.raises(ResonanceError, match='one system'):
-        bench.open_set(pd.concat([a, b]))
+    for one_at_a_time in (bench.open_set, bench.false_accepts_at_default, bench.accepted_correct_at):
+        with pytest.raises(ResonanceError, match='one system'):
+            one_at_a_time(pd.concat([a, b, a.assign(kind='unknown')]))
+    c = bench.cmc(pd.concat([a, b]), 2)
+    assert c.system.tolist() == ['a', 'a', 'b', 'b'] and c.value.tolist() == [1, 1, 0, 1] and (c.n == 4).all()
 
 
 def test_cmc_ends_and_bounds():
@@ -580,6 +583,8 @@ def test_figures_show_the_numbers():
     ax = bench.plot_accuracy(bench.summarise(df))
     assert ax.lines[0].get_ydata().tolist() == [0.5, 0.5] and [t.get_text() for t in ax.get_xticklabels()] == ['clean', '0']
     assert bench.plot_cmc(bench.cmc(df)).lines[0].get_ydata().tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
+    both = bench.cmc(pd.concat([df, df.assign(system='b', rank=1.0)]))
+    assert [line.get_ydata()[0] for line in bench.plot_cmc(both).lines] == [0.5, 1]
     roc = bench.open_set(df)
     assert bench.plot_roc({'a': roc}).lines[0].get_ydata().tolist() == roc.correct_accept_rate.tolist()
     reliability = bench.reliability([0.2, 0.9], [False, True])
