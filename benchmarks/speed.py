@@ -1,0 +1,88 @@
+"""Speed and size of the landmark recogniser on this machine: `make bench`.
+
+Uses the corpus in RESONANCE_CORPUS, else the starter corpus. One thread; medians; ratios within one run.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from resonance_nb import audio, bench
+from resonance_nb.catalog import Catalog
+from resonance_nb.core import rng_for
+from resonance_nb.corpora import default_corpus
+from resonance_nb.landmarks import Landmarks
+
+
+def line(what, value, asked=''):
+    print(f'{what:58} {value:>16}   {asked}', flush=True)
+
+
+corpus = default_corpus()
+ids = list(corpus.music.index)
+print(f'{bench.machine()}\n{corpus}\n')
+
+# decoding alone and decoding with indexing, on the same files in one run
+few = ids[:: max(1, len(ids) // 40)][:40]
+seconds = sum(len(corpus.load('music', i)) for i in few) / audio.SAMPLE_RATE
+
+
+def decode():
+    for i in few:
+        corpus.load('music', i)
+
+
+def decode_and_index():
+    recognizer = Landmarks()
+    for i in few:
+        recognizer.add(i, corpus.load('music', i))
+    recognizer.segments()
+
+
+decoding_s, _ = bench.time_it(decode, repeats=3, warmup=1)
+indexing_s, _ = bench.time_it(decode_and_index, repeats=3, warmup=1)
+line('decoding, x real time', f'{seconds / decoding_s:.0f}')
+line('decoding and indexing, x real time per core', f'{seconds / indexing_s:.0f}', 'asked: at least 300')
+
+with tempfile.TemporaryDirectory() as folder:
+    with Catalog(Path(folder) / 'catalogue', create=True) as songs:
+        start = time.perf_counter()
+        with bench.fixed_threads():
+            report = songs.index(corpus.folder / 'music', progress=False)
+        took_s = time.perf_counter() - start
+        line('the same through the catalogue, x real time', f'{report.seconds / took_s:.0f}', f'{report.added} songs in {took_s:.0f} s')
+        recognizer = songs.recognizer('landmark')
+        size = sum(p.stat().st_size for p in (Path(folder) / 'catalogue' / 'landmark').rglob('*') if p.is_file())
+        line('index, bytes per second of audio', f'{size / report.seconds:.0f}', 'asked: at most 400')
+
+        rng, times_ms = rng_for(0, 'speed'), []
+        clips = []
+        for i in rng.choice(ids, 60):
+            x = corpus.load('music', i)
+            at = int(rng.integers(0, max(1, len(x) - 5 * audio.SAMPLE_RATE)))
+            clips.append(x[at : at + 5 * audio.SAMPLE_RATE] + 0.02 * rng.standard_normal(len(x[at : at + 5 * audio.SAMPLE_RATE])).astype(np.float32))
+        with bench.fixed_threads():
+            for clip in clips[:3]:
+                recognizer.search(clip)
+            for clip in clips:
+                start = time.perf_counter()
+                recognizer.search(clip)
+                times_ms.append(1000 * (time.perf_counter() - start))
+        what = f'5-s query among {len(recognizer)} songs, ms: median, 95th percentile'
+        line(what, f'{np.median(times_ms):.1f}, {np.quantile(times_ms, 0.95):.1f}', 'asked: at most 30')
+
+        clip = Path(folder) / 'clip.flac'
+        audio.save(clip, clips[0])
+        asked = [songs.identify(clip).elapsed_ms for _ in range(20)]
+        line('the same from a file, decoding included, ms: median', f'{np.median(asked):.1f}')
+
+starts = []
+for _ in range(7):
+    start = time.perf_counter()
+    subprocess.run([sys.executable, '-c', 'from resonance_nb.cli import main; main(["--help"])'], check=True, stdout=subprocess.DEVNULL)
+    starts.append(time.perf_counter() - start)
+line('resonance --help, s: median', f'{np.median(starts):.2f}', 'asked: below 0.5')
