@@ -19,7 +19,7 @@ def measurements(text):
     text = re.sub(r'```.*?```|`[^`]*`|\$[^$]*\$', ' ', text, flags=re.S)
     found = []
     for sentence in re.split(r'(?<=[.!?])\s+|\n\s*\n|\n[|*-]', text):
-        if '{cite' in sentence or 'defin' in sentence.lower():
+        if '{cite' in sentence or re.search('defin|published', sentence.lower()):
             continue
         found += MEASURED.findall(ALLOWED.sub(' ', sentence))
     return found
