@@ -21,7 +21,7 @@ from .core import Match, ResonanceError
 __all__ = ['CODE_BITS', 'CALIBRATION', 'Front', 'level_blocks', 'peaks', 'hashes', 'Segment', 'build_segment', 'segment_songs',
            'vote', 'features', 'calibration', 'Landmarks']
 
-# %% ../nbs/30_landmarks.ipynb #c722188c
+# %% ../nbs/30_landmarks.ipynb #6e4ab52d
 @dataclass(frozen=True)
 class Front:
     "The settings of the landmark front end; together they decide every hash."
@@ -29,6 +29,7 @@ class Front:
     fan: int = 5  # pairs that start at each peak of a stored song
     eth: float = 0.3  # energy threshold in [0, 1]: from a bin's median level (0) to its maximum (1)
     query_fan: int = 15  # pairs that start at each peak of a query
+    query_phases: int = 4  # times a query is framed, each a fraction of a hop later
     n_fft: int = 2048  # window, samples at 16 kHz (128 ms)
     hop: int = 512  # step, samples (32 ms)
     bin_min: int = 10  # lowest bin kept (78 Hz)
@@ -41,11 +42,11 @@ class Front:
 
     def digest(self) -> str:
         "A short hash of everything that decides the stored hashes."
-        stored = {k: v for k, v in asdict(self).items() if k != 'query_fan'}
+        stored = {k: v for k, v in asdict(self).items() if not k.startswith('query_')}
         stored |= {'sample_rate_hz': SAMPLE_RATE, 'layout': 'f1:9 df:7 dt:6'}
         return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/30_landmarks.ipynb #9e24fd4c
+# %% ../nbs/30_landmarks.ipynb #abb2a9b1
 def _levels(frames: np.ndarray, front: Front) -> np.ndarray:
     "Level of each cell in dB re full-scale sine, shape (frames, bins)."
     from scipy.fft import rfft
@@ -59,7 +60,7 @@ def _levels(frames: np.ndarray, front: Front) -> np.ndarray:
 
 def level_blocks(
     blocks: Iterable[np.ndarray],  # mono samples at 16 kHz, in pieces of any length
-    front: Front,
+    front: Front,  # the settings
 ) -> Iterator[np.ndarray]:
     "Spectrogram in dB, in pieces of `front.block` frames (the last may be shorter), shape (frames, bins)."
     n_fft, hop, n = front.n_fft, front.hop, front.block
@@ -80,7 +81,7 @@ def level_blocks(
     for start in range(0, len(x) - n_fft + 1, n * hop):  # one block, or two when the padding completes one
         yield _levels(frames(x[start : start + span]), front)
 
-# %% ../nbs/30_landmarks.ipynb #28763870
+# %% ../nbs/30_landmarks.ipynb #d2c5f956
 def _block_peaks(before: np.ndarray, here: np.ndarray, after: np.ndarray, front: Front):
     "Peaks of one block given its neighbours; frames count from the block's start."
     from scipy.ndimage import maximum_filter1d
@@ -99,10 +100,10 @@ def _block_peaks(before: np.ndarray, here: np.ndarray, after: np.ndarray, front:
     frames, bins = np.nonzero(mask)
     return frames, bins + front.bin_min
 
-
+# %% ../nbs/30_landmarks.ipynb #a3e9dab8
 def peaks(
     samples: np.ndarray | Iterable[np.ndarray],  # mono at 16 kHz: one array, or an iterable of pieces
-    front: Front = Front(),
+    front: Front = Front(),  # the settings
 ) -> tuple[np.ndarray, np.ndarray, int]:
     "Peak frames and bins, both (n_peaks,) sorted by time then frequency, and the number of frames {cite:p}`wang2003industrial`."
     pieces = [samples] if isinstance(samples, np.ndarray) else samples
@@ -124,7 +125,7 @@ def _with_end(blocks, end):
     yield from blocks
     yield end
 
-# %% ../nbs/30_landmarks.ipynb #2a1f57f9
+# %% ../nbs/30_landmarks.ipynb #2ae16056
 CODE_BITS = 22  # f1 (9 bits), f2 - f1 + 64 (7 bits), dt (6 bits)
 
 
@@ -138,7 +139,7 @@ def hashes(
     frames: np.ndarray,  # (n_peaks,) frame of each peak, sorted by time then frequency
     bins: np.ndarray,  # (n_peaks,) bin of each peak
     fan: int,  # pairs per anchor
-    front: Front = Front(),
+    front: Front = Front(),  # the settings
 ) -> tuple[np.ndarray, np.ndarray]:
     "Hash codes (n,) and their anchors' frames (n,): pairs of peaks in a target zone {cite:p}`wang2003industrial`."
     first = np.searchsorted(frames, frames + front.dt_min, 'left')
@@ -256,7 +257,7 @@ def calibration() -> dict:
     "Coefficients of the confidence, the acceptance threshold, and what they were fitted on."
     return json.loads(CALIBRATION.read_text(encoding='utf-8'))
 
-# %% ../nbs/30_landmarks.ipynb #4f9d38f1
+# %% ../nbs/30_landmarks.ipynb #5821c26e
 class Landmarks:
     "Landmark recogniser: add songs, search clips, save and load; fulfils `core.CatalogRecognizer`."
 
@@ -272,41 +273,63 @@ class Landmarks:
         self.accept_confidence = fitted['accept_confidence']
         self.calibrated = fitted['front_end'] == self.front.digest()  # else the confidence is a guess
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
-        self._segments: list[Segment] = []
+        self._parts: list[Segment] = []
         self._pending: list[tuple] = []
         self._known: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, track_id: str, samples: np.ndarray) -> None:
+    def add(
+        self,
+        track_id: str,  # a name for the song, new to this index
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> None:
         "Index one song; audio without a single hash (silence, a click) adds nothing."
         self.add_stream(track_id, [samples])
 
-    def add_stream(self, track_id: str, blocks: Iterable[np.ndarray]) -> None:
-        "The same for a song that arrives in pieces, in bounded memory."
-        if track_id in self._known:
-            raise ResonanceError(f'{track_id} is already in this index')
-        frames, bins, n_frames = peaks(iter(blocks), self.front)
-        codes, at = hashes(frames, bins, self.front.fan, self.front)
-        if len(codes):
-            self._pending.append((track_id, codes, at, n_frames))
-            self._known.add(track_id)
+# %% ../nbs/30_landmarks.ipynb #f3071d2b
+def _add_stream(
+    self,
+    track_id: str,  # a name for the song, new to this index
+    blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
+) -> None:
+    "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
+    if track_id in self._known:
+        raise ResonanceError(f'{track_id} is already in this index')
+    frames, bins, n_frames = peaks(iter(blocks), self.front)
+    codes, at = hashes(frames, bins, self.front.fan, self.front)
+    if len(codes):
+        self._pending.append((track_id, codes, at, n_frames))
+        self._known.add(track_id)
 
-    def segments(self) -> list[Segment]:
-        "The index's pieces, with everything added so far in them."
-        if self._pending:
-            self._segments.append(build_segment(self._pending))
-            self._pending = []
-        if len(self._segments) > 8:
-            self.compact()
-        return self._segments
 
-# %% ../nbs/30_landmarks.ipynb #04c84120
+def _segments(self) -> list[Segment]:
+    "The index's pieces, with everything added so far in them."
+    if self._pending:
+        self._parts.append(build_segment(self._pending))
+        self._pending = []
+    if len(self._parts) > 8:
+        self.compact()
+    return self._parts
+
+
+Landmarks.add_stream, Landmarks.segments = _add_stream, _segments
+
+# %% ../nbs/30_landmarks.ipynb #b125131e
+def _query_hashes(samples: np.ndarray, front: Front) -> tuple[np.ndarray, np.ndarray]:
+    "Codes and anchor frames of a clip, framed `query_phases` times."
+    codes, at = [], []
+    for phase in range(front.query_phases):
+        frames, bins, _ = peaks(samples[phase * front.hop // front.query_phases :], front)
+        for out, part in zip((codes, at), hashes(frames, bins, front.query_fan, front)):
+            out.append(part)
+    return np.concatenate(codes), np.concatenate(at)
+
+
 def _evidence(self, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     "All songs that share hashes with a clip, best first: their ids, votes, start in seconds, and `features`."
-    frames, bins, _ = peaks(samples, self.front)
-    codes, at = hashes(frames, bins, self.front.query_fan, self.front)
+    codes, at = _query_hashes(samples, self.front)
     ids, tracks, starts = [], [], []
     for segment in self.segments():
         which, position = segment.lookup(codes)
@@ -318,9 +341,10 @@ def _evidence(self, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndar
         ids += segment.track_ids
     empty = [np.zeros(0, np.int64)]
     track, votes, start = vote(np.concatenate(tracks or empty), np.concatenate(starts or empty))
-    return [ids[t] for t in track], votes, start * self.front.hop / SAMPLE_RATE, features(votes, len(codes))
+    late = (self.front.query_phases - 1) / (2 * self.front.query_phases)  # frames, mean over the phases
+    return [ids[t] for t in track], votes, (start - late) * self.front.hop / SAMPLE_RATE, features(votes, len(codes))
 
-
+# %% ../nbs/30_landmarks.ipynb #4e5f9962
 def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
     ids, votes, start_s, evidence = self.evidence(samples)
@@ -332,15 +356,15 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
 
 Landmarks.evidence, Landmarks.search = _evidence, _search
 
-# %% ../nbs/30_landmarks.ipynb #3f5bb37f
+# %% ../nbs/30_landmarks.ipynb #bb9f1840
 def _merge(self, other: Landmarks) -> None:
     "Take in all songs of another index with the same front end; songs already here stay as they are."
     if other.front.digest() != self.front.digest():
         raise ResonanceError(f'cannot merge front end {other.front.digest()} into {self.front.digest()}')
     for segment in other.segments():
         new = np.array([t not in self._known for t in segment.track_ids], bool)
-        self._segments.append(Segment(**{**vars(segment), 'alive': segment.alive & new}))
-        self._known |= {t for t, a in zip(segment.track_ids, self._segments[-1].alive) if a}
+        self._parts.append(Segment(**{**vars(segment), 'alive': segment.alive & new}))
+        self._known |= {t for t, a in zip(segment.track_ids, self._parts[-1].alive) if a}
 
 
 def _retain(self, track_ids: set[str]) -> None:
@@ -352,13 +376,13 @@ def _retain(self, track_ids: set[str]) -> None:
 
 def _compact(self) -> None:
     "Rewrite all living songs into one segment."
-    songs = [song for segment in self._segments for song in segment_songs(segment)]
-    self._segments = [build_segment(songs)] if songs else []
+    songs = [song for segment in self._parts for song in segment_songs(segment)]
+    self._parts = [build_segment(songs)] if songs else []
 
 
 Landmarks.merge, Landmarks.retain, Landmarks.compact = _merge, _retain, _compact
 
-# %% ../nbs/30_landmarks.ipynb #4ae39bc8
+# %% ../nbs/30_landmarks.ipynb #be076963
 FORMAT, VERSION = 'resonance landmarks', 1
 
 
@@ -366,9 +390,9 @@ def _save(self, folder: Path) -> None:
     "Write the index into a folder (made if missing)."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if len(self.segments()) != 1 or not all(s.alive.all() for s in self._segments):
+    if len(self.segments()) != 1 or not all(s.alive.all() for s in self._parts):
         self.compact()
-    segment = self._segments[0] if self._segments else build_segment([])
+    segment = self._parts[0] if self._parts else build_segment([])
     for name in ('starts', 'low', 'positions'):
         np.save(folder / f'{name}.npy', getattr(segment, name), allow_pickle=False)
     lengths = np.diff(segment.first_frame).tolist()
@@ -379,28 +403,33 @@ def _save(self, folder: Path) -> None:
 
 Landmarks.save = _save
 
-# %% ../nbs/30_landmarks.ipynb #8262f81e
-def _load(cls, folder: Path) -> Landmarks:
-    "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
-    folder = Path(folder)
+# %% ../nbs/30_landmarks.ipynb #61cd4b24
+def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    "A saved index as it lies on disk: what it says of itself, and its arrays, mapped."
     try:
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        if about['format'] != FORMAT or about['version'] != VERSION:
-            raise ResonanceError(f'{folder} is {about["format"]} version {about["version"]}; this package reads {FORMAT} {VERSION}')
-        self = cls(Front(**about['front']))
+        kind = about['format'], about['version']
+        about['front'], about['tracks'] = Front(**about['front']), [(str(t), int(n)) for t, n in about['tracks']]
         arrays = {n: np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False) for n in ('starts', 'low', 'positions')}
-        ids, lengths = [t for t, _ in about['tracks']], [int(n) for _, n in about['tracks']]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
         raise ResonanceError(f'{folder} is not a readable landmark index ({e}); index the music again') from e
-    if about['front_end'] != self.front.digest():
-        raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {self.front.digest()}; index the music again')
-    starts, low, positions = arrays['starts'], arrays['low'], arrays['positions']
-    n_buckets = len(starts) - 1
-    whole = n_buckets.bit_count() == 1 and n_buckets <= 2**CODE_BITS and len(low) == len(positions) == starts[-1]
+    if kind != (FORMAT, VERSION):
+        raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}')
+    starts, here = arrays['starts'], about['front'].digest()
+    if about['front_end'] != here:
+        raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {here}; index the music again')
+    whole = (len(starts) - 1).bit_count() == 1 and len(arrays['low']) == len(arrays['positions']) == starts[-1]
     if not whole or (np.diff(starts.astype(np.int64)) < 0).any():
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+    return about, arrays
+
+
+def _load(cls, folder: Path) -> Landmarks:
+    "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
+    about, arrays = _read(Path(folder))
+    self, (ids, lengths) = cls(about['front']), (zip(*about['tracks']) if about['tracks'] else ([], []))
     first_frame = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    self._segments = [Segment(ids, first_frame, starts, low, positions)] if ids else []
+    self._parts = [Segment(list(ids), first_frame, **arrays)] if len(ids) else []
     self._known = set(ids)
     return self
 

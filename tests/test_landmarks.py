@@ -1,0 +1,235 @@
+"""Landmarks against slow references and invariances, and whole on the corpus in use."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resonance_nb import audio, bench
+from resonance_nb.catalog import Catalog
+from resonance_nb.core import ResonanceError, rng_for
+from resonance_nb.corpora import default_corpus
+from resonance_nb.landmarks import CODE_BITS, Front, Landmarks, build_segment, hashes, level_blocks, peaks, segment_songs, vote
+
+RATE = audio.SAMPLE_RATE
+
+
+def sound(seed, seconds=8.0):
+    "Decaying partials at random times and pitches, over a little noise."
+    rng = rng_for(seed, 'test sound')
+    n, t = int(seconds * RATE), np.arange(RATE // 2) / RATE
+    out = 0.001 * rng.standard_normal(n + len(t))
+    for start in rng.integers(0, n, int(6 * seconds)):
+        f0_hz = rng.uniform(100, 900)
+        out[start : start + len(t)] += 0.1 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 6)) * np.exp(-5 * t)
+    return out[:n].astype(np.float32)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 8 * RATE), max_size=12), st.integers(0, 3))
+def test_however_the_samples_are_cut(cuts, seed):
+    x = sound(seed)
+    assert same(peaks(x), peaks(iter(np.split(x, sorted(cuts)))))
+
+
+def test_cut_of_a_recording_longer_than_a_block():
+    x = np.concatenate([sound(i, 20) for i in range(5)])  # 100 s: four blocks, the last one short
+    whole = peaks(x)
+    assert whole[2] == len(x) // 512 + 1
+    for size in (1_000, 16_000, 333_333):
+        assert same(whole, peaks(x[i : i + size] for i in range(0, len(x), size)))
+
+
+@pytest.mark.parametrize('gain_db', [-30, -6, 6, 20])
+def test_gain_changes_nothing(gain_db):
+    x, front = sound(1), Front(floor_db=-200)
+    louder = x * np.float32(2.0 ** round(gain_db / 6))  # powers of two are exact in floating point
+    assert same(peaks(x, front), peaks(louder, front))
+
+
+def test_a_shift_by_whole_frames_shifts_the_hashes():
+    front = Front(eth=0.0)
+    x = sound(2, 20)
+    frames, bins, _ = peaks(x, front)
+    later, moved, _ = peaks(np.concatenate([np.zeros(40 * front.hop, np.float32), x]), front)
+    a, b = (set(zip(f.tolist(), b.tolist())) for f, b in ((frames + 40, bins), (later, moved)))
+    assert len(a & b) > 0.95 * len(a)
+
+
+def test_spectrogram_is_librosas():
+    librosa = pytest.importorskip('librosa')
+    x, front = sound(3), Front()
+    ours = np.concatenate(list(level_blocks([x], front)))
+    theirs = np.abs(librosa.stft(x, n_fft=front.n_fft, hop_length=front.hop, pad_mode='constant')).T * 2 / (front.n_fft / 2)
+    theirs_db = 20 * np.log10(np.maximum(theirs[:, front.bin_min : front.bin_max + 1], 1e-5))
+    assert ours.shape == theirs_db.shape
+    np.testing.assert_allclose(ours, theirs_db, atol=0.02)
+
+
+def test_equal_levels_give_one_peak():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(4 * RATE) / RATE).astype(np.float32)  # 16 samples a period: every frame is equal
+    frames, bins, _ = peaks(tone)
+    assert len(frames) < 12
+
+
+@pytest.mark.parametrize('x', [np.zeros(0), np.zeros(1), np.zeros(5 * RATE), np.ones(1), np.full(3 * RATE, 0.5)], ids=['empty', 'one', 'silence', 'click', 'dc'])
+def test_nothing_to_hear(x):
+    recognizer = Landmarks()
+    recognizer.add('song', sound(0))
+    assert recognizer.search(x.astype(np.float32)) == []
+    recognizer.add('nothing', x.astype(np.float32))
+    assert len(recognizer) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(10, 512)), min_size=1, max_size=60, unique=True), st.integers(1, 20))
+def test_hashes_are_the_loops(points, fan):
+    front = Front()
+    frames, bins = np.array(sorted(points)).T
+    expected = []
+    for i in range(len(frames)):
+        near = [
+            (frames[j] - frames[i], bins[j] - bins[i])
+            for j in range(len(frames))
+            if front.dt_min <= frames[j] - frames[i] <= front.dt_max and abs(bins[j] - bins[i]) <= front.df_max
+        ]
+        expected += [((bins[i] - 10) << 13 | (df + 64) << 6 | dt, frames[i]) for dt, df in near[:fan]]
+    codes, at = hashes(frames, bins, fan, front)
+    assert sorted(zip(codes.tolist(), at.tolist())) == sorted((int(c), int(f)) for c, f in expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-50, 50)), max_size=80))
+def test_votes_are_the_counts(hits):
+    tracks, starts = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
+    found, votes, start = vote(tracks, starts)
+    expected = {}
+    for t, s in set(hits):
+        expected[t] = max(expected.get(t, 0), sum(hits.count((t, s + d)) for d in (-1, 0, 1)))
+    assert dict(zip(found.tolist(), votes.tolist())) == expected
+    assert list(votes) == sorted(votes, reverse=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 2**CODE_BITS - 1), st.integers(0, 99)), max_size=30), min_size=1, max_size=5))
+def test_a_segment_gives_back_its_songs(songs):
+    given_songs = [(f's{i}', np.array([c for c, _ in s], np.int64), np.array([f for _, f in s], np.int64), 100) for i, s in enumerate(songs)]
+    segment = build_segment(given_songs)
+    for (name, codes, frames, n), (name2, codes2, frames2, n2) in zip(given_songs, segment_songs(segment)):
+        assert (name, n) == (name2, n2) and sorted(zip(codes, frames)) == sorted(zip(codes2, frames2))
+    every = np.unique(np.concatenate([c for _, c, _, _ in given_songs]))
+    which, positions = segment.lookup(every)
+    assert len(positions) == sum(len(c) for _, c, _, _ in given_songs)
+    assert set(which.tolist()) == set(range(len(every)))
+
+
+def test_many_pieces_answer_like_one():
+    one, many = Landmarks(), Landmarks()
+    for i in range(12):
+        one.add(f's{i}', sound(i))
+        many.add(f's{i}', sound(i))
+        many.segments()  # a segment each: more than eight are rewritten into one
+    clip = sound(7)[2 * RATE : 5 * RATE]
+    assert one.search(clip, 12) == many.search(clip, 12)
+    assert one.search(clip)[0].track_id == 's7'
+    assert one.search(clip)[0].offset_s == pytest.approx(2, abs=0.05)
+
+
+def test_a_catalogue_of_one_song_does_not_know_every_clip():
+    recognizer = Landmarks()
+    recognizer.add('the only one', sound(0, 60))
+    for seed in range(1, 20):
+        best = recognizer.search(sound(seed, 10))
+        assert not best or best[0].confidence < recognizer.accept_confidence
+    assert recognizer.search(sound(0, 60)[20 * RATE : 30 * RATE])[0].confidence > 0.99
+
+
+def test_a_second_copy_is_no_reason_for_doubt():
+    recognizer = Landmarks()
+    for i in range(8):
+        recognizer.add(f's{i}', sound(i, 20))
+    recognizer.add('copy of s3', sound(3, 20))
+    first, second = recognizer.search(sound(3, 20)[5 * RATE : 10 * RATE])[:2]
+    assert {first.track_id, second.track_id} == {'s3', 'copy of s3'} and first.confidence > recognizer.accept_confidence
+
+
+def test_other_settings_are_not_called_calibrated():
+    assert Landmarks().calibrated and not Landmarks(pns=20).calibrated
+
+
+@pytest.mark.parametrize('harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'front', 'json', 'empty'])
+def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
+    recognizer = Landmarks()
+    recognizer.add('song', sound(0))
+    recognizer.save(tmp_path)
+    about, positions = tmp_path / 'index.json', tmp_path / 'positions.npy'
+    told = json.loads(about.read_text())
+    if harm == 'cut':
+        positions.write_bytes(positions.read_bytes()[:-10])
+    elif harm == 'garbage':
+        positions.write_bytes(os.urandom(500))
+    elif harm == 'pickle':
+        np.save(positions, np.array([{}], dtype=object), allow_pickle=True)
+    elif harm == 'missing':
+        positions.unlink()
+    elif harm == 'version':
+        about.write_text(json.dumps(told | {'version': 99}))
+    elif harm == 'front':
+        about.write_text(json.dumps(told | {'front': told['front'] | {'pns': 20}}))
+    elif harm == 'json':
+        about.write_text('{')
+    elif harm == 'empty':
+        positions.write_bytes(b'')
+    with pytest.raises(ResonanceError) as error:
+        Landmarks.load(tmp_path)
+    assert '\n' not in str(error.value)
+
+
+def test_merging_other_settings_is_refused():
+    with pytest.raises(ResonanceError, match='front end'):
+        Landmarks().merge(Landmarks(pns=20))
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "All music of the corpus but the unknown songs of its test split, indexed as a user would."
+    corpus = default_corpus()
+    plan = bench.protocol(corpus, 'test')
+    folder = tmp_path_factory.mktemp('whole')
+    with Catalog(folder / 'catalogue', create=True) as songs:
+        report = songs.index([corpus.path('music', i) for i in plan.catalogue_ids], jobs=2, progress=False)
+        assert not report.failed
+        yield corpus, plan, songs
+
+
+def test_every_song_is_found_where_it_is(whole):
+    corpus, plan, songs = whole
+    by_stem = {os.path.splitext(os.path.basename(s['path']))[0]: s['recording_id'] for s in songs.songs()}
+    queries = bench.make_queries(corpus, replace(plan, known_ids=plan.catalogue_ids), [None], [10], n_noise_only=0)
+    queries = [q for q in queries if q.kind == 'known']
+    right = errors = 0
+    for query in queries:
+        path = corpus.path('music', query.track_id)
+        best = songs.identify(bench.render(query, corpus)).matches[:1]
+        if best and best[0]['track_id'] == by_stem[path.stem]:
+            right += 1
+            errors += abs(best[0]['offset_s'] - query.start_s) > 0.1
+    assert len(queries) > 20
+    assert right >= 0.99 * len(queries)
+    assert errors <= 0.01 * len(queries), 'places more than 0.1 s off'
+
+
+def test_unknown_songs_and_crowds_are_met_with_silence(whole):
+    corpus, plan, songs = whole
+    queries = [q for q in bench.make_queries(corpus, plan, [None, 0], [5, 10], excerpts=2) if q.kind != 'known']
+    wrong = sum(songs.identify(bench.render(q, corpus)).decision == 'match' for q in queries)
+    assert len(queries) > 40
+    assert wrong <= 0.03 * len(queries)  # 1 % is asked and reported by the study; here, room for a small n
