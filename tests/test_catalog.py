@@ -87,6 +87,45 @@ def test_workers_run_from_an_unguarded_script(tmp_path, music):
     assert (done.stdout, done.stderr, done.returncode) == ('6\n', '', 0)
 
 
+def test_decoders_in_workers_are_quiet(tmp_path, music, monkeypatch):
+    (tmp_path / 'noisy.py').write_text("""if True:
+        import os, toy
+        class Noisy(toy.Toy):
+            def add(self, track_id, samples):
+                for place in (1, 2):
+                    assert os.path.samestat(os.fstat(place), os.stat(os.devnull)), f'{place} is open'
+                os.write(1, b'a library prints'), os.write(2, b'a decoder complains')
+                super().add(track_id, samples)
+        """)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(core.METHODS, 'noisy', 'noisy:Noisy')
+    with Catalog(tmp_path / 'c', create=True) as c:
+        report = c.index(music, 'noisy', jobs=2, progress=False)
+        assert (counts(report), report.failed) == ((6, 0, 0), [])
+
+
+def test_a_long_query_is_heard_only_at_its_beginning(cat, tmp_path, monkeypatch):
+    "A recording of twenty hours, given as a query by mistake, must not fill the memory."
+    path = tmp_path / 'long.wav'
+    sf.write(path, np.tile(toy.melody(2), 90), 16_000)  # six minutes
+    asked = []
+    monkeypatch.setattr(toy.Toy, 'search', lambda self, samples, k=5: asked.append(samples) or [])
+    assert cat.identify(path).decision == 'no-match'
+    assert module.QUERY_S == 300 and asked[0].shape == (300 * 16_000,)
+    np.testing.assert_allclose(asked[0][:16_000], toy.melody(2)[:16_000], atol=1e-4)
+    cat.identify(sorted((tmp_path / 'music').iterdir())[0])  # a short one is heard whole
+    assert asked[1].shape == (4 * 16_000,)
+
+
+def test_a_replaced_file_loses_what_a_sheet_said_until_the_sheet_comes_again(cat, music):
+    path = sorted(music.iterdir())[0]
+    (music / 'metadata.csv').write_text(f'path,artist\n{path.name},Somebody\n')
+    cat.import_csv(music / 'metadata.csv'), cat.export_csv(music / 'metadata.csv')
+    sf.write(path, 0.5 * toy.melody(0), 16_000)
+    assert counts(cat.index(music, 'toy', progress=False)) == (1, 5, 0) and cat.songs()[0]['artist'] is None
+    assert cat.import_csv(music / 'metadata.csv').updated == 1 and cat.songs()[0]['artist'] == 'Somebody'
+
+
 def test_long_batches_are_cut_by_sound(tmp_path, music, monkeypatch):
     monkeypatch.setattr(module, 'BATCH_S', 7.0)
     files = [{'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns} for p in sorted(music.iterdir())]
