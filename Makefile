@@ -1,6 +1,6 @@
 # Every target makes its environment by itself and never asks anything.
 .DEFAULT_GOAL := help
-.PHONY: book test bench clean help
+.PHONY: book test bench calibrate notebooks clean help
 VENV := .venv
 PY := $(VENV)/bin/python
 # Another interpreter: make PYTHON=/path/to/python3.12 book
@@ -27,17 +27,29 @@ test: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
 
+# Fits the confidence of the landmarks on validation songs: RESONANCE_CORPUS must name the open corpus.
+calibrate: $(VENV)/.ready
+	@$(PY) benchmarks/calibrate.py </dev/null
+
+notebooks: $(VENV)/.ready
+	@$(PY) -m nbconvert --clear-output --inplace --log-level=ERROR nbs/*.ipynb figures/*.ipynb </dev/null
+	@$(VENV)/bin/nbdev_export </dev/null
+	@$(VENV)/bin/nbdev_clean </dev/null
+	@$(VENV)/bin/nbdev_clean --fname figures/accuracy.ipynb </dev/null
+
 clean:
 	@rm -rf _build .pytest_cache .hypothesis build
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	@find . -name .ipynb_checkpoints -not -path './.venv/*' -prune -exec rm -rf {} +
 
 help:
-	@echo "make book   build the book: _build/html/index.html"
-	@echo "make test   run every test"
-	@echo "make bench  print the speed figures of this machine"
-	@echo "make clean  remove the built book and caches (keeps runs and the environment)"
-	@echo "make help   print this list"
+	@echo "make book       build the book: _build/html/index.html"
+	@echo "make test       run every test"
+	@echo "make bench      print the speed figures of this machine"
+	@echo "make notebooks  after editing nbs/: export the package, drop outputs, clean"
+	@echo "make calibrate  fit the landmarks' confidence anew (needs the open corpus)"
+	@echo "make clean      remove the built book and caches (keeps runs and the environment)"
+	@echo "make help       print this list"
 	@echo "The first of them makes the environment .venv, which takes some minutes."
 
 $(VENV)/.ready: requirements.lock settings.ini setup.py

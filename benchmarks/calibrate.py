@@ -16,7 +16,7 @@ from resonance_nb.core import atomic_write, project_root
 from resonance_nb.corpora import default_corpus
 from resonance_nb.landmarks import Landmarks
 
-SEED, FALSE_ACCEPTS, EXCERPTS = 0, 0.005, 2
+SEED, FALSE_ACCEPTS, EXCERPTS = 0, 0.01, 2
 
 corpus = default_corpus()
 plan = bench.protocol(corpus, 'validation', seed=SEED)
@@ -24,20 +24,18 @@ queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 recognizer = Landmarks()
 bench.index(recognizer, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
 
-cache, features, right, kinds = {}, [], [], []
+cache, features, right, spread, kinds = {}, [], [], [], []
 for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-    ids, _, _, evidence = recognizer.evidence(bench.render(query, corpus, cache))
-    if ids:
-        features.append(evidence[0])
-        right.append(query.kind == 'known' and ids[0] == query.track_id)
-    else:
-        features.append([0.0, 0.0])
-        right.append(False)
+    found = recognizer.evidence(bench.render(query, corpus, cache))
+    heard = bool(found.track_ids)
+    features.append(found.features[0] if heard else [0.0, 0.0])
+    right.append(heard and query.kind == 'known' and found.track_ids[0] == query.track_id)
+    spread.append(heard and found.spread[0] >= found.needed)
     kinds.append(query.kind)
 
-features, right, kinds = np.array(features), np.array(right), np.array(kinds)
+features, right, spread, kinds = np.array(features), np.array(right), np.array(spread), np.array(kinds)
 coefficients = bench.fit_calibration(features, right)
-confidence = bench.calibrated(coefficients, features)
+confidence = np.where(spread, bench.calibrated(coefficients, features), 0)  # what one moment of the clip says is not accepted
 # the threshold holds for unknown songs and for crowds, each on its own
 threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
 

@@ -75,7 +75,7 @@ def catalog_option(
 method_option = click.option('--method', type=click.Choice(list(METHODS)), help='The recogniser. Without it: the best one there is.')
 json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.')
 
-# %% ../nbs/92_cli.ipynb #0070d8cb
+# %% ../nbs/92_cli.ipynb #ebec3c98
 def _tell(report, songs, as_json: bool) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
     from resonance_nb.catalog import show_path
@@ -86,13 +86,13 @@ def _tell(report, songs, as_json: bool) -> None:
         told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
         told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
         click.echo(json.dumps(told))
-    else:
+    elif report.added or report.unchanged:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
         click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {len(songs)} songs in {show_path(songs.folder)}')
     if not report.added and not report.unchanged:
         raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else 'no audio files were found there'))
 
-# %% ../nbs/92_cli.ipynb #11fad5c2
+# %% ../nbs/92_cli.ipynb #8ec5b451
 @cli.command()
 @click.argument('paths', nargs=-1, required=True, type=click.Path(), metavar='FOLDER|FILE...')
 @catalog_option('The catalogue: a folder, made if missing.')
@@ -110,8 +110,10 @@ def index(paths, catalog, method, jobs, wait, as_json):
       resonance index ~/Music --catalog my.catalogue --jobs 2
     """
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import Catalog
+    from resonance_nb.catalog import Catalog, show_path
 
+    if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
+        raise ResonanceError(f'there is no {show_path(paths[0])}')
     with quiet_decoders(), Catalog(catalog, create=True) as songs:
         report = songs.index(paths, method or 'landmark', jobs=jobs, wait=wait)
         _tell(report, songs, as_json)

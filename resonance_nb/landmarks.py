@@ -19,7 +19,7 @@ from .core import Match, ResonanceError
 
 # %% auto #0
 __all__ = ['CODE_BITS', 'CALIBRATION', 'Front', 'level_blocks', 'peaks', 'hashes', 'Segment', 'build_segment', 'segment_songs',
-           'vote', 'features', 'calibration', 'Landmarks']
+           'vote', 'features', 'calibration', 'Landmarks', 'Evidence']
 
 # %% ../nbs/30_landmarks.ipynb #6e4ab52d
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def _segments(self) -> list[Segment]:
 
 Landmarks.add_stream, Landmarks.segments = _add_stream, _segments
 
-# %% ../nbs/30_landmarks.ipynb #b125131e
+# %% ../nbs/30_landmarks.ipynb #98e8b5de
 def _query_hashes(samples: np.ndarray, front: Front) -> tuple[np.ndarray, np.ndarray]:
     "Codes and anchor frames of a clip, framed `query_phases` times."
     codes, at = [], []
@@ -326,31 +326,48 @@ def _query_hashes(samples: np.ndarray, front: Front) -> tuple[np.ndarray, np.nda
             out.append(part)
     return np.concatenate(codes), np.concatenate(at)
 
+# %% ../nbs/30_landmarks.ipynb #b37e74d5
+@dataclass
+class Evidence:
+    "What a clip's hashes say, best song first."
+    track_ids: list[str]  # songs that share hashes with the clip
+    votes: np.ndarray  # (n,) aligned votes
+    start_s: np.ndarray  # (n,) where the clip starts in the song, seconds
+    features: np.ndarray  # (n, 2) see `features`
+    spread: np.ndarray  # (k,) quarter-seconds of the clip that vote for the best songs
+    needed: int  # quarter-seconds that must
 
-def _evidence(self, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    "All songs that share hashes with a clip, best first: their ids, votes, start in seconds, and `features`."
+
+def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:
+    "All songs that share hashes with a clip (mono at 16 kHz), and the spread of the best `k`."
     codes, at = _query_hashes(samples, self.front)
-    ids, tracks, starts = [], [], []
+    ids, tracks, starts, anchors = [], [], [], []
     for segment in self.segments():
         which, position = segment.lookup(codes)
         track = np.searchsorted(segment.first_frame, position, 'right') - 1
         living = segment.alive[track]
         which, position, track = which[living], position[living], track[living]
+        anchors.append(at[which])
         tracks.append(track + len(ids))
         starts.append(position - segment.first_frame[track] - at[which])
         ids += segment.track_ids
-    empty = [np.zeros(0, np.int64)]
-    track, votes, start = vote(np.concatenate(tracks or empty), np.concatenate(starts or empty))
+    tracks, starts, anchors = (np.concatenate(x or [np.zeros(0, np.int64)]) for x in (tracks, starts, anchors))
+    track, votes, start = vote(tracks, starts)
+    near = [(tracks == t) & (np.abs(starts - s) < 1.7) for t, s in zip(track[:k], start)]
+    spread = np.array([len(np.unique(anchors[n] // 8)) for n in near], np.int64)
     late = (self.front.query_phases - 1) / (2 * self.front.query_phases)  # frames, mean over the phases
-    return [ids[t] for t in track], votes, (start - late) * self.front.hop / SAMPLE_RATE, features(votes, len(codes))
+    start_s = (start - late) * self.front.hop / SAMPLE_RATE
+    return Evidence([ids[t] for t in track], votes, start_s, features(votes, len(codes)), spread, int(2 + len(samples) / SAMPLE_RATE / 3))
 
-# %% ../nbs/30_landmarks.ipynb #4e5f9962
+# %% ../nbs/30_landmarks.ipynb #b6fd9205
 def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
-    ids, votes, start_s, evidence = self.evidence(samples)
-    logit = self._coefficients[0] + evidence[:k] @ self._coefficients[1:]
+    found = self.evidence(samples, k)
+    logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    best = zip(ids[:k], votes[:k], start_s[:k], confidence)
+    doubtful = found.spread[:k] < found.needed
+    confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)
+    best = zip(found.track_ids, found.votes[:k], found.start_s, confidence)
     return [Match(t, float(v), float(s), float(c)) for t, v, s, c in best]
 
 

@@ -1,0 +1,166 @@
+"""The command as people and programs use it: in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from resonance_nb import audio
+from resonance_nb.core import rng_for
+
+RATE = audio.SAMPLE_RATE
+MAIN = 'import sys; from resonance_nb.cli import main; main()'
+
+
+def tune(seed, seconds=20):
+    rng, t = rng_for(seed, 'cli test'), np.arange(RATE // 4) / RATE
+    notes_hz = 150 * 2 ** (rng.choice(24, seconds * 4) / 12)
+    note = lambda f: sum(np.sin(2 * np.pi * f * k * t) / k for k in range(1, 6)) * np.exp(-6 * t)
+    return (0.2 * np.concatenate([note(f) for f in notes_hz])).astype(np.float32)
+
+
+def resonance(*words, cwd=None, **how):
+    "Exit status, standard output, standard error."
+    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120, **how)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A folder with six songs, a catalogue of five of them, and clips."
+    home = tmp_path_factory.mktemp('cli')
+    (home / 'music').mkdir()
+    for i in range(5):
+        audio.save(home / 'music' / f'song {i}.ogg', tune(i))
+    (home / 'music' / 'broken.mp3').write_bytes(b'no music here' * 50)
+    audio.save(home / 'known.wav', tune(3)[7 * RATE : 14 * RATE])
+    audio.save(home / 'stranger.wav', tune(77)[:7 * RATE])
+    audio.save(home / 'silence.wav', np.zeros(5 * RATE, np.float32))
+    status, out, err = resonance('index', 'music', '--catalog', 'c', cwd=home)
+    assert status == 0, err
+    assert '5 added' in out and '1 not readable' in out
+    assert [line for line in err.splitlines() if 'broken.mp3' in line and 'file/s' not in line]
+    return home
+
+
+def test_again_changes_nothing(home):
+    status, out, err = resonance('index', 'music', '--catalog', 'c', '--json', cwd=home)
+    told = json.loads(out)
+    assert status == 0 and told['added'] == 0 and told['unchanged'] == 5 and told['songs'] == 5
+    assert [f['path'].endswith('broken.mp3') for f in told['failed']] == [True]
+
+
+def test_identify_json_is_the_contract(home):
+    status, out, err = resonance('identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=home)
+    known, stranger, silence = map(json.loads, out.splitlines())
+    assert status == 0 and err == ''
+    for answer in (known, stranger, silence):
+        assert set(answer) == {'query', 'decision', 'matches', 'elapsed_ms'}
+        for match in answer['matches']:
+            assert set(match) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
+    assert known['query'] == 'known.wav' and known['decision'] == 'match'
+    assert known['matches'][0]['title'] == 'song 3' and known['matches'][0]['offset_s'] == pytest.approx(7, abs=0.1)
+    assert stranger['decision'] == silence['decision'] == 'no-match' and silence['matches'] == []
+
+
+def test_top_bounds_the_matches(home):
+    for k in (1, 3):
+        _, out, _ = resonance('identify', 'known.wav', '--catalog', 'c', '--json', '--top', k, cwd=home)
+        assert 1 <= len(json.loads(out)['matches']) <= k
+
+
+def test_an_unreadable_query_is_told_and_the_rest_goes_on(home):
+    status, out, err = resonance('identify', 'music/broken.mp3', 'gone.wav', 'known.wav', '--catalog', 'c', '--json', cwd=home)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert status == 2 and len(err.splitlines()) == 2
+    assert [a['decision'] for a in answers] == ['no-match', 'no-match', 'match']
+    assert 'error' in answers[0] and 'error' in answers[1] and 'error' not in answers[2]
+
+
+def test_words_for_people(home):
+    status, out, _ = resonance('identify', 'known.wav', 'stranger.wav', '--catalog', 'c', cwd=home)
+    first, second = out.splitlines()
+    assert 'song 3' in first and '0:07' in first and 'confidence' in first
+    assert second.startswith('stranger.wav: no match')
+
+
+def test_many_queries_in_one_process(home):
+    names = ['known.wav', 'stranger.wav'] * 20
+    status, out, err = resonance('identify', *names, '--catalog', 'c', '--json', cwd=home)
+    assert status == 0 and [json.loads(line)['query'] for line in out.splitlines()] == names
+    assert 'file' in err  # the progress bar
+
+
+def test_a_name_that_is_no_utf8(home):
+    name = os.fsdecode(b'caf\xe9 \n.wav')
+    (home / name).write_bytes((home / 'known.wav').read_bytes())
+    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'], cwd=home, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)['decision'] == 'match' and len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    'words, says',
+    [
+        (['identify', 'known.wav'], '--catalog'),
+        (['identify', 'known.wav', '--catalog', 'nowhere'], 'resonance index'),
+        (['identify', '--catalog', 'c'], 'FILE'),
+        (['identify', 'known.wav', '--catalog', 'c', '--method', 'humming'], 'landmark'),
+        (['identify', 'known.wav', '--catalog', 'music'], 'music'),
+        (['index', 'no such folder', '--catalog', 'fresh'], 'no such folder'),
+        (['index', 'music', '--catalog', 'music'], 'music'),
+        (['index', 'music', '--catalog', 'c', '--jobs', '0'], '--jobs'),
+        (['corpus', 'fetch', 'spotify'], 'starter'),
+        (['corpus', 'check', 'music'], 'music'),
+        (['bench', '--corpus', 'music'], 'music'),
+        (['bench', '--snr-db', 'loud'], 'loud'),
+        (['run', 'no_such_chapter'], 'no_such_chapter'),
+        (['run', '34_classical', '-p', 'sed', '1'], 'sed'),
+        (['frobnicate'], 'frobnicate'),
+    ],
+)
+def test_a_complaint_is_one_line_and_status_2(home, words, says):
+    cwd = home if words[0] != 'run' else None
+    status, out, err = resonance(*words, cwd=cwd)
+    lines = [line for line in err.splitlines() if 'file/s' not in line and line.strip()]
+    assert status == 2 and out == ''
+    assert says in err and lines[-1].startswith('resonance') and 'Traceback' not in err
+    assert len([line for line in lines if line.startswith('resonance')]) == 1
+
+
+def test_a_closed_pipe_is_no_error(home):
+    code = f'{sys.executable} -c "{MAIN}" identify known.wav stranger.wav --catalog c --json | true'
+    done = subprocess.run(['bash', '-c', code], cwd=home, capture_output=True, text=True, timeout=60)
+    assert 'Traceback' not in done.stderr
+
+
+def test_help_waits_for_nothing():
+    code = f'import sys\ntry:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint(sorted(sys.modules))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    loaded = done.stdout.splitlines()[-1]
+    for heavy in ('numpy', 'scipy', 'pandas', 'torch', 'lightning', 'transformers', 'matplotlib', 'soundfile'):
+        assert f"'{heavy}'" not in loaded
+
+
+@pytest.mark.parametrize('command', [[], ['index'], ['identify'], ['corpus'], ['corpus', 'fetch'], ['bench'], ['run'], ['book']])
+def test_every_help_teaches(command):
+    status, out, err = resonance(*command, '--help')
+    assert status == 0 and 'Usage: resonance' in out and len(out.splitlines()) > 4 and err == ''
+
+
+def test_bench_on_a_small_corpus(home, tmp_path):
+    from resonance_nb.corpora import default_corpus
+
+    status, out, err = resonance('corpus', 'list')
+    assert status == 0 and 'starter' in out and 'open' in out
+    status, out, err = resonance('corpus', 'check', default_corpus().folder)
+    assert status == 0, err
+
+
+def test_the_landmark_recogniser_needs_no_torch():
+    code = 'import sys, resonance_nb.landmarks; print([m for m in ("torch", "lightning", "transformers", "matplotlib", "pandas") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == '[]'
