@@ -201,7 +201,7 @@ def corpus_list(as_json):
     if not as_json:
         click.echo(f'in use: {used} (set RESONANCE_CORPUS to a corpus folder to change it)')
 
-# %% ../nbs/92_cli.ipynb #6341da66
+# %% ../nbs/92_cli.ipynb #1886ccc3
 @corpus.command('fetch')
 @click.argument('name')
 @click.option('--to', 'folder', type=click.Path(path_type=Path), metavar='DIR', help='Where to put it.  [default: corpora/NAME in the cache folder]')
@@ -222,6 +222,8 @@ def corpus_fetch(name, folder, limit):
     made = SOURCES[name][1](folder, limit=limit)
     for note in getattr(made, 'notes', None) or []:
         click.echo(note if isinstance(note, str) else ': '.join(map(str, note)), err=True)
+    if not len(made.music):
+        raise ResonanceError(f'no song has arrived in {made.folder}: look at the lines above, and run the same command again to go on')
     click.echo(f'{made.folder}: {len(made.music)} songs, {len(made.noise)} crowds, {len(made.rir)} rooms')
     click.echo(f'to use it: export RESONANCE_CORPUS={made.folder}')
 
@@ -304,7 +306,7 @@ def _bench_text(answers, b) -> str:
         lines.append(f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}')
     return '\n'.join(lines)
 
-# %% ../nbs/92_cli.ipynb #33ebd499
+# %% ../nbs/92_cli.ipynb #a6d95f87
 @cli.command()
 @click.argument('chapter')
 @click.option('-p', 'parameters', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of the chapter; repeat as needed.')
@@ -336,5 +338,7 @@ def run(chapter, parameters, profile, force, report):
 def book(fresh):
     """Build the book, warnings as errors, and check its pages."""
     from resonance_nb.book import build
+    from resonance_nb.corpora import default_corpus
 
+    default_corpus()  # made here if need be, where its progress can be seen
     click.echo(f'the book is ready: {build(fresh=fresh)}')
