@@ -582,7 +582,7 @@ def reported(
     made.attrs['run'] = found['run']
     return made
 
-# %% ../nbs/90_runs.ipynb #10c04bbf
+# %% ../nbs/90_runs.ipynb #b24da6d8
 @dataclass(frozen=True)
 class Reported:
     "One reported number; its value is None when the chapter has not been run yet."
@@ -595,13 +595,15 @@ class Reported:
     def text(
         self,
         fmt: str = '.3g',  # of the number; '.1%' for shares
-        interval: bool = True,  # with interval and n
+        interval: bool | str = True,  # with interval and n; 'brackets' for tables
     ) -> str:
         "The number as the prose shows it."
         text = show_number(self.value, fmt)
         if self.value is None or not interval or self.low is None:
             return text
         low, high = show_number(self.low, fmt).removesuffix(' %'), show_number(self.high, fmt)
+        if interval == 'brackets':
+            return f'{text} [{low}, {high.removesuffix(" %")}]'
         return f'{text} (95 % interval {low} to {high}' + (f', n = {self.n})' if self.n else ')')
 
 
@@ -623,7 +625,7 @@ def reported_value(
         raise ResonanceError(f'{chapter} reports {len(rows)} numbers for {asked!r}; name exactly one')
     return Reported(*(rows[0][k] for k in ('value', 'low', 'high', 'n')), found['run']['run'])
 
-# %% ../nbs/90_runs.ipynb #5dd4fca6
+# %% ../nbs/90_runs.ipynb #826b5b1b
 _marked = re.compile(r'(<!-- result:(?P<ask>[^>]*?) -->)(?P<text>.*?)(<!-- /result -->)', re.S)
 
 
@@ -631,7 +633,7 @@ def fill_text(
     text: str,  # Markdown with marked numbers
     root: Path | None = None,  # the project; None: this one
 ) -> str:
-    "The text with every marked number as the results have it. A mark: chapter metric key=value … format=.1% interval=false."
+    "The text with every marked number as the results have it. A mark: chapter metric key=value … format=.1% interval=false or brackets."
 
     def fill(found):
         chapter, metric, *rest = found['ask'].split()
