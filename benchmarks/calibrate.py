@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from resonance_nb import bench
 from resonance_nb.core import atomic_write, project_root
-from resonance_nb.corpora import default_corpus
+from resonance_nb.starter import default_corpus
 from resonance_nb.landmarks import Landmarks
 
 SEED, FALSE_ACCEPTS, EXCERPTS = 0, 0.01, 2

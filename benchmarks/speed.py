@@ -14,7 +14,7 @@ import numpy as np
 from resonance_nb import audio, bench
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import rng_for
-from resonance_nb.corpora import default_corpus
+from resonance_nb.starter import default_corpus
 from resonance_nb.landmarks import Landmarks
 
 

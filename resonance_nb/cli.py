@@ -256,7 +256,7 @@ class Numbers(click.ParamType):
         except ValueError:
             self.fail(f'{value!r} is no list like 10,0,-5', param, ctx)
 
-# %% ../nbs/92_cli.ipynb #e7b2c761
+# %% ../nbs/92_cli.ipynb #a8e6222b
 @cli.command()
 @click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help='A corpus folder.  [default: the one in use]')
 @click.option('--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.')
@@ -277,7 +277,8 @@ def bench(folder, methods, snr_db, durations, split, excerpts, seed, out):
     import pandas as pd
 
     from resonance_nb import bench as b
-    from resonance_nb.corpora import Corpus, default_corpus
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.starter import default_corpus
 
     corpus = Corpus(folder) if folder else default_corpus()
     classes = [method_class(m.strip()) for m in methods.split(',')]
@@ -306,7 +307,7 @@ def _bench_text(answers, b) -> str:
         lines.append(f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}')
     return '\n'.join(lines)
 
-# %% ../nbs/92_cli.ipynb #a6d95f87
+# %% ../nbs/92_cli.ipynb #74158aa1
 @cli.command()
 @click.argument('chapter')
 @click.option('-p', 'parameters', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of the chapter; repeat as needed.')
@@ -338,7 +339,7 @@ def run(chapter, parameters, profile, force, report):
 def book(fresh):
     """Build the book, warnings as errors, and check its pages."""
     from resonance_nb.book import build
-    from resonance_nb.corpora import default_corpus
+    from resonance_nb.starter import default_corpus
 
     default_corpus()  # made here if need be, where its progress can be seen
     click.echo(f'the book is ready: {build(fresh=fresh)}')

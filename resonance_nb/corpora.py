@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['KINDS', 'COLUMNS', 'CUT_S', 'SPLITS', 'CorpusError', 'safe_file', 'safe_id', 'check_table', 'read_table',
            'table_text', 'Corpus', 'write_corpus', 'split_of', 'split_keys', 'splits_table', 'manifest_folder',
-           'manifest', 'write_splits', 'default_corpus']
+           'manifest', 'write_splits']
 
 # %% ../nbs/03_corpora.ipynb #77e71ff0
 KINDS = ('music', 'noise', 'rir')
@@ -371,25 +371,3 @@ def _check(
 
 
 Corpus.check = _check
-
-# %% ../nbs/03_corpora.ipynb #f515111a
-def _is_open(corpus: Corpus) -> bool:
-    "Whether a folder holds the open corpus, wherever it lies."
-    try:
-        return corpus.checksum() == manifest().checksum()
-    except ResonanceError:  # no manifest beside an installed package
-        return False
-
-
-def default_corpus() -> Corpus:
-    "The corpus in `RESONANCE_CORPUS`, or the starter corpus; raises `CorpusError` when the variable names none."
-    named = os.environ.get('RESONANCE_CORPUS')
-    if named:
-        try:
-            found = Corpus(named)
-            return Corpus(named, 'open') if _is_open(found) else found
-        except CorpusError:
-            raise CorpusError(f'RESONANCE_CORPUS={named} is not a corpus: it has no music.csv, noise.csv or rir.csv') from None
-    from resonance_nb.starter import make_starter
-
-    return make_starter()

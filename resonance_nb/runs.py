@@ -250,7 +250,7 @@ def profile_parameters(
         return {}
     raise ResonanceError(f'{chapter} has no profile {profile!r}; it has: {", ".join(sorted({"quick", *known}))}')
 
-# %% ../nbs/90_runs.ipynb #74a4a251
+# %% ../nbs/90_runs.ipynb #df621d76
 def package_hash() -> str:
     "SHA-256 over the package's modules and models, as 16 hex digits."
     import resonance_nb
@@ -271,13 +271,14 @@ def data_facts(
     code = notebook.read_text(encoding='utf-8')
     if 'corpus' not in parameters and 'default_corpus(' not in code:
         return {}
-    from resonance_nb.corpora import Corpus, default_corpus
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.starter import default_corpus
 
     folder = parameters.get('corpus')
     corpus = Corpus(folder) if folder else default_corpus()
     return {'corpus': corpus.name, 'checksum': corpus.checksum()}
 
-
+# %% ../nbs/90_runs.ipynb #f0bc7aca
 def run_key(
     notebook: Path,  # a study chapter
     parameters: dict,  # its merged parameters
@@ -582,7 +583,7 @@ def reported(
     made.attrs['run'] = found['run']
     return made
 
-# %% ../nbs/90_runs.ipynb #b24da6d8
+# %% ../nbs/90_runs.ipynb #1e32d80b
 @dataclass(frozen=True)
 class Reported:
     "One reported number; its value is None when the chapter has not been run yet."
@@ -606,7 +607,7 @@ class Reported:
             return f'{text} [{low}, {high.removesuffix(" %")}]'
         return f'{text} (95 % interval {low} to {high}' + (f', n = {self.n})' if self.n else ')')
 
-
+# %% ../nbs/90_runs.ipynb #1363bc42
 def reported_value(
     chapter: str,  # a notebook's name
     metric: str,  # e.g. 'top1'

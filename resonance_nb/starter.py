@@ -34,7 +34,7 @@ __all__ = ['RATE', 'VERSION', 'DEFAULT_PIECES', 'LICENCE', 'LICENCE_WHERE', 'COL
            'LEADS', 'CHORDS', 'BASSES', 'ENSEMBLES', 'DRUMS', 'NOISES', 'RECIPES', 'N_NOISES', 'ROOMS', 'N_ROOMS',
            'Collection', 'pieces', 'chosen', 'Tune', 'read_tune', 'chords', 'Arrangement', 'arrange', 'synthesise',
            'render_piece', 'babble', 'applause', 'cheers', 'whistles', 'render_noise', 'render_room', 'worker',
-           'default_folder', 'make_starter']
+           'default_folder', 'make_starter', 'default_corpus']
 
 # %% ../nbs/03a_starter.ipynb #b4c565e4
 RATE = 16_000  # the package's sample rate, Hz
@@ -779,3 +779,29 @@ def make_starter(
                 warnings.warn(f"left out of the starter corpus: {f['failed']} ({f['why']})", stacklevel=2)
             _tables(folder)
     return Corpus(folder, 'starter')
+
+# %% ../nbs/03a_starter.ipynb #fbdde291
+def _is_open(corpus) -> bool:
+    "Whether a folder holds the open corpus."
+    from resonance_nb.corpora import manifest
+
+    try:
+        return corpus.checksum() == manifest().checksum()
+    except ResonanceError:  # there is no manifest here
+        return False
+
+
+def default_corpus():
+    "The corpus in `RESONANCE_CORPUS`, or the starter corpus; raises `CorpusError` when the variable names none."
+    from resonance_nb.corpora import Corpus, CorpusError
+
+    named = os.environ.get('RESONANCE_CORPUS')
+    if not named:
+        return make_starter()
+    try:
+        found = Corpus(named)
+    except CorpusError:
+        raise CorpusError(f'RESONANCE_CORPUS={named} is not a corpus: it has no music.csv, noise.csv or rir.csv') from None
+    if _is_open(found):
+        found.name = 'open'
+    return found

@@ -152,7 +152,7 @@ def test_every_help_teaches(command):
 
 
 def test_bench_on_a_small_corpus(home, tmp_path):
-    from resonance_nb.corpora import default_corpus
+    from resonance_nb.starter import default_corpus
 
     status, out, err = resonance('corpus', 'list')
     assert status == 0 and 'starter' in out and 'open' in out

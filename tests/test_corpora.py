@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb.audio import save
-from resonance_nb.corpora import (COLUMNS, KINDS, SPLITS, Corpus, CorpusError, check_table, default_corpus, manifest,
+from resonance_nb.corpora import (COLUMNS, KINDS, SPLITS, Corpus, CorpusError, check_table, manifest,
                                   read_table, safe_file, safe_id, split_keys, split_of, splits_table, table_text,
                                   write_corpus, write_splits)
 
@@ -200,6 +200,8 @@ def test_prepared_corpus_is_whole():
 
 
 def test_default_corpus(monkeypatch, small, tmp_path):
+    from resonance_nb.starter import default_corpus
+
     monkeypatch.setenv('RESONANCE_CORPUS', str(small.folder))
     assert len(default_corpus().music) == 2
     monkeypatch.setenv('RESONANCE_CORPUS', str(tmp_path / 'nowhere'))

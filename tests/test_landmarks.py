@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resonance_nb import audio, bench
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
-from resonance_nb.corpora import default_corpus
+from resonance_nb.starter import default_corpus
 from resonance_nb.landmarks import CODE_BITS, Front, Landmarks, build_segment, hashes, level_blocks, peaks, segment_songs, vote
 
 RATE = audio.SAMPLE_RATE
