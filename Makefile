@@ -57,5 +57,5 @@ $(VENV)/.ready: requirements.lock settings.ini setup.py
 	if ! works $(PY) 13; then rm -rf $(VENV); echo "making the environment $(VENV) with $$($$found --version); this takes some minutes"; \
 	"$$found" -m venv $(VENV) || { echo "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; fi
 	@$(PY) -m pip install --quiet --progress-bar off --no-deps -r requirements.lock </dev/null
-	@$(PY) -m pip install --quiet --progress-bar off --no-deps --no-build-isolation -e . </dev/null
+	@$(PY) -m pip install --quiet --progress-bar off --no-deps --no-build-isolation --use-pep517 -e . </dev/null
 	@touch $@
