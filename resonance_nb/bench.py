@@ -589,7 +589,7 @@ def table(
     size = f'{n[0]}' if len(n) == 1 else f'{n[0]} to {n[-1]}'
     return HtmlTable(frame, caption or f"{value}{' (%)' if share else ''} with 95 % intervals; n = {size} clips a cell")
 
-# %% ../nbs/10_bench.ipynb #83858349
+# %% ../nbs/10_bench.ipynb #e8fef6ef
 def _axes(ax, n=1, size=(7, 4)):
     "The axes to draw on: the given one, or new ones in the house style."
     if ax is not None:
@@ -622,7 +622,10 @@ def plot_accuracy(
             panel.errorbar(x, y, bars, marker='osD^v'[i % 5], ms=5, lw=1.8, elinewidth=1, capsize=2, label=f'{d:g} s')
         panel.set_xticks(range(len(snrs)), [snr_label(s).removesuffix(' dB') for s in snrs])
         panel.set(xlabel='music over crowd (dB)', title=system or '')
-    axes[0].set_ylabel(value.replace('_', ' '))
+    names = {'top1': 'first answer right (%)', 'top5': 'among the first five (%)', 'accepted_correct': 'accepted and right (%)'}
+    axes[0].set_ylabel(names.get(value, value.replace('_', ' ')))
+    if value in names:
+        axes[0].yaxis.set_major_formatter(lambda y, _: f'{100 * y:.0f}')
     axes[-1].legend(title='clip')
     return axes[0] if len(axes) == 1 else axes
 

@@ -89,3 +89,8 @@ def test_fill_text_finds_a_changed_number(tmp_path):
     assert runs.fill_text(filled, tmp_path) == filled
     with pytest.raises(ResonanceError, match='reports 0 numbers'):
         runs.fill_text(mark.replace('snr_db=0', 'snr_db=7'), tmp_path)
+
+
+def test_the_figure_is_of_the_reported_run(root):
+    run = json.loads((root / 'data' / 'results' / '34_classical.json').read_text(encoding='utf-8'))['run']['run']
+    assert run in (root / 'figures' / 'accuracy.svg').read_text(encoding='utf-8'), 'draw it anew: figures/accuracy.ipynb'
