@@ -256,7 +256,7 @@ class Numbers(click.ParamType):
         except ValueError:
             self.fail(f'{value!r} is no list like 10,0,-5', param, ctx)
 
-# %% ../nbs/92_cli.ipynb #a8e6222b
+# %% ../nbs/92_cli.ipynb #91773591
 @cli.command()
 @click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help='A corpus folder.  [default: the one in use]')
 @click.option('--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.')
@@ -265,7 +265,7 @@ class Numbers(click.ParamType):
 @click.option('--split', default='validation', show_default=True, type=click.Choice(['train', 'validation', 'test']), help='Where the queries come from.')
 @click.option('--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.')
 @click.option('--seed', default=0, show_default=True, type=int, help='Another seed, other clips and crowds.')
-@click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='Write every answer to this CSV.')
+@click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='Write every answer here: a CSV, or JSON lines when it ends in .jsonl.')
 def bench(folder, methods, snr_db, durations, split, excerpts, seed, out):
     """Measure recognisers on degraded clips of a corpus.
 
@@ -292,7 +292,10 @@ def bench(folder, methods, snr_db, durations, split, excerpts, seed, out):
     answers = pd.concat(answers)
     click.echo(_bench_text(answers, b))
     if out:
-        answers.to_csv(out, index=False)
+        if out.suffix == '.jsonl':
+            answers.to_json(out, orient='records', lines=True)
+        else:
+            answers.to_csv(out, index=False)
         click.echo(f'{len(answers)} answers in {out}')
 
 # %% ../nbs/92_cli.ipynb #dee61e05

@@ -151,13 +151,39 @@ def test_every_help_teaches(command):
     assert status == 0 and 'Usage: resonance' in out and len(out.splitlines()) > 4 and err == ''
 
 
-def test_bench_on_a_small_corpus(home, tmp_path):
+def test_corpora_are_listed_and_checked():
     from resonance_nb.starter import default_corpus
 
     status, out, err = resonance('corpus', 'list')
     assert status == 0 and 'starter' in out and 'open' in out
     status, out, err = resonance('corpus', 'check', default_corpus().folder)
     assert status == 0, err
+
+
+def test_bench_on_a_small_corpus(tmp_path):
+    import pandas as pd
+
+    from resonance_nb.corpora import COLUMNS, write_corpus
+
+    tables = {}
+    for kind, n in (('music', 16), ('noise', 12), ('rir', 1)):
+        (tmp_path / kind).mkdir()
+        rows = []
+        for i in range(n):
+            sound = tune(i, 8) if kind == 'music' else 0.1 * rng_for(i, kind).standard_normal(8 * RATE).astype(np.float32)
+            audio.save(tmp_path / kind / f'{i}.wav', sound)
+            row = {'id': f'{kind}{i}', 'kind': kind, 'file': f'{kind}/{i}.wav', 'title': f'{kind} {i}', 'concert_use': 'core', 'category': 'applause'}
+            rows.append({c: row.get(c, '') for c in COLUMNS[kind]} | {'duration_s': 8.0})
+        tables[kind] = pd.DataFrame(rows)
+    write_corpus(tmp_path, **tables)
+    words = ['bench', '--corpus', tmp_path, '--snr-db', 'clean,-5', '--durations', '3', '--split', 'train', '--out']
+    for name in ('answers.csv', 'answers.jsonl'):
+        status, out, err = resonance(*words, tmp_path / name)
+        assert status == 0, err
+        assert 'clean' in out and '-5 dB' in out and 'false accepts' in out
+    rows = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
+    assert len(rows) == len((tmp_path / 'answers.csv').read_text().splitlines()) - 1 > 0
+    assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(r['duration_s'] == 3 for r in rows)
 
 
 def test_the_landmark_recogniser_needs_no_torch():
