@@ -126,6 +126,9 @@ def main(argv):
 
 
 if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with SIGINT ignored
     import sys
 
     sys.exit(main(sys.argv[1:]))
