@@ -399,7 +399,7 @@ def _compact(self) -> None:
 
 Landmarks.merge, Landmarks.retain, Landmarks.compact = _merge, _retain, _compact
 
-# %% ../nbs/30_landmarks.ipynb #be076963
+# %% ../nbs/30_landmarks.ipynb #7fd5f9e2
 FORMAT, VERSION = 'resonance landmarks', 1
 
 
@@ -410,8 +410,10 @@ def _save(self, folder: Path) -> None:
     if len(self.segments()) != 1 or not all(s.alive.all() for s in self._parts):
         self.compact()
     segment = self._parts[0] if self._parts else build_segment([])
-    for name in ('starts', 'low', 'positions'):
-        np.save(folder / f'{name}.npy', getattr(segment, name), allow_pickle=False)
+    counts = np.diff(segment.starts)  # of each bucket: smaller numbers than where it begins
+    small = np.uint16 if counts.max(initial=0) < 2**16 else np.uint32
+    for name, array in (('counts', counts.astype(small)), ('low', segment.low), ('positions', segment.positions)):
+        np.save(folder / f'{name}.npy', array, allow_pickle=False)
     lengths = np.diff(segment.first_frame).tolist()
     about = {'format': FORMAT, 'version': VERSION, 'front_end': self.front.digest(), 'front': asdict(self.front)}
     about['tracks'] = list(zip(segment.track_ids, lengths))
@@ -420,14 +422,15 @@ def _save(self, folder: Path) -> None:
 
 Landmarks.save = _save
 
-# %% ../nbs/30_landmarks.ipynb #61cd4b24
+# %% ../nbs/30_landmarks.ipynb #3d64571a
 def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     "A saved index as it lies on disk: what it says of itself, and its arrays, mapped."
     try:
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind = about['format'], about['version']
         about['front'], about['tracks'] = Front(**about['front']), [(str(t), int(n)) for t, n in about['tracks']]
-        arrays = {n: np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False) for n in ('starts', 'low', 'positions')}
+        arrays = {n: np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False) for n in ('counts', 'low', 'positions')}
+        arrays['starts'] = np.concatenate([[0], np.cumsum(arrays.pop('counts'), dtype=np.int64)])
     except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
         raise ResonanceError(f'{folder} is not a readable landmark index ({e}); index the music again') from e
     if kind != (FORMAT, VERSION):
@@ -435,8 +438,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     starts, here = arrays['starts'], about['front'].digest()
     if about['front_end'] != here:
         raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {here}; index the music again')
-    whole = (len(starts) - 1).bit_count() == 1 and len(arrays['low']) == len(arrays['positions']) == starts[-1]
-    if not whole or (np.diff(starts.astype(np.int64)) < 0).any():
+    if (len(starts) - 1).bit_count() != 1 or not len(arrays['low']) == len(arrays['positions']) == starts[-1]:
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
     return about, arrays
 
