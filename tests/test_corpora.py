@@ -16,7 +16,7 @@ from resonance_nb.corpora import (COLUMNS, KINDS, SPLITS, Corpus, CorpusError, c
                                   write_corpus, write_splits)
 
 ROOT = Path(__file__).parents[1]
-PREPARED = Path(os.environ.get('RESONANCE_CORPUS', ROOT.parent / 'shared/corpus'))
+PREPARED = Path(os.environ.get('RESONANCE_CORPUS') or ROOT / 'none is named')
 
 
 def music(*rows):
