@@ -326,7 +326,7 @@ def _query_hashes(samples: np.ndarray, front: Front) -> tuple[np.ndarray, np.nda
             out.append(part)
     return np.concatenate(codes), np.concatenate(at)
 
-# %% ../nbs/30_landmarks.ipynb #b37e74d5
+# %% ../nbs/30_landmarks.ipynb #247dfefc
 @dataclass
 class Evidence:
     "What a clip's hashes say, best song first."
@@ -353,6 +353,9 @@ def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:
         ids += segment.track_ids
     tracks, starts, anchors = (np.concatenate(x or [np.zeros(0, np.int64)]) for x in (tracks, starts, anchors))
     track, votes, start = vote(tracks, starts)
+    equal = int((votes >= votes[:k][-1]).sum()) if len(votes) else 0
+    order = np.lexsort((np.array([ids[t] for t in track[:equal]], str), -votes[:equal]))  # ties by name, not by order of addition
+    track[:equal], start[:equal] = track[order], start[order]
     near = [(tracks == t) & (np.abs(starts - s) < 1.7) for t, s in zip(track[:k], start)]
     spread = np.array([len(np.unique(anchors[n] // 8)) for n in near], np.int64)
     late = (self.front.query_phases - 1) / (2 * self.front.query_phases)  # frames, mean over the phases

@@ -143,6 +143,18 @@ def test_many_pieces_answer_like_one():
     assert one.search(clip)[0].offset_s == pytest.approx(2, abs=0.05)
 
 
+def test_the_order_of_addition_does_not_matter():
+    forth, back = Landmarks(), Landmarks()
+    for i in range(12):
+        forth.add(f's{i}', sound(i))
+        back.add(f's{11 - i}', sound(11 - i))
+        back.segments()
+    for seed in range(12, 20):  # strangers: many songs with equal, few votes
+        clip = sound(seed, 2)
+        for k in (1, 3, 5, 20):
+            assert forth.search(clip, k) == back.search(clip, k)
+
+
 def test_a_catalogue_of_one_song_does_not_know_every_clip():
     recognizer = Landmarks()
     recognizer.add('the only one', sound(0, 60))
