@@ -145,14 +145,13 @@ def test_many_pieces_answer_like_one():
 
 def test_the_order_of_addition_does_not_matter():
     forth, back = Landmarks(), Landmarks()
-    for i in range(12):
-        forth.add(f's{i}', sound(i))
-        back.add(f's{11 - i}', sound(11 - i))
+    for name in ('a', 'b', 'c', 'd'):
+        forth.add(name, sound(0))
+    for name in ('c', 'd', 'b', 'a'):  # the same sound under four names: all votes are equal
+        back.add(name, sound(0))
         back.segments()
-    for seed in range(12, 20):  # strangers: many songs with equal, few votes
-        clip = sound(seed, 2)
-        for k in (1, 3, 5, 20):
-            assert forth.search(clip, k) == back.search(clip, k)
+    for k in (1, 2, 4):
+        assert forth.search(sound(0)[RATE : 4 * RATE], k) == back.search(sound(0)[RATE : 4 * RATE], k)
 
 
 def test_a_catalogue_of_one_song_does_not_know_every_clip():
