@@ -1,30 +1,30 @@
-"""The pages in a real browser, with the network off: nothing wider than a phone, formulas drawn, sounds that load.
+"""The pages in a real browser, with the network off: nothing wider than a phone, formulas drawn; and sounds that decode.
 
 Needs the built book and Chromium; skipped with a line where one is missing.
 """
 
+import base64
+import io
 import json
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 LOOK = """
 <!doctype html><html><body><iframe id=f style="width:400px;height:900px;border:0"></iframe><pre id=out>[]</pre><script>
 const pages = PAGES, out = [];
 const frame = document.getElementById('f');
 const wait = ms => new Promise(r => setTimeout(r, ms));
-const loads = a => new Promise(r => { a.onloadedmetadata = () => r(a.duration > 0); a.onerror = () => r(false);
-                                      a.preload = 'auto'; a.load(); setTimeout(() => r(false), 5000); });
 (async () => {
   for (const page of pages) {
     await new Promise(r => { frame.onload = r; frame.src = page; });
     const d = frame.contentDocument, n = s => d.querySelectorAll(s).length;
     for (let i = 0; i < 20 && n('span.math, div.math') > n('mjx-container svg'); i++) await wait(200);
-    const sounds = await Promise.all([...d.querySelectorAll('audio')].map(loads));
-    out.push({page, wide: d.documentElement.scrollWidth, formulas: n('span.math, div.math'), drawn: n('mjx-container svg'),
-              players: sounds.length, playable: sounds.filter(Boolean).length});
+    out.push({page, wide: d.documentElement.scrollWidth, formulas: n('span.math, div.math'), drawn: n('mjx-container svg')});
     document.getElementById('out').textContent = JSON.stringify(out);
   }
   document.title = 'done';
@@ -65,7 +65,13 @@ def test_formulas_are_drawn_without_a_network(seen):
     assert not [p for p in seen if p['formulas'] > p['drawn']]
 
 
-def test_players_have_a_sound(seen):
-    assert sum(p['players'] for p in seen) > 20
-    assert not [p for p in seen if p['players'] != p['playable']]
-    assert max(p['players'] for p in seen) <= 12
+def test_players_have_a_sound(root):
+    pages = sorted((root / '_build' / 'html' / 'nbs').glob('*.html'))
+    if not pages:
+        pytest.skip('the book has not been built here: make book')
+    heard = {}
+    for page in pages:
+        sounds = re.findall(r'src="data:audio/\w+;base64,([^"]+)"', page.read_text(encoding='utf-8'))
+        heard[page.name] = [sf.read(io.BytesIO(base64.b64decode(s)))[0] for s in sounds]
+    assert all(len(x) > 1000 and np.abs(x).max() > 0.01 for sounds in heard.values() for x in sounds)
+    assert sum(map(len, heard.values())) > 20 and max(map(len, heard.values())) <= 12
