@@ -310,7 +310,7 @@ def _bench_text(answers, b) -> str:
         lines.append(f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}')
     return '\n'.join(lines)
 
-# %% ../nbs/92_cli.ipynb #74158aa1
+# %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()
 @click.argument('chapter')
 @click.option('-p', 'parameters', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of the chapter; repeat as needed.')
@@ -330,7 +330,10 @@ def run(chapter, parameters, profile, force, report):
     given = {name: runs.parse_value(value) for name, value in parameters}
     done = runs.run_chapter(chapter, given, profile=profile, force=force)
     if done.metrics:
-        click.echo(done.table().to_string(index=False, float_format='{:.3f}'.format))
+        table = done.table()
+        click.echo(table.head(20).to_string(index=False, float_format='{:.3f}'.format, na_rep=''))
+        if len(table) > 20:
+            click.echo(f'… and {len(table) - 20} more in {done.folder / "metrics.json"}')
     click.echo(f'{done.folder / "out.ipynb"}')
     if report:
         click.echo(f'reported in {runs.collect(done)}')
