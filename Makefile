@@ -57,5 +57,7 @@ $(VENV)/.ready: requirements.lock settings.ini setup.py
 	if ! works $(PY) 13; then rm -rf $(VENV); echo "making the environment $(VENV) with $$($$found --version); this takes some minutes"; \
 	"$$found" -m venv $(VENV) || { echo "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; fi
 	@$(PY) -m pip install --quiet --progress-bar off --no-deps -r requirements.lock </dev/null
+# the one exception: builds of torch with CUDA name libraries that this list cannot, because others do not have them
+	@$(PY) -m pip install --quiet --progress-bar off -c requirements.lock torch </dev/null
 	@$(PY) -m pip install --quiet --progress-bar off --no-deps --no-build-isolation --use-pep517 -e . </dev/null
 	@touch $@
