@@ -515,10 +515,11 @@ def _write(target, samples, rate, suffix, quality=None):
     import soundfile as sf
 
     container, coding = FORMATS[suffix]
-    x = np.clip(np.asarray(samples, 'float32'), -1, 1)
     with sf.SoundFile(target, 'w', rate, 1, coding, format=container, compression_level=quality) as f:
-        for i in range(0, len(x), 65_536):
-            f.write(x[i : i + 65_536])
+        for block in samples if isinstance(samples, Iterator) else [samples]:
+            x = np.clip(np.asarray(block, 'float32'), -1, 1)
+            for i in range(0, len(x), 65_536):
+                f.write(x[i : i + 65_536])
 
 
 def encode(
@@ -537,7 +538,7 @@ def encode(
 # %% ../nbs/01_audio.ipynb #2a8ff645
 def save(
     path,  # where to; .wav and .flac are 16-bit, .ogg is Vorbis, .opus and .mp3 are themselves
-    samples,  # mono samples, shape (n,); clipped to [-1, 1]
+    samples,  # mono samples, shape (n,), or an iterator of such blocks; clipped to [-1, 1]
     sample_rate_hz: int = SAMPLE_RATE,  # their rate
 ) -> None:
     "Write mono samples to a file, atomically; raises `AudioError`."
