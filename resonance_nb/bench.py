@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label', 'make_queries',
-           'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'fixed_threads', 'index', 'run', 'wilson',
-           'bootstrap_by_track', 'summarise', 'HtmlTable', 'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar',
-           'compare', 'open_set', 'tune_threshold', 'accepted_correct_at', 'summarise_open', 'false_accepts_at_default',
-           'plot_roc', 'rate_upper_bound', 'fit_calibration', 'calibrated', 'reliability', 'expected_calibration_error',
-           'plot_calibration', 'time_it', 'ratio_in_one_run', 'machine']
+           'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'fixed_threads', 'index', 'run',
+           'wilson', 'bootstrap_by_track', 'summarise', 'HtmlTable', 'table', 'plot_accuracy', 'cmc', 'plot_cmc',
+           'mcnemar', 'compare', 'open_set', 'tune_threshold', 'accepted_correct_at', 'summarise_open',
+           'false_accepts_at_default', 'plot_roc', 'rate_upper_bound', 'fit_calibration', 'calibrated', 'reliability',
+           'expected_calibration_error', 'plot_calibration', 'time_it', 'ratio_in_one_run', 'machine']
 
 # %% ../nbs/10_bench.ipynb #10465f5f
 SNRS_DB = (None, 20, 10, 5, 0, -5, -10)  # None is a clean clip
@@ -329,6 +329,36 @@ def render(
     if degrade is None:
         return add_crowd(music, query, corpus, cache)
     return np.asarray(degrade(music, query, corpus), np.float32)
+
+# %% ../nbs/10_bench.ipynb #b0e7c0a2
+def in_venue(
+    bank,  # a `venue.Bank`: rooms and crowds of the queries' split
+    venues,  # names of venues; each excerpt is played in one of them
+    seed: int = 0,  # another seed, other concerts
+    before_s: float = 4.0,  # how much of the music before the clip is played
+) -> Callable:
+    "A `degrade` for `render` and `run`: clean clips stay clean, crowds alone go through the phone, too."
+    venues, cache = list(venues), {}
+
+    def load(query, corpus):
+        start = max(0.0, query.start_s - before_s)
+        whole = corpus.load('music', query.track_id, start, query.start_s - start + query.span_s + 0.5)
+        return whole, _count(query.start_s) - _count(start)
+
+    def degrade(music, query, corpus):
+        from resonance_nb import venue
+
+        rng = rng_for(seed, 'venue', query.noise_key)
+        place = venue.venue_named(venues[int(rng.integers(len(venues)))])
+        if query.snr_db is None and query.kind != 'noise':
+            return music
+        record = place.draw(rng, bank, query.snr_db, query.span_s, before_s)
+        if query.kind == 'noise':
+            return venue.replay(music, replace(record, music=False), bank, np.zeros(_count(before_s), np.float32))
+        whole, at = _kept(cache, 'music', (query.track_id, query.start_s, query.span_s), lambda: load(query, corpus))
+        return venue.replay(music, record, bank, whole[:at], whole[at + len(music) :][: _count(0.5)])
+
+    return degrade
 
 # %% ../nbs/10_bench.ipynb #d13a7ec0
 @contextmanager

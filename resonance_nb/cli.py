@@ -17,8 +17,9 @@ from . import __version__
 from .core import METHODS, ResonanceError, cache_folder, method_class
 
 # %% auto #0
-__all__ = ['method_option', 'json_option', 'main', 'cli', 'catalog_option', 'index', 'identify', 'corpus', 'corpus_list',
-           'corpus_fetch', 'corpus_check', 'bench', 'run', 'book']
+__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'corpus',
+           'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade', 'bench',
+           'run', 'book']
 
 # %% ../nbs/92_cli.ipynb #18ff0726
 def main(
@@ -242,6 +243,129 @@ def corpus_check(folder, full):
         raise ResonanceError(f'{folder} has {len(problems)} problems')
     click.echo(f'{folder} is whole')
 
+# %% ../nbs/92_cli.ipynb #c0a5e002
+def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
+    "What is degraded into what, and the name that its draw hangs on; raises `ResonanceError` when nothing is there."
+    from resonance_nb.audio import FORMATS, find_audio
+    from resonance_nb.catalog import show_path
+
+    if not source.is_dir():
+        to = out / f'{source.stem}.flac' if out.is_dir() else out
+        if to.suffix.lower() not in FORMATS:
+            raise ResonanceError(f'{show_path(to)}: choose a name that ends in one of: {" ".join(FORMATS)}')
+        return [(source, to, source.name)]
+    found, problems = find_audio([source])
+    for path, why in problems:
+        click.echo(f'resonance: {show_path(path)}: {why}', err=True)
+    if not found:
+        raise ResonanceError('no audio files were found there')
+    inside = [p.relative_to(source) for p in found]
+    return [(p, out / f'{r}.flac', os.fspath(r)) for p, r in zip(found, inside)]
+
+# %% ../nbs/92_cli.ipynb #c0a5e004
+_AT_ONCE_S = 600.0
+
+
+def _degrade_one(source: Path, to: Path, venue, snr_db, rng, bank, loudness: str):
+    "Degrade one file into another; gives the record."
+    from resonance_nb import audio
+    from resonance_nb.venue import degrade, degrade_long
+
+    if to.exists() and to.samefile(source):
+        raise ResonanceError(f'{audio.printable(to)}: would overwrite what is read; choose another place')
+    samples = audio.load(source, 0.0, _AT_ONCE_S + 1)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if len(samples) <= _AT_ONCE_S * audio.SAMPLE_RATE:
+        made, record = degrade(samples, venue, snr_db, rng, bank, loudness=loudness)
+    elif loudness != 'rms':
+        raise ResonanceError(f'{audio.printable(source)}: is too long for --loudness {loudness}; use rms')
+    else:
+        made, record = degrade_long(lambda: audio.stream(source), venue, snr_db, rng, bank)
+    audio.save(to, made)
+    return record
+
+# %% ../nbs/92_cli.ipynb #c0a5e005
+class Level(click.ParamType):
+    "A number of dB, or `none`."
+
+    name = 'dB'
+
+    def convert(self, value, param, ctx):
+        try:
+            return value if not isinstance(value, str) else None if value == 'none' else float(value)
+        except ValueError:
+            self.fail(f'{value!r} is neither a number nor none', param, ctx)
+
+
+VENUE_NAMES = ('living-room', 'club', 'theatre', 'arena', 'festival', 'phone-on-shoulder')  # of `venue.VENUES`, which is slow to import
+
+
+def corpus_option(
+    text: str,  # what the corpus is to this command
+):
+    "The option that names a corpus folder."
+    return click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help=text)
+
+
+def bank_of(
+    folder: Path | None,  # a corpus folder; None: the one in `RESONANCE_CORPUS`, if any
+    split: str,  # its part
+):
+    "Rooms and crowds: a corpus's, or simulated and synthesised ones."
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.venue import Bank, synthesised
+
+    folder = folder or os.environ.get('RESONANCE_CORPUS')
+    return Bank(Corpus(folder), split) if folder else synthesised()
+
+# %% ../nbs/92_cli.ipynb #c0a5e006
+@cli.command()
+@click.argument('source', type=click.Path(exists=True, path_type=Path), metavar='IN')
+@click.argument('out', type=click.Path(path_type=Path), metavar='OUT')
+@click.option('--venue', default='club', show_default=True, type=click.Choice([*VENUE_NAMES, 'any']), help='Where the music is played; any: drawn for each file.')
+@click.option('--snr-db', default='0', show_default=True, type=Level(), help='Music over crowd, dB; none: no crowd.')
+@click.option('--seed', default=0, show_default=True, type=int, help='Another seed, another concert.')
+@click.option('--loudness', default='rms', show_default=True, type=click.Choice(['rms', 'lufs']), help='What the ratio compares.')
+@corpus_option('Measured rooms and recorded crowds.  [default: the corpus in RESONANCE_CORPUS, else simulated ones]')
+@click.option('--split', default='train', show_default=True, type=click.Choice(['train', 'validation', 'test']), help='Which part of the corpus.')
+@json_option
+def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
+    """Make a concert recording of clean music.
+
+    IN is a file or a folder; a folder's files become FLAC files of the same names in the folder OUT.
+    The same seed gives the same concert, byte for byte.
+
+    \b
+      resonance degrade song.flac heard.flac --venue club --snr-db 0 --seed 1
+      resonance degrade ~/Music heard/ --venue any --snr-db -5 --json > concerts.jsonl
+    """
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.catalog import show_path
+    from resonance_nb.core import rng_for
+
+    bank, failed = bank_of(folder, split), 0
+    with quiet_decoders():
+        for path, to, name in _progress(_targets(source, out), 'degrade'):
+            rng = rng_for(seed, 'degrade', name)
+            place = venue if venue != 'any' else VENUE_NAMES[int(rng.integers(len(VENUE_NAMES)))]
+            try:
+                record = _degrade_one(path, to, place, snr_db, rng, bank, loudness)
+            except (ResonanceError, OSError) as e:
+                failed += 1
+                click.echo(f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(path)}: {e.strerror}"}', err=True)
+                continue
+            told = {'input': os.fspath(path), 'output': os.fspath(to)} | asdict(record)
+            click.echo(json.dumps(told) if as_json else _concert_text(to, record, show_path))
+    return 2 if failed else 0
+
+
+def _concert_text(to, record, show_path) -> str:
+    "A record in one line."
+    m = record.measured
+    crowd = 'no crowd' if record.snr_db is None else f'crowd at {m["snr_db"]:.1f} dB'
+    room = f'{record.room.kind} room' + (f', RT60 {m["rt60_s"]:.1f} s' if 'rt60_s' in m else '')
+    return f'{show_path(to)}: {record.venue}, {crowd}, {room}, {record.room.distance_m:.0f} m away'
+
 # %% ../nbs/92_cli.ipynb #d7b43985
 class Numbers(click.ParamType):
     "A list of numbers separated by commas; `clean` stands for no crowd."
@@ -258,21 +382,23 @@ class Numbers(click.ParamType):
 
 # %% ../nbs/92_cli.ipynb #91773591
 @cli.command()
-@click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help='A corpus folder.  [default: the one in use]')
+@corpus_option('A corpus folder.  [default: the one in use]')
 @click.option('--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.')
 @click.option('--snr-db', default='clean,10,0,-5', show_default=True, type=Numbers(), help='Music over crowd, dB.')
 @click.option('--durations', default='5', show_default=True, type=Numbers(), help='Clip lengths, s.')
 @click.option('--split', default='validation', show_default=True, type=click.Choice(['train', 'validation', 'test']), help='Where the queries come from.')
+@click.option('--venue', type=click.Choice([*VENUE_NAMES, 'any']), help='Play the clips there.  [default: nowhere, only a crowd is added]')
 @click.option('--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.')
 @click.option('--seed', default=0, show_default=True, type=int, help='Another seed, other clips and crowds.')
 @click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='Write every answer here: a CSV, or JSON lines when it ends in .jsonl.')
-def bench(folder, methods, snr_db, durations, split, excerpts, seed, out):
+def bench(folder, methods, snr_db, durations, split, venue, excerpts, seed, out):
     """Measure recognisers on degraded clips of a corpus.
 
     A third of the queries are songs that are not in the catalogue.
 
     \b
       resonance bench --snr-db clean,5,0,-5 --durations 2,5,10 --out answers.csv
+      resonance bench --venue any --snr-db 5,0
     """
     import pandas as pd
 
@@ -284,11 +410,15 @@ def bench(folder, methods, snr_db, durations, split, excerpts, seed, out):
     classes = [method_class(m.strip()) for m in methods.split(',')]
     plan = b.protocol(corpus, split, seed=seed)
     queries = b.make_queries(corpus, plan, snr_db, durations, excerpts, seed)
-    answers = []
+    answers, at = [], None
+    if venue:
+        from resonance_nb.venue import Bank
+
+        at = b.in_venue(Bank(corpus, split), VENUE_NAMES if venue == 'any' else [venue], seed)
     for cls in classes:
         recognizer = cls()
         b.index(recognizer, corpus, plan.catalogue_ids)
-        answers.append(b.run(recognizer, queries, corpus))
+        answers.append(b.run(recognizer, queries, corpus, degrade=at))
     answers = pd.concat(answers)
     click.echo(_bench_text(answers, b))
     if out:

@@ -176,7 +176,7 @@ def imports_of(path):
             yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('resonance_nb.'))
 
 
-FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'crowd', 'landmarks', 'bench', 'runs', 'book cli']
+FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'rooms crowd chain', 'venue', 'augment', 'landmarks', 'bench', 'runs', 'book cli']
 
 
 def test_imports_go_down():
