@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['BatchDegrader', 'spec_augment', 'waveform_augmentation']
 
-# %% ../nbs/23a_augment.ipynb #760533fc
-_TAPS = 4_096  # of an equaliser's impulse response, 256 ms
+# %% ../nbs/23a_augment.ipynb #33065100
+_TAPS = 2_048  # of an equaliser's impulse response, 128 ms
 
 
 def _parameters(records, part: str, stage: str) -> list:
@@ -49,7 +49,7 @@ def _impulse_responses(equalisers, device) -> torch.Tensor:
             out[i] = sosfilt(sos, out[i])
     return torch.from_numpy(out.astype(np.float32)).to(device)
 
-# %% ../nbs/23a_augment.ipynb #4516affd
+# %% ../nbs/23a_augment.ipynb #e27b131c
 def _good_size(n: int) -> int:
     "The next length that FFTs like."
     from scipy.fft import next_fast_len
@@ -61,10 +61,16 @@ def _filtered(x: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
     "Each row through its own impulse response, causal, same length, nothing wraps."
     import torch
 
-    n = _good_size(x.shape[1] + response.shape[1] - 1)
-    return torch.fft.irfft(torch.fft.rfft(x, n=n) * torch.fft.rfft(response, n=n), n=n)[:, : x.shape[1]]
+    taps = response.shape[1]
+    size = 4 * 2 ** math.ceil(math.log2(taps))
+    hop = size - taps + 1
+    blocks = -(-x.shape[1] // hop)
+    padded = torch.nn.functional.pad(x, (taps - 1, blocks * hop - x.shape[1]))
+    spectra = torch.fft.rfft(padded.unfold(1, size, hop))
+    spectra *= torch.fft.rfft(response, n=size)[:, None]
+    return torch.fft.irfft(spectra, n=size)[..., taps - 1 :].flatten(1)[:, : x.shape[1]]
 
-# %% ../nbs/23a_augment.ipynb #d6bc29eb
+# %% ../nbs/23a_augment.ipynb #697f8f1e
 _RATE = SAMPLE_RATE / chain.CONTROL  # control steps a second
 _DB = 20 / math.log(10)  # decibels in a neper
 
@@ -82,7 +88,7 @@ def _steps(x) -> torch.Tensor:
 
     return pad(x, (0, -x.shape[1] % chain.CONTROL)).unflatten(1, (-1, chain.CONTROL))
 
-
+# %% ../nbs/23a_augment.ipynb #2cb39723
 def _release(peaks, release_s) -> torch.Tensor:
     "`chain._release` for each row."
     import torch
@@ -107,7 +113,7 @@ def _per_sample(nodes, n: int) -> torch.Tensor:
 
     return interpolate(nodes.float()[:, None], scale_factor=chain.CONTROL, mode='linear', align_corners=False)[:, 0, :n]
 
-# %% ../nbs/23a_augment.ipynb #725605c6
+# %% ../nbs/23a_augment.ipynb #36b7bb98
 def _compress(x, some) -> torch.Tensor:
     "`chain.compress`, one parameter record a row."
     threshold, ratio, attack, release, makeup, knee = _columns(some, x, *chain.Compressor.__dataclass_fields__)
@@ -115,7 +121,7 @@ def _compress(x, some) -> torch.Tensor:
     knee = knee.clamp_min(1e-9)
     bend = (over + knee / 2).clamp_min(0).minimum(knee)
     wanted_db = (1 / ratio - 1) * (bend**2 / (2 * knee) + (over - knee / 2).clamp_min(0))
-    return x * _per_sample(((_one_pole(wanted_db, wanted_db[:, :1], attack) + makeup) / _DB).exp(), x.shape[1])
+    return _per_sample(((_one_pole(wanted_db, wanted_db[:, :1], attack) + makeup) / _DB).exp(), x.shape[1]).mul_(x)
 
 
 def _limit(x, some) -> torch.Tensor:
@@ -129,9 +135,9 @@ def _limit(x, some) -> torch.Tensor:
     safe = (-(_release(loud, release) - ceiling.log()).clamp_min(0)).exp()
     nodes = avg_pool1d(pad(safe[:, None], (ahead, 0), mode='replicate'), ahead + 1, 1)[:, 0]
     wall = ceiling.float() * (1 - 1e-7)
-    return (x * _per_sample(nodes, x.shape[1])).clamp(-wall, wall)
+    return _per_sample(nodes, x.shape[1]).mul_(x).clamp_(-wall, wall)
 
-# %% ../nbs/23a_augment.ipynb #fdff5e86
+# %% ../nbs/23a_augment.ipynb #e0e33081
 def _auto_gain(x, some) -> torch.Tensor:
     "`chain.auto_gain`, one parameter record a row."
     target_db, most_db, time_s, strength = _columns(some, x, 'target_db', 'max_gain_db', 'time_s', 'strength')
@@ -139,9 +145,9 @@ def _auto_gain(x, some) -> torch.Tensor:
     start = 10 ** (target_db / 10)  # the hand begins where it wants to be
     smooth = _one_pole(power, start, time_s)
     gain_db = strength * (target_db - 10 * smooth.clamp_min(1e-12).log10())
-    return x * _per_sample(10 ** (gain_db.clamp(-most_db, most_db) / 20), x.shape[1])
+    return _per_sample(10 ** (gain_db.clamp(-most_db, most_db) / 20), x.shape[1]).mul_(x)
 
-# %% ../nbs/23a_augment.ipynb #054573a3
+# %% ../nbs/23a_augment.ipynb #8f7a99a4
 def _overload(x, records) -> torch.Tensor:
     "Drive, clipping and saturation: elementwise, each row its own."
     import torch
@@ -153,7 +159,7 @@ def _overload(x, records) -> torch.Tensor:
     edge_db = [p.threshold_db if p else 240.0 for p in rows('hard_clip')]
     y = x * 10 ** (column(drive_db) / 20)
     edge = 10 ** (column(edge_db) / 20)
-    y = y.clamp(-edge, edge)
+    y.clamp_(-edge, edge)
     shape = [b.shape if b else '' for b in bend]
     for name, curve in (('tanh', torch.tanh), ('arctan', lambda v: torch.arctan(v * (math.pi / 2)) * (2 / math.pi))):
         on = [i for i, s in enumerate(shape) if s == name]
@@ -166,8 +172,9 @@ def _quantise(x, records, generator) -> torch.Tensor:
     import torch
 
     steps = torch.tensor([2.0 ** (p.bits - 1) if p else 2.0**23 for p in _parameters(records, 'phone', 'quantise')], device=x.device)[:, None]
-    noise = torch.rand(2, *x.shape, generator=generator, device=x.device)
-    return (x * steps + noise[0] - noise[1]).round().maximum(-steps).minimum(steps - 1) / steps
+    noise = torch.rand(len(x), x.shape[1] + 1, generator=generator, device=x.device)
+    y = torch.addcmul(noise[:, 1:], x, steps).sub_(noise[:, :-1])  # the difference of two uniform numbers is triangular
+    return y.round_().clamp_(-steps, steps - 1).div_(steps)
 
 # %% ../nbs/23a_augment.ipynb #6bb17c48
 def _read_at(x, times) -> torch.Tensor:
@@ -226,7 +233,7 @@ def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
     take = lambda which: torch.gather(x, 1, t + all_jumps[:, which + left])
     return own * take(segment) + (1 - own) * take(other)
 
-# %% ../nbs/23a_augment.ipynb #0a4ffa1b
+# %% ../nbs/23a_augment.ipynb #aaa19f6e
 def _drift(x, some, anchor: int) -> torch.Tensor:
     "What `chain.drift` does, by splicing; one parameter record a row."
     import torch
@@ -237,9 +244,12 @@ def _drift(x, some, anchor: int) -> torch.Tensor:
     ratio = 2 ** (cents / 1_200)
     tempo, most = stretch / ratio, float(max((stretch / ratio - 1).abs().max(), (ratio - 1).abs().max()))
     room = math.ceil(most * (n + _SEGMENT)) + _SEARCH + 2 * _MATCH + _SEGMENT
-    padded = pad(x, (2 * room, 2 * room))
-    times = 2 * room + anchor + (torch.arange(-room, n + room, device=x.device) - anchor) * ratio
-    return _spliced(_read_at(padded, times), tempo, anchor + room, n)
+    at_pitch = pad(x, (room, room))
+    on = (cents[:, 0] != 0).nonzero()[:, 0]
+    if len(on):
+        times = 2 * room + anchor + (torch.arange(-room, n + room, device=x.device) - anchor) * ratio[on]
+        at_pitch[on] = _read_at(pad(x[on], (2 * room, 2 * room)), times)
+    return _spliced(at_pitch, tempo, anchor + room, n)
 
 # %% ../nbs/23a_augment.ipynb #159594d8
 class BatchDegrader:
@@ -267,7 +277,7 @@ class BatchDegrader:
         self._prepare_rooms()
         self._prepare_crowds(n_scenes, seed)
 
-# %% ../nbs/23a_augment.ipynb #42f395c1
+# %% ../nbs/23a_augment.ipynb #da6b0e5d
 def _bar(self, items, what):
     from tqdm import tqdm
 
@@ -291,10 +301,9 @@ def _prepare_rooms(self) -> None:
         self._rooms[i] = (torch.fft.rfft(heard, n=self._room_size) * air).to(self.device)
     self._device_row = {id: i + 1 for i, id in enumerate(self.bank.devices)}
     responses = [np.ones(1, np.float32), *(self.bank.rooms.device(id) for id in self._device_row)]
-    self._mic_size = _good_size(length + _TAPS + max(map(len, responses)))
-    self._devices = torch.stack([torch.fft.rfft(torch.from_numpy(np.array(r)), n=self._mic_size) for r in responses]).to(self.device)
+    self._devices = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.array(r)) for r in responses], batch_first=True).to(self.device)
 
-
+# %% ../nbs/23a_augment.ipynb #411c2fb7
 def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     "Some half minutes of every venue's crowd, with their scenes."
     import torch
@@ -347,7 +356,7 @@ def _degrade_batch(
 
 BatchDegrader.draw, BatchDegrader.degrade = _draw_batch, _degrade_batch
 
-# %% ../nbs/23a_augment.ipynb #4a0529e2
+# %% ../nbs/23a_augment.ipynb #07047685
 def _only(stage: Callable, x, parameters, *more):
     "A stage for the rows that have parameters for it."
     on = [i for i, p in enumerate(parameters) if p]
@@ -360,12 +369,24 @@ def _only(stage: Callable, x, parameters, *more):
     return x
 
 
+def _coloured(x, rows, responses):
+    "Through measured devices, one a row."
+    return _filtered(x, responses[rows])
+
+
 def _level(x, level_db: float):
     "The factor that brings each row's RMS to a level; 1 for silence. Shape (batch, 1)."
-    power = x.square().mean(1, keepdim=True)
-    return (10 ** (level_db / 20) * power.clamp_min(1e-18).rsqrt()).where(power > 1e-18, power.new_ones(()))
+    rms = _rms(x)
+    return (10 ** (level_db / 20) / rms.clamp_min(1e-9)).where(rms > 1e-9, rms.new_ones(()))
 
 
+def _rms(x):
+    "Root mean square of each row, shape (batch, 1)."
+    import torch
+
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True) / math.sqrt(x.shape[1])
+
+# %% ../nbs/23a_augment.ipynb #2ca2ce41
 def _music(self, x, records):
     "Music in front of the phone, shape (batch, before + clip)."
     import torch
@@ -375,10 +396,12 @@ def _music(self, x, records):
     x = _filtered(x, _impulse_responses(_parameters(records, 'source', 'equalise'), x.device))
     x = _only(_compress, x, _parameters(records, 'source', 'compress'))
     x = _only(_limit, x, _parameters(records, 'source', 'limit'))
-    room = self._rooms[[self._room_row[r.room] for r in records]]
-    return torch.fft.irfft(torch.fft.rfft(x, n=self._room_size) * room, n=self._room_size)[:, : x.shape[1]]
+    spectra = torch.fft.rfft(x, n=self._room_size)
+    for row, r in zip(spectra, records):  # in place: a copy of all the rooms would cost more than the products
+        row *= self._rooms[self._room_row[r.room]]
+    return torch.fft.irfft(spectra, n=self._room_size)[:, : x.shape[1]]
 
-# %% ../nbs/23a_augment.ipynb #cb24bd58
+# %% ../nbs/23a_augment.ipynb #4e3b5044
 def _crowd(self, records):
     "Each record's moment of its crowd, shape (batch, before + clip)."
     import torch
@@ -402,15 +425,14 @@ def _call(
     music = _music(self, clips.to(self.device), records)
     noise, clip = _crowd(self, records), slice(self.anchor, None)
     asked = torch.tensor([math.inf if r.snr_db is None else r.snr_db for r in records], device=self.device)[:, None]
-    ratio = music[:, clip].square().mean(1, keepdim=True) / noise[:, clip].square().mean(1, keepdim=True).clamp_min(1e-18)
-    mixture = music + noise * ratio.sqrt() * 10 ** (-asked / 20)
-    mixture = mixture * _level(mixture, MICROPHONE_DB)
-    filters = torch.fft.rfft(_impulse_responses(_parameters(records, 'phone', 'equalise'), self.device), n=self._mic_size)
-    filters = filters * self._devices[[self._device_row[r.device] if r.device else 0 for r in records]]
-    heard = torch.fft.irfft(torch.fft.rfft(mixture, n=self._mic_size) * filters, n=self._mic_size)[:, :length]
+    gain = _rms(music[:, clip]) / _rms(noise[:, clip]).clamp_min(1e-9) * 10 ** (-asked / 20)
+    mixture = torch.addcmul(music, noise, gain)
+    mixture *= _level(mixture, MICROPHONE_DB)
+    heard = _filtered(mixture, _impulse_responses(_parameters(records, 'phone', 'equalise'), self.device))
+    heard = _only(_coloured, heard, [self._device_row[r.device] if r.device else None for r in records], self._devices)
     heard = _only(_auto_gain, heard, _parameters(records, 'phone', 'auto_gain'))[:, clip]
     generator = torch.Generator(self.device).manual_seed(records[0].seed) if records else None
-    return _quantise(_overload(heard.clamp(-8, 8), records), records, generator).clamp(-1, 1)
+    return _quantise(_overload(heard.clamp(-8, 8), records), records, generator).clamp_(-1, 1)
 
 
 BatchDegrader.__call__ = _call

@@ -123,7 +123,7 @@ class Equaliser(_Parameters):
             rows = tuple(tuple(self._number(name, v, *lim) for v, lim in zip(row, limits)) for row in rows)
             object.__setattr__(self, name, rows if size == 3 else rows[0])
 
-# %% ../nbs/22_chain.ipynb #86cd09ba
+# %% ../nbs/22_chain.ipynb #95cf7850
 def _biquad(
     kind: str,  # 'peak', 'low' or 'high' (the shelves)
     centre_hz: float,  # centre or corner
@@ -163,7 +163,7 @@ def _butterworth(
         rows.append([b, sign * b, 0.0, 1.0, (t - 1) / (t + 1), 0.0])
     return rows
 
-
+# %% ../nbs/22_chain.ipynb #ba84a5c9
 def equaliser_sos(
     p: Equaliser,  # the bands
 ) -> np.ndarray:

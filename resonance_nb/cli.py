@@ -266,11 +266,14 @@ def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
 _AT_ONCE_S = 600.0
 
 
-def _degrade_one(source: Path, to: Path, venue, snr_db, rng, bank, loudness: str):
+def _degrade_one(source: Path, to: Path, venue: str, snr_db, seed: tuple, bank, loudness: str):
     "Degrade one file into another; gives the record."
     from resonance_nb import audio
+    from resonance_nb.core import rng_for
     from resonance_nb.venue import degrade, degrade_long
 
+    rng = rng_for(*seed)
+    venue = VENUE_NAMES[int(rng.integers(len(VENUE_NAMES)))] if venue == 'any' else venue
     if to.exists() and to.samefile(source):
         raise ResonanceError(f'{audio.printable(to)}: would overwrite what is read; choose another place')
     samples = audio.load(source, 0.0, _AT_ONCE_S + 1)
@@ -341,15 +344,12 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
     """
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import show_path
-    from resonance_nb.core import rng_for
 
     bank, failed = bank_of(folder, split), 0
     with quiet_decoders():
         for path, to, name in _progress(_targets(source, out), 'degrade'):
-            rng = rng_for(seed, 'degrade', name)
-            place = venue if venue != 'any' else VENUE_NAMES[int(rng.integers(len(VENUE_NAMES)))]
             try:
-                record = _degrade_one(path, to, place, snr_db, rng, bank, loudness)
+                record = _degrade_one(path, to, venue, snr_db, (seed, 'degrade', name), bank, loudness)
             except (ResonanceError, OSError) as e:
                 failed += 1
                 click.echo(f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(path)}: {e.strerror}"}', err=True)
@@ -358,7 +358,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
             click.echo(json.dumps(told) if as_json else _concert_text(to, record, show_path))
     return 2 if failed else 0
 
-
+# %% ../nbs/92_cli.ipynb #c0a5e008
 def _concert_text(to, record, show_path) -> str:
     "A record in one line."
     m = record.measured
@@ -400,8 +400,6 @@ def bench(folder, methods, snr_db, durations, split, venue, excerpts, seed, out)
       resonance bench --snr-db clean,5,0,-5 --durations 2,5,10 --out answers.csv
       resonance bench --venue any --snr-db 5,0
     """
-    import pandas as pd
-
     from resonance_nb import bench as b
     from resonance_nb.corpora import Corpus
     from resonance_nb.starter import default_corpus
@@ -410,16 +408,7 @@ def bench(folder, methods, snr_db, durations, split, venue, excerpts, seed, out)
     classes = [method_class(m.strip()) for m in methods.split(',')]
     plan = b.protocol(corpus, split, seed=seed)
     queries = b.make_queries(corpus, plan, snr_db, durations, excerpts, seed)
-    answers, at = [], None
-    if venue:
-        from resonance_nb.venue import Bank
-
-        at = b.in_venue(Bank(corpus, split), VENUE_NAMES if venue == 'any' else [venue], seed)
-    for cls in classes:
-        recognizer = cls()
-        b.index(recognizer, corpus, plan.catalogue_ids)
-        answers.append(b.run(recognizer, queries, corpus, degrade=at))
-    answers = pd.concat(answers)
+    answers = _asked(b, corpus, plan, queries, classes, venue)
     click.echo(_bench_text(answers, b))
     if out:
         if out.suffix == '.jsonl':
@@ -427,6 +416,23 @@ def bench(folder, methods, snr_db, durations, split, venue, excerpts, seed, out)
         else:
             answers.to_csv(out, index=False)
         click.echo(f'{len(answers)} answers in {out}')
+
+# %% ../nbs/92_cli.ipynb #c0a5e009
+def _asked(b, corpus, plan, queries, classes, venue):
+    "The answers of every method, in a venue when one is named."
+    import pandas as pd
+
+    at = None
+    if venue:
+        from resonance_nb.venue import Bank
+
+        at = b.in_venue(Bank(corpus, plan.split), VENUE_NAMES if venue == 'any' else [venue], plan.seed)
+    answers = []
+    for cls in classes:
+        recognizer = cls()
+        b.index(recognizer, corpus, plan.catalogue_ids)
+        answers.append(b.run(recognizer, queries, corpus, degrade=at))
+    return pd.concat(answers)
 
 # %% ../nbs/92_cli.ipynb #dee61e05
 def _bench_text(answers, b) -> str:

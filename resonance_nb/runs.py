@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -623,10 +624,10 @@ def fill_text(
     text: str,  # Markdown with marked numbers
     root: Path | None = None,  # the project; None: this one
 ) -> str:
-    "The text with every marked number as the results have it. A mark: chapter metric key=value … format=.1% interval=false or brackets."
+    "The text with every marked number as the results have it. A mark: chapter metric key=value key='two words' … format=.1% interval=false or brackets."
 
     def fill(found):
-        chapter, metric, *rest = found['ask'].split()
+        chapter, metric, *rest = shlex.split(found['ask'])
         ask = dict(word.split('=', 1) for word in rest)
         fmt, interval = ask.pop('format', '.1%'), parse_value(ask.pop('interval', 'true'))
         system = ask.pop('system', None)

@@ -178,7 +178,7 @@ def describe() -> pd.DataFrame:
     rows['crowd_layers'] = ['{} or {}'.format(*v.crowd_layers) for v in VENUES.values()]
     return pd.DataFrame.from_dict(rows, orient='index', columns=list(VENUES))
 
-# %% ../nbs/23_venue.ipynb #37db2a87
+# %% ../nbs/23_venue.ipynb #645401e0
 @dataclass(frozen=True)
 class Room:
     "A room as facts: where its response comes from, and what was asked of it."
@@ -193,7 +193,7 @@ class Room:
 
 ANECHOIC = Room('none', '', 0, 0.0, 1.0, 0.0)  # no room at all
 
-
+# %% ../nbs/23_venue.ipynb #70117813
 def _is_clear(response, margin: float) -> bool:
     "Is the strongest arrival between 300 and 3,000 Hz the direct one, within 1 ms, and this much stronger than any other?"
     from scipy.fft import irfft, next_fast_len, rfft
@@ -204,7 +204,7 @@ def _is_clear(response, margin: float) -> bool:
     direct = max(band[:16].max(), band[-16:].max())
     return direct > margin * band[16:-16].max()
 
-
+# %% ../nbs/23_venue.ipynb #59e4409c
 class Bank:
     "Rooms and crowds to draw from."
 
@@ -231,7 +231,7 @@ class Bank:
         found = self.rooms.device_ids if self.rooms else []
         return [i for i in found if _is_clear(self.rooms.device(i), 2.5)]
 
-# %% ../nbs/23_venue.ipynb #1de3db9c
+# %% ../nbs/23_venue.ipynb #1cbd882e
 def _room(self: Bank, venue: Venue, number: int) -> Room:
     "One of the rooms a venue draws from."
     rng = rng_for(self.seed, 'room', venue.name, number)
@@ -251,7 +251,7 @@ def _room(self: Bank, venue: Venue, number: int) -> Room:
             pass
     return Room('statistical', '', seed, rt60_s, distance_m, drr_db)
 
-
+# %% ../nbs/23_venue.ipynb #90a43d9e
 def _direct_first(self: Bank, room: Room) -> Room:
     "The room, with as much more direct sound as it takes for the music to be heard in its place; raises `ResonanceError` when 12 dB do not do."
     for more_db in range(0, 13, 2):
@@ -270,7 +270,7 @@ def _nearest(self: Bank, rt60_s: float) -> list[str]:
     away = {i: abs(math.log2(self.rooms.facts(i).rt60_s / rt60_s)) for i in ids}
     return sorted((i for i in ids if away[i] <= 1), key=away.get)
 
-
+# %% ../nbs/23_venue.ipynb #857f577e
 def _response(self: Bank, room: Room) -> np.ndarray:
     "The prepared response of a room, shape (n,); raises `ResonanceError` when a measured one cannot be bent so far."
     rng = rng_for(room.seed, 'response')
@@ -305,7 +305,7 @@ def synthesised() -> Bank:
     "The bank that needs no corpus: simulated rooms, synthesised crowds."
     return Bank()
 
-# %% ../nbs/23_venue.ipynb #f8ac82ee
+# %% ../nbs/23_venue.ipynb #281eb391
 VERSION = 1  # of the record
 
 
@@ -343,7 +343,7 @@ class Record:
         except (ValueError, KeyError, TypeError) as e:
             raise ResonanceError(f'this is no record of a concert ({type(e).__name__}: {e})') from e
 
-
+# %% ../nbs/23_venue.ipynb #ae062c70
 def plain_facts(
     x,  # lists, tuples and dicts of plain values
 ):
@@ -593,7 +593,7 @@ def _tempo(record: Record) -> tuple[float, float]:
     skew = 1 + 1e-6 * next((s['ppm'] for s in record.phone if s['stage'] == 'skew'), 0.0)
     return stretch * skew, skew
 
-# %% ../nbs/23_venue.ipynb #0800777f
+# %% ../nbs/23_venue.ipynb #7d29ad58
 def _blocks(record, read, n, bank, input_gain, block, past):
     "For each block of the recording: its number, music and crowd in the air, and where in them it begins."
     per_song, per_crowd = _tempo(record)
@@ -607,7 +607,7 @@ def _blocks(record, read, n, bank, input_gain, block, past):
         here = replace(record, scene_start=record.scene_start + round(a * per_crowd))
         yield number, *_in_the_air(here, x, anchor, length, bank, input_gain), anchor
 
-
+# %% ../nbs/23_venue.ipynb #b8a3db3f
 def degrade_long(
     read: Callable[[], Iterator[np.ndarray]],  # gives the recording anew, in blocks of any length
     venue: str | Venue,  # one of `VENUES`, or your own

@@ -609,3 +609,55 @@ def test_bench_is_light_to_import():
     code = 'import sys, resonance_nb.bench; print([m for m in ("pandas", "scipy", "matplotlib", "torch") if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == '[]', done.stderr
+
+
+# ---- venues
+
+
+@pytest.fixture(scope='module')
+def venue_bank():
+    from resonance_nb.venue import Bank
+
+    return Bank(rooms_per_venue=4)
+
+
+@pytest.fixture
+def place(venue_bank):
+    return bench.in_venue(venue_bank, ['club', 'festival'], seed=3)
+
+
+def test_a_venue_leaves_clean_clips_alone_and_changes_the_others(corpus, queries, place):
+    for q in queries[:40]:
+        x = bench.render(q, corpus, degrade=place)
+        assert len(x) == round(q.duration_s * RATE) and np.isfinite(x).all() and np.abs(x).max() <= 1
+        same = q.kind != 'noise' and np.array_equal(x, corpus.load('music', q.track_id, q.start_s, q.duration_s))
+        assert same == (q.snr_db is None and q.kind != 'noise')
+
+
+def test_the_draw_hangs_on_the_excerpt_alone(corpus, queries, venue_bank, monkeypatch):
+    "One concert behind all levels and lengths of an excerpt; another seed, another concert."
+    from resonance_nb import venue
+
+    seen = {}
+    real = venue.replay
+    monkeypatch.setattr(venue, 'replay', lambda music, r, *a: seen.setdefault(now.query_id, r) and real(music, r, *a))
+    for seed in (3, 4):
+        seen.clear()
+        place = bench.in_venue(venue_bank, ['club', 'festival'], seed=seed)
+        some = [q for q in queries if q.kind == 'known' and q.snr_db is not None][:24]
+        for now in some:
+            bench.render(now, corpus, degrade=place)
+        for q in some:
+            for p in some:
+                alike = replace(seen[q.query_id], snr_db=0) == replace(seen[p.query_id], snr_db=0)
+                assert alike == (q.noise_key == p.noise_key)
+        first = seen[some[0].query_id].seed if seed == 3 else first
+    assert seen[some[0].query_id].seed != first
+
+
+def test_a_venue_renders_the_same_in_any_order(corpus, queries, venue_bank):
+    some = [q for q in queries if q.snr_db is not None or q.kind == 'noise'][::7][:12]
+    one, two = (bench.in_venue(venue_bank, ['theatre'], 0) for _ in range(2))
+    forward = {q.query_id: bench.render(q, corpus, degrade=one) for q in some}
+    for q in reversed(some):
+        assert np.array_equal(bench.render(q, corpus, degrade=two), forward[q.query_id])

@@ -190,3 +190,59 @@ def test_the_landmark_recogniser_needs_no_torch():
     code = 'import sys, resonance_nb.landmarks; print([m for m in ("torch", "lightning", "transformers", "matplotlib", "pandas") if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == '[]'
+
+
+# ---- degrade
+
+
+def degraded(home, *words):
+    status, out, err = resonance('degrade', *words, cwd=home, env={k: v for k, v in os.environ.items() if k != 'RESONANCE_CORPUS'})
+    return status, [json.loads(line) for line in out.splitlines() if line.startswith('{')] if '--json' in words else out, err
+
+
+def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
+    words = 'degrade', 'known.wav', 'heard.wav', '--venue', 'club', '--snr-db', '3', '--seed', '1', '--json'
+    status, told, err = degraded(home, *words[1:])
+    first = (home / 'heard.wav').read_bytes()
+    assert status == 0 and err == '' and len(told) == 1
+    assert told[0].keys() >= {'input', 'output', 'venue', 'snr_db', 'seed', 'room', 'scene', 'source', 'phone', 'measured', 'device', 'version'}
+    assert told[0]['venue'] == 'club' and abs(told[0]['measured']['snr_db'] - 3) <= 0.1
+    assert len(audio.load(home / 'heard.wav')) == 7 * RATE
+    again, others = degraded(home, *words[1:]), degraded(home, *words[1:-2], '2', '--json')
+    assert again[1] == told and others[1] != told
+    degraded(home, *words[1:])
+    assert (home / 'heard.wav').read_bytes() == first
+    assert degraded(home, 'known.wav', 'quiet.flac', '--snr-db', 'none')[1].count('no crowd') == 1
+
+
+def test_degrade_a_folder_keeps_its_shape_and_goes_on_after_what_is_broken(home):
+    status, told, err = degraded(home, 'music', 'concerts', '--venue', 'any', '--snr-db', '0', '--json')
+    assert status == 2 and 'broken.mp3' in err and len([line for line in err.splitlines() if 'broken' in line]) == 1
+    assert sorted(p.name for p in (home / 'concerts').iterdir()) == [f'song {i}.ogg.flac' for i in range(5)]
+    assert len(told) == 5 and len({t['seed'] for t in told}) == 5 and all(t['venue'] for t in told)
+
+
+@pytest.mark.parametrize('words, why', [
+    (('gone.wav', 'x.wav'), 'gone.wav'), (('known.wav', 'x.xyz'), 'choose a name that ends in'), (('known.wav', 'known.wav'), 'overwrite'),
+    (('known.wav', 'x.wav', '--snr-db', '99'), '-60 to 60'), (('known.wav', 'x.wav', '--snr-db', 'loud'), 'none'),
+    (('known.wav', 'x.wav', '--venue', 'opera'), 'phone-on-shoulder'), (('silence.wav', 'x.wav'), 'silent'), (('music/broken.mp3', 'x.wav'), 'broken.mp3'),
+    (('known.wav', 'x.wav', '--corpus', 'music'), 'not a corpus'),
+])
+def test_degrade_complains_in_one_line(home, words, why):
+    status, _, err = degraded(home, *words)
+    assert status == 2 and why in err and len(err.strip().splitlines()) == 1
+    assert not (home / 'x.wav').exists()
+
+
+def test_degrade_takes_what_is_longer_than_memory_should_hold(home):
+    audio.save(home / 'long.flac', np.tile(tune(5), 31))
+    status, told, err = degraded(home, 'long.flac', 'long heard.flac', '--venue', 'living-room', '--snr-db', '10', '--json')
+    assert status == 0, err
+    assert audio.info(home / 'long heard.flac').duration_s == 620 and abs(told[0]['measured']['snr_db'] - 10) <= 0.1
+
+
+def test_the_venues_of_the_command_are_those_of_the_package():
+    from resonance_nb.cli import VENUE_NAMES
+    from resonance_nb.venue import VENUES
+
+    assert list(VENUE_NAMES) == list(VENUES)
