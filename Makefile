@@ -26,6 +26,7 @@ test: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
+	@$(PY) benchmarks/concert.py </dev/null
 
 # Fits the confidence of the landmarks on validation songs: RESONANCE_CORPUS must name the open corpus.
 calibrate: $(VENV)/.ready

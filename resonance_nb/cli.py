@@ -246,6 +246,8 @@ def corpus_check(folder, full):
 # %% ../nbs/92_cli.ipynb #c0a5e002
 def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
     "What is degraded into what, and the name that its draw hangs on; raises `ResonanceError` when nothing is there."
+    from collections import Counter
+
     from resonance_nb.audio import FORMATS, find_audio
     from resonance_nb.catalog import show_path
 
@@ -257,10 +259,14 @@ def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
     found, problems = find_audio([source])
     for path, why in problems:
         click.echo(f'resonance: {show_path(path)}: {why}', err=True)
+    found = [p for p in found if not p.resolve().is_relative_to(out.resolve())]  # what an earlier call made
     if not found:
         raise ResonanceError('no audio files were found there')
     inside = [p.relative_to(source) for p in found]
-    return [(p, out / f'{r}.flac', os.fspath(r)) for p, r in zip(found, inside)]
+    short = [r.with_suffix('.flac') for r in inside]
+    times = Counter(short)
+    names = [s if times[s] == 1 else r.with_name(f'{r.name}.flac') for r, s in zip(inside, short)]
+    return [(p, out / to, os.fspath(r)) for p, to, r in zip(found, names, inside)]
 
 # %% ../nbs/92_cli.ipynb #c0a5e004
 _AT_ONCE_S = 600.0
@@ -278,12 +284,18 @@ def _degrade_one(source: Path, to: Path, venue: str, snr_db, seed: tuple, bank, 
         raise ResonanceError(f'{audio.printable(to)}: would overwrite what is read; choose another place')
     samples = audio.load(source, 0.0, _AT_ONCE_S + 1)
     to.parent.mkdir(parents=True, exist_ok=True)
-    if len(samples) <= _AT_ONCE_S * audio.SAMPLE_RATE:
-        made, record = degrade(samples, venue, snr_db, rng, bank, loudness=loudness)
-    elif loudness != 'rms':
+    whole = len(samples) <= _AT_ONCE_S * audio.SAMPLE_RATE
+    if not whole and loudness != 'rms':
         raise ResonanceError(f'{audio.printable(source)}: is too long for --loudness {loudness}; use rms')
-    else:
-        made, record = degrade_long(lambda: audio.stream(source), venue, snr_db, rng, bank)
+    try:
+        if whole:
+            made, record = degrade(samples, venue, snr_db, rng, bank, loudness=loudness)
+        else:
+            made, record = degrade_long(lambda: audio.stream(source), venue, snr_db, rng, bank)
+    except audio.AudioError:  # names its file
+        raise
+    except ResonanceError as e:
+        raise ResonanceError(f'{audio.printable(source)}: {e}') from e
     audio.save(to, made)
     return record
 
@@ -362,7 +374,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
 def _concert_text(to, record, show_path) -> str:
     "A record in one line."
     m = record.measured
-    crowd = 'no crowd' if record.snr_db is None else f'crowd at {m["snr_db"]:.1f} dB'
+    crowd = 'no crowd' if record.snr_db is None else f'crowd at {round(m["snr_db"], 1) + 0.0:g} dB'
     room = f'{record.room.kind} room' + (f', RT60 {m["rt60_s"]:.1f} s' if 'rt60_s' in m else '')
     return f'{show_path(to)}: {record.venue}, {crowd}, {room}, {record.room.distance_m:.0f} m away'
 

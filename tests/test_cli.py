@@ -218,14 +218,24 @@ def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
 def test_degrade_a_folder_keeps_its_shape_and_goes_on_after_what_is_broken(home):
     status, told, err = degraded(home, 'music', 'concerts', '--venue', 'any', '--snr-db', '0', '--json')
     assert status == 2 and 'broken.mp3' in err and len([line for line in err.splitlines() if 'broken' in line]) == 1
-    assert sorted(p.name for p in (home / 'concerts').iterdir()) == [f'song {i}.ogg.flac' for i in range(5)]
+    assert sorted(p.name for p in (home / 'concerts').iterdir()) == [f'song {i}.flac' for i in range(5)]
     assert len(told) == 5 and len({t['seed'] for t in told}) == 5 and all(t['venue'] for t in told)
+
+
+def test_degrade_takes_no_file_twice_and_loses_none_of_the_same_name(home):
+    (home / 'twins').mkdir()
+    for name in ('a.wav', 'a.ogg', 'b.ogg'):
+        audio.save(home / 'twins' / name, tune(9, 4))
+    for _ in range(2):
+        status, told, err = degraded(home, 'twins', 'twins/heard', '--json')
+        assert status == 0, err
+        assert sorted(p.name for p in (home / 'twins' / 'heard').iterdir()) == ['a.ogg.flac', 'a.wav.flac', 'b.flac'] and len(told) == 3
 
 
 @pytest.mark.parametrize('words, why', [
     (('gone.wav', 'x.wav'), 'gone.wav'), (('known.wav', 'x.xyz'), 'choose a name that ends in'), (('known.wav', 'known.wav'), 'overwrite'),
     (('known.wav', 'x.wav', '--snr-db', '99'), '-60 to 60'), (('known.wav', 'x.wav', '--snr-db', 'loud'), 'none'),
-    (('known.wav', 'x.wav', '--venue', 'opera'), 'phone-on-shoulder'), (('silence.wav', 'x.wav'), 'silent'), (('music/broken.mp3', 'x.wav'), 'broken.mp3'),
+    (('known.wav', 'x.wav', '--venue', 'opera'), 'phone-on-shoulder'), (('silence.wav', 'x.wav'), 'silence.wav: the music is silent'), (('music/broken.mp3', 'x.wav'), 'broken.mp3'),
     (('known.wav', 'x.wav', '--corpus', 'music'), 'not a corpus'),
 ])
 def test_degrade_complains_in_one_line(home, words, why):
