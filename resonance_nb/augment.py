@@ -209,11 +209,10 @@ def _best_place(x, here, around) -> torch.Tensor:
     away = torch.linspace(-1, 1, 2 * _SEARCH + 1, device=x.device)
     return around - _SEARCH + (alike - 0.1 * away.square()).argmax(1, keepdim=True)  # of equals, the nearest
 
-# %% ../nbs/23a_augment.ipynb #8ef8659b
+# %% ../nbs/23a_augment.ipynb #4bc52141
 def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
     "Another tempo at the same pitch, shape (batch, n); `x` has room at both ends, `anchor` is a sample number of `x` and becomes that of the answer less the room."
     import torch
-    from torch.nn.functional import pad
 
     room = (x.shape[1] - n) // 2
     right, left = -(-(n - (anchor - room)) // _SEGMENT), -(-(anchor - room) // _SEGMENT)

@@ -1,19 +1,17 @@
 "Concerts: what was asked is what is measured, a record is the concert, and what is hostile is told in one line."
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from resonance_nb import chain, crowd, rooms, venue
+from resonance_nb import chain, venue
 from resonance_nb.audio import lufs
 from resonance_nb.core import ResonanceError, rng_for
-from resonance_nb.corpora import Corpus
 from resonance_nb.starter import default_corpus
 from resonance_nb.venue import VENUES, Bank, Record, degrade, degrade_long, replay, synthesised
 
