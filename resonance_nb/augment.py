@@ -176,7 +176,7 @@ def _quantise(x, records, generator) -> torch.Tensor:
     y = torch.addcmul(noise[:, 1:], x, steps).sub_(noise[:, :-1])  # the difference of two uniform numbers is triangular
     return y.round_().clamp_(-steps, steps - 1).div_(steps)
 
-# %% ../nbs/23a_augment.ipynb #6bb17c48
+# %% ../nbs/23a_augment.ipynb #a9c1dccd
 def _read_at(x, times) -> torch.Tensor:
     "`chain._read` for a batch: the sound between its samples; `times` are all within."
     import torch
@@ -185,9 +185,11 @@ def _read_at(x, times) -> torch.Tensor:
     whole = times.floor()
     index, mu = whole.long(), (times - whole - 0.5).float()
     rows = torch.nn.functional.pad(x, (taps // 2 - 1, taps + block)).unfold(1, block + taps - 1, block)
-    y = torch.zeros_like(mu)
-    for filters in torch.from_numpy(chain._farrow()).to(x.device).flip(0):  # Horner
-        y = y * mu + torch.gather((rows @ filters).flatten(1), 1, index)
+    filters = torch.from_numpy(chain._farrow()).to(x.device).permute(1, 2, 0)  # all powers of a sample side by side
+    parts = (rows @ filters.flatten(1)).reshape(len(x), -1, chain._POWERS)[torch.arange(len(x), device=x.device)[:, None], index]
+    y = parts[..., -1]
+    for power in range(chain._POWERS - 2, -1, -1):  # Horner
+        y = torch.addcmul(parts[..., power], y, mu)
     return y
 
 
@@ -209,7 +211,7 @@ def _best_place(x, here, around) -> torch.Tensor:
     away = torch.linspace(-1, 1, 2 * _SEARCH + 1, device=x.device)
     return around - _SEARCH + (alike - 0.1 * away.square()).argmax(1, keepdim=True)  # of equals, the nearest
 
-# %% ../nbs/23a_augment.ipynb #4bc52141
+# %% ../nbs/23a_augment.ipynb #0b0d607b
 def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
     "Another tempo at the same pitch, shape (batch, n); `x` has room at both ends, `anchor` is a sample number of `x` and becomes that of the answer less the room."
     import torch
@@ -222,15 +224,13 @@ def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
         border = anchor + (k if k > 0 else k + 1) * _SEGMENT
         ideal = ((k + 0.5) * _SEGMENT * (tempo - 1)).round().long()
         jumps[k] = _best_place(x, border + known, border + ideal) - border
-    all_jumps = torch.cat([jumps[k] for k in range(-left, right + 1)], 1)
-    t = torch.arange(n, device=x.device) + room
-    segment = torch.div(t - anchor, _SEGMENT, rounding_mode='floor')
-    inside = (t - anchor) - segment * _SEGMENT
-    other = (segment + torch.where(inside < _SEGMENT // 2, -1, 1)).clamp(-left, right)
-    edge = torch.minimum(inside, _SEGMENT - 1 - inside) + 0.5
-    own = (0.5 + edge / _SPLICE).clamp_max(1)
-    take = lambda which: torch.gather(x, 1, t + all_jumps[:, which + left])
-    return own * take(segment) + (1 - own) * take(other)
+    numbers, row = range(-left, right + 1), torch.arange(len(x), device=x.device)[:, None]
+    borders = torch.tensor([anchor + k * _SEGMENT - _SPLICE // 2 for k in numbers], device=x.device)
+    starts = borders + torch.cat([jumps[k] for k in numbers], 1)
+    pieces = x.unfold(1, _SEGMENT + _SPLICE, 1)[row, starts]  # each a little longer than its segment
+    rise = torch.linspace(0, 1, _SPLICE, device=x.device)
+    pieces[:, 1:, :_SPLICE] = torch.lerp(pieces[:, :-1, _SEGMENT:], pieces[:, 1:, :_SPLICE], rise)
+    return pieces[..., :_SEGMENT].flatten(1)[:, room - int(borders[0]) :][:, :n]
 
 # %% ../nbs/23a_augment.ipynb #aaa19f6e
 def _drift(x, some, anchor: int) -> torch.Tensor:
@@ -355,15 +355,14 @@ def _degrade_batch(
 
 BatchDegrader.draw, BatchDegrader.degrade = _draw_batch, _degrade_batch
 
-# %% ../nbs/23a_augment.ipynb #07047685
+# %% ../nbs/23a_augment.ipynb #80f7f4ef
 def _only(stage: Callable, x, parameters, *more):
-    "A stage for the rows that have parameters for it."
+    "A stage for the rows that have parameters for it; the others stay. May change `x`."
     on = [i for i, p in enumerate(parameters) if p]
     if not on:
         return x
     if len(on) == len(x):
         return stage(x, parameters, *more)
-    x = x.clone()
     x[on] = stage(x[on], [parameters[i] for i in on], *more)
     return x
 
