@@ -259,7 +259,9 @@ def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
     found, problems = find_audio([source])
     for path, why in problems:
         click.echo(f'resonance: {show_path(path)}: {why}', err=True)
-    found = [p for p in found if not p.resolve().is_relative_to(out.resolve())]  # what an earlier call made
+    made = out.resolve()  # inside the source, it holds what an earlier call made
+    if made != source.resolve() and made.is_relative_to(source.resolve()):
+        found = [p for p in found if not p.resolve().is_relative_to(made)]
     if not found:
         raise ResonanceError('no audio files were found there')
     inside = [p.relative_to(source) for p in found]
@@ -364,7 +366,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
                 record = _degrade_one(path, to, venue, snr_db, (seed, 'degrade', name), bank, loudness)
             except (ResonanceError, OSError) as e:
                 failed += 1
-                click.echo(f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(path)}: {e.strerror}"}', err=True)
+                click.echo(f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(to)}: {e.strerror}"}', err=True)
                 continue
             told = {'input': os.fspath(path), 'output': os.fspath(to)} | asdict(record)
             click.echo(json.dumps(told) if as_json else _concert_text(to, record, show_path))

@@ -352,9 +352,9 @@ def plain_facts(
         return {k: plain_facts(v) for k, v in x.items()}
     return tuple(plain_facts(v) for v in x) if isinstance(x, (list, tuple)) else x
 
-# %% ../nbs/23_venue.ipynb #6cd2ca37
+# %% ../nbs/23_venue.ipynb #3449b249
 def _steps(*pairs):
-    "Steps of the chain as plain data; those that are `None` or do nothing are left out."
+    "Steps of the chain as plain data; those that are `None` are left out."
     return tuple(plain_facts(chain.stage_to_dict(name, p)) for name, p in pairs if p is not None)
 
 
@@ -548,7 +548,7 @@ def replay(
     clip, before, after = _checked(samples, 'the clip'), _checked(before, 'the sound before it'), _checked(after, 'the sound after it')
     return _play(record, clip, bank, before, after)[0]
 
-# %% ../nbs/23_venue.ipynb #38a26f55
+# %% ../nbs/23_venue.ipynb #e14e59af
 def crowd_alone(
     duration_s: float,  # how long, seconds
     venue: str | Venue,  # one of `VENUES`, or your own
@@ -562,7 +562,7 @@ def crowd_alone(
         raise ResonanceError(f'{duration_s} s of crowd have no samples')
     record = replace(venue_named(venue).draw(rng, bank, None, duration_s, before_s), music=False)
     empty = np.zeros(n, np.float32)
-    out, measured = _play(record, empty, bank, empty[:0] if not m else np.zeros(m, np.float32), empty[:0])
+    out, measured = _play(record, empty, bank, np.zeros(m, np.float32), empty[:0])
     return out, replace(record, measured=measured)
 
 # %% ../nbs/23_venue.ipynb #2f12f850

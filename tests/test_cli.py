@@ -184,6 +184,12 @@ def test_bench_on_a_small_corpus(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
     assert len(rows) == len((tmp_path / 'answers.csv').read_text().splitlines()) - 1 > 0
     assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(r['duration_s'] == 3 for r in rows)
+    status, out, err = resonance(*words, tmp_path / 'festival.csv', '--venue', 'festival')
+    assert status == 0, err
+    festival, plain = (pd.read_csv(tmp_path / name).set_index('query_id') for name in ('festival.csv', 'answers.csv'))
+    clean, crowded = (festival.snr_db == np.inf), (festival.snr_db == -5)
+    assert festival[clean].score.equals(plain.loc[festival[clean].index].score)
+    assert not festival[crowded].score.equals(plain.loc[festival[crowded].index].score)
 
 
 def test_the_landmark_recogniser_needs_no_torch():
@@ -230,6 +236,9 @@ def test_degrade_takes_no_file_twice_and_loses_none_of_the_same_name(home):
         status, told, err = degraded(home, 'twins', 'twins/heard', '--json')
         assert status == 0, err
         assert sorted(p.name for p in (home / 'twins' / 'heard').iterdir()) == ['a.ogg.flac', 'a.wav.flac', 'b.flac'] and len(told) == 3
+    (home / 'above').mkdir()
+    audio.save(home / 'above' / 'c.ogg', tune(9, 4))
+    assert degraded(home, 'above', '.', '--json')[0] == 0 and (home / 'c.flac').exists()  # out may hold the source
 
 
 @pytest.mark.parametrize('words, why', [

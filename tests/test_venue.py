@@ -299,22 +299,24 @@ def test_blocks_play_the_same_concert_as_a_whole(name):
     assert np.corrcoef(out[:79_000], whole[:79_000])[0, 1] > 0.9
     if not drifts:
         assert np.corrcoef(out, whole)[0, 1] > 0.9
-    jumps = np.abs(np.diff(out))
-    assert jumps[79_900:80_900].max() <= jumps.max() and np.abs(np.diff(out[79_990:80_010])).max() < 0.5
+    jumps, seams = np.abs(np.diff(out)), np.zeros(len(out) - 1, bool)
+    for seam in range(80_000, len(out), 80_000):
+        seams[seam - 20 : seam + 820] = True
+    assert jumps[seams].max() <= 1.25 * jumps[~seams].max()  # a hard cut between two concerts would jump by more than the music does
 
 
 def test_long_recordings_need_bounded_memory():
-    "Two hours in blocks, of which only the first are taken: nothing is kept."
+    "Three times the length needs no more memory; keeping the recording once would take 7.7 MB more."
     import tracemalloc
 
-    block = tune(30.0)
-    tracemalloc.start()
-    made, _ = degrade_long(lambda: (block for _ in range(10)), 'living-room', 10.0, rng_for(0), block_s=30.0)
-    for _ in made:
-        pass
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 200e6
+    block, peaks = tune(20.0), []
+    for blocks in (3, 3, 9):  # the first call fills caches
+        tracemalloc.start()
+        for _ in degrade_long(lambda: (block for _ in range(blocks)), 'theatre', 10.0, rng_for(0), block_s=20.0)[0]:
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 3e6, peaks
 
 
 def test_a_silent_or_empty_or_broken_recording_of_any_length_is_told():
