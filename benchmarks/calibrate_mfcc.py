@@ -1,0 +1,89 @@
+"""Fit the confidence of the averages (MFCC and chroma) on the validation split of the open corpus.
+
+    RESONANCE_CORPUS=<open corpus> python benchmarks/calibrate_mfcc.py
+
+Writes resonance_nb/models/mfcc.json and chroma.json, and prints the lab's measures on the same queries. Test songs,
+crowds and rooms are not touched: queries come from the validation split, and a third of their songs are kept out of
+the catalogue.
+"""
+
+import json
+
+import numpy as np
+from tqdm import tqdm
+
+from resonance_nb import bench
+from resonance_nb.core import Match, atomic_write, project_root, rng_for
+from resonance_nb.mfcc import Chroma, Mfcc, features, lab_measures
+from resonance_nb.starter import default_corpus
+
+SEED, FALSE_ACCEPTS, EXCERPTS = 0, 0.01, 2
+MODELS = project_root() / 'resonance_nb' / 'models'
+UNFITTED = {'intercept': 0.0, 'weights': [0.0, 0.0], 'accept_confidence': 1.0, 'usual_fifth': 0.0, 'front_end': '', 'fitted_on': {}}
+
+for cls in (Mfcc, Chroma):  # a class reads its file when it is made
+    if not (MODELS / f'{cls.name}.json').exists():
+        (MODELS / f'{cls.name}.json').write_text(json.dumps(UNFITTED))
+
+corpus = default_corpus()
+plan = bench.protocol(corpus, 'validation', seed=SEED)
+queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
+systems = [Mfcc(), Chroma(), Mfcc(scope='song'), Chroma(scope='song'), Mfcc(spread=False, loudness=True, top_db=200, scaling='none')]
+for system in systems:
+    bench.index(system, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
+
+asked, cache = [[] for _ in systems], {}
+for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s)), 'ask', disable=None):
+    samples = bench.render(query, corpus, cache)
+    for system, found in zip(systems, asked):
+        found.append((query, *system.ranking(samples)[:2]))
+
+
+def fit(system, found):
+    "The calibration of one system from its answers (query, track ids, scores)."
+    usual = float(np.median([scores[4] for _, ids, scores in found if ids]))
+    rows = [features(scores, usual)[0] if ids else features(np.zeros(1), usual)[0] for _, ids, scores in found]
+    right = np.array([bool(ids) and q.kind == 'known' and ids[0] == q.track_id for q, ids, _ in found])
+    kinds = np.array([q.kind for q, _, _ in found])
+    coefficients = bench.fit_calibration(np.array(rows), right)
+    confidence = np.where([bool(ids) for _, ids, _ in found], bench.calibrated(coefficients, np.array(rows)), 0)
+    # the threshold holds for unknown songs and for crowds, each on its own
+    threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
+    accepted = confidence > threshold
+    for kind in ('unknown', 'noise'):
+        print(f'{system.name}: false accepts of {kind}: {accepted[kinds == kind].mean():.2%}, n = {(kinds == kind).sum()}')
+    print(f'{system.name}: accepted and right, all known: {(accepted & right)[kinds == "known"].mean():.1%}')
+    return {
+        'intercept': float(coefficients[0]),
+        'weights': [float(w) for w in coefficients[1:]],
+        'usual_fifth': usual,
+        'accept_confidence': float(np.nextafter(threshold, 1)),
+        'front_end': system.front.digest(),
+        'fitted_on': {
+            'corpus': corpus.name,
+            'corpus_checksum': corpus.checksum(),
+            'split': 'validation',
+            'seed': SEED,
+            'queries': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
+            'query_set': bench.query_set_hash(queries),
+            'false_accepts_allowed': FALSE_ACCEPTS,
+        },
+    }
+
+
+for system, found in zip(systems[:2], asked):
+    with atomic_write(MODELS / f'{system.name}.json') as part:
+        part.write_text(json.dumps(fit(system, found), indent=2) + '\n')
+
+names = ['mfcc', 'chroma', 'mfcc, whole songs', 'chroma, whole songs', 'mfcc, as the lab had it']
+for name, system, found in zip(names, systems, asked):
+    for duration_s in (5, 10):
+        for snr_db in (None, 10, 0):
+            part = [
+                (q.track_id, [Match(t, float(s), 0.0, 0.0) for t, s in zip(ids, scores)])
+                for q, ids, scores in found
+                if q.kind == 'known' and (q.duration_s, q.snr_db) == (duration_s, snr_db)
+            ]
+            table = lab_measures(part, len(system), rng_for(SEED, 'intervals'))
+            figures = ', '.join(f'{m} {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]' for m, r in table.iterrows())
+            print(f'{name}, {duration_s} s, {bench.snr_label(snr_db)}: {figures}, n = {len(part)}')
