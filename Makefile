@@ -28,9 +28,11 @@ bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
 	@$(PY) benchmarks/concert.py </dev/null
 
-# Fits the confidence of the landmarks on validation songs: RESONANCE_CORPUS must name the open corpus.
+# Fits the confidences of the recognisers on validation songs: RESONANCE_CORPUS must name the open corpus.
 calibrate: $(VENV)/.ready
 	@$(PY) benchmarks/calibrate.py </dev/null
+	@$(PY) benchmarks/calibrate_chromaprint.py </dev/null
+	@$(PY) benchmarks/calibrate_mfcc.py </dev/null
 
 notebooks: $(VENV)/.ready
 	@$(PY) -m nbconvert --clear-output --inplace --log-level=ERROR nbs/*.ipynb figures/*.ipynb </dev/null
@@ -48,7 +50,7 @@ help:
 	@echo "make test       run every test"
 	@echo "make bench      print the speed figures of this machine"
 	@echo "make notebooks  after editing nbs/: export the package, drop outputs, clean"
-	@echo "make calibrate  fit the landmarks' confidence anew (needs the open corpus)"
+	@echo "make calibrate  fit the recognisers' confidences anew (needs the open corpus)"
 	@echo "make clean      remove the built book and caches (keeps runs and the environment)"
 	@echo "make help       print this list"
 	@echo "The first of them makes the environment .venv, which takes some minutes."

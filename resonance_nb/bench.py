@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label', 'make_queries',
-           'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'fixed_threads', 'index', 'run',
-           'wilson', 'bootstrap_by_track', 'summarise', 'HtmlTable', 'table', 'plot_accuracy', 'cmc', 'plot_cmc',
-           'mcnemar', 'compare', 'open_set', 'tune_threshold', 'accepted_correct_at', 'summarise_open',
-           'false_accepts_at_default', 'plot_roc', 'rate_upper_bound', 'fit_calibration', 'calibrated', 'reliability',
-           'expected_calibration_error', 'plot_calibration', 'time_it', 'ratio_in_one_run', 'machine']
+__all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'song_of', 'protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label',
+           'make_queries', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'fixed_threads',
+           'timed', 'index', 'run', 'wilson', 'bootstrap_by_track', 'interval_by_track', 'summarise', 'HtmlTable',
+           'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar', 'compare', 'open_set', 'tune_threshold',
+           'accepted_correct_at', 'summarise_open', 'false_accepts_at_default', 'plot_roc', 'rate_upper_bound',
+           'fit_calibration', 'calibrated', 'reliability', 'expected_calibration_error', 'plot_calibration', 'time_it',
+           'ratio_in_one_run', 'machine']
 
 # %% ../nbs/10_bench.ipynb #10465f5f
 SNRS_DB = (None, 20, 10, 5, 0, -5, -10)  # None is a clean clip
@@ -61,7 +62,9 @@ class Protocol:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
 
 # %% ../nbs/10_bench.ipynb #6be63b01
-def _song_of(music) -> dict:
+def song_of(
+    music: pd.DataFrame,  # a corpus's table of music
+) -> dict[str, str]:
     "Track id -> the song it is a version of: its version group, or itself."
     groups = music['version_group'] if 'version_group' in music else [None] * len(music)
     return {t: f'group:{g}' if isinstance(g, str) and g.strip() else f'track:{t}' for t, g in zip(music.index, groups)}
@@ -76,10 +79,10 @@ def protocol(
     "Divide a split into known and unknown songs; the catalogue is everything but the unknown ones and their versions."
     if not 0 <= unknown_fraction < 1:
         raise ResonanceError(f'unknown_fraction must be in [0, 1), not {unknown_fraction}')
-    song_of, played = _song_of(corpus.music), {}
+    songs_of, played = song_of(corpus.music), {}
     order = lambda s: hashlib.sha256(f'{seed}:known or unknown:{s}'.encode()).digest()
     for track in corpus.split('music', split).index:
-        played.setdefault(song_of[track], []).append(track)
+        played.setdefault(songs_of[track], []).append(track)
     goal, unknown_songs, n = round(unknown_fraction * sum(map(len, played.values()))), set(), 0
     songs = sorted(played, key=order)
     for song in songs:
@@ -88,7 +91,7 @@ def protocol(
             n += len(played[song])
     unknown = tuple(t for s in songs if s in unknown_songs for t in sorted(played[s]))
     known = tuple(t for s in songs if s not in unknown_songs for t in sorted(played[s]))
-    catalogue = tuple(sorted(t for t, s in song_of.items() if s not in unknown_songs))
+    catalogue = tuple(sorted(t for t, s in songs_of.items() if s not in unknown_songs))
     if not known:
         raise ResonanceError(f'no known song is left in the {split} split of {corpus.name}: it has {len(played)} songs')
     return Protocol(catalogue, known, unknown, split, seed)
@@ -374,6 +377,15 @@ def fixed_threads(
     with threadpool_limits(n):
         yield True
 
+
+def timed(
+    fn,  # called once, without arguments
+) -> tuple[float, object]:
+    "Seconds that a call takes, and what it gives."
+    start = time.perf_counter()
+    made = fn()
+    return time.perf_counter() - start, made
+
 # %% ../nbs/10_bench.ipynb #523e1ec3
 def index(
     recognizer,  # any `Recognizer`
@@ -430,14 +442,14 @@ def _facts(query):
 
 # %% ../nbs/10_bench.ipynb #9e73ab0a
 def run(
-    recognizer,  # any `Recognizer` that has been shown the protocol's catalogue
+    recognizer,  # any `Recognizer` that has been shown the protocol's catalogue, or a list of them: each clip is made once
     queries,  # of `Query`
     corpus,  # where their sounds come from
     k: int = 5,  # answers asked for
     progress: bool = True,  # show a bar
     degrade: Callable | None = None,  # see `render`
 ) -> pd.DataFrame:
-    """Ask every query; one row each, in the order of `queries`.
+    """Ask every query; one row each, in the order of `queries`, recogniser by recogniser.
 
     The query's fields, `system`, `k`, `rank` (1…k or missing), `top_id`, `score`, `confidence`, `lead` (over the second answer;
     a lone answer leads over 0), `accepted`, `offset_error_s` (of the right answer) and `elapsed_ms` (the search alone).
@@ -446,19 +458,20 @@ def run(
     import pandas as pd
     from tqdm import tqdm
 
-    accept = getattr(recognizer, 'accept_confidence', 0.5)
+    many = list(recognizer) if isinstance(recognizer, (list, tuple)) else [recognizer]
     order = sorted(range(len(queries)), key=lambda i: (queries[i].kind, queries[i].noise_key, queries[i].span_s, i))
-    rows, cache = [None] * len(queries), {}
+    rows, cache = [[None] * len(queries) for _ in many], {}
     with fixed_threads():
-        for n, i in enumerate(tqdm(order, f'ask {recognizer.name}', disable=not progress, unit='query')):
+        for n, i in enumerate(tqdm(order, f'ask {", ".join(r.name for r in many)}', disable=not progress, unit='query')):
             samples = render(queries[i], corpus, cache, degrade)
-            if n == 0:
-                recognizer.search(samples, k)  # warm-up, not counted
-            start = time.perf_counter()
-            matches = recognizer.search(samples, k)
-            ms = 1000 * (time.perf_counter() - start)
-            rows[i] = {'system': recognizer.name, 'k': k} | _facts(queries[i]) | _outcome(queries[i], matches, k, accept) | {'elapsed_ms': ms}
-    return pd.DataFrame(rows)
+            for mine, r in zip(rows, many):
+                if n == 0:
+                    r.search(samples, k)  # warm-up, not counted
+                took_s, matches = timed(lambda: r.search(samples, k))
+                outcome = _outcome(queries[i], matches, k, getattr(r, 'accept_confidence', 0.5))
+                mine[i] = {'system': r.name, 'k': k} | _facts(queries[i]) | outcome | {'elapsed_ms': 1000 * took_s}
+    return pd.DataFrame([row for mine in rows for row in mine])
+
 
 # %% ../nbs/10_bench.ipynb #08519916
 def wilson(
@@ -543,6 +556,15 @@ def _groups(df, by):
     if not by:
         return [({}, df)]
     return [(dict(zip(by, key)), part) for key, part in df.groupby(by, sort=True)]
+
+# %% ../nbs/10_bench.ipynb #6b9c1616
+def interval_by_track(
+    right,  # one truth value per clip
+    tracks,  # the song of each clip
+    level: float = 0.95,  # of the interval
+) -> tuple[float, float, float]:
+    "Share that is right and its interval: Wilson's when every song has one clip, else the bootstrap by song."
+    return _interval(np.asarray(right, bool), np.asarray(tracks, str), (0, 1), level, 2000, 0)
 
 # %% ../nbs/10_bench.ipynb #139d10b4
 def summarise(

@@ -421,6 +421,14 @@ def _segment_folders(place: Path) -> list[Path]:
         return [p for p in place.iterdir() if re.fullmatch(r'(\.part-)?[0-9a-f]{32}', p.name)]
     return []
 
+# %% ../nbs/02_catalog.ipynb #4c2bb26b
+_ROWS = 'rows-'  # a segment of such a name has no folder: its songs' vectors are rows of `track_embeddings`
+
+
+def _in_rows(method: str) -> bool:
+    "Does this recogniser's index live in the database?"
+    return getattr(method_class(method), 'stored_in', 'folder') == 'embeddings'
+
 # %% ../nbs/02_catalog.ipynb #aa90a1f8
 BATCH_FILES, BATCH_S = 16, 20 * 60.0  # a segment is saved after this many files, or this many seconds of sound
 
@@ -586,7 +594,7 @@ def _sweep(self: Catalog) -> None:
         for place in _segment_folders(self.folder / method):
             if (method, place.name) not in rows:
                 shutil.rmtree(place, ignore_errors=True)
-    lost = [(name,) for method, name in rows if not (self.folder / method / name).is_dir()]
+    lost = [(name,) for method, name in rows if not name.startswith(_ROWS) and not (self.folder / method / name).is_dir()]
     if lost:
         with self._transaction() as db:
             db.executemany('DELETE FROM indexed WHERE segment = ?', lost)
@@ -625,7 +633,8 @@ def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) ->
             db.execute('INSERT OR REPLACE INTO indexed VALUES (?, ?, ?)', (file['recording_id'], method, segment))
 
     if good:
-        self._publish(method, Path(task['part']), outcome['n_tracks'], outcome['bytes'], change)
+        publish = self._publish_rows if _in_rows(method) else self._publish
+        publish(method, Path(task['part']), outcome['n_tracks'], outcome['bytes'], change)
     for file, facts in pairs:
         if 'failed' in facts:
             run.fail(file['path'], facts['failed'])
@@ -669,6 +678,8 @@ def _segments(self: Catalog, method: str) -> list[dict]:
 def _assemble(self: Catalog, method: str, segments: list[dict]) -> CatalogRecognizer:
     "One recogniser that knows the living songs of these segments."
     cls, whole = method_class(method), None
+    if _in_rows(method):
+        return _assemble_rows(self, cls, method, segments)
     for segment in segments:
         if not segment['live']:
             continue
@@ -698,6 +709,9 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
         db.executemany('UPDATE indexed SET segment = ? WHERE segment = ?', [(segment, *name) for name in old])
         db.executemany('DELETE FROM segments WHERE name = ?', old)
 
+    if _in_rows(method):  # only the list grows shorter
+        self._list_rows(method, sum(s['live'] for s in chosen), sum(s['bytes'] for s in chosen), change)
+        return
     try:
         whole = _assemble(self, method, chosen)
         self._publish(method, part, len(whole), _save(whole, part), change)
@@ -742,6 +756,8 @@ def _index(
         run = _Run(bar)
         run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
         _sweep(self)
+        if _in_rows(method):
+            _forget_stale(self, method, cls)
         new = _plan(self, method, found, run)
         batches = iter(lambda: [*islice(new, batch_files)], [])
         work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
@@ -809,7 +825,7 @@ def _recognizer(
                 before, segments = segments, self._segments(method)
                 if before != segments:
                     continue
-                lost = [s['name'] for s in segments if s['live'] and not (self.folder / method / s['name']).is_dir()]
+                lost = [s['name'] for s in segments if s['live'] and not _in_rows(method) and not (self.folder / method / s['name']).is_dir()]
                 if isinstance(e, ResonanceError) and not lost:
                     raise
                 why = f'has lost the folder {method}/{lost[0]}: run `resonance index` again to rebuild it' if lost else f'cannot be loaded ({_why(e)})'
@@ -1012,7 +1028,9 @@ def _check(self: Catalog) -> list[str]:
             try:
                 _assemble(self, method, [segment])
             except Exception as e:
-                cure = f'delete {shown}/{method}/{segment["name"]} and run `resonance index` again'
+                cure = f'run `resonance index --method {method}` again'
+                if not segment['name'].startswith(_ROWS):
+                    cure = f'delete {shown}/{method}/{segment["name"]} and run `resonance index` again'
                 problems.append(f'{method}/{segment["name"]} ({segment["live"]} songs) cannot be loaded ({_why(e)}): {cure}')
     for song in self._rows('SELECT recording_id, path FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM indexed)'):
         problems.append(f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index; run `resonance index` again')
@@ -1133,6 +1151,22 @@ def _import_csv(
 Catalog.import_csv = _import_csv
 
 # %% ../nbs/02_catalog.ipynb #6cc3992f
+def _insert_vectors(db: sqlite3.Connection, track_id: str, starts: np.ndarray, ends: np.ndarray, vectors: np.ndarray, model_name: str) -> None:
+    "The rows of one song and model, in the place of earlier ones; `vectors` are little-endian float32."
+    import numpy as np
+
+    if vectors.ndim != 2 or not len(vectors) == len(starts) == len(ends) or not np.isfinite(vectors).all():
+        raise ResonanceError(f'embeddings want one finite row per chunk: {vectors.shape} for {len(starts)} starts and {len(ends)} ends')
+    dim, now = vectors.shape[1], _now()
+    rows = [(track_id, s, e, v.tobytes(), model_name, dim, now) for s, e, v in zip(starts.tolist(), ends.tolist(), vectors)]
+    db.execute('DELETE FROM track_embeddings WHERE track_id = ? AND model_name = ?', (track_id, model_name))
+    other = db.execute('SELECT embedding_dim FROM track_embeddings WHERE model_name = ? LIMIT 1', (model_name,)).fetchone()
+    if other and other[0] != dim:
+        raise ResonanceError(f'{model_name} has embeddings of {other[0]} numbers here, not {dim}')
+    db.executemany('INSERT INTO track_embeddings (track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, created_at) '
+                   'VALUES (?, ?, ?, ?, ?, ?, ?)', rows)
+
+
 def _add_embeddings(
     self: Catalog,
     track_id: str,  # a song of this catalogue
@@ -1146,18 +1180,8 @@ def _add_embeddings(
 
     self.song(track_id)
     starts, ends = (np.asarray([*x], dtype=float) for x in (chunk_start_s, chunk_end_s))
-    vectors = np.ascontiguousarray(vectors, dtype='<f4')
-    if vectors.ndim != 2 or not len(vectors) == len(starts) == len(ends) or not np.isfinite(vectors).all():
-        raise ResonanceError(f'embeddings want one finite row per chunk: {vectors.shape} for {len(starts)} starts and {len(ends)} ends')
-    dim, now = vectors.shape[1], _now()
-    rows = [(track_id, s, e, v.tobytes(), model_name, dim, now) for s, e, v in zip(starts.tolist(), ends.tolist(), vectors)]
     with self._transaction() as db:
-        db.execute('DELETE FROM track_embeddings WHERE track_id = ? AND model_name = ?', (track_id, model_name))
-        other = db.execute('SELECT embedding_dim FROM track_embeddings WHERE model_name = ? LIMIT 1', (model_name,)).fetchone()
-        if other and other[0] != dim:
-            raise ResonanceError(f'{model_name} has embeddings of {other[0]} numbers here, not {dim}')
-        db.executemany('INSERT INTO track_embeddings (track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, created_at) '
-                       'VALUES (?, ?, ?, ?, ?, ?, ?)', rows)
+        _insert_vectors(db, track_id, starts, ends, np.ascontiguousarray(vectors, dtype='<f4'), model_name)
 
 
 Catalog.add_embeddings = _add_embeddings
@@ -1168,13 +1192,69 @@ def _embeddings(
     model_name: str,  # the model that made them
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:  # track ids (n), starts (n,) and ends (n,) in seconds, vectors (n, d) float32
     "All embeddings of a model, ordered by song and time; empty arrays when there are none."
-    import numpy as np
-
-    rows = self._rows('SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
-                      'WHERE model_name = ? ORDER BY track_id, chunk_start, id', model_name)
-    ids, starts, ends, raw = zip(*rows) if rows else ((), (), (), ())
-    vectors = np.frombuffer(bytearray().join(raw), dtype='<f4').reshape(len(ids), -1 if ids else 0)
-    return [*ids], np.array(starts, dtype=float), np.array(ends, dtype=float), vectors.astype(np.float32, copy=False)
+    return _arrays(self._rows('SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
+                              'WHERE model_name = ? ORDER BY track_id, chunk_start, id', model_name))
 
 
 Catalog.embeddings = _embeddings
+
+
+def _arrays(rows: list[sqlite3.Row]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    "Rows (track_id, chunk_start, chunk_end, embedding) as track ids, starts, ends and vectors."
+    import numpy as np
+
+    ids, starts, ends, raw = zip(*rows) if rows else ((), (), (), ())
+    if len({len(r) for r in raw}) > 1:
+        raise ResonanceError('its vectors are not all of one length')
+    vectors = np.frombuffer(bytearray().join(raw), dtype='<f4').reshape(len(ids), -1 if ids else 0)
+    return [*ids], np.array(starts, dtype=float), np.array(ends, dtype=float), vectors.astype(np.float32, copy=False)
+
+# %% ../nbs/02_catalog.ipynb #7326f6e4
+def _list_rows(self: Catalog, method: str, n_tracks: int, size: int, change: Callable) -> None:
+    "One transaction: a segment without a folder, and the `change` that fills it."
+    with self._transaction() as db:
+        name = _ROWS + uuid.uuid4().hex
+        db.execute('INSERT INTO segments VALUES (?, ?, ?, ?, ?)', (name, method, n_tracks, size, _now()))
+        change(db, name)
+
+
+def _publish_rows(self: Catalog, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
+    "Make a saved batch part of the catalogue as rows; its folder is not needed any more."
+    def songs_and_vectors(db: sqlite3.Connection, segment: str) -> None:
+        change(db, segment)
+        for track_id, starts_s, ends_s, vectors in made.embeddings():
+            _insert_vectors(db, track_id, starts_s, ends_s, vectors.astype('<f4'), made.model_name)
+
+    try:
+        made = method_class(method).load(part)
+        self._list_rows(method, n_tracks, size, songs_and_vectors)
+    except OSError as e:
+        raise StorageError(_why(e)) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+Catalog._list_rows, Catalog._publish_rows = _list_rows, _publish_rows
+
+# %% ../nbs/02_catalog.ipynb #1a1c1265
+def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) -> CatalogRecognizer:
+    "One recogniser made of the rows of these segments' songs."
+    model, names = cls().model_name, [s['name'] for s in segments]
+    rows = self._rows(f"""SELECT i.recording_id, e.chunk_start, e.chunk_end, e.embedding FROM indexed i LEFT JOIN track_embeddings e
+        ON e.track_id = i.recording_id AND e.model_name = ? WHERE i.method = ? AND i.segment IN ({', '.join('?' * len(names))})
+        ORDER BY i.recording_id, e.chunk_start, e.id""", model, method, *names)
+    if lost := [r['recording_id'] for r in rows if r['embedding'] is None]:
+        others = self._rows('SELECT DISTINCT model_name FROM track_embeddings WHERE track_id = ? AND substr(model_name, 1, ?) = ?',
+                            lost[0], len(method) + 1, f'{method}/')
+        raise ResonanceError(f'{show_path(self.folder)} has no vectors of {model} for {len(lost)} of its songs, but of '
+                             f'{", ".join(r[0] for r in others) or "no other front end"}: run `resonance index --method {method}` again')
+    return cls.from_embeddings(*_arrays(rows))
+
+
+def _forget_stale(self: Catalog, method: str, cls: type) -> None:
+    "Take songs off the list whose vectors are missing, cut short, or of another front end: they are indexed again."
+    model = cls().model_name
+    with self._transaction() as db:
+        db.execute('DELETE FROM track_embeddings WHERE substr(model_name, 1, ?) = ? AND model_name <> ?', (len(method) + 1, f'{method}/', model))
+        db.execute("""DELETE FROM indexed WHERE method = ? AND recording_id NOT IN (SELECT track_id FROM track_embeddings WHERE model_name = ?
+                      GROUP BY track_id HAVING min(length(embedding) = 4 * embedding_dim))""", (method, model))

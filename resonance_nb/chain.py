@@ -557,6 +557,7 @@ def quantise(
 
 # %% ../nbs/22_chain.ipynb #1304c623
 _TAPS, _POWERS, _BLOCK = 32, 5, 32  # neighbours, coefficients of a polynomial, outputs in one row of a matrix product
+_ROWS = 64  # rows in one product
 
 
 @lru_cache(maxsize=1)
@@ -582,8 +583,10 @@ def _read(
     first = int(whole[0])
     index = whole.astype(np.int64) - first
     start, blocks = first - (_TAPS // 2 - 1), int(index[-1]) // _BLOCK + 1
+    blocks += -blocks % _ROWS  # products this small are never shared between threads, whose number would show in the last bit
     near = _between(x, start, start + blocks * _BLOCK + _TAPS - 1)
     rows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(near, _BLOCK + _TAPS - 1)[::_BLOCK])
+    rows = rows.reshape(-1, _ROWS, _BLOCK + _TAPS - 1)
     y = np.zeros(len(times), dtype=np.float32)
     for filters in _farrow()[::-1]:  # Horner
         y *= mu

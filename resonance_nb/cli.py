@@ -18,8 +18,8 @@ from .core import METHODS, ResonanceError, cache_folder, method_class
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'corpus',
-           'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade', 'bench',
-           'run', 'book']
+           'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade', 'asking',
+           'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'run', 'book']
 
 # %% ../nbs/92_cli.ipynb #18ff0726
 def main(
@@ -339,7 +339,7 @@ def bank_of(
 @cli.command()
 @click.argument('source', type=click.Path(exists=True, path_type=Path), metavar='IN')
 @click.argument('out', type=click.Path(path_type=Path), metavar='OUT')
-@click.option('--venue', default='club', show_default=True, type=click.Choice([*VENUE_NAMES, 'any']), help='Where the music is played; any: drawn for each file.')
+@click.option('--venue', default='club', show_default=True, type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']), help='Where the music is played; any: drawn for each file.')
 @click.option('--snr-db', default='0', show_default=True, type=Level(), help='Music over crowd, dB; none: no crowd.')
 @click.option('--seed', default=0, show_default=True, type=int, help='Another seed, another concert.')
 @click.option('--loudness', default='rms', show_default=True, type=click.Choice(['rms', 'lufs']), help='What the ratio compares.')
@@ -394,34 +394,50 @@ class Numbers(click.ParamType):
         except ValueError:
             self.fail(f'{value!r} is no list like 10,0,-5', param, ctx)
 
+# %% ../nbs/92_cli.ipynb #33c00001
+def asking(
+    command,  # a function to be made a command
+):
+    "The options that decide which questions are asked, in the order of the help."
+    split = click.Choice(['train', 'validation', 'test'])
+    options = [
+        click.option('--snr-db', default='clean,10,0,-5', show_default=True, type=Numbers(), help='Music over crowd, dB.'),
+        click.option('--durations', default='5', show_default=True, type=Numbers(), help='Clip lengths, s.'),
+        click.option('--split', default='validation', show_default=True, type=split, help='Where the queries come from.'),
+        click.option('--venue', type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']), help='Play the clips there.  [default: nowhere, only a crowd is added]'),
+        click.option('--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.'),
+        click.option('--seed', default=0, show_default=True, type=int, help='Another seed, other clips and crowds.'),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
 # %% ../nbs/92_cli.ipynb #91773591
-@cli.command()
+@cli.group(invoke_without_command=True, subcommand_metavar='[COMMAND [ARGS]...]')
 @corpus_option('A corpus folder.  [default: the one in use]')
 @click.option('--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.')
-@click.option('--snr-db', default='clean,10,0,-5', show_default=True, type=Numbers(), help='Music over crowd, dB.')
-@click.option('--durations', default='5', show_default=True, type=Numbers(), help='Clip lengths, s.')
-@click.option('--split', default='validation', show_default=True, type=click.Choice(['train', 'validation', 'test']), help='Where the queries come from.')
-@click.option('--venue', type=click.Choice([*VENUE_NAMES, 'any']), help='Play the clips there.  [default: nowhere, only a crowd is added]')
-@click.option('--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.')
-@click.option('--seed', default=0, show_default=True, type=int, help='Another seed, other clips and crowds.')
+@asking
 @click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='Write every answer here: a CSV, or JSON lines when it ends in .jsonl.')
-def bench(folder, methods, snr_db, durations, split, venue, excerpts, seed, out):
+@click.pass_context
+def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed, out):
     """Measure recognisers on degraded clips of a corpus.
 
     A third of the queries are songs that are not in the catalogue.
+    The commands below bring the same questions to services that cannot be run here.
 
     \b
       resonance bench --snr-db clean,5,0,-5 --durations 2,5,10 --out answers.csv
       resonance bench --venue any --snr-db 5,0
     """
     from resonance_nb import bench as b
-    from resonance_nb.corpora import Corpus
-    from resonance_nb.starter import default_corpus
 
-    corpus = Corpus(folder) if folder else default_corpus()
+    if ctx.invoked_subcommand:
+        stray = [p.opts[0] for p in ctx.command.params if ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
+        if stray:
+            raise click.UsageError(f'{", ".join(stray)}: put the options behind the word {ctx.invoked_subcommand}')
+        return
     classes = [method_class(m.strip()) for m in methods.split(',')]
-    plan = b.protocol(corpus, split, seed=seed)
-    queries = b.make_queries(corpus, plan, snr_db, durations, excerpts, seed)
+    corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed)
     answers = _asked(b, corpus, plan, queries, classes, venue)
     click.echo(_bench_text(answers, b))
     if out:
@@ -430,6 +446,17 @@ def bench(folder, methods, snr_db, durations, split, venue, excerpts, seed, out)
         else:
             answers.to_csv(out, index=False)
         click.echo(f'{len(answers)} answers in {out}')
+
+
+# %% ../nbs/92_cli.ipynb #33c00002
+def _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs=None):
+    "The corpus, who is known to it, and what is asked: the same for every command."
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.starter import default_corpus
+
+    corpus = Corpus(folder) if folder else default_corpus()
+    plan = b.protocol(corpus, split, seed=seed)
+    return corpus, plan, b.make_queries(corpus, plan, snr_db, durations, excerpts, seed, max_tracks=max_songs)
 
 # %% ../nbs/92_cli.ipynb #c0a5e009
 def _asked(b, corpus, plan, queries, classes, venue):
@@ -459,6 +486,94 @@ def _bench_text(answers, b) -> str:
         wrong = b.false_accepts_at_default(part).set_index('kind').loc['all']
         lines.append(f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}')
     return '\n'.join(lines)
+
+# %% ../nbs/92_cli.ipynb #33c00004
+@bench.command('pack')
+@corpus_option('A corpus folder.  [default: the one in use]')
+@click.option('--out', required=True, type=click.Path(path_type=Path), metavar='FOLDER', help='The pack; the same command goes on where it was stopped.')
+@asking
+@click.option('--max-songs', type=click.IntRange(1), metavar='N', help='At most N known songs, and unknown ones in proportion.')
+@click.option('--rate', 'rate_hz', default='16000', show_default=True, type=click.Choice(['16000', '44100', '48000']), help='Sample rate, Hz.')
+@click.option('--with-songs', is_flag=False, flag_value='copy', type=click.Choice(['copy', 'link', 'flac']), help="Put the catalogue's songs in, too.")
+def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max_songs, rate_hz, with_songs):
+    """Write the questions as sound files, for a service to answer.
+
+    The songs of the corpus are not yours to publish: read INSTRUCTIONS.md in the pack first.
+
+    \b
+      resonance bench pack --split test --snr-db clean,0 --durations 5,10 --max-songs 40 --out questions/
+    """
+    from resonance_nb import bench as b
+    from resonance_nb import services
+
+    corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs)
+    made = services.pack(corpus, queries, plan, out, venue, int(rate_hz), with_songs or '', seed)
+    minutes = sum(q.duration_s for q in made.queries) / 60
+    click.echo(f'{len(made.files)} questions ({minutes:.1f} minutes) and a catalogue of {len(plan.catalogue_ids)} songs in {out}')
+    if private := services.not_to_share(corpus, made):
+        click.echo(f'resonance: do not pass on what is made of songs whose licence forbids derived works: {", ".join(private)}', err=True)
+    click.echo(f'give away everything but {out / "answers.json"}; {out / "INSTRUCTIONS.md"} says the rest')
+
+# %% ../nbs/92_cli.ipynb #33c00006
+@bench.command('import')
+@click.argument('files', nargs=-1, required=True, type=click.Path(path_type=Path), metavar='FILE...')
+@click.option('--pack', 'folder', required=True, type=click.Path(path_type=Path), metavar='FOLDER', help='What was asked.')
+@click.option('--service', required=True, metavar='NAME', help='Who answered, e.g. ShazamKit.')
+@click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='The record.  [default: data/services/NAME.json]')
+@click.option('--own-catalogue', is_flag=True, help="The service searched its own collection, not the pack's catalogue.")
+@click.option('--notes', default='', help='Version, settings, date of the run: kept in the record.')
+def bench_import(files, folder, service, out, own_catalogue, notes):
+    """Read what a service answered to a pack: CSV, JSON or JSON lines.
+
+    The record it writes makes the service a row of the book's tables.
+
+    \b
+      resonance bench import answers.csv --pack questions/ --service ShazamKit --notes "iOS 18.2"
+    """
+    from resonance_nb import bench as b
+    from resonance_nb import services
+
+    service, made = services.service_name(service), services.services_folder()
+    if out is None and made is None:
+        raise ResonanceError('outside of a checkout, say where the record goes: --out FILE.json')
+    record = services.import_answers(files, services.Pack.load(folder), service, own_catalogue, notes)
+    for note in [f'resonance: {kind}: {line}' for kind in ('ambiguous', 'unmatched') for line in record[kind]]:
+        click.echo(note, err=True)
+    frame = services.frame(record)
+    if not len(frame):
+        raise ResonanceError('none of these answers can be counted')
+    out = services.save_record(record, out or made / f'{service}.json')
+    click.echo(_bench_text(frame, b))
+    counts = ', '.join(f'{n} {kind}' for kind, n in services.count_answers(record).items() if n or kind == 'unanswered')
+    click.echo(f'{len(record["questions"])} questions: {counts}; recorded in {out}')
+
+# %% ../nbs/92_cli.ipynb #33c00008
+@bench.command('acrcloud')
+@click.option('--pack', 'folder', required=True, type=click.Path(path_type=Path), metavar='FOLDER', help='What `resonance bench pack` wrote.')
+@click.option('--out', required=True, type=click.Path(path_type=Path), metavar='FILE', help='The answers, JSON lines; what is in it is not asked again.')
+@click.option('--limit', type=click.IntRange(1), metavar='N', help='Ask at most N questions now.')
+@click.option('--rate', 'queries_per_s', default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True), help='Requests a second, at most.')
+@click.option('--seed', default=0, show_default=True, type=int, help='Of the waiting after failures.')
+def bench_acrcloud(folder, out, limit, queries_per_s, seed):
+    """Ask ACRCloud the questions of a pack.
+
+    Needs ACRCLOUD_HOST, ACRCLOUD_ACCESS_KEY and ACRCLOUD_ACCESS_SECRET in the environment.
+    Every question may cost money; every answer is kept, and the same command asks only what is missing.
+
+    \b
+      resonance bench acrcloud --pack questions/ --out answers.jsonl
+    """
+    from resonance_nb.core import rng_for
+    from resonance_nb.services import AcrCloud, Pack, answer_pack
+
+    client = AcrCloud.from_environment(rng_for(seed, 'acrcloud'), queries_per_s=queries_per_s)
+    told = answer_pack(client, Pack.load(folder), out, limit)
+    for file, why in told['failed']:
+        click.echo(f'resonance: {file}: {why}', err=True)
+    click.echo(f'{told["kept"] + told["asked"]} answers in {out} ({told["asked"]} new), {told["left"]} questions left')
+    if not told['failed'] and not told['left']:
+        click.echo(f'now: resonance bench import {out} --pack {folder} --service ACRCloud')
+    return 2 if told['failed'] else 0
 
 # %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['METHODS', 'Match', 'Recognizer', 'CatalogRecognizer', 'method_class', 'ResonanceError', 'MissingExtra', 'need',
-           'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
+__all__ = ['METHODS', 'Match', 'Recognizer', 'CatalogRecognizer', 'VectorRecognizer', 'method_class', 'ResonanceError',
+           'MissingExtra', 'need', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
+           'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -58,9 +59,25 @@ class CatalogRecognizer(Recognizer, Protocol):
 
     def __len__(self) -> int: ...  # songs that can be answered
 
+# %% ../nbs/00_core.ipynb #0fa58cf8
+class VectorRecognizer(CatalogRecognizer, Protocol):
+    "A recogniser whose songs are vectors; a catalogue keeps them as rows of its table `track_embeddings`."
+
+    stored_in: str  # 'embeddings'
+    model_name: str  # 'METHOD/FRONT END': vectors are comparable only with vectors of the same name
+
+    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]: ...  # per song: id, starts_s (n,), ends_s (n,), vectors (n, d)
+
+    @classmethod
+    def from_embeddings(cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray) -> VectorRecognizer: ...
+
 # %% ../nbs/00_core.ipynb #0dfbaf19
 METHODS = {  # best first: name on the command line -> where its class lives
+    'landmark-dense': 'resonance_nb.landmarks:DenseLandmarks',
     'landmark': 'resonance_nb.landmarks:Landmarks',
+    'chromaprint': 'resonance_nb.chromaprint:Chromaprint',
+    'chroma': 'resonance_nb.mfcc:Chroma',
+    'mfcc': 'resonance_nb.mfcc:Mfcc',
 }
 
 

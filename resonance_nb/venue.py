@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
 
 # %% auto #0
-__all__ = ['VENUES', 'ANECHOIC', 'VERSION', 'PROGRAMME_DB', 'MICROPHONE_DB', 'Uniform', 'LogUniform', 'Choice', 'Maybe', 'Peaks',
-           'Venue', 'venue_named', 'describe', 'Room', 'Bank', 'synthesised', 'Record', 'plain_facts', 'degrade',
-           'replay', 'crowd_alone', 'degrade_long']
+__all__ = ['VENUES', 'HARD_MIX', 'ANECHOIC', 'VERSION', 'PROGRAMME_DB', 'MICROPHONE_DB', 'Uniform', 'LogUniform', 'Choice',
+           'Maybe', 'Peaks', 'Venue', 'venue_named', 'describe', 'Room', 'Bank', 'synthesised', 'Record', 'plain_facts',
+           'degrade', 'replay', 'crowd_alone', 'degrade_long']
 
 # %% ../nbs/23_venue.ipynb #decd2ec0
 @dataclass(frozen=True)
@@ -158,13 +158,24 @@ VENUES = {
     )
 }
 
+# %% ../nbs/23_venue.ipynb #98ff3a8f
+HARD_MIX = Venue(
+    'hard-mix', 'any room, four resonances, squeezed, an overloaded telephone band', 'arena', LogUniform(0.3, 6.0), LogUniform(2, 60),
+    LogUniform(50, 100_000), Maybe(0.0, Uniform(0.98, 1.02)), Maybe(0.0, Uniform(-20, 20)), pa_peaks=Peaks(Choice((4,)), Uniform(-9, 9), LogUniform(100, 6_000), LogUniform(0.5, 3)),
+    sub_db=Choice((0.0,)), treble_db=Choice((0.0,)), device=0.0, mic_high_pass_hz=Choice((300.0,)), mic_low_pass_hz=Choice((3_400.0,)),
+    mic_peaks=Peaks(Choice((0,)), Uniform(0, 0), LogUniform(300, 6_000), LogUniform(0.7, 3)), agc_target_db=Maybe(0.0, Uniform(-26, -14)),
+    overload_db=Maybe(1.0, Uniform(0, 15)), overload=Choice(('clip', 'tanh')), codec=Maybe(0.0, Venue.codec.of), bits=Choice((16,)), skew_ppm=Choice((0.0,)),
+)
 
+# %% ../nbs/23_venue.ipynb #c2a702cc
 def venue_named(
     name: str | Venue,  # one of `VENUES`, or a venue of your own
 ) -> Venue:
     "The venue; an unknown name raises `ResonanceError`."
     if isinstance(name, Venue):
         return name
+    if name == HARD_MIX.name:
+        return HARD_MIX
     if name not in VENUES:
         raise ResonanceError(f'unknown venue {name!r}; choose from: {", ".join(VENUES)}')
     return VENUES[name]

@@ -186,7 +186,7 @@ def test_bench_on_a_small_corpus(tmp_path):
     assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(r['duration_s'] == 3 for r in rows)
     status, out, err = resonance(*words, tmp_path / 'festival.csv', '--venue', 'festival')
     assert status == 0, err
-    festival, plain = (pd.read_csv(tmp_path / name).set_index('query_id') for name in ('festival.csv', 'answers.csv'))
+    festival, plain = (pd.read_csv(tmp_path / name).set_index(['system', 'query_id']) for name in ('festival.csv', 'answers.csv'))
     clean, crowded = (festival.snr_db == np.inf), (festival.snr_db == -5)
     assert festival[clean].score.equals(plain.loc[festival[clean].index].score)
     assert not festival[crowded].score.equals(plain.loc[festival[crowded].index].score)

@@ -16,7 +16,7 @@ from resonance_nb.book import directives
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / 'nbs').glob('*.ipynb'))
 MODULES = sorted(p.stem for p in (ROOT / 'resonance_nb').glob('*.py') if not p.stem.startswith('_'))
-STUDIES = ('34_classical', '24_simulator')
+STUDIES = ('34_classical', '34a_grid', '34b_scale', '24_simulator')
 
 
 @pytest.fixture(params=NOTEBOOKS)
@@ -176,7 +176,7 @@ def imports_of(path):
             yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('resonance_nb.'))
 
 
-FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'rooms crowd chain', 'venue', 'augment', 'landmarks', 'bench', 'runs', 'book cli']
+FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'rooms crowd chain', 'venue', 'augment', 'verify landmarks chromaprint mfcc', 'bench', 'services', 'runs', 'book cli']
 
 
 def test_imports_go_down():

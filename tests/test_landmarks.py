@@ -13,7 +13,8 @@ from resonance_nb import audio, bench
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
-from resonance_nb.landmarks import CODE_BITS, Front, Landmarks, build_segment, hashes, level_blocks, peaks, segment_songs, vote
+from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, tally, vote
+from resonance_nb.landmarks import _pack, _unpack
 
 RATE = audio.SAMPLE_RATE
 
@@ -118,17 +119,62 @@ def test_votes_are_the_counts(hits):
     assert list(votes) == sorted(votes, reverse=True)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-50, 50)), max_size=80))
+def test_places_are_the_counts(hits):
+    tracks, starts = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
+    found = {(t, s): (v, pull) for t, s, v, pull in zip(*(x.tolist() for x in tally(tracks, starts)))}
+    for (t, s), (votes, pull) in found.items():
+        near = [hits.count((t, s + d)) for d in (-1, 0, 1)]
+        assert votes == sum(near) and pull == pytest.approx((near[2] - near[0]) / votes)
+    assert set(found) == set(hits)
+
+
+a_song = st.tuples(
+    st.lists(st.tuples(st.integers(0, 2**CODE_BITS - 1), st.integers(0, 99)), max_size=30),
+    st.sets(st.tuples(st.integers(0, 99), st.integers(0, 502)), max_size=30),
+)
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.integers(0, 2**CODE_BITS - 1), st.integers(0, 99)), max_size=30), min_size=1, max_size=5))
+@given(st.lists(a_song, min_size=1, max_size=5))
 def test_a_segment_gives_back_its_songs(songs):
-    given_songs = [(f's{i}', np.array([c for c, _ in s], np.int64), np.array([f for _, f in s], np.int64), 100) for i, s in enumerate(songs)]
-    segment = build_segment(given_songs)
-    for (name, codes, frames, n), (name2, codes2, frames2, n2) in zip(given_songs, segment_songs(segment)):
-        assert (name, n) == (name2, n2) and sorted(zip(codes, frames)) == sorted(zip(codes2, frames2))
-    every = np.unique(np.concatenate([c for _, c, _, _ in given_songs]))
+    column = lambda pairs, i: np.array([p[i] for p in pairs], np.int64)
+    made = [Song(f's{i}', column(h, 0), column(h, 1), column(sorted(p), 0), column(sorted(p), 1), 100) for i, (h, p) in enumerate(songs)]
+    segment = build_segment(made)
+    for a, b in zip(made, segment_songs(segment), strict=True):
+        assert (a.track_id, a.n_frames) == (b.track_id, b.n_frames)
+        assert sorted(zip(a.codes, a.anchors)) == sorted(zip(b.codes, b.anchors))
+        assert same((a.frames, a.bins), (b.frames, b.bins))
+    every = np.unique(np.concatenate([s.codes for s in made]))
     which, positions = segment.lookup(every)
-    assert len(positions) == sum(len(c) for _, c, _, _ in given_songs)
+    assert len(positions) == sum(len(s.codes) for s in made)
     assert set(which.tolist()) == set(range(len(every)))
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_the_song_of_every_frame(lengths):
+    none = np.zeros(0, np.int64)
+    segment = build_segment([Song(str(i), none, none, none, none, n) for i, n in enumerate(lengths)])
+    assert segment.track_at(np.arange(sum(lengths))).tolist() == np.repeat(np.arange(len(lengths)), lengths).tolist()
+
+
+def test_a_long_segment_has_room_for_its_frames():
+    rng = rng_for(0, 'long')
+    n = 2**27  # 1,190 hours in one song: more than 24 bits of frames
+    codes, anchors = rng.integers(0, 2**CODE_BITS, 5_000), rng.integers(0, n, 5_000)
+    segment = build_segment([Song('long', codes, anchors, np.sort(anchors), np.zeros(5_000, np.int64), n)])
+    (back,) = segment_songs(segment)
+    assert sorted(zip(codes, anchors)) == sorted(zip(back.codes, back.anchors))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 502)), max_size=60))
+def test_packed_peaks_come_back(points):
+    frames, bins = (np.array([p[i] for p in sorted(points)], np.int64) for i in (0, 1))
+    assert same(_unpack(_pack(frames, bins)), (frames, bins))
+    assert _pack(frames, bins).dtype == np.uint16
 
 
 def test_many_pieces_answer_like_one():
@@ -141,6 +187,59 @@ def test_many_pieces_answer_like_one():
     assert one.search(clip, 12) == many.search(clip, 12)
     assert one.search(clip)[0].track_id == 's7'
     assert one.search(clip)[0].offset_s == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize('make', [Landmarks, DenseLandmarks, lambda: Landmarks(*FIRST)], ids=['compact', 'dense', 'first'])
+def test_saved_and_loaded_it_answers_the_same(make, tmp_path):
+    recognizer = make()
+    for i in range(6):
+        recognizer.add(f's{i}', sound(i))
+    recognizer.save(tmp_path)
+    again = type(recognizer).load(tmp_path)
+    assert (again.front, again.asking, again.accept_confidence) == (recognizer.front, recognizer.asking, recognizer.accept_confidence)
+    for i in range(6):
+        clip = sound(i)[2 * RATE : 5 * RATE]
+        assert again.search(clip, 6) == recognizer.search(clip, 6) == recognizer.search(clip, 6)
+        assert again.search(clip)[0].track_id == f's{i}'
+
+
+@pytest.mark.parametrize('speed, cents', [(1.0, 0), (1.015, 0), (0.985, 0), (1.0, 17), (1.01, -12), (0.99, 20)])
+def test_players_that_drift_are_followed(speed, cents):
+    librosa = pytest.importorskip('librosa')
+    recognizer = Landmarks()
+    for i in range(12):
+        recognizer.add(f's{i}', sound(i, 20))
+    clip = sound(4, 20)[6 * RATE : 12 * RATE]
+    heard = librosa.effects.pitch_shift(librosa.effects.time_stretch(clip, rate=speed), sr=RATE, n_steps=cents / 100)
+    first, second = recognizer.search(heard[: 5 * RATE], 2)
+    assert first.track_id == 's4' and first.score > 1.3 * second.score
+    assert first.offset_s == pytest.approx(6, abs=0.25)
+
+
+@pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('make', [Landmarks, DenseLandmarks], ids=['compact', 'dense'])
+def test_a_broken_sample_does_not_silence_the_rest(make, broken):
+    recognizer = make()
+    for i in range(6):
+        recognizer.add(f's{i}', sound(i))
+    clip = sound(3)[2 * RATE : 6 * RATE].copy()
+    clip[[100, 30_000]] = broken
+    best = recognizer.search(clip)[0]
+    assert best.track_id == 's3' and best.score > 8 and best.offset_s == pytest.approx(2, abs=0.1)
+    assert recognizer.search(np.full(RATE, broken, np.float32)) == []
+
+
+def test_a_moment_in_common_is_not_a_song():
+    recognizer = Landmarks()
+    fill = sound(99, 1.2)
+    for i in range(8):
+        song = sound(i, 20)
+        song[5 * RATE : 5 * RATE + len(fill)] = fill if i == 3 else song[5 * RATE : 5 * RATE + len(fill)]
+        recognizer.add(f's{i}', song)
+    clip = sound(50, 8)
+    clip[3 * RATE : 3 * RATE + len(fill)] = fill  # a stranger that plays the same fill
+    best = recognizer.search(clip)
+    assert not best or best[0].confidence < recognizer.accept_confidence
 
 
 def test_the_order_of_addition_does_not_matter():
@@ -173,15 +272,15 @@ def test_a_second_copy_is_no_reason_for_doubt():
 
 
 def test_other_settings_are_not_called_calibrated():
-    assert Landmarks().calibrated and not Landmarks(pns=20).calibrated
+    assert Landmarks().calibrated and DenseLandmarks().calibrated and not Landmarks(Front(pns=25)).calibrated
 
 
-@pytest.mark.parametrize('harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'front', 'json', 'empty'])
+@pytest.mark.parametrize('harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'front', 'json', 'empty', 'peaks', 'search'])
 def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
     recognizer = Landmarks()
     recognizer.add('song', sound(0))
     recognizer.save(tmp_path)
-    about, positions = tmp_path / 'index.json', tmp_path / 'positions.npy'
+    about, positions = tmp_path / 'index.json', tmp_path / 'postings.npy'
     told = json.loads(about.read_text())
     if harm == 'cut':
         positions.write_bytes(positions.read_bytes()[:-10])
@@ -195,6 +294,10 @@ def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
         about.write_text(json.dumps(told | {'version': 99}))
     elif harm == 'front':
         about.write_text(json.dumps(told | {'front': told['front'] | {'pns': 20}}))
+    elif harm == 'peaks':
+        np.save(tmp_path / 'peaks.npy', np.full(5_000, 127, np.uint16))  # beyond the end of the song
+    elif harm == 'search':
+        about.write_text(json.dumps(told | {'search': {'unheard': 1}}))
     elif harm == 'json':
         about.write_text('{')
     elif harm == 'empty':
@@ -206,7 +309,7 @@ def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
 
 def test_merging_other_settings_is_refused():
     with pytest.raises(ResonanceError, match='front end'):
-        Landmarks().merge(Landmarks(pns=20))
+        Landmarks().merge(Landmarks(Front(pns=20)))
 
 
 @pytest.fixture(scope='module')
