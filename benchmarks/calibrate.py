@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from resonance_nb import bench, venue
 from resonance_nb.core import atomic_write, project_root
-from resonance_nb.landmarks import DENSE, FIRST, DenseLandmarks, Landmarks, agreement_features
+from resonance_nb.landmarks import DENSE, FIRST, DenseLandmarks, Landmarks, chance_agreement
 from resonance_nb.starter import default_corpus, make_starter
 
 SEED, FALSE_ACCEPTS, STRANGERS = 0, 0.007, 560
@@ -34,15 +34,16 @@ for recognizer in recognizers:
 
 def judged(found, query):
     "Rows of (features, right, doubtful, kind) that one answer gives."
-    nothing = np.zeros(3), False, True
+    nothing = np.full(6, np.nan), False, True
     first = (found.features[0], found.track_ids[0] == query.track_id, found.doubtful[0]) if found.track_ids else nothing
     yield *((first[0], first[1] and query.kind == 'known', first[2])), query.kind
     if query.kind == 'known':  # as if the song were unknown
         mine = versions[query.track_id]
         others = np.array([versions.get(t) != mine for t in found.track_ids], bool)
         if others.any():
-            features = agreement_features(found.score[others], np.exp(found.features[others, 2]))
-            yield features[0], False, found.doubtful[others][0], 'unknown'
+            features = found.features[others][0].copy()
+            features[1] = np.log(chance_agreement(found.score[others]))
+            yield features, False, found.doubtful[others][0], 'unknown'
         else:
             yield *nothing, 'unknown'
 
@@ -59,8 +60,9 @@ for degrade in heard_in.values():
 def fit(recognizer):
     "Coefficients and threshold of one recogniser."
     features, right, doubtful, kinds = (np.array(x) for x in zip(*rows[recognizer.name]))
-    coefficients = bench.fit_calibration(features, right)
-    confidence = np.where(doubtful, 0, bench.calibrated(coefficients, features))
+    answered = np.isfinite(features[:, 0])
+    coefficients = bench.fit_calibration(features[answered], right[answered])
+    confidence = np.where(doubtful, 0, bench.calibrated(coefficients, np.nan_to_num(features)))
     # the threshold holds for unknown songs and for crowds, each on its own
     threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
     return {

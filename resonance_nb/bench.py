@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'song_of', 'protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label',
            'make_queries', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'fixed_threads',
            'timed', 'index', 'run', 'wilson', 'bootstrap_by_track', 'interval_by_track', 'summarise', 'HtmlTable',
-           'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar', 'compare', 'open_set', 'tune_threshold',
+           'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar', 'holm', 'compare', 'open_set', 'tune_threshold',
            'accepted_correct_at', 'summarise_open', 'false_accepts_at_default', 'plot_roc', 'rate_upper_bound',
            'fit_calibration', 'calibrated', 'reliability', 'expected_calibration_error', 'plot_calibration', 'time_it',
            'ratio_in_one_run', 'machine']
@@ -736,8 +736,10 @@ def mcnemar(
     return float(min(1, 2 * tail / 2**n))
 
 # %% ../nbs/10_bench.ipynb #36955aa1
-def _holm(p):
-    "Holm's step-down adjustment of p-values."
+def holm(
+    p,  # p-values of tests that are read together, shape (n,)
+) -> np.ndarray:
+    "The p-values adjusted by Holm's step-down method (1979), shape (n,)."
     p = np.asarray(p, float)
     order, out = np.argsort(p), np.empty(len(p))
     out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
@@ -764,7 +766,7 @@ def compare(
         counts = {'n': len(part), 'only_a': int((x & ~y).sum()), 'only_b': int((y & ~x).sum())}
         rows.append(key | counts | {'difference': d, 'difference_low': low, 'difference_high': high, 'p': mcnemar(x, y)})
     out = pd.DataFrame(rows)
-    return out.assign(p_holm=_holm(out['p'])) if len(out) else out
+    return out.assign(p_holm=holm(out['p'])) if len(out) else out
 
 # %% ../nbs/10_bench.ipynb #79a5e89e
 def _judged(df, score):

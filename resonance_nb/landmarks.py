@@ -19,9 +19,9 @@ from .core import Match, ResonanceError
 from .verify import PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
-__all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes', 'Segment', 'Song',
-           'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features', 'agreement_features', 'calibration',
-           'Landmarks', 'DenseLandmarks', 'Evidence']
+__all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes',
+           'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features', 'chance_agreement',
+           'agreement_features', 'calibration', 'Landmarks', 'DenseLandmarks', 'Evidence']
 
 # %% ../nbs/30_landmarks.ipynb #6e4ab52d
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Search:
     bent_bins: int = 21
     phases: int = 1  # times the clip is framed, each a fraction of a hop later
     candidates: int = 2_000  # places that are verified; 0: votes alone decide
-    finalists: int = 48  # of them, the best, which are realigned
+    finalists: int = 32  # of them, the best, which are realigned
     bend: bool = True  # realign tempo and pitch, too
     places_per_song: int = 8  # of one song, at most, among the finalists
 
 
 FIRST = Front(fan=5), Search(frames=0, bent_frames=0, fan=15, phases=4, candidates=0)  # where this book began: votes alone, the clip heard as the songs are
-DENSE = Front(pns=20, fan=6, eth=0.0), Search(candidates=4_000)
+DENSE = Front(pns=20, fan=6, eth=0.0), Search(frames=5, bins=9, candidates=4_000, finalists=48)
 
 # %% ../nbs/30_landmarks.ipynb #abb2a9b1
 def _levels(frames: np.ndarray, front: Front) -> np.ndarray:
@@ -154,15 +154,27 @@ def hashes(
     front: Front = Front(),  # the settings
 ) -> tuple[np.ndarray, np.ndarray]:
     "Hash codes (n,) and their anchors' frames (n,): pairs of peaks in a target zone {cite:p}`wang2003industrial`."
+    anchor, target = _pairs(frames, bins, fan, front)
+    return _codes(frames, bins, anchor, target, front), frames[anchor]
+
+
+def _pairs(frames: np.ndarray, bins: np.ndarray, fan: int, front: Front) -> tuple[np.ndarray, np.ndarray]:
+    "Numbers of each pair's two peaks."
     first = np.searchsorted(frames, frames + front.dt_min, 'left')
     counts = np.searchsorted(frames, frames + front.dt_max, 'right') - first
     anchor, target = np.repeat(np.arange(len(frames)), counts), ranges(first, counts)
     near = np.abs(bins[target] - bins[anchor]) <= front.df_max
     anchor, target = anchor[near], target[near]
+    if fan >= len(frames):
+        return anchor, target
     rank = np.arange(len(anchor)) - np.searchsorted(anchor, anchor, 'left')
-    anchor, target = anchor[rank < fan], target[rank < fan]
+    return anchor[rank < fan], target[rank < fan]
+
+
+def _codes(frames: np.ndarray, bins: np.ndarray, anchor: np.ndarray, target: np.ndarray, front: Front) -> np.ndarray:
+    "The hash of each pair."
     df, dt = bins[target] - bins[anchor] + 64, frames[target] - frames[anchor]
-    return (bins[anchor] - front.bin_min) << 13 | df << 6 | dt, frames[anchor]
+    return (bins[anchor] - front.bin_min) << 13 | df << 6 | dt
 
 # %% ../nbs/30_landmarks.ipynb #318d63e6
 @dataclass
@@ -194,14 +206,26 @@ class Segment:
 
     def lookup(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         "All postings with these codes: the index into `codes`, and the posting's frame."
-        bucket = codes >> self.low_bits
-        first = self.starts[bucket]
-        counts = (self.starts[bucket + 1] - first).astype(np.int64)
-        found = self.postings[ranges(first.astype(np.int64), counts)]
-        which = np.repeat(np.arange(len(codes)), counts)
-        low = (codes & ((1 << self.low_bits) - 1)).astype(np.uint32)  # narrow numbers: this is most of a search
+        bucket, low = codes >> self.low_bits, codes & ((1 << self.low_bits) - 1)
+        first, last = self.starts[bucket].astype(np.int64), self.starts[bucket + 1].astype(np.int64)
+        wide = np.flatnonzero(last - first > 32) if self.low_bits else []
+        if len(wide):  # few buckets, and most of the postings: within a bucket they are sorted, too
+            for end, code in ((first, low), (last, low + 1)):
+                end[wide] = _bisect(self.postings, first[wide], last[wide], code[wide] << (32 - self.low_bits))
+        found = self.postings[ranges(first, last - first)]
+        which = np.repeat(np.arange(len(codes)), last - first)
+        low = low.astype(np.uint32)  # narrow numbers: this is much of a search
         same = np.flatnonzero(found >> np.uint32(32 - self.low_bits) == low[which]) if self.low_bits else slice(None)
         return which[same], (found[same] & np.uint32(self.frame_mask)).astype(np.int64)
+
+# %% ../nbs/30_landmarks.ipynb #519012fb
+def _bisect(values: np.ndarray, low: np.ndarray, high: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    "The first place in each stretch `low:high` of ascending values where the value is not below the key; `high` when there is none."
+    while (open_ := low < high).any():
+        middle = (low + high) >> 1
+        below = open_ & (values[np.minimum(middle, len(values) - 1)] < keys)
+        low, high = np.where(below, middle + 1, low), np.where(open_ & ~below, middle, high)
+    return low
 
 # %% ../nbs/30_landmarks.ipynb #82427507
 @dataclass
@@ -258,12 +282,19 @@ def segment_songs(
     return songs
 
 # %% ../nbs/30_landmarks.ipynb #d3d1f5e9
+HEAVIEST = 63  # votes that one hash may have
+
+
 def tally(
     tracks: np.ndarray,  # (n_hits,) song number of each posting found
     starts: np.ndarray,  # (n_hits,) where the clip would start in that song, frames; may be negative
+    weights: np.ndarray | int = 1,  # (n_hits,) whole votes of each, 1 to `HEAVIEST`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "Places: song, start frame, votes with the two neighbouring frames', and how far these pull the start, all (n_places,), by song and start."
-    keys, counts = np.unique(tracks << 32 | starts + 2**31, return_counts=True)
+    hits = np.sort(tracks << 38 | starts + 2**31 << 6 | weights)  # one number each: sorting is most of the work
+    keys = hits >> 6
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    keys, counts = keys[first], np.add.reduceat(hits & HEAVIEST, first) if len(hits) else hits
     beside = np.diff(keys) == 1
     left = np.concatenate([[0], np.where(beside, counts[:-1], 0)])[: len(keys)]
     right = np.concatenate([np.where(beside, counts[1:], 0), [0]])[: len(keys)]
@@ -296,13 +327,23 @@ def vote_features(
     return np.stack([np.log1p(votes), np.full(len(votes), np.log1p(chance))], axis=1)
 
 
+def chance_agreement(
+    z: np.ndarray,  # (n,) agreement of a query's songs, best first
+) -> float:
+    "The level of chance: the agreement of the third song, at least 5."
+    return max(5.0, float(z[2]) if len(z) > 2 else 0.0)
+
+
 def agreement_features(
     z: np.ndarray,  # (n,) agreement of a query's songs, best first
     rest: np.ndarray,  # (n,) the same without the fifth of the clip that speaks loudest for the song
+    n_peaks: np.ndarray,  # (n,) peaks that the song has there
+    n_frames: int,  # length of the clip
+    n_hashes: int,  # of the clip
 ) -> np.ndarray:
-    "What it is made of when places are verified: logarithms of agreement, of the level of chance, and of agreement without the loudest fifth, shape (n, 3)."
-    chance = max(5.0, z[4] if len(z) > 4 else 0.0)
-    return np.log(np.maximum(np.stack([z, np.full(len(z), chance), rest], axis=1), 0.5))
+    "What it is made of when places are verified: logarithms of agreement, `chance_agreement`, agreement without the loudest fifth, peaks, frames, and the clip's hashes a frame, shape (n, 6)."
+    of_clip = np.broadcast_to([chance_agreement(z), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
+    return np.log(np.maximum(np.stack([z, of_clip[0], rest, n_peaks, *of_clip[1:]], axis=1), 0.5))
 
 
 def calibration(
@@ -348,7 +389,7 @@ class Landmarks:
 
 
 class DenseLandmarks(Landmarks):
-    "The same with more peaks, more pairs and more places verified: a larger index, a slower answer, more songs found."
+    "The same with more peaks on both sides, more pairs and more places verified: a larger index, a slower answer, more songs found."
 
     name = 'landmark-dense'
     settings = DENSE
@@ -402,37 +443,49 @@ def _query_peaks(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np
     return frames, bins + front.bin_min
 
 
-def _bent_hashes(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray]:
-    "Codes and anchor frames that a clip's strong peaks would have at other pitches."
+def _prominence(level_db: np.ndarray) -> np.ndarray:
+    "How far each cell stands above the mean of its surroundings, 0 to 30 dB, shape (frames, bins)."
+    from scipy.ndimage import uniform_filter
+
+    return np.clip(level_db - uniform_filter(level_db, (21, 31), mode='nearest'), 0, 30)
+
+
+def _weighed(frames: np.ndarray, bins: np.ndarray, stands_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Codes, anchor frames and votes of all pairs of a clip's peaks."
+    anchor, target = _pairs(frames, bins, asking.fan, front)
+    votes = 1 + (stands_db[anchor] * stands_db[target] / 15).astype(np.int64)  # 1 to 61
+    return _codes(frames, bins, anchor, target, front), frames[anchor], votes
+
+
+def _bent_hashes(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Codes, anchor frames and votes that a clip's strong peaks would have at other pitches."
     frames, bins = _query_peaks(level_db, replace(asking, frames=asking.bent_frames, bins=asking.bent_bins), front)
     at = bins - front.bin_min
     below, here, above = (level_db[frames, np.clip(at + d, 0, level_db.shape[1] - 1)] for d in (-1, 0, 1))
     curve = np.minimum(below - 2 * here + above, -1e-6)
     exact = bins + np.clip((below - above) / (2 * curve), -0.5, 0.5)  # the top of the parabola through three bins
-    found = []
+    found, stands = [], _prominence(level_db)[frames, at]
     for pitch in PITCHES:
         moved = np.rint(exact / pitch).astype(np.int64)
         order = np.lexsort((moved, frames))
         order = order[(moved[order] >= front.bin_min) & (moved[order] <= front.bin_max)]
-        found.append(hashes(frames[order], moved[order], asking.fan, front))
-    codes, at = zip(*found)
-    return np.concatenate(codes), np.concatenate(at)
+        found.append(_weighed(frames[order], moved[order], stands[order], asking, front))
+    return tuple(np.concatenate(x) for x in zip(*found))
 
-
-def _query_hashes(clips: list[np.ndarray], levels_db: list[np.ndarray], asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray]:
-    "Codes and anchor frames of a clip in all its framings."
+# %% ../nbs/30_landmarks.ipynb #397048ce
+def _query_hashes(clips: list[np.ndarray], levels_db: list[np.ndarray], asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Codes, anchor frames and votes of a clip's hashes, in all its framings."
     found = []
     for samples, level_db in zip(clips, levels_db):
-        frames, bins = _query_peaks(level_db, asking, front) if asking.frames else peaks(samples, front)[:2]
-        found.append(hashes(frames, bins, asking.fan, front))
+        if asking.frames:
+            frames, bins = _query_peaks(level_db, asking, front)
+            found.append(_weighed(frames, bins, _prominence(level_db)[frames, bins - front.bin_min], asking, front))
+        else:
+            codes, at = hashes(*peaks(samples, front)[:2], asking.fan, front)
+            found.append((codes, at, np.ones(len(codes), np.int64)))
     if asking.bent_frames:
         found.append(_bent_hashes(levels_db[0], asking, front))
-    codes, at = (np.concatenate(x) for x in zip(*found))
-    if asking.frames and asking.phases > 1:  # dense peaks are found again in the next framing, and say nothing new
-        both = np.sort(codes << 32 | at)
-        both = both[np.diff(both, prepend=-1) > 0]
-        codes, at = both >> 32, both & (2**32 - 1)
-    return codes, at
+    return tuple(np.concatenate(x) for x in zip(*found))
 
 # %% ../nbs/30_landmarks.ipynb #247dfefc
 @dataclass
@@ -446,6 +499,7 @@ class _Hearing:
     tracks: np.ndarray  # (n_hits,) song numbers
     starts: np.ndarray  # (n_hits,) frames
     anchors: np.ndarray  # (n_hits,) frame of the clip
+    weights: np.ndarray  # (n_hits,) votes
 
 
 def _hear(self, samples: np.ndarray) -> _Hearing:
@@ -454,15 +508,15 @@ def _hear(self, samples: np.ndarray) -> _Hearing:
     clips = [samples[p * front.hop // asking.phases :] for p in range(asking.phases)]
     none = np.zeros((0, front.bin_max - front.bin_min + 1), np.float32)
     levels_db = [np.concatenate([none, *level_blocks([x], front)]) for x in clips] if asking.frames else [none] * len(clips)
-    codes, at = _query_hashes(clips, levels_db, asking, front)
-    segments, hits, ids, base = self.segments(), [(np.zeros(0, np.int64),) * 3], [], [0]
+    codes, at, votes = _query_hashes(clips, levels_db, asking, front)
+    segments, hits, ids, base = self.segments(), [(np.zeros(0, np.int64),) * 4], [], [0]
     for segment in segments:
         which, position = segment.lookup(codes)
         track = segment.track_at(position)
         if not segment.alive.all():
             living = segment.alive[track]
             which, position, track = which[living], position[living], track[living]
-        hits.append((track + base[-1], position - segment.first_frame[track] - at[which], at[which]))
+        hits.append((track + base[-1], position - segment.first_frame[track] - at[which], at[which], votes[which]))
         ids += segment.track_ids
         base.append(len(ids))
     return _Hearing(levels_db, len(codes), segments, ids, np.array(base), *(np.concatenate(x) for x in zip(*hits)))
@@ -494,7 +548,7 @@ def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
 # %% ../nbs/30_landmarks.ipynb #a5cfbde2
 def _propose(heard: _Hearing, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Songs, start frames and votes of the places with the most votes, by song."
-    track, start, votes, _ = tally(heard.tracks, heard.starts)
+    track, start, votes, _ = tally(heard.tracks, heard.starts, heard.weights)
     beside = (np.diff(start) == 1) & (np.diff(track) == 0)
     top = np.ones(len(votes), bool)  # of neighbours only the best stays: they are one place
     top[1:] &= ~beside | (votes[1:] > votes[:-1])
@@ -529,14 +583,13 @@ def _finalists(z: np.ndarray, track: np.ndarray, most: int, each: int) -> np.nda
     return np.sort(kept[np.argsort(-z[kept], kind='stable')[:most]])
 
 # %% ../nbs/30_landmarks.ipynb #bd1cc994
-def _closely(self, samples: np.ndarray, at: Places) -> np.ndarray:
-    "Best agreement of places over four framings of the clip."
-    front, z = self.front, []
-    for phase in range(4):
+def _closely(self, samples: np.ndarray, first: np.ndarray, at: Places) -> np.ndarray:
+    "Best agreement of places over four framings of the clip; `first` is the map of the first."
+    front, z = self.front, [agreement(first, at, (-1, 0, 1))]
+    for phase in (1, 2, 3):
         level_db = np.concatenate([*level_blocks([samples[phase * front.hop // 4 :]], front)])
-        around = padded(soft_map(level_db, floor_db=front.floor_db))
-        z += [agreement(around, at, shift) for shift in (-1, 0, 1)]
-    return np.max(z, axis=0)
+        z.append(agreement(padded(soft_map(level_db, floor_db=front.floor_db)), at, (-1, 0, 1)))
+    return np.max(z, axis=(0, 1))
 
 
 def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
@@ -545,20 +598,20 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     track, start, votes = _propose(heard, asking.candidates)
     maps = [padded(soft_map(level_db, floor_db=front.floor_db)) for level_db in heard.levels_db]
     at = _look(heard, track, start, len(heard.levels_db[0]))
-    z = np.max([agreement(m, at, shift) for m in maps[:1] for shift in (-1, 0, 1)], axis=0)
+    z = agreement(maps[0], at, (-1, 0, 1)).max(axis=0)
     best = _finalists(z, track, asking.finalists, asking.places_per_song)
     at, track, start, votes = at.only(best), track[best], start[best], votes[best]
     found = realign(maps, at, front.bin_min, bend=asking.bend)
     names, score = np.array([heard.ids[t] for t in track], str), found.z.copy()
     turns = np.flatnonzero((track == track[found.z.argmax()]) & (found.z > 0.8 * found.z.max()))
     if len(turns) > 1:  # music that loops: all turns agree, and only finer framing tells them apart
-        score[turns] = found.z.max() + 1e-3 * _closely(self, samples, at.only(turns))
+        score[turns] = found.z.max() + 1e-3 * _closely(self, samples, maps[0], at.only(turns))
     order = np.lexsort((start, names, -score))
     _, firsts = np.unique(track[order], return_index=True)
     best = order[np.sort(firsts)]
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
-    features = agreement_features(found.z[best], rest)
+    features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes)
     return Evidence(names[best].tolist(), found.z[best], start_s, features, rest < 0.4 * found.z[best])
 
 # %% ../nbs/30_landmarks.ipynb #977ab171
@@ -663,7 +716,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         if kind != (FORMAT, VERSION):
             raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}: index the music again')
         about |= {'front': Front(**about['front']), 'search': Search(**about['search']), 'tracks': [(str(t), int(n)) for t, n in about['tracks']]}
-        arrays = {n: np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False) for n in ('counts', 'postings', 'peaks')}
+        arrays = {n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False)) for n in ('counts', 'postings', 'peaks')}
         arrays['starts'] = np.append(0, np.cumsum(arrays.pop('counts'), dtype=np.int64)).astype(np.uint32)
         arrays['peak_frames'], arrays['peak_bins'] = _unpack(arrays.pop('peaks'))
     except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
@@ -671,7 +724,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     starts, here = arrays['starts'], about['front'].digest()
     if about['front_end'] != here:
         raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {here}; index the music again')
-    ends = (len(arrays['postings']) == starts[-1], max(arrays['peak_frames'], default=0) <= sum(n for _, n in about['tracks']))
+    ends = (len(arrays['postings']) == starts[-1], arrays['peak_frames'][-1:].sum() <= sum(n for _, n in about['tracks']))
     if (len(starts) - 1).bit_count() != 1 or not all(ends):
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
     return about, arrays

@@ -47,7 +47,15 @@ def soft_map(
     cells = np.exp((level_db - top) / slope_db, dtype=np.float32)
     cells[level_db <= floor_db] = 0
     scale = cells.std() if cells.size else 0
-    return (cells - cells.mean()) / scale if scale > 1e-6 else np.zeros_like(cells)
+    if scale < 1e-6:
+        return np.zeros_like(cells)
+    cells -= cells.mean(axis=1, keepdims=True)
+    cells /= np.sqrt(np.mean(cells**2, axis=1, keepdims=True)) + scale / 2
+    smooth = 4 * cells
+    smooth[1:] += cells[:-1]
+    smooth[:-1] += cells[1:]
+    smooth -= smooth.mean()
+    return smooth / smooth.std()
 
 # %% ../nbs/30a_verify.ipynb #d37ff5e6
 def ranges(
@@ -119,12 +127,12 @@ def padded(
 def agreement(
     around: np.ndarray,  # a map from `padded`
     at: Places,  # the places
-    shift: int = 0,  # frames later that the song is tried
+    shifts: tuple[int, ...] = (0,),  # frames later that the song is tried
     speed: float = 1.0,  # frames of the clip per frame of the song
     pitch: float | np.ndarray = 1.0,  # frequencies of the clip over those of the song: one number, or one for each place
     bin_min: int = 0,  # the bin of the map's first column
 ) -> np.ndarray:
-    "Agreement of each place, in standard deviations of chance, shape (n_places,)."
+    "Agreement of each place at each shift, in standard deviations of chance, shape (n_shifts, n_places)."
     frames, bins = at.frames, at.bins
     if speed != 1:
         middle = (len(around) - 2 * _MARGIN) / 2
@@ -132,11 +140,17 @@ def agreement(
     if np.ndim(pitch) or pitch != 1:
         bend = pitch[at.own] if np.ndim(pitch) else pitch
         bins = np.clip(np.rint((bins + bin_min) * bend).astype(np.int64) - bin_min, 0, around.shape[1] - 1)
+    width, spare = around.shape[1], _MARGIN // 2
     if frames is at.frames and bins is at.bins:
-        cells = at.cells(around.shape[1]) + (_MARGIN + shift) * around.shape[1]
+        cells, spare = at.cells(width), _MARGIN
     else:
-        cells = np.clip(frames + (_MARGIN + shift), 0, len(around) - 1) * around.shape[1] + bins
-    return np.bincount(at.own, around.ravel()[cells], len(at)) / np.sqrt(np.maximum(at.counts, FEWEST))
+        cells = (np.clip(frames, -spare, len(around) - 2 * _MARGIN + spare) + spare) * width + bins
+    flat, some = around.ravel(), at.counts > 0
+    first = (np.cumsum(at.counts) - at.counts)[some]
+    z = np.zeros((len(shifts), len(at)))
+    for row, shift in zip(z, shifts) if len(first) else ():
+        row[some] = np.add.reduceat(flat[(spare + shift) * width :].take(cells), first)  # a place's peaks stand together
+    return z / np.sqrt(np.maximum(at.counts, FEWEST))
 
 # %% ../nbs/30a_verify.ipynb #defcc4c7
 SPEEDS = (0.98, 0.987, 0.993, 1.007, 1.013, 1.02)  # two per cent either way
@@ -168,19 +182,18 @@ def realign(
     bend: bool = True,  # try other pitches and tempos
 ) -> Alignment:
     "The best of each place over framings, small shifts, pitches and tempos."
-    n = len(at)
+    n, near, far = len(at), (-1, 0, 1), tuple(range(-3, 4))
     best = Alignment(np.full(n, -np.inf), np.zeros(n, int), np.zeros(n, int), np.ones(n), np.ones(n))
     for number, around in enumerate(arounds):
-        for shift in (-1, 0, 1):
-            best.take(agreement(around, at, shift), number=number, shift=shift, speed=1.0, pitch=1.0)
+        for shift, z in zip(near, agreement(around, at, near)):
+            best.take(z, number=number, shift=shift, speed=1.0, pitch=1.0)
     for pitch in PITCHES if bend else ():
-        for shift in (-1, 0, 1):
-            best.take(agreement(arounds[0], at, shift, 1.0, pitch, bin_min) - toll, number=0, shift=shift, speed=1.0, pitch=pitch)
+        for shift, z in zip(near, agreement(arounds[0], at, near, 1.0, pitch, bin_min)):
+            best.take(z - toll, number=0, shift=shift, speed=1.0, pitch=pitch)
     found, cost = best.pitch.copy(), toll * (1 + (best.pitch != 1))
     for speed in SPEEDS if bend else ():
-        for shift in range(-3, 4):
-            z = agreement(arounds[0], at, shift, speed, found, bin_min) - cost
-            best.take(z, number=0, shift=shift, speed=speed, pitch=found)
+        for shift, z in zip(far, agreement(arounds[0], at, far, speed, found, bin_min)):
+            best.take(z - cost, number=0, shift=shift, speed=speed, pitch=found)
     return best
 
 # %% ../nbs/30a_verify.ipynb #477ba061

@@ -16,7 +16,7 @@ from resonance_nb.book import directives
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / 'nbs').glob('*.ipynb'))
 MODULES = sorted(p.stem for p in (ROOT / 'resonance_nb').glob('*.py') if not p.stem.startswith('_'))
-STUDIES = ('34_classical', '34a_grid', '34b_scale', '24_simulator')
+STUDIES = ('34_classical', '34a_grid', '34b_scale', '34c_choices', '24_simulator')
 
 
 @pytest.fixture(params=NOTEBOOKS)

@@ -14,7 +14,7 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
 from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, tally, vote
-from resonance_nb.landmarks import _pack, _unpack
+from resonance_nb.landmarks import HEAVIEST, _bisect, _pack, _unpack
 
 RATE = audio.SAMPLE_RATE
 
@@ -120,14 +120,38 @@ def test_votes_are_the_counts(hits):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-50, 50)), max_size=80))
-def test_places_are_the_counts(hits):
-    tracks, starts = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
-    found = {(t, s): (v, pull) for t, s, v, pull in zip(*(x.tolist() for x in tally(tracks, starts)))}
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-50, 50), st.integers(1, HEAVIEST)), max_size=80))
+def test_places_are_the_weighed_counts(hits):
+    tracks, starts, weights = (np.array([h[i] for h in hits], np.int64) for i in (0, 1, 2))
+    found = {(t, s): (v, pull) for t, s, v, pull in zip(*(x.tolist() for x in tally(tracks, starts, weights)))}
     for (t, s), (votes, pull) in found.items():
-        near = [hits.count((t, s + d)) for d in (-1, 0, 1)]
+        near = [sum(w for t2, s2, w in hits if (t2, s2) == (t, s + d)) for d in (-1, 0, 1)]
         assert votes == sum(near) and pull == pytest.approx((near[2] - near[0]) / votes)
-    assert set(found) == set(hits)
+    assert set(found) == {(t, s) for t, s, _ in hits}
+    plain = tally(tracks, starts)
+    assert plain[2].tolist() == [sum((t2, s2) in ((t, s - 1), (t, s), (t, s + 1)) for t2, s2, _ in hits) for t, s in zip(*(x.tolist() for x in plain[:2]))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.data())
+def test_bisection_is_numpys(values, data):
+    values = np.sort(np.array(values, np.uint32))
+    cuts = [sorted(data.draw(st.tuples(st.integers(0, len(values)), st.integers(0, len(values))))) for _ in range(8)]
+    keys = np.array([data.draw(st.integers(-1, 40)) for _ in cuts])
+    low, high = (np.array([c[i] for c in cuts]) for i in (0, 1))
+    expected = [a + np.searchsorted(values[a:b], k) for (a, b), k in zip(cuts, keys)]
+    assert _bisect(values, low, high, keys).tolist() == expected
+
+
+def test_popular_hashes_are_looked_up_exactly():
+    rng = rng_for(1, 'popular')
+    codes = rng.choice([5, 6, 7, 1_000], 3_000, p=[0.6, 0.3, 0.05, 0.05])  # whole buckets full of few codes
+    anchors, none = rng.integers(0, 9_000, len(codes)), np.zeros(0, np.int64)
+    segment = build_segment([Song('s', codes, anchors, none, none, 9_000)])
+    asked = np.array([4, 5, 6, 7, 8, 1_000, 5])
+    which, positions = segment.lookup(asked)
+    for i, code in enumerate(asked):
+        assert sorted(positions[which == i]) == sorted(anchors[codes == code])
 
 
 a_song = st.tuples(
