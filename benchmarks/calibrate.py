@@ -42,7 +42,7 @@ def judged(found, query):
         others = np.array([versions.get(t) != mine for t in found.track_ids], bool)
         if others.any():
             features = found.features[others][0].copy()
-            features[1] = np.log(chance_agreement(found.score[others]))
+            features[1] = np.log(chance_agreement(found.score[others], len(recognizers[0])))
             yield features, False, found.doubtful[others][0], 'unknown'
         else:
             yield *nothing, 'unknown'

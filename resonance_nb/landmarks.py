@@ -329,9 +329,10 @@ def vote_features(
 
 def chance_agreement(
     z: np.ndarray,  # (n,) agreement of a query's songs, best first
+    n_songs: int,  # in the catalogue
 ) -> float:
-    "The level of chance: the agreement of the third song, at least 5."
-    return max(5.0, float(z[2]) if len(z) > 2 else 0.0)
+    "The level of chance: the agreement of the third song, at least 5, or 7 where there are too few songs to tell."
+    return max(float(np.interp(n_songs, [8, 24], [7, 5])), float(z[2]) if len(z) > 2 else 0.0)
 
 
 def agreement_features(
@@ -340,9 +341,10 @@ def agreement_features(
     n_peaks: np.ndarray,  # (n,) peaks that the song has there
     n_frames: int,  # length of the clip
     n_hashes: int,  # of the clip
+    n_songs: int,  # in the catalogue
 ) -> np.ndarray:
     "What it is made of when places are verified: logarithms of agreement, `chance_agreement`, agreement without the loudest fifth, peaks, frames, and the clip's hashes a frame, shape (n, 6)."
-    of_clip = np.broadcast_to([chance_agreement(z), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
+    of_clip = np.broadcast_to([chance_agreement(z, n_songs), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
     return np.log(np.maximum(np.stack([z, of_clip[0], rest, n_peaks, *of_clip[1:]], axis=1), 0.5))
 
 
@@ -611,7 +613,7 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     best = order[np.sort(firsts)]
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
-    features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes)
+    features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, len(self))
     return Evidence(names[best].tolist(), found.z[best], start_s, features, rest < 0.4 * found.z[best])
 
 # %% ../nbs/30_landmarks.ipynb #977ab171

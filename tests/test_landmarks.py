@@ -253,6 +253,27 @@ def test_a_broken_sample_does_not_silence_the_rest(make, broken):
     assert recognizer.search(np.full(RATE, broken, np.float32)) == []
 
 
+@pytest.mark.parametrize('cls', [Landmarks, DenseLandmarks])
+@pytest.mark.parametrize('n_songs', [1, 3, 8])
+def test_a_handful_of_songs_is_no_reason_to_believe(cls, n_songs):
+    corpus = default_corpus()
+    music = corpus.split('music', 'validation').index.tolist()
+    recognizer, length = cls(), 5 * RATE
+    for track in music[:n_songs]:
+        recognizer.add(track, corpus.load('music', track))
+    rng, said = rng_for(n_songs, 'strangers'), 0
+    own = bench.song_of(corpus.music)
+    strangers = [t for t in music[n_songs:] if own[t] not in {own[s] for s in music[:n_songs]}][:40]
+    for track in strangers:
+        x = corpus.load('music', track)
+        at = int(rng.integers(0, max(1, len(x) - length)))
+        best = recognizer.search(x[at : at + length], 1)
+        said += bool(best) and best[0].confidence >= recognizer.accept_confidence
+    assert said <= 1 + len(strangers) // 20
+    known = corpus.load('music', music[0])[length : 2 * length]
+    assert recognizer.search(known, 1)[0].confidence >= recognizer.accept_confidence
+
+
 def test_a_moment_in_common_is_not_a_song():
     recognizer = Landmarks()
     fill = sound(99, 1.2)
