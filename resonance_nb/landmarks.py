@@ -16,7 +16,7 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Match, ResonanceError
-from .verify import PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
+from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
 __all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes',
@@ -347,7 +347,7 @@ def agreement_features(
     of_clip = np.broadcast_to([chance_agreement(z, n_songs), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
     return np.log(np.maximum(np.stack([z, of_clip[0], rest, n_peaks, *of_clip[1:]], axis=1), 0.5))
 
-
+# %% ../nbs/30_landmarks.ipynb #77db734a
 def calibration(
     front: Front,  # what the songs were stored with
     search: Search,  # how the clips are asked
@@ -532,6 +532,7 @@ class Evidence:
     start_s: np.ndarray  # (n,) where the clip starts in the song, seconds
     features: np.ndarray  # (n, d) what the confidence is made of
     doubtful: np.ndarray  # (n,) bool: only a moment of the clip speaks for the song
+    plain: np.ndarray  # (n,) bool: the clip shows the song's peaks as fully as its own
 
 # %% ../nbs/30_landmarks.ipynb #d5ab5121
 def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
@@ -545,7 +546,8 @@ def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
     phases = self.asking.phases
     start_s = (start - (phases - 1) / (2 * phases)) * self.front.hop / SAMPLE_RATE  # the mean of the framings
     features = vote_features(votes, heard.n_hashes)
-    return Evidence(names[order].tolist(), votes.astype(float), start_s, features, spread < int(2 + len(samples) / SAMPLE_RATE / 3))
+    doubtful = spread < int(2 + len(samples) / SAMPLE_RATE / 3)
+    return Evidence(names[order].tolist(), votes.astype(float), start_s, features, doubtful, np.zeros(len(order), bool))
 
 # %% ../nbs/30_landmarks.ipynb #a5cfbde2
 def _propose(heard: _Hearing, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -585,6 +587,16 @@ def _finalists(z: np.ndarray, track: np.ndarray, most: int, each: int) -> np.nda
     return np.sort(kept[np.argsort(-z[kept], kind='stable')[:most]])
 
 # %% ../nbs/30_landmarks.ipynb #bd1cc994
+def _own_agreement(level_db: np.ndarray, around: np.ndarray, counts: np.ndarray, front: Front) -> np.ndarray:
+    "The agreement of a place with `counts` peaks if they were the clip's own, picked as a song's."
+    near = front.pns // 2 * 2 + 1
+    frames, bins = _query_peaks(level_db, Search(frames=near, bins=near), front)
+    margin = (len(around) - len(level_db)) // 2
+    own = around[frames + margin, bins - front.bin_min]
+    enough = max(FEWEST, 0.7 * len(own))  # a place at the edge of a song has few peaks, and those may fit by luck
+    return (own.mean() if len(own) else np.inf) * np.sqrt(np.maximum(counts, enough))
+
+
 def _closely(self, samples: np.ndarray, first: np.ndarray, at: Places) -> np.ndarray:
     "Best agreement of places over four framings of the clip; `first` is the map of the first."
     front, z = self.front, [agreement(first, at, (-1, 0, 1))]
@@ -614,7 +626,8 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
     features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, len(self))
-    return Evidence(names[best].tolist(), found.z[best], start_s, features, rest < 0.4 * found.z[best])
+    plain = found.z[best] > 0.97 * _own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
+    return Evidence(names[best].tolist(), found.z[best], start_s, features, rest < 0.4 * found.z[best], plain)
 
 # %% ../nbs/30_landmarks.ipynb #977ab171
 def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
@@ -622,7 +635,8 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     found = self.evidence(samples, k)
     logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    doubtful = found.doubtful[:k]
+    doubtful, plain = found.doubtful[:k], found.plain[:k]
+    confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
     confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)
     best = zip(found.track_ids, found.score[:k], found.start_s, confidence)
     return [Match(t, float(v), float(s), float(c)) for t, v, s, c in best]
@@ -634,7 +648,7 @@ def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:
     heard = self.hear(samples)
     if not len(heard.tracks):
         none = np.zeros(0)
-        return Evidence([], none, none, np.zeros((0, len(self._coefficients) - 1)), none.astype(bool))
+        return Evidence([], none, none, np.zeros((0, len(self._coefficients) - 1)), none.astype(bool), none.astype(bool))
     return (_by_agreement if self.asking.candidates else _by_votes)(self, heard, samples, k)
 
 

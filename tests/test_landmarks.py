@@ -274,6 +274,25 @@ def test_a_handful_of_songs_is_no_reason_to_believe(cls, n_songs):
     assert recognizer.search(known, 1)[0].confidence >= recognizer.accept_confidence
 
 
+@pytest.mark.parametrize('cls', [Landmarks, DenseLandmarks])
+@pytest.mark.parametrize('n_songs', [3, 12, 40])
+def test_songs_of_the_same_few_notes_are_told_apart(cls, n_songs):
+    def chords(seed, duration_s=20):
+        rng, t = rng_for(seed, 'chords'), np.arange(RATE // 4) / RATE
+        notes_hz = 220 * 2 ** (rng.choice([0, 3, 5, 7, 10, 12, 15, 17], duration_s * 4) / 12)
+        note = lambda f: sum(np.sin(2 * np.pi * f * k * t) / k for k in range(1, 6)) * np.exp(-6 * t)
+        return (0.2 * np.concatenate([note(f) for f in notes_hz])).astype(np.float32)
+
+    recognizer = cls()
+    for i in range(n_songs):
+        recognizer.add(str(i), chords(i))
+    for i in range(3):
+        best = recognizer.search(chords(i)[8 * RATE + 137 : 14 * RATE], 1)[0]
+        assert best.track_id == str(i) and best.confidence >= recognizer.accept_confidence
+        stranger = recognizer.search(chords(900 + i)[8 * RATE + 137 : 14 * RATE], 1)
+        assert not stranger or stranger[0].confidence < recognizer.accept_confidence
+
+
 def test_a_moment_in_common_is_not_a_song():
     recognizer = Landmarks()
     fill = sound(99, 1.2)
