@@ -596,7 +596,7 @@ def _own_agreement(level_db: np.ndarray, around: np.ndarray, counts: np.ndarray,
     enough = max(FEWEST, 0.7 * len(own))  # a place at the edge of a song has few peaks, and those may fit by luck
     return (own.mean() if len(own) else np.inf) * np.sqrt(np.maximum(counts, enough))
 
-
+# %% ../nbs/30_landmarks.ipynb #d05e11ef
 def _closely(self, samples: np.ndarray, first: np.ndarray, at: Places) -> np.ndarray:
     "Best agreement of places over four framings of the clip; `first` is the map of the first."
     front, z = self.front, [agreement(first, at, (-1, 0, 1))]
