@@ -54,6 +54,7 @@ class Search:
     fan: int = 1_000_000  # pairs that start at each of its peaks: all there are
     bent_frames: int = 15  # the same for peaks that are also tried at other pitches; 0: they are not
     bent_bins: int = 21
+    weigh: bool = True  # pairs of peaks that stand out have more votes
     phases: int = 1  # times the clip is framed, each a fraction of a hop later
     candidates: int = 2_000  # places that are verified; 0: votes alone decide
     finalists: int = 32  # of them, the best, which are realigned
@@ -182,8 +183,8 @@ class Segment:
     "An immutable piece of index: songs, their postings sorted by hash, and their peaks in the order of time."
     track_ids: list[str]
     first_frame: np.ndarray  # (n_tracks + 1,) where each song begins when all are laid end to end
-    starts: np.ndarray  # (2**prefix_bits + 1,) where each bucket of postings begins
-    postings: np.ndarray  # (n_postings,) uint32: low bits of the hash above, the anchor's frame over all songs below
+    starts: np.ndarray  # (2**CODE_BITS + 1,) uint32: where each hash's postings begin
+    postings: np.ndarray  # (n_postings,) uint32: the anchor's frame over all songs
     peak_frames: np.ndarray  # (n_peaks,) int64, ascending: frames over all songs
     peak_bins: np.ndarray  # (n_peaks,) uint16: bins from `Front.bin_min`
     alive: np.ndarray = field(default=None)  # (n_tracks,) bool: songs that may be answered
@@ -194,9 +195,6 @@ class Segment:
         near = np.searchsorted(self.first_frame, np.arange(0, self.first_frame[-1], 256), 'right') - 1
         self._near = np.append(near, len(self.track_ids) - 1)  # a frame's song can be read off nearby
 
-        self.low_bits = CODE_BITS - (len(self.starts) - 1).bit_length() + 1
-        self.frame_mask = (1 << (32 - self.low_bits)) - 1
-
     def track_at(self, frames: np.ndarray) -> np.ndarray:
         "The number of the song that each frame lies in."
         track = self._near[frames >> 8]
@@ -206,26 +204,9 @@ class Segment:
 
     def lookup(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         "All postings with these codes: the index into `codes`, and the posting's frame."
-        bucket, low = codes >> self.low_bits, codes & ((1 << self.low_bits) - 1)
-        first, last = self.starts[bucket].astype(np.int64), self.starts[bucket + 1].astype(np.int64)
-        wide = np.flatnonzero(last - first > 32) if self.low_bits else []
-        if len(wide):  # few buckets, and most of the postings: within a bucket they are sorted, too
-            for end, code in ((first, low), (last, low + 1)):
-                end[wide] = _bisect(self.postings, first[wide], last[wide], code[wide] << (32 - self.low_bits))
-        found = self.postings[ranges(first, last - first)]
-        which = np.repeat(np.arange(len(codes)), last - first)
-        low = low.astype(np.uint32)  # narrow numbers: this is much of a search
-        same = np.flatnonzero(found >> np.uint32(32 - self.low_bits) == low[which]) if self.low_bits else slice(None)
-        return which[same], (found[same] & np.uint32(self.frame_mask)).astype(np.int64)
-
-# %% ../nbs/30_landmarks.ipynb #519012fb
-def _bisect(values: np.ndarray, low: np.ndarray, high: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    "The first place in each stretch `low:high` of ascending values where the value is not below the key; `high` when there is none."
-    while (open_ := low < high).any():
-        middle = (low + high) >> 1
-        below = open_ & (values[np.minimum(middle, len(values) - 1)] < keys)
-        low, high = np.where(below, middle + 1, low), np.where(open_ & ~below, middle, high)
-    return low
+        first = self.starts[codes].astype(np.int64)
+        counts = self.starts[codes + 1] - first
+        return np.repeat(np.arange(len(codes)), counts), self.postings[ranges(first, counts)].astype(np.int64)
 
 # %% ../nbs/30_landmarks.ipynb #82427507
 @dataclass
@@ -239,6 +220,11 @@ class Song:
     n_frames: int  # its length
 
 
+def _starts(codes: np.ndarray) -> np.ndarray:
+    "Where each hash's postings begin when they are sorted."
+    return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=2**CODE_BITS))]).astype(np.uint32)
+
+
 def build_segment(
     songs: list[Song],  # in any order
 ) -> Segment:
@@ -250,24 +236,15 @@ def build_segment(
     codes = join(s.codes for s in songs)
     positions = join(s.anchors + at for s, at in zip(songs, first_frame))
     order = np.argsort(codes, kind='stable')
-    codes = codes[order]
-    frame_bits = max(24, int(first_frame[-1]).bit_length())
-    prefix_bits = int(np.clip(np.log2(max(len(codes), 1)) - 2, max(CODE_BITS - 8, CODE_BITS - 32 + frame_bits), CODE_BITS))
-    low_bits = CODE_BITS - prefix_bits
-    starts = np.searchsorted(codes, np.arange(2**prefix_bits + 1) << low_bits).astype(np.uint32)
-    postings = (codes & ((1 << low_bits) - 1)) << (32 - low_bits) | positions[order]
     frames, bins = join(s.frames + at for s, at in zip(songs, first_frame)), join(s.bins for s in songs)
-    return Segment([s.track_id for s in songs], first_frame, starts, postings.astype(np.uint32), frames, bins.astype(np.uint16))
+    return Segment([s.track_id for s in songs], first_frame, _starts(codes), positions[order].astype(np.uint32), frames, bins.astype(np.uint16))
 
 # %% ../nbs/30_landmarks.ipynb #508c6408
 def segment_songs(
     segment: Segment,  # any segment
 ) -> list[Song]:
     "The living songs of a segment, as `build_segment` takes them."
-    buckets = np.repeat(np.arange(len(segment.starts) - 1), np.diff(segment.starts.astype(np.int64)))
-    postings = segment.postings.astype(np.int64)
-    codes = buckets << segment.low_bits | postings >> (32 - segment.low_bits)
-    positions = postings & segment.frame_mask
+    codes, positions = np.repeat(np.arange(2**CODE_BITS), np.diff(segment.starts)), segment.postings.astype(np.int64)
     track = np.searchsorted(segment.first_frame, positions, 'right') - 1
     order = np.argsort(track, kind='stable')
     edges = np.searchsorted(track[order], np.arange(len(segment.track_ids) + 1))
@@ -291,15 +268,19 @@ def tally(
     weights: np.ndarray | int = 1,  # (n_hits,) whole votes of each, 1 to `HEAVIEST`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "Places: song, start frame, votes with the two neighbouring frames', and how far these pull the start, all (n_places,), by song and start."
-    hits = np.sort(tracks << 38 | starts + 2**31 << 6 | weights)  # one number each: sorting is most of the work
+    if not len(starts):
+        return starts, starts, starts, starts / 1
+    least, width = int(starts.min()), int(np.ptp(starts)) + 2  # of neighbours in time no song's last and the next's first
+    hits = (tracks * width + (starts - least)) << 6 | weights  # one number each: sorting is most of the work …
+    hits = np.sort(hits.astype(np.uint32) if (int(tracks.max()) + 1) * width < 2**26 else hits)  # … and half of it if numbers are narrow
     keys = hits >> 6
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    keys, counts = keys[first], np.add.reduceat(hits & HEAVIEST, first) if len(hits) else hits
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    keys, counts = keys[first].astype(np.int64), np.add.reduceat(hits & HEAVIEST, first, dtype=np.int64)
     beside = np.diff(keys) == 1
     left = np.concatenate([[0], np.where(beside, counts[:-1], 0)])[: len(keys)]
     right = np.concatenate([np.where(beside, counts[1:], 0), [0]])[: len(keys)]
     votes = counts + left + right
-    return keys >> 32, (keys & (2**32 - 1)) - 2**31, votes, (right - left) / votes
+    return keys // width, keys % width + least, votes, (right - left) / votes
 
 
 def vote(
@@ -329,10 +310,10 @@ def vote_features(
 
 def chance_agreement(
     z: np.ndarray,  # (n,) agreement of a query's songs, best first
-    n_songs: int,  # in the catalogue
+    least: float,  # that it is taken for: where there are few songs, the third says little of what a hundredth might show
 ) -> float:
-    "The level of chance: the agreement of the third song, at least 5, or 7 where there are too few songs to tell."
-    return max(float(np.interp(n_songs, [8, 24], [7, 5])), float(z[2]) if len(z) > 2 else 0.0)
+    "The level of chance: the agreement of the third song, but no less than `least`."
+    return max(least, float(z[2]) if len(z) > 2 else 0.0)
 
 
 def agreement_features(
@@ -341,10 +322,10 @@ def agreement_features(
     n_peaks: np.ndarray,  # (n,) peaks that the song has there
     n_frames: int,  # length of the clip
     n_hashes: int,  # of the clip
-    n_songs: int,  # in the catalogue
+    least: float,  # for `chance_agreement`
 ) -> np.ndarray:
     "What it is made of when places are verified: logarithms of agreement, `chance_agreement`, agreement without the loudest fifth, peaks, frames, and the clip's hashes a frame, shape (n, 6)."
-    of_clip = np.broadcast_to([chance_agreement(z, n_songs), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
+    of_clip = np.broadcast_to([chance_agreement(z, least), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
     return np.log(np.maximum(np.stack([z, of_clip[0], rest, n_peaks, *of_clip[1:]], axis=1), 0.5))
 
 # %% ../nbs/30_landmarks.ipynb #77db734a
@@ -374,12 +355,16 @@ class Landmarks:
         self.accept_confidence = fitted['accept_confidence']
         self.calibrated = fitted['front_end'] == self.front.digest()  # else the confidence is a guess
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
+        self._chance = fitted.get('least_chance', [[1], [5]])  # sizes of a catalogue, and the least level of chance in each
         self._parts: list[Segment] = []
         self._pending: list[Song] = []
         self._known: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def _least(self) -> float:
+        return float(np.interp(len(self), *self._chance))
 
     def add(
         self,
@@ -389,7 +374,7 @@ class Landmarks:
         "Index one song; audio without a single hash (silence, a click) adds nothing."
         self.add_stream(track_id, [samples])
 
-
+# %% ../nbs/30_landmarks.ipynb #5821c26f
 class DenseLandmarks(Landmarks):
     "The same with more peaks on both sides, more pairs and more places verified: a larger index, a slower answer, more songs found."
 
@@ -455,7 +440,7 @@ def _prominence(level_db: np.ndarray) -> np.ndarray:
 def _weighed(frames: np.ndarray, bins: np.ndarray, stands_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Codes, anchor frames and votes of all pairs of a clip's peaks."
     anchor, target = _pairs(frames, bins, asking.fan, front)
-    votes = 1 + (stands_db[anchor] * stands_db[target] / 15).astype(np.int64)  # 1 to 61
+    votes = 1 + (asking.weigh * stands_db[anchor] * stands_db[target] / 15).astype(np.int64)  # 1 to 61
     return _codes(frames, bins, anchor, target, front), frames[anchor], votes
 
 
@@ -499,9 +484,19 @@ class _Hearing:
     ids: list[str]  # of all songs of all segments, one after the other
     base: np.ndarray  # (n_segments + 1,) number of each segment's first song
     tracks: np.ndarray  # (n_hits,) song numbers
-    starts: np.ndarray  # (n_hits,) frames
+    starts: np.ndarray  # (n_hits,) frames where the clip would begin
     anchors: np.ndarray  # (n_hits,) frame of the clip
     weights: np.ndarray  # (n_hits,) votes
+
+# %% ../nbs/30_landmarks.ipynb #247dfefd
+def _promising(begin: np.ndarray, votes: np.ndarray, most: int) -> np.ndarray:
+    "Numbers of the hits in the `most` fullest bins, several places to a bin: no place is underrated, and few hits are left to sort."
+    size = 1 << int(np.clip(len(begin).bit_length(), 12, 19))
+    bins = begin & (size - 1)
+    full = np.bincount(bins, votes, size).astype(np.int32)
+    full = full + np.roll(full, 1) + np.roll(full, -1)  # a place's neighbours in time are the bin's neighbours
+    at_least = np.cumsum(np.bincount(full)[::-1])[::-1]  # bins with so many votes or more
+    return np.flatnonzero(full[bins] >= (at_least > most).sum() - 1)
 
 
 def _hear(self, samples: np.ndarray) -> _Hearing:
@@ -511,9 +506,12 @@ def _hear(self, samples: np.ndarray) -> _Hearing:
     none = np.zeros((0, front.bin_max - front.bin_min + 1), np.float32)
     levels_db = [np.concatenate([none, *level_blocks([x], front)]) for x in clips] if asking.frames else [none] * len(clips)
     codes, at, votes = _query_hashes(clips, levels_db, asking, front)
-    segments, hits, ids, base = self.segments(), [(np.zeros(0, np.int64),) * 4], [], [0]
+    segments, hits, ids, base = self.segments(), [], [], [0]
     for segment in segments:
         which, position = segment.lookup(codes)
+        if asking.candidates:  # only the fullest places will be verified
+            kept = _promising(position - at[which], votes[which], 6 * asking.candidates)
+            which, position = which[kept], position[kept]
         track = segment.track_at(position)
         if not segment.alive.all():
             living = segment.alive[track]
@@ -521,7 +519,8 @@ def _hear(self, samples: np.ndarray) -> _Hearing:
         hits.append((track + base[-1], position - segment.first_frame[track] - at[which], at[which], votes[which]))
         ids += segment.track_ids
         base.append(len(ids))
-    return _Hearing(levels_db, len(codes), segments, ids, np.array(base), *(np.concatenate(x) for x in zip(*hits)))
+    hits = [np.concatenate(x) for x in zip(*hits)] if hits else [np.zeros(0, np.int64)] * 4
+    return _Hearing(levels_db, len(codes), segments, ids, np.array(base), *hits)
 
 # %% ../nbs/30_landmarks.ipynb #b6fd9205
 @dataclass
@@ -625,7 +624,7 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     best = order[np.sort(firsts)]
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
-    features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, len(self))
+    features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, self._least())
     plain = found.z[best] > 0.97 * _own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
     return Evidence(names[best].tolist(), found.z[best], start_s, features, rest < 0.4 * found.z[best], plain)
 
@@ -702,6 +701,28 @@ def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     real = bins != _FILLER
     return frames[real], bins[real].astype(np.uint16)
 
+# %% ../nbs/30_landmarks.ipynb #2958d604
+def _pack_postings(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+    "Postings in each bucket, one bucket for all hashes with the same high bits; and the postings, the low bits of the hash above the frame."
+    size, frame_bits = len(segment.postings), max(24, int(segment.first_frame[-1]).bit_length())
+    prefix_bits = int(np.clip(np.log2(max(size, 1)) - 2, max(CODE_BITS - 8, CODE_BITS - 32 + frame_bits), CODE_BITS))
+    low_bits = CODE_BITS - prefix_bits
+    counts = np.diff(segment.starts[:: 1 << low_bits])
+    small = next(t for t in (np.uint8, np.uint16, np.uint32) if counts.max(initial=0) <= np.iinfo(t).max)
+    low = np.repeat(np.tile(np.arange(1 << low_bits), 2**prefix_bits), np.diff(segment.starts))
+    return counts.astype(small), (low << (32 - low_bits) | segment.postings).astype(np.uint32)
+
+
+def _unpack_postings(counts: np.ndarray, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Where each hash's postings begin, and their frames; raises `ValueError` when the two do not fit."
+    low_bits = CODE_BITS - len(counts).bit_length() + 1
+    if len(counts) << low_bits != 2**CODE_BITS or not 0 <= low_bits <= 8 or counts.sum(dtype=np.int64) != len(packed):
+        raise ValueError(f'{len(packed)} postings in {len(counts)} buckets')
+    if not low_bits:  # as in memory
+        return np.append(0, np.cumsum(counts)).astype(np.uint32), packed
+    codes = np.repeat(np.arange(len(counts)), counts) << low_bits | packed.astype(np.int64) >> (32 - low_bits)
+    return _starts(codes), packed & np.uint32((1 << (32 - low_bits)) - 1)
+
 # %% ../nbs/30_landmarks.ipynb #0ad7721d
 def _save(self, folder: Path) -> None:
     "Write the index into a folder (made if missing)."
@@ -710,9 +731,8 @@ def _save(self, folder: Path) -> None:
     if len(self.segments()) != 1 or not all(s.alive.all() for s in self._parts):
         self.compact()
     segment = self._parts[0] if self._parts else build_segment([])
-    counts = np.diff(segment.starts)  # of each bucket: smaller numbers than where it begins
-    small = next(t for t in (np.uint8, np.uint16, np.uint32) if counts.max(initial=0) <= np.iinfo(t).max)
-    arrays = {'counts': counts.astype(small), 'postings': segment.postings, 'peaks': _pack(segment.peak_frames, segment.peak_bins)}
+    counts, postings = _pack_postings(segment)
+    arrays = {'counts': counts, 'postings': postings, 'peaks': _pack(segment.peak_frames, segment.peak_bins)}
     for name, array in arrays.items():
         np.save(folder / f'{name}.npy', array, allow_pickle=False)
     lengths = np.diff(segment.first_frame).tolist()
@@ -733,15 +753,14 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
             raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}: index the music again')
         about |= {'front': Front(**about['front']), 'search': Search(**about['search']), 'tracks': [(str(t), int(n)) for t, n in about['tracks']]}
         arrays = {n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False)) for n in ('counts', 'postings', 'peaks')}
-        arrays['starts'] = np.append(0, np.cumsum(arrays.pop('counts'), dtype=np.int64)).astype(np.uint32)
+        arrays['starts'], arrays['postings'] = _unpack_postings(arrays.pop('counts'), arrays['postings'])
         arrays['peak_frames'], arrays['peak_bins'] = _unpack(arrays.pop('peaks'))
     except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
         raise ResonanceError(f'{folder} is not a readable landmark index ({e}); index the music again') from e
-    starts, here = arrays['starts'], about['front'].digest()
+    here = about['front'].digest()
     if about['front_end'] != here:
         raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {here}; index the music again')
-    ends = (len(arrays['postings']) == starts[-1], arrays['peak_frames'][-1:].sum() <= sum(n for _, n in about['tracks']))
-    if (len(starts) - 1).bit_count() != 1 or not all(ends):
+    if max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0)) > sum(n for _, n in about['tracks']):
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
     return about, arrays
 

@@ -14,7 +14,7 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
 from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, tally, vote
-from resonance_nb.landmarks import HEAVIEST, _bisect, _pack, _unpack
+from resonance_nb.landmarks import CODE_BITS, HEAVIEST, _pack, _pack_postings, _promising, _unpack, _unpack_postings
 
 RATE = audio.SAMPLE_RATE
 
@@ -132,15 +132,33 @@ def test_places_are_the_weighed_counts(hits):
     assert plain[2].tolist() == [sum((t2, s2) in ((t, s - 1), (t, s), (t, s + 1)) for t2, s2, _ in hits) for t, s in zip(*(x.tolist() for x in plain[:2]))]
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**CODE_BITS - 1), st.integers(0, 99)), max_size=60), st.sampled_from([100, 2**25, 2**31]))
+def test_postings_come_back_from_their_buckets(hits, n_frames):
+    codes, anchors = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
+    none = np.zeros(0, np.int64)
+    segment = build_segment([Song('s', codes, anchors, none, none, n_frames)])
+    counts, packed = _pack_postings(segment)
+    starts, postings = _unpack_postings(counts, packed)
+    assert (starts == segment.starts).all() and (postings == segment.postings).all()
+    (back,) = segment_songs(segment)
+    assert sorted(zip(back.codes.tolist(), back.anchors.tolist())) == sorted(hits)
+    for bad in (counts[:-1], np.tile(counts, 512), counts + (np.arange(len(counts)) == 0).astype(counts.dtype)):
+        with pytest.raises(ValueError):
+            _unpack_postings(bad, packed)
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.data())
-def test_bisection_is_numpys(values, data):
-    values = np.sort(np.array(values, np.uint32))
-    cuts = [sorted(data.draw(st.tuples(st.integers(0, len(values)), st.integers(0, len(values))))) for _ in range(8)]
-    keys = np.array([data.draw(st.integers(-1, 40)) for _ in cuts])
-    low, high = (np.array([c[i] for c in cuts]) for i in (0, 1))
-    expected = [a + np.searchsorted(values[a:b], k) for (a, b), k in zip(cuts, keys)]
-    assert _bisect(values, low, high, keys).tolist() == expected
+@given(st.lists(st.tuples(st.integers(-200, 20_000), st.integers(1, HEAVIEST)), max_size=200), st.integers(1, 60))
+def test_the_fullest_places_are_never_left_out(hits, most):
+    begin, votes = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
+    kept = _promising(begin, votes, most)
+    bins, own = np.zeros(2**12, np.int64), begin & (2**12 - 1)
+    np.add.at(bins, own, votes)
+    full = bins + np.roll(bins, 1) + np.roll(bins, -1)
+    assert kept.tolist() == np.flatnonzero(full[own] >= np.sort(full)[-most - 1]).tolist()
+    for b in set(begin.tolist()) - set(begin[kept].tolist()):  # what is left out has no more votes than what is kept
+        assert votes[np.abs(begin - b) <= 1].sum() <= min((full[own[k]] for k in kept), default=0)
 
 
 def test_popular_hashes_are_looked_up_exactly():
