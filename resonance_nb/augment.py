@@ -264,6 +264,7 @@ class BatchDegrader:
         scene_s: float = 30.0,  # their length
         device: str = 'cpu',  # or 'cuda'
         seed: int = 0,  # of the crowds
+        varied: bool = False,  # every crowd at another speed and through another equaliser: few recordings sound like many
         progress: bool = False,  # show a bar while preparing
     ):
         need('torch', 'learn')
@@ -272,7 +273,7 @@ class BatchDegrader:
         self.anchor, self.n = round(before_s * SAMPLE_RATE), round(duration_s * SAMPLE_RATE)
         if self.n < 1 or self.anchor < 0 or scene_s <= duration_s + before_s:
             raise ResonanceError('a batch needs clips of some length, and crowds that are longer than a clip and its past')
-        self.duration_s, self.before_s, self.scene_s = duration_s, before_s, scene_s
+        self.duration_s, self.before_s, self.scene_s, self.varied = duration_s, before_s, scene_s, varied
         self._prepare_rooms()
         self._prepare_crowds(n_scenes, seed)
 
@@ -302,6 +303,18 @@ def _prepare_rooms(self) -> None:
     responses = [np.ones(1, np.float32), *(self.bank.rooms.device(id) for id in self._device_row)]
     self._devices = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.array(r)) for r in responses], batch_first=True).to(self.device)
 
+# %% ../nbs/23a_augment.ipynb #23a7a21f
+_FASTEST = 2 ** (1 / 3)
+
+
+def _varied(sound: np.ndarray, n: int, rng: np.random.Generator, most_db: float = 8.0) -> np.ndarray:
+    "A crowd at another speed and through another equaliser, shape (n,)."
+    speed = _FASTEST ** rng.uniform(-1, 1)
+    sound = np.interp(np.arange(n) * speed, np.arange(len(sound)), sound)
+    hz, octaves = np.fft.rfftfreq(n, 1 / SAMPLE_RATE), np.arange(8)  # from 62.5 Hz to 8 kHz
+    curve_db = np.interp(np.log2(np.maximum(hz, 62.5) / 62.5), octaves, rng.uniform(-most_db, most_db, 8))
+    return np.fft.irfft(np.fft.rfft(sound) * 10 ** (curve_db / 20), n).astype(np.float32)
+
 # %% ../nbs/23a_augment.ipynb #411c2fb7
 def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     "Some half minutes of every venue's crowd, with their scenes."
@@ -312,9 +325,10 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
         self.scenes[v.name] = []
         for i in self._bar(range(n_scenes), f'crowds of {v.name}'):
             rng = rng_for(seed, 'scene', v.name, i)
-            scene = crowd.draw_scene(self.bank.crowds, self.scene_s, rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
+            scene = crowd.draw_scene(self.bank.crowds, self.scene_s * (_FASTEST if self.varied else 1), rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
             self.scenes[v.name].append(plain_facts(scene.to_dict()))
-            sounds.append(crowd.render_scene(scene, self.bank.crowds, n))
+            sound = crowd.render_scene(scene, self.bank.crowds, round(n * _FASTEST) + 1 if self.varied else n)
+            sounds.append(_varied(sound, n, rng) if self.varied else sound)
     self._crowds = torch.from_numpy(np.stack(sounds)).to(self.device)
     order = [s for v in self.venues for s in self.scenes[v.name]]
     self._scene_row = {id(s): i for i, s in enumerate(order)}

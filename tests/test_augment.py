@@ -9,6 +9,7 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb import augment, bench, chain, venue  # noqa: E402
 from resonance_nb.augment import BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
+from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
 from resonance_nb.core import ResonanceError, rng_for  # noqa: E402
 from resonance_nb.starter import default_corpus  # noqa: E402
 
@@ -218,3 +219,15 @@ def test_without_torch_the_package_says_what_to_install(root):
     assert 'MissingExtra' in done.stdout and 'resonance_nb[learn]' in done.stdout
     light = subprocess.run([sys.executable, '-X', 'importtime', '-c', 'import resonance_nb.venue'], capture_output=True, text=True, cwd=root)
     assert not any(m in light.stderr for m in (' torch\n', ' scipy.signal\n', ' pandas\n'))
+
+
+def test_varied_crowds_are_as_long_and_as_many_but_others():
+    from resonance_nb.augment import _varied
+
+    plain, other = (BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, varied=v) for v in (False, True))
+    assert other._crowds.shape == plain._crowds.shape and torch.isfinite(other._crowds).all()
+    spectrum = lambda x: torch.fft.rfft(x).abs()[:, 600:].log().mean(1)
+    assert (other._crowds.square().mean(1) > 0).all() and not torch.allclose(spectrum(other._crowds), spectrum(plain._crowds), atol=0.05)
+    tone = np.sin(2 * np.pi * 1_000 * np.arange(RATE * 3) / RATE).astype(np.float32)
+    tops = [np.abs(np.fft.rfft(_varied(tone, 2 * RATE, rng_for(i, 'varied')))).argmax() / 2 for i in range(20)]
+    assert 793 <= min(tops) < 900 and 1_100 < max(tops) <= 1_260
