@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'song_of', 'protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label',
            'make_queries', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'fixed_threads',
-           'timed', 'index', 'run', 'wilson', 'bootstrap_by_track', 'interval_by_track', 'summarise', 'HtmlTable',
-           'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar', 'holm', 'compare', 'open_set', 'tune_threshold',
-           'accepted_correct_at', 'summarise_open', 'false_accepts_at_default', 'plot_roc', 'rate_upper_bound',
-           'fit_calibration', 'calibrated', 'reliability', 'expected_calibration_error', 'plot_calibration', 'time_it',
-           'ratio_in_one_run', 'machine']
+           'timed', 'index', 'run', 'repeated', 'wilson', 'bootstrap_by_track', 'interval_by_track', 'summarise',
+           'HtmlTable', 'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar', 'holm', 'compare', 'open_set',
+           'tune_threshold', 'accepted_correct_at', 'summarise_open', 'false_accepts_at_default', 'plot_roc',
+           'rate_upper_bound', 'fit_calibration', 'calibrated', 'reliability', 'expected_calibration_error',
+           'plot_calibration', 'time_it', 'ratio_in_one_run', 'machine']
 
 # %% ../nbs/10_bench.ipynb #10465f5f
 SNRS_DB = (None, 20, 10, 5, 0, -5, -10)  # None is a clean clip
@@ -472,6 +472,37 @@ def run(
                 mine[i] = {'system': r.name, 'k': k} | _facts(queries[i]) | outcome | {'elapsed_ms': 1000 * took_s}
     return pd.DataFrame([row for mine in rows for row in mine])
 
+
+# %% ../nbs/10_bench.ipynb #5a1b77c2
+def repeated(
+    corpus,  # a `corpora.Corpus`
+    split: str = 'validation',  # the songs that are played
+    snr_db=(0.0,),  # levels, dB; None is clean
+    durations_s=(2.0, 5.0),  # clip lengths
+    degrade: Callable | None = None,  # see `render`
+    n_others: int = 75,  # songs in the catalogue that are never asked for
+    max_tracks: int | None = None,  # at most this many known songs
+    seed: int = 0,  # of songs, places and crowds
+) -> Callable:
+    "A function that shows a new recogniser the catalogue, asks it, and gives the share of right answers: 'top1' over all clips, and one for each level and length."
+    plan = protocol(corpus, split, seed=seed)
+    queries = [q for q in make_queries(corpus, plan, snr_db, durations_s, seed=seed, n_noise_only=0, max_tracks=max_tracks) if q.kind == 'known']
+    asked, cache = {q.track_id for q in queries}, {}
+    others = sorted(set(plan.catalogue_ids) - asked, key=lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest())
+    clips = [render(q, corpus, cache, degrade) for q in sorted(queries, key=lambda q: q.noise_key)]
+    ordered = sorted(queries, key=lambda q: q.noise_key)
+
+    def check(recognizer) -> dict[str, float]:
+        for track in sorted(asked) + others[:n_others]:
+            recognizer.add(track, corpus.load('music', track))
+        right = {}
+        for query, clip in zip(ordered, clips):
+            best = recognizer.search(clip, 1)
+            right.setdefault((query.snr_db, query.duration_s), []).append(bool(best) and best[0].track_id == query.track_id)
+        cells = {f'{snr_label(s)}, {d:g} s': float(np.mean(r)) for (s, d), r in sorted(right.items(), key=lambda x: (x[0][1], x[0][0] is None, x[0][0]))}
+        return {'top1': float(np.mean([x for r in right.values() for x in r]))} | cells
+
+    return check
 
 # %% ../nbs/10_bench.ipynb #08519916
 def wilson(
