@@ -1,0 +1,114 @@
+"""Encoders: every body, on any batch, saved and loaded; damaged files."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from resonance_nb.core import ResonanceError
+
+torch = pytest.importorskip('torch')
+
+from resonance_nb.encoders import BODIES, Encoder, Front, MelFront, Settings, digest, embed, load, save  # noqa: E402
+
+
+def noise(n, seed=0, samples=8_000):
+    return torch.randn(n, samples, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+@pytest.mark.parametrize('body', BODIES)
+def test_every_body(body, tmp_path):
+    torch.manual_seed(0)
+    encoder = Encoder(Settings(body, dim=64))
+    vectors = encoder(noise(6))
+    assert vectors.shape == (6, 64)
+    vectors.square().sum().sub(vectors[0, 0]).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in encoder.parameters())
+    encoder.eval()
+    with torch.inference_mode():
+        together = encoder(noise(7))
+        torch.testing.assert_close(together.norm(dim=1), torch.ones(7))
+        torch.testing.assert_close(torch.cat([encoder(x[None]) for x in noise(7)]), together, atol=2e-5, rtol=0)
+        torch.testing.assert_close(encoder(noise(7).flip(0)).flip(0), together, atol=2e-5, rtol=0)
+        save(encoder, tmp_path / 'm.safetensors')
+        assert torch.equal(load(tmp_path / 'm.safetensors')[0](noise(7)), together)
+        assert torch.isfinite(encoder(torch.zeros(2, 8_000))).all()
+
+
+def test_ours_is_small():
+    assert sum(p.numel() for p in Encoder().parameters()) <= 2_000_000
+
+
+def test_a_louder_window_has_the_same_picture():
+    x = noise(3)
+    torch.testing.assert_close(MelFront()(x), MelFront()(8 * x), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('settings', [Settings(window_s=2.0), Settings(front=Front(n_mels=96, hop=256)), Settings('patches', window_s=1.5)])
+def test_other_settings(settings):
+    assert Encoder(settings).eval()(noise(2, samples=settings.samples)).shape == (2, 128)
+
+
+@pytest.mark.parametrize('harm', ['cut', 'garbage', 'empty', 'missing', 'other weights', 'no card', 'card', 'version', 'settings'])
+def test_a_damaged_model_is_refused_in_one_line(tmp_path, harm):
+    path, card = tmp_path / 'm.safetensors', tmp_path / 'm.json'
+    save(Encoder(Settings('cnn3')), path)
+    told = json.loads(card.read_text())
+    if harm == 'cut':
+        path.write_bytes(path.read_bytes()[:-100])
+    elif harm == 'garbage':
+        path.write_bytes(os.urandom(300))
+    elif harm == 'empty':
+        path.write_bytes(b'')
+    elif harm == 'missing':
+        path.unlink()
+    elif harm == 'other weights':
+        save(Encoder(Settings('cnn3')), path)
+        card.write_text(json.dumps(told))
+    elif harm == 'no card':
+        card.unlink()
+    elif harm == 'card':
+        card.write_text('{')
+    elif harm == 'version':
+        card.write_text(json.dumps(told | {'version': 99}))
+    elif harm == 'settings':
+        card.write_text(json.dumps(told | {'settings': told['settings'] | {'body': 'cnn9'}}))
+    with pytest.raises(ResonanceError) as error:
+        load(path)
+    assert '\n' not in str(error.value)
+
+
+def test_the_digest_is_of_settings_and_weights():
+    torch.manual_seed(0)
+    one = Encoder(Settings('cnn3'))
+    before = digest(one)
+    with torch.no_grad():
+        one.head.bias[3] += 1e-3
+    assert digest(one) != before
+
+
+@pytest.mark.parametrize('n', [0, 1, 7_999, 8_000, 8_001, 12_000, 12_001, 100_003])
+def test_windows_of_a_recording(n):
+    encoder, x = Encoder(Settings('cnn3')).eval(), noise(1, samples=max(n, 1))[0, :n].numpy()
+    starts_s, vectors = embed(encoder, x, 0.5, batch=7)
+    expected = list(range(0, max(n - 8_000, 0) + 4_000, 4_000)) if n else []
+    expected = [s for s in expected if s == 0 or s < n - 8_000 + 4_000]
+    assert (starts_s * 8_000).astype(int).tolist() == expected
+    for start, vector in zip(expected, vectors):
+        window = np.pad(x[start : start + 8_000], (0, max(0, start + 8_000 - n)))
+        with torch.inference_mode():
+            np.testing.assert_allclose(encoder(torch.from_numpy(window)[None])[0], vector, atol=2e-5)
+
+
+def test_broken_samples_do_not_spread():
+    encoder, x = Encoder(Settings('cnn3')).eval(), noise(1, samples=40_000)[0].numpy()
+    x[20_500] = np.nan
+    assert np.isfinite(embed(encoder, x)[1]).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card')
+def test_the_same_on_a_graphics_card():
+    encoder = Encoder().eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.to('cuda')(noise(8).to('cuda')).cpu(), encoder.to('cpu')(noise(8)), atol=1e-3, rtol=0)
