@@ -33,6 +33,7 @@ calibrate: $(VENV)/.ready
 	@$(PY) benchmarks/calibrate.py </dev/null
 	@$(PY) benchmarks/calibrate_chromaprint.py </dev/null
 	@$(PY) benchmarks/calibrate_mfcc.py </dev/null
+	@$(PY) benchmarks/calibrate_embedding.py </dev/null
 
 notebooks: $(VENV)/.ready
 	@$(PY) -m nbconvert --clear-output --inplace --log-level=ERROR nbs/*.ipynb figures/*.ipynb </dev/null

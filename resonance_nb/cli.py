@@ -19,7 +19,7 @@ from .core import METHODS, ResonanceError, cache_folder, method_class
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'corpus',
            'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade', 'asking',
-           'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'run', 'book']
+           'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'run', 'book']
 
 # %% ../nbs/92_cli.ipynb #18ff0726
 def main(
@@ -574,6 +574,61 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
     if not told['failed'] and not told['left']:
         click.echo(f'now: resonance bench import {out} --pack {folder} --service ACRCloud')
     return 2 if told['failed'] else 0
+
+# %% ../nbs/92_cli.ipynb #92a1b772
+@cli.command()
+@click.option('--profile', default='quick', show_default=True, type=click.Choice(['quick', 'study']), help='The recipe: a few minutes, or that of the shipped model.')
+@corpus_option('Where the songs, rooms and crowds are.  [default: the corpus in use]')
+@click.option('--out', type=click.Path(path_type=Path), metavar='DIR', help='The run; one that was stopped goes on.  [default: runs/train/PROFILE]')
+@click.option('--set', 'changes', multiple=True, nargs=2, metavar='NAME VALUE', help='Another choice than the recipe has, e.g. --set rate 0.001 --set encoder.body cnn4')
+@click.option('--stop-after', type=click.FloatRange(0, min_open=True), metavar='MINUTES', help='Stop then; the run can go on later.')
+@click.option('--workers', default=1, show_default=True, type=click.IntRange(0), metavar='N', help='Processes that prepare batches.')
+@click.option('--devices', default=1, show_default=True, type=click.IntRange(1), metavar='N', help='Graphics cards, or processes, that learn.')
+@click.option('--logger', type=click.Choice(['mlflow', 'wandb']), help='Where to log, beside the CSV files of the run.')
+@json_option
+def train(profile, folder, out, changes, stop_after, workers, devices, logger, as_json):
+    """Train an encoder on the train split of a corpus.
+
+    Validation songs decide which version is kept; test songs are not touched.
+
+    \b
+      resonance train --profile quick
+      resonance train --profile study --stop-after 60
+    """
+    from resonance_nb import runs, train as t
+    from resonance_nb.encoders import load
+
+    recipe = t.changed(t.PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
+    corpus = _corpus_in_use(folder)
+    out = out or Path('runs') / 'train' / profile
+    loggers = t.loggers_for(logger, out) if logger else None
+    path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder if (corpus.folder / 'rir.csv').exists() else None, 'train'),
+                 _checker(corpus, profile), workers, devices, loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)
+    if not path.exists():
+        raise ResonanceError(f'stopped before the first validation; run the same command again to go on (the run is in {out})')
+    card = load(path)[1]
+    told = {'encoder': str(path), 'steps': card['steps'], 'minutes': card['minutes'], 'validation': card['validation']}
+    click.echo(json.dumps(told) if as_json else f'{path}: {card["steps"]} steps, right for {card["validation"].get("top1", 0):.1%} of the validation clips')
+
+# %% ../nbs/92_cli.ipynb #92a1b773
+def _corpus_in_use(folder: Path | None):
+    "The corpus that was named, or the one in use."
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.starter import default_corpus
+
+    return Corpus(folder) if folder else default_corpus()
+
+
+def _checker(corpus, profile: str):
+    "What an encoder of this profile is asked between the steps: validation songs in the hard mix."
+    from resonance_nb import bench as b
+    from resonance_nb.embedding import Embedding
+
+    study = profile == 'study'
+    concert = b.in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
+    levels = (5.0, 0.0, -5.0) if study else (5.0,)
+    ask = b.repeated(corpus, 'validation', levels, (2.0, 5.0) if study else (2.0,), concert, 75 if study else 5, None if study else 20)
+    return lambda encoder: ask(Embedding(encoder))
 
 # %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()

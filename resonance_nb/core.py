@@ -75,6 +75,7 @@ class VectorRecognizer(CatalogRecognizer, Protocol):
 METHODS = {  # best first: name on the command line -> where its class lives
     'landmark-dense': 'resonance_nb.landmarks:DenseLandmarks',
     'landmark': 'resonance_nb.landmarks:Landmarks',
+    'embedding': 'resonance_nb.embedding:Embedding',
     'chromaprint': 'resonance_nb.chromaprint:Chromaprint',
     'chroma': 'resonance_nb.mfcc:Chroma',
     'mfcc': 'resonance_nb.mfcc:Mfcc',

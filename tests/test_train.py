@@ -1,0 +1,167 @@
+"""Training: killed at any moment it goes on as if nothing had happened; broken losses and broken songs; two processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from resonance_nb.core import MissingExtra, ResonanceError
+from resonance_nb.corpora import Corpus
+from resonance_nb.starter import make_starter
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('lightning')
+
+from resonance_nb import train  # noqa: E402
+from resonance_nb.encoders import Settings, load  # noqa: E402
+from resonance_nb.train import Lamb, Recipe, changed, fit, loggers_for  # noqa: E402
+
+TINY = Recipe(encoder=Settings('cnn3', 16), n_songs=6, steps=30, scenes=1, venues=('hard-mix',), warmup=2, validate_every=10, precision='32-true')
+
+
+@pytest.fixture(scope='module')
+def corpus():
+    return make_starter(n_pieces=12)
+
+
+@pytest.fixture(scope='module')
+def ids(corpus):
+    return list(corpus.music.index)
+
+
+def weight(encoder):
+    return {'top1': float(encoder.head.weight.detach().abs().sum())}
+
+
+def difference(one, other):
+    pairs = zip(load(one)[0].state_dict().values(), load(other)[0].state_dict().values())
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_train import TINY, weight
+from resonance_nb.starter import make_starter
+from resonance_nb.train import changed, fit
+corpus = make_starter(n_pieces=12)
+recipe = changed(TINY, {changes!r})
+fit(recipe, corpus, list(corpus.music.index), Path(sys.argv[1]), validate=weight, progress=False, checkpoint_s=0, **{more!r})
+"""
+
+
+def run(folder, changes, more=None, kill_at=None):
+    "Train in a process of its own; `kill_at` is the step after which it is killed."
+    code = SCRIPT.format(tests=os.path.dirname(__file__), changes=changes, more=more or {})
+    process = subprocess.Popen([sys.executable, '-c', code, str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    if kill_at is None:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err[-2000:]
+        return
+    until = time.monotonic() + 200
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if int(torch.load(folder / 'checkpoint.ckpt', weights_only=True)['global_step']) >= kill_at:
+                break
+        except (OSError, RuntimeError, EOFError):
+            pass
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read()[-2000:]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize('changes', [
+    {},
+    {'loss': 'hybrid', 'memory': 40, 'learned_temperature': True, 'schedule': 'plateau', 'near': 0.5},
+    {'loss': 'triplet', 'optimiser': 'lamb', 'masked': 0.5},
+], ids=['plain', 'hybrid', 'triplet'])
+def test_a_killed_run_goes_on_to_the_same_model(tmp_path, changes):
+    run(tmp_path / 'whole', changes)
+    for kill_at in (3, 14):
+        run(tmp_path / 'killed', changes, kill_at=kill_at)
+    run(tmp_path / 'killed', changes)
+    assert difference(tmp_path / 'whole' / 'encoder.safetensors', tmp_path / 'killed' / 'encoder.safetensors') == 0
+    curves = [pd.read_csv(tmp_path / name / 'curve.csv').drop(columns='minutes') for name in ('whole', 'killed')]
+    pd.testing.assert_frame_equal(*curves)
+
+
+def test_two_processes_learn_together(tmp_path):
+    run(tmp_path, {'steps': 4, 'validate_every': 4}, {'devices': 2, 'accelerator': 'cpu', 'workers': 0})
+    encoder, card = load(tmp_path / 'encoder.safetensors')
+    assert card['steps'] == 4 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
+
+
+def test_a_loss_that_is_not_a_number(corpus, ids, tmp_path, monkeypatch):
+    real, steps = train._loss, []
+
+    def sometimes(self, a, b, songs):
+        steps.append(1)
+        return real(self, a, b, songs) * (float('nan') if len(steps) in (3, 7) else 1)
+
+    monkeypatch.setattr(train, '_loss', sometimes)
+    found = fit(changed(TINY, {'steps': 10}), corpus, ids, tmp_path / 'some', validate=weight, workers=0, progress=False)
+    encoder, card = load(found)
+    assert card['broken_steps'] == 2 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
+    monkeypatch.setattr(train, '_loss', lambda self, a, b, songs: real(self, a, b, songs) * float('nan'))
+    with pytest.raises(ResonanceError, match='not a number in 21 steps'):
+        fit(TINY, corpus, ids, tmp_path / 'all', workers=0, progress=False)
+
+
+def test_a_broken_song_is_left_out_and_counted(corpus, ids, tmp_path):
+    shutil.copytree(corpus.folder, tmp_path / 'c')
+    broken = Corpus(tmp_path / 'c')
+    broken.path('music', ids[4]).write_bytes(b'noise')
+    card = load(fit(changed(TINY, {'steps': 2, 'validate_every': 2}), broken, ids, tmp_path / 'run', validate=weight, workers=0, progress=False))[1]
+    assert list(card['skipped']) == [ids[4]] and card['songs'] == len(ids) - 1
+
+
+def test_it_stops_when_it_gets_no_better(corpus, ids, tmp_path):
+    found = fit(changed(TINY, {'validate_every': 2, 'patience': 3}), corpus, ids, tmp_path, validate=lambda e: {'top1': 0.5}, workers=0, progress=False)
+    assert load(found)[1]['steps'] == 2 and pd.read_csv(tmp_path / 'curve.csv').step.tolist() == [2, 4, 6, 8]
+
+
+def test_another_recipe_is_refused(corpus, ids, tmp_path):
+    fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, workers=0, progress=False)
+    for other in ({'rate': 0.5}, {'seed': 3}):
+        with pytest.raises(ResonanceError, match='another recipe'):
+            fit(changed(TINY, {'steps': 2, 'validate_every': 2} | other), corpus, ids, tmp_path, progress=False)
+    with pytest.raises(ResonanceError, match='other songs'):
+        fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids[:-1], tmp_path, progress=False)
+
+
+def test_loggers_are_asked_for_by_name(tmp_path):
+    with pytest.raises(ResonanceError, match='mlflow, wandb'):
+        loggers_for('paper', tmp_path)
+    for name in ('mlflow', 'wandb'):
+        try:
+            __import__(name)
+        except ImportError:
+            with pytest.raises(MissingExtra, match=f'pip install {name}'):
+                loggers_for(name, tmp_path)
+
+
+def test_csv_logs_are_always_there(corpus, ids, tmp_path):
+    fit(changed(TINY, {'steps': 10, 'validate_every': 5}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    log = pd.read_csv(tmp_path / 'log' / 'from-0' / 'metrics.csv')
+    assert {'loss', 'picked_right', 'step'} <= set(log) and pd.read_csv(tmp_path / 'curve.csv').step.tolist() == [5, 10]
+    assert json.loads((tmp_path / 'recipe.json').read_text())['songs'] == len(ids)
+
+
+def test_lamb_moves_layers_by_their_own_size():
+    small, large = (torch.nn.Parameter(torch.full((4,), x)) for x in (0.01, 100.0))
+    optimiser = Lamb([small, large], lr=0.1, weight_decay=0.0)
+    before = [p.detach().clone() for p in (small, large)]
+    small.grad, large.grad = torch.ones(4), torch.ones(4)
+    optimiser.step()
+    for old, new in zip(before, (small, large)):
+        assert ((new - old).norm() / old.norm()).item() == pytest.approx(0.1, rel=1e-4)
