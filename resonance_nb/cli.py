@@ -602,7 +602,7 @@ def train(profile, folder, out, changes, stop_after, workers, devices, logger, a
     corpus = _corpus_in_use(folder)
     out = out or Path('runs') / 'train' / profile
     loggers = t.loggers_for(logger, out) if logger else None
-    path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder if (corpus.folder / 'rir.csv').exists() else None, 'train'),
+    path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder, 'train'),
                  _checker(corpus, profile), workers, devices, loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)
     if not path.exists():
         raise ResonanceError(f'stopped before the first validation; run the same command again to go on (the run is in {out})')

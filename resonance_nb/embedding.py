@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['MODEL', 'HOP_S', 'ASK_HOP_S', 'shipped', 'calibration', 'diagonals', 'Embedding']
+__all__ = ['MODEL', 'HOP_S', 'ASK_HOP_S', 'shipped', 'calibration', 'diagonals', 'Embedding', 'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #a3e8519a
 MODEL = resources.files('resonance_nb') / 'models' / 'encoder.safetensors'
@@ -55,7 +55,7 @@ def diagonals(
     "Mean similarity of the diagonal that begins at each window of the songs, shape (windows,)."
     total, n = np.zeros(similar.shape[1], np.float32), similar.shape[1]
     between = [np.maximum(row, np.where(left > 0, np.append(row[1:], -1), -1)) if i % _EVERY else row for i, row in enumerate(similar)]
-    for i, row in enumerate(between):
+    for i, row in enumerate(between[: n * _EVERY]):  # a clip may be longer than all songs together
         k = i // _EVERY
         total[: n - k] += row[k:] * (left[: n - k] >= k)
     return total / max(len(similar), 1)
@@ -156,14 +156,15 @@ def _prepared(self: Embedding) -> _Table:
         self._table = _Table([*self._songs], np.concatenate([*self._songs.values()]), first, left)
     return self._table
 
-
+# %% ../nbs/41a_embedding.ipynb #41a5e71b
 def evidence_features(
     scores: np.ndarray,  # (n,) of a clip's songs, best first
     n_windows: int,  # of the clip
 ) -> np.ndarray:
     "What the confidence is made of: the score, its lead over the next song's, the level of the fifth, and the logarithm of the number of windows; shape (n, 4)."
-    rival = np.where(np.arange(len(scores)) == 0, scores[1] if len(scores) > 1 else 0.0, scores[0] if len(scores) else 0.0)
-    fifth = scores[min(4, len(scores) - 1)] if len(scores) else 0.0
+    least = np.interp(len(scores), [8, 100], [0.38, 0.0])  # what strangers reach, where too few songs would show it
+    second, fifth = (max(least, scores[i]) if len(scores) > i else least for i in (1, 4))
+    rival = np.where(np.arange(len(scores)) == 0, second, scores[0] if len(scores) else least)
     return np.stack([scores, scores - rival, np.full(len(scores), fifth), np.full(len(scores), np.log(max(n_windows, 1)))], axis=1)
 
 # %% ../nbs/41a_embedding.ipynb #3eea0a7e

@@ -219,8 +219,8 @@ def _answers(self, maps: torch.Tensor) -> torch.Tensor:
 def _loss(self, a: torch.Tensor, b: torch.Tensor, songs: torch.Tensor) -> torch.Tensor:
     "The recipe's loss of a batch."
     r, t = self.recipe, self.temperature()
-    if r.loss == 'sup-con':  # other windows of a song are neither right nor wrong there, as everywhere
-        return losses.sup_con(torch.cat([a, b]), torch.arange(len(a), device=a.device).repeat(2), t)
+    if r.loss == 'sup-con':  # here the other windows of a song are right answers, too
+        return losses.sup_con(torch.cat([a, b]), songs.repeat(2), t)
     if r.loss == 'triplet':
         return (losses.triplet(a, b, r.margin, r.mining, songs) + losses.triplet(b, a, r.margin, r.mining, songs)) / 2
     if r.loss == 'hybrid':
@@ -250,8 +250,9 @@ def _keeper_class() -> type:
     class Keeper(lightning.Callback):
         "Checkpoints, validation, the best model, progress."
 
-        def __init__(self, folder: Path, validate, card: dict, checkpoint_s: float, bar):
+        def __init__(self, folder: Path, validate, card: dict, checkpoint_s: float, stop_after_s: float | None, bar):
             self.folder, self.validate, self.card, self.checkpoint_s, self.bar = folder, validate, card, checkpoint_s, bar
+            self.stop_after_s = stop_after_s
             self.best, self.since_best, self.spent_s, self.factor = -1.0, 0, 0.0, 1.0
             self.began = self.saved = time.monotonic()
 
@@ -275,6 +276,9 @@ def _keeper_class() -> type:
             if step % r.validate_every == 0 or step == r.steps:
                 self._look(trainer, module, step)
             elif time.monotonic() - self.saved > self.checkpoint_s:
+                self._save(trainer)
+            if self.stop_after_s and time.monotonic() - self.began > self.stop_after_s:  # of this start, not of the whole run
+                trainer.should_stop = True
                 self._save(trainer)
 
     Keeper._look, Keeper._save = _look, _save
@@ -354,8 +358,8 @@ def fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     module = _module_class()(recipe, int(music.songs.max()) + 1, _Data(views, first, recipe.steps, workers))
     bar = tqdm(total=recipe.steps, initial=first, desc='train', unit='step', disable=not progress)
-    keeper = _keeper_class()(folder, validate, card, checkpoint_s, bar)
-    trainer = _trainer(recipe, folder, first, keeper, devices, accelerator, loggers, stop_after_s)
+    keeper = _keeper_class()(folder, validate, card, checkpoint_s, stop_after_s, bar)
+    trainer = _trainer(recipe, folder, first, keeper, devices, accelerator, loggers)
     with warnings.catch_warnings(), bar:
         warnings.filterwarnings('ignore', module='lightning')
         trainer.fit(module, ckpt_path=folder / 'checkpoint.ckpt' if first else None, weights_only=True)
@@ -371,14 +375,18 @@ def _card(recipe: Recipe, corpus: Corpus, music: Packed) -> dict:
 def _first_step(folder: Path, card: dict) -> int:
     "Where the run in this folder stopped; 0 for a new one, whose card is put there."
     path = folder / 'recipe.json'
-    if path.exists() and json.loads(path.read_text(encoding='utf-8')) != card:
+    try:
+        before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else card
+        first = int(torch.load(folder / 'checkpoint.ckpt', weights_only=True, map_location='cpu')['global_step'])
+    except FileNotFoundError:
+        first = 0
+    except Exception as e:  # what torch raises for a damaged file depends on where it is damaged
+        raise ResonanceError(f'the run in {folder} cannot be read ({type(e).__name__}); delete it, or name another folder') from e
+    if before != card:
         raise ResonanceError(f'{folder} holds a run of another recipe or of other songs; name another folder, or delete this one')
     with atomic_write(path) as part:
         part.write_text(json.dumps(card, indent=2), encoding='utf-8')
-    try:
-        return int(torch.load(folder / 'checkpoint.ckpt', weights_only=True, map_location='cpu')['global_step'])
-    except FileNotFoundError:
-        return 0
+    return first
 
 
 def _sampler(recipe: Recipe, corpus: Corpus, music: Packed) -> Sampler:
@@ -421,7 +429,7 @@ class _Share:
         return self.views.batch(step * self.world + self.rank)
 
 
-def _trainer(recipe, folder, first, keeper, devices, accelerator, loggers, stop_after_s):
+def _trainer(recipe, folder, first, keeper, devices, accelerator, loggers):
     "Lightning's trainer for a run."
     lightning = need('lightning.pytorch', 'learn')
     from lightning.pytorch.loggers import CSVLogger
@@ -429,7 +437,7 @@ def _trainer(recipe, folder, first, keeper, devices, accelerator, loggers, stop_
     alone, on_cpu = devices == 1, accelerator == 'cpu' or not torch.cuda.is_available()
     logs = [CSVLogger(folder, 'log', version=f'from-{first}'), *(loggers or [])]
     return lightning.Trainer(
-        max_steps=recipe.steps, max_time={'seconds': stop_after_s} if stop_after_s else None, accelerator=accelerator, devices=devices,
+        max_steps=recipe.steps, accelerator=accelerator, devices=devices,
         strategy='auto' if alone else 'ddp_fork' if on_cpu else 'ddp', precision=recipe.precision, gradient_clip_val=recipe.clip, logger=logs,
         callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, log_every_n_steps=10, use_distributed_sampler=False)

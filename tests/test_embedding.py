@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from resonance_nb import audio
 from resonance_nb.catalog import Catalog
@@ -35,6 +35,7 @@ def index(corpus):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 8), st.integers(0, 99))
+@example([1], 8, 0)
 def test_diagonals_are_a_loop(lengths, n, seed):
     similar = np.random.default_rng(seed).uniform(-1, 1, (n, sum(lengths))).astype(np.float32)
     left = np.concatenate([np.arange(k)[::-1] for k in lengths])
@@ -89,9 +90,12 @@ def test_short_and_broken_clips(index, corpus):
 
 
 def test_lead_is_over_the_other_one():
-    rows = evidence_features(np.array([0.9, 0.5, 0.4]), 9)
-    assert rows[:, 1].tolist() == pytest.approx([0.4, -0.4, -0.5]) and rows.shape == (3, 4)
+    scores = np.concatenate([[0.9, 0.5, 0.4, 0.35, 0.3], np.zeros(200)])
+    rows = evidence_features(scores, 9)
+    assert rows[:3, 1].tolist() == pytest.approx([0.4, -0.4, -0.5]) and rows.shape == (205, 4) and (rows[:, 2] == 0.3).all()
     assert evidence_features(np.zeros(0), 0).shape == (0, 4)
+    few = evidence_features(np.array([0.5, 0.1]), 9)
+    assert few[0, 1] == pytest.approx(0.12) and few[0, 2] == pytest.approx(0.38)  # two songs do not show what chance can do
 
 
 @pytest.mark.parametrize('harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'model', 'json', 'nan', 'lengths'])
@@ -146,3 +150,19 @@ def test_another_encoder_is_not_compared():
     assert not other.calibrated and other.model_name != Embedding().model_name
     with pytest.raises(ResonanceError, match='cannot merge'):
         other.merge(Embedding())
+
+
+@pytest.mark.parametrize('n_songs', [1, 3, 8])
+def test_a_handful_of_songs_is_no_reason_to_believe(n_songs):
+    from resonance_nb.starter import default_corpus
+
+    corpus, made, said = default_corpus(), Embedding(), 0
+    music = corpus.split('music', 'validation').index.tolist()
+    for track in music[:n_songs]:
+        made.add(track, corpus.load('music', track))
+    strangers = [corpus.load('music', t)[5 * RATE : 10 * RATE] for t in music[n_songs : n_songs + 30]]
+    for clip in strangers:
+        best = made.search(clip, 1)
+        said += bool(best) and best[0].confidence >= made.accept_confidence
+    assert said <= 1 + len(strangers) // 20
+    assert made.search(corpus.load('music', music[0])[5 * RATE : 10 * RATE], 1)[0].confidence >= made.accept_confidence

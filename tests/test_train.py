@@ -165,3 +165,25 @@ def test_lamb_moves_layers_by_their_own_size():
     optimiser.step()
     for old, new in zip(before, (small, large)):
         assert ((new - old).norm() / old.norm()).item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_run_that_was_stopped_goes_on_for_as_long_again(corpus, ids, tmp_path):
+    recipe = changed(TINY, {'steps': 2_000, 'validate_every': 1_000})
+    steps = []
+    for _ in range(2):
+        fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False, stop_after_s=0.5)
+        steps.append(int(torch.load(tmp_path / 'checkpoint.ckpt', weights_only=True)['global_step']))
+    assert 0 < steps[0] < steps[1] < 1_000
+
+
+@pytest.mark.parametrize('name', ['checkpoint.ckpt', 'recipe.json'])
+def test_a_damaged_run_is_told_in_one_line(corpus, ids, tmp_path, name):
+    fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
+    with pytest.raises(ResonanceError, match='cannot be read') as error:
+        fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, progress=False)
+    assert '\n' not in str(error.value)
+
+
+def test_sup_con_takes_other_windows_of_a_song_as_right(corpus, ids, tmp_path):
+    assert load(fit(changed(TINY, {'steps': 2, 'validate_every': 2, 'loss': 'sup-con'}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False))[1]['steps'] == 2
