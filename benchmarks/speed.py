@@ -1,4 +1,4 @@
-"""Speed and size of the landmark recognisers on this machine: `make bench`.
+"""Speed and size of the recognisers on this machine: `make bench`.
 
 Uses the corpus in RESONANCE_CORPUS, filled up to a thousand songs with pieces of the starter corpus (made on the first call, in some minutes). One thread; medians; ratios within one run.
 """
@@ -14,8 +14,10 @@ import numpy as np
 from resonance_nb import audio, bench
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import rng_for
-from resonance_nb.starter import default_corpus, make_starter
+from resonance_nb.embedding import Embedding, shipped
+from resonance_nb.encoders import embed
 from resonance_nb.landmarks import DenseLandmarks, Landmarks
+from resonance_nb.starter import default_corpus, make_starter
 
 
 def line(what, value, asked=''):
@@ -79,7 +81,7 @@ with tempfile.TemporaryDirectory() as folder:
         ask(recognizer, '')
         more = make_starter(n_pieces=600)
         thousand = list(more.music.index)[: max(0, 1000 - len(ids))]
-        for cls, asked in ((Landmarks, 'asked: at most 20'), (DenseLandmarks, 'asked: at most 100')):
+        for cls, asked in ((Landmarks, 'asked: at most 20'), (DenseLandmarks, 'asked: at most 100'), (Embedding, '')):
             grown = cls()
             for source, names in ((corpus, ids), (more, thousand)):
                 for i in names:
@@ -90,6 +92,12 @@ with tempfile.TemporaryDirectory() as folder:
         audio.save(clip, clips[0])
         asked = [songs.identify(clip).elapsed_ms for _ in range(20)]
         line('the same from a file, decoding included, ms: median', f'{np.median(asked):.1f}')
+
+with bench.fixed_threads():  # 8 kHz, as it hears them
+    encoder, heard = shipped()[0], np.concatenate([corpus.load('music', i)[::2] for i in few[:10]])
+    embed(encoder, heard[:80_000])
+    vectors_s, _ = bench.time_it(lambda: embed(encoder, heard), repeats=3, warmup=1)
+line('vectors every 0.5 s, x real time, front end included', f'{len(heard) / 8_000 / vectors_s:.0f}', 'asked: at least 200')
 
 starts = []
 for _ in range(7):

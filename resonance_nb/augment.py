@@ -16,13 +16,13 @@ import numpy as np
 from . import chain, crowd
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, need, rng_for
-from .venue import MICROPHONE_DB, PROGRAMME_DB, VENUES, Bank, Record, plain_facts, synthesised, venue_named
+from .venue import ANECHOIC, MICROPHONE_DB, PROGRAMME_DB, VENUES, Bank, Record, plain_facts, synthesised, venue_named
 
 if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['BatchDegrader', 'spec_augment', 'waveform_augmentation']
+__all__ = ['PARTS', 'BatchDegrader', 'spec_augment', 'waveform_augmentation']
 
 # %% ../nbs/23a_augment.ipynb #33065100
 _TAPS = 2_048  # of an equaliser's impulse response, 128 ms
@@ -265,6 +265,7 @@ class BatchDegrader:
         device: str = 'cpu',  # or 'cuda'
         seed: int = 0,  # of the crowds
         varied: bool = False,  # every crowd at another speed and through another equaliser: few recordings sound like many
+        without: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
         progress: bool = False,  # show a bar while preparing
     ):
         need('torch', 'learn')
@@ -273,6 +274,9 @@ class BatchDegrader:
         self.anchor, self.n = round(before_s * SAMPLE_RATE), round(duration_s * SAMPLE_RATE)
         if self.n < 1 or self.anchor < 0 or scene_s <= duration_s + before_s:
             raise ResonanceError('a batch needs clips of some length, and crowds that are longer than a clip and its past')
+        if unknown := [p for p in without if p not in PARTS]:
+            raise ResonanceError(f'a concert has no part {unknown[0]!r}; choose from: {", ".join(PARTS)}')
+        self.without = tuple(without)
         self.duration_s, self.before_s, self.scene_s, self.varied = duration_s, before_s, scene_s, varied
         self._prepare_rooms()
         self._prepare_crowds(n_scenes, seed)
@@ -290,7 +294,7 @@ def _prepare_rooms(self) -> None:
 
     numbers = range(self.bank.rooms_per_venue)
     rooms = [self.bank.room(v, i) for v in self.venues for i in self._bar(numbers, f'rooms of {v.name}')]
-    self._room_row = {r: i for i, r in enumerate(dict.fromkeys(rooms))}
+    self._room_row = {r: i for i, r in enumerate(dict.fromkeys([ANECHOIC, *rooms]))}
     length = self.anchor + self.n
     self._room_size = _good_size(2 * length - 1)
     hz = np.fft.rfftfreq(self._room_size, 1 / SAMPLE_RATE)
@@ -320,26 +324,40 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     "Some half minutes of every venue's crowd, with their scenes."
     import torch
 
-    self.scenes, sounds, n = {}, [], round(self.scene_s * SAMPLE_RATE)
-    for v in self.venues:
-        self.scenes[v.name] = []
-        for i in self._bar(range(n_scenes), f'crowds of {v.name}'):
-            rng = rng_for(seed, 'scene', v.name, i)
+    self.scenes, self._scene_row, sounds, n = {v.name: [] for v in self.venues}, {}, [], round(self.scene_s * SAMPLE_RATE)
+    for v in self.venues:  # one that is named twice gets twice as many
+        for _ in self._bar(range(n_scenes), f'crowds of {v.name}'):
+            rng = rng_for(seed, 'scene', v.name, len(self.scenes[v.name]))
             scene = crowd.draw_scene(self.bank.crowds, self.scene_s * (_FASTEST if self.varied else 1), rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
             self.scenes[v.name].append(plain_facts(scene.to_dict()))
+            self._scene_row[id(self.scenes[v.name][-1])] = len(sounds)
             sound = crowd.render_scene(scene, self.bank.crowds, round(n * _FASTEST) + 1 if self.varied else n)
             sounds.append(_varied(sound, n, rng) if self.varied else sound)
     self._crowds = torch.from_numpy(np.stack(sounds)).to(self.device)
-    order = [s for v in self.venues for s in self.scenes[v.name]]
-    self._scene_row = {id(s): i for i, s in enumerate(order)}
 
 
 BatchDegrader._bar, BatchDegrader._prepare_rooms, BatchDegrader._prepare_crowds = _bar, _prepare_rooms, _prepare_crowds
 
-# %% ../nbs/23a_augment.ipynb #4c7a7a77
+# %% ../nbs/23a_augment.ipynb #b1c2d3e4
 _LEFT_OUT = ('code_and_decode', 'skew')
+PARTS = {  # of a concert, as it can be left out: where in a record, and which stages there
+    'drift': ('source', ('drift',)), 'speakers': ('source', ('equalise',)), 'dynamics': ('source', ('compress', 'limit')),
+    'room': ('room', ()), 'crowd': ('crowd', ()), 'device': ('device', ()),
+    'band': ('phone', ('equalise',)), 'auto gain': ('phone', ('auto_gain',)), 'overload': ('phone', ('amplify', 'hard_clip', 'saturate')), 'bits': ('phone', ('quantise',)),
+}
 
 
+def _plainer(record: Record, without: tuple[str, ...]) -> Record:
+    "The record of the same concert, with parts of it left out."
+    for part in without:
+        where, stages = PARTS[part]
+        if stages:
+            record = replace(record, **{where: tuple(s for s in getattr(record, where) if s['stage'] not in stages)})
+        else:
+            record = replace(record, **{'room': {'room': ANECHOIC, 'air_m': ANECHOIC.distance_m}, 'crowd': {'snr_db': None}, 'device': {'device': ''}}[where])
+    return record
+
+# %% ../nbs/23a_augment.ipynb #4c7a7a77
 def _draw_batch(
     self: BatchDegrader,
     n: int,  # how many
@@ -352,7 +370,7 @@ def _draw_batch(
         v = self.venues[int(rng.integers(len(self.venues)))]
         level = float(rng.uniform(*snr_db)) if isinstance(snr_db, tuple) else snr_db
         r = v.draw(rng, self.bank, level, self.duration_s, self.before_s, scenes=(self.scenes[v.name], self.scene_s))
-        records.append(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)))
+        records.append(_plainer(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)), self.without))
     return records
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'song_of', 'protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label',
            'make_queries', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'fixed_threads',
-           'timed', 'index', 'run', 'repeated', 'wilson', 'bootstrap_by_track', 'interval_by_track', 'summarise',
+           'timed', 'index', 'run', 'Exam', 'wilson', 'bootstrap_by_track', 'interval_by_track', 'summarise',
            'HtmlTable', 'table', 'plot_accuracy', 'cmc', 'plot_cmc', 'mcnemar', 'holm', 'compare', 'open_set',
            'tune_threshold', 'accepted_correct_at', 'summarise_open', 'false_accepts_at_default', 'plot_roc',
            'rate_upper_bound', 'fit_calibration', 'calibrated', 'reliability', 'expected_calibration_error',
@@ -474,35 +474,46 @@ def run(
 
 
 # %% ../nbs/10_bench.ipynb #5a1b77c2
-def repeated(
-    corpus,  # a `corpora.Corpus`
-    split: str = 'validation',  # the songs that are played
-    snr_db=(0.0,),  # levels, dB; None is clean
-    durations_s=(2.0, 5.0),  # clip lengths
-    degrade: Callable | None = None,  # see `render`
-    n_others: int = 75,  # songs in the catalogue that are never asked for
-    max_tracks: int | None = None,  # at most this many known songs
-    seed: int = 0,  # of songs, places and crowds
-) -> Callable:
-    "A function that shows a new recogniser the catalogue, asks it, and gives the share of right answers: 'top1' over all clips, and one for each level and length."
-    plan = protocol(corpus, split, seed=seed)
-    queries = [q for q in make_queries(corpus, plan, snr_db, durations_s, seed=seed, n_noise_only=0, max_tracks=max_tracks) if q.kind == 'known']
-    asked, cache = {q.track_id for q in queries}, {}
-    others = sorted(set(plan.catalogue_ids) - asked, key=lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest())
-    clips = [render(q, corpus, cache, degrade) for q in sorted(queries, key=lambda q: q.noise_key)]
-    ordered = sorted(queries, key=lambda q: q.noise_key)
+class Exam:
+    "One catalogue and a set of clips, for one recogniser after another: each clip is made once."
 
-    def check(recognizer) -> dict[str, float]:
-        for track in sorted(asked) + others[:n_others]:
-            recognizer.add(track, corpus.load('music', track))
-        right = {}
-        for query, clip in zip(ordered, clips):
-            best = recognizer.search(clip, 1)
-            right.setdefault((query.snr_db, query.duration_s), []).append(bool(best) and best[0].track_id == query.track_id)
-        cells = {f'{snr_label(s)}, {d:g} s': float(np.mean(r)) for (s, d), r in sorted(right.items(), key=lambda x: (x[0][1], x[0][0] is None, x[0][0]))}
-        return {'top1': float(np.mean([x for r in right.values() for x in r]))} | cells
+    def __init__(
+        self,
+        corpus,  # a `corpora.Corpus`
+        split: str = 'validation',  # the songs that are played
+        snr_db=(0.0,),  # levels, dB; None is clean
+        durations_s=(2.0, 5.0),  # clip lengths
+        degrade: Callable | None = None,  # see `render`
+        n_others: int = 75,  # songs in the catalogue that are never asked for
+        max_tracks: int | None = None,  # at most this many known songs
+        seed: int = 0,  # of songs, places and crowds
+    ):
+        plan, cache = protocol(corpus, split, seed=seed), {}
+        queries = [q for q in make_queries(corpus, plan, snr_db, durations_s, seed=seed, n_noise_only=0, max_tracks=max_tracks) if q.kind == 'known']
+        self.corpus, self.queries = corpus, sorted(queries, key=lambda q: q.noise_key)
+        self.tracks = [q.track_id for q in self.queries]
+        others = sorted(set(plan.catalogue_ids) - set(self.tracks), key=lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest())
+        self.catalogue = [*sorted(set(self.tracks)), *others[:n_others]]
+        self._clips = [render(q, corpus, cache, degrade) for q in self.queries]
 
-    return check
+    def right(
+        self,
+        recognizer,  # one that knows nothing yet
+    ) -> np.ndarray:
+        "Show it the catalogue and ask: one truth value for each of `queries`."
+        for track in self.catalogue:
+            recognizer.add(track, self.corpus.load('music', track))
+        best = [recognizer.search(clip, 1) for clip in self._clips]
+        return np.array([bool(b) and b[0].track_id == t for b, t in zip(best, self.tracks)])
+
+    def __call__(
+        self,
+        recognizer,  # one that knows nothing yet
+    ) -> dict[str, float]:
+        "The share that is right: 'top1' over all clips, and one for each level and length."
+        right, cells = self.right(recognizer), [(q.duration_s, q.snr_db is None, q.snr_db or 0.0, f'{snr_label(q.snr_db)}, {q.duration_s:g} s') for q in self.queries]
+        of = np.array([c[-1] for c in cells])
+        return {'top1': float(right.mean())} | {name: float(right[of == name].mean()) for *_, name in sorted(set(cells))}
 
 # %% ../nbs/10_bench.ipynb #08519916
 def wilson(

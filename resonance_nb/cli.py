@@ -580,13 +580,14 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
 @click.option('--profile', default='quick', show_default=True, type=click.Choice(['quick', 'study']), help='The recipe: a few minutes, or that of the shipped model.')
 @corpus_option('Where the songs, rooms and crowds are.  [default: the corpus in use]')
 @click.option('--out', type=click.Path(path_type=Path), metavar='DIR', help='The run; one that was stopped goes on.  [default: runs/train/PROFILE]')
+@click.option('--start', type=click.Path(path_type=Path), metavar='ENCODER', help='Begin with these weights: an encoder.safetensors, or "shipped".')
 @click.option('--set', 'changes', multiple=True, nargs=2, metavar='NAME VALUE', help='Another choice than the recipe has, e.g. --set rate 0.001 --set encoder.body cnn4')
 @click.option('--stop-after', type=click.FloatRange(0, min_open=True), metavar='MINUTES', help='Stop then; the run can go on later.')
 @click.option('--workers', default=1, show_default=True, type=click.IntRange(0), metavar='N', help='Processes that prepare batches.')
 @click.option('--devices', default=1, show_default=True, type=click.IntRange(1), metavar='N', help='Graphics cards, or processes, that learn.')
 @click.option('--logger', type=click.Choice(['mlflow', 'wandb']), help='Where to log, beside the CSV files of the run.')
 @json_option
-def train(profile, folder, out, changes, stop_after, workers, devices, logger, as_json):
+def train(profile, folder, out, start, changes, stop_after, workers, devices, logger, as_json):
     """Train an encoder on the train split of a corpus.
 
     Validation songs decide which version is kept; test songs are not touched.
@@ -596,14 +597,17 @@ def train(profile, folder, out, changes, stop_after, workers, devices, logger, a
       resonance train --profile study --stop-after 60
     """
     from resonance_nb import runs, train as t
+    from resonance_nb.embedding import MODEL
     from resonance_nb.encoders import load
 
     recipe = t.changed(t.PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
     corpus = _corpus_in_use(folder)
     out = out or Path('runs') / 'train' / profile
     loggers = t.loggers_for(logger, out) if logger else None
+    facts = runs.git_state(Path(runs.__file__).parent) | {'package_hash': runs.package_hash(), 'versions': runs.versions()}
     path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder, 'train'),
-                 _checker(corpus, profile), workers, devices, loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)
+                 _checker(corpus, profile), start=MODEL if str(start) == 'shipped' else start, facts=facts, workers=workers, devices=devices,
+                 loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)
     if not path.exists():
         raise ResonanceError(f'stopped before the first validation; run the same command again to go on (the run is in {out})')
     card = load(path)[1]
@@ -627,7 +631,7 @@ def _checker(corpus, profile: str):
     study = profile == 'study'
     concert = b.in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
     levels = (5.0, 0.0, -5.0) if study else (5.0,)
-    ask = b.repeated(corpus, 'validation', levels, (2.0, 5.0) if study else (2.0,), concert, 75 if study else 5, None if study else 20)
+    ask = b.Exam(corpus, 'validation', levels, (2.0, 5.0) if study else (2.0,), concert, 75 if study else 5, None if study else 20)
     return lambda encoder: ask(Embedding(encoder))
 
 # %% ../nbs/92_cli.ipynb #b4d46f85

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -210,6 +211,14 @@ def digest(
     return told.hexdigest()[:16]
 
 
+def _front_check(front: MelFront) -> list[float]:
+    "What the front end makes of a second of a rising tone, at 16 places: tells a front end that computes something else."
+    t = torch.arange(RATE) / RATE
+    maps = front(torch.sin(2 * math.pi * (200 * t + 1_500 * t**2))[None])[0, 0]
+    at = [torch.linspace(0, n - 1, 4).round().long() for n in maps.shape]
+    return [round(float(v), 3) for v in maps[at[0]][:, at[1]].flatten()]
+
+
 def save(
     encoder: Encoder,  # the model
     path: Path,  # of the weights, ending in .safetensors; the card stands beside it, ending in .json
@@ -220,7 +229,7 @@ def save(
 
     path, weights = Path(path), {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder)} | facts
+    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder), 'front_check': _front_check(encoder.front)} | facts
     with atomic_write(path) as part:
         part.write_bytes(packed(weights))
     with atomic_write(path.with_suffix('.json')) as part:
@@ -248,6 +257,8 @@ def load(
         raise ResonanceError(f'{path} is not a readable encoder ({str(e).splitlines()[0] if str(e) else type(e).__name__})') from e
     if digest(encoder) != card['digest']:
         raise ResonanceError(f'the weights in {path} are not those of its card')
+    if not np.allclose(_front_check(encoder.front), card['front_check'], atol=0.02):
+        raise ResonanceError(f'{path} was trained on spectrograms that this package computes differently; train it again')
     return encoder.eval().to(device), card
 
 # %% ../nbs/41_encoders.ipynb #0c609cd0

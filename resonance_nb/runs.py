@@ -312,7 +312,7 @@ def git_state(
 def versions() -> dict[str, str]:
     "The installed versions of the libraries that results may depend on."
     found = {}
-    for name in ('numpy', 'scipy', 'pandas', 'soundfile', 'soxr', 'av', 'pyloudnorm', 'papermill', 'resonance_nb'):
+    for name in ('numpy', 'scipy', 'pandas', 'soundfile', 'soxr', 'av', 'pyloudnorm', 'papermill', 'torch', 'lightning', 'resonance_nb'):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

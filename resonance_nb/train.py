@@ -52,6 +52,7 @@ class Recipe:
     venues: tuple[str, ...] = VENUES_HEARD  # where the concerts are
     scenes: int = 16  # crowds prepared for each venue
     varied: bool = False  # crowds at other speeds and through other equalisers
+    without: tuple[str, ...] = ()  # parts of every concert that are left out, of `augment.PARTS`
     loss: str = 'nt-xent'  # or 'sup-con', 'triplet', 'hybrid'
     temperature: float = 0.05
     learned_temperature: bool = False
@@ -83,7 +84,7 @@ class Recipe:
 # %% ../nbs/44_train.ipynb #1d84b235
 PROFILES = {
     'quick': Recipe(n_songs=24, steps=150, scenes=2, venues=('hard-mix',), levels=Levels((5, 15), (0, 10), 50), warmup=10, validate_every=50),
-    'study': Recipe(),
+    'study': Recipe(varied=True, scenes=32),
 }
 
 # %% ../nbs/44_train.ipynb #80a66846
@@ -333,6 +334,9 @@ def fit(
     folder: Path,  # of the run
     bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
     validate: Callable[[Encoder], dict] | None = None,  # what an encoder achieves: 'top1' decides which is the best
+    music: Path | None = None,  # folder of packed songs, where several runs share one; None: the run's own
+    start: Path | None = None,  # an encoder to begin with, of the recipe's settings; None: random weights
+    facts: dict | None = None,  # what the card shall say beside the recipe, e.g. the revision of the code
     workers: int = 1,  # processes that prepare batches
     devices: int = 1,  # processes, or graphics cards, that learn
     accelerator: str = 'auto',  # of Lightning: 'cpu', 'gpu'
@@ -341,24 +345,23 @@ def fit(
     stop_after_s: float | None = None,  # end after so long; the run can go on later
     progress: bool = True,  # show a bar
 ) -> Path:
-    "Train, or go on training; the path of the best encoder. Raises `ResonanceError` when the folder holds another run, or the loss is not a number again and again."
-    lightning = need('lightning.pytorch', 'learn')
+    "Train, or go on training; the path of the best encoder. Raises `ResonanceError` when the folder holds another run, `start` does not fit, or the loss is not a number again and again."
     from tqdm import tqdm
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    music = pack(corpus, track_ids, folder / 'music', progress)
-    card = _card(recipe, corpus, music)
+    music = pack(corpus, track_ids, music or folder / 'music', progress)
+    card = _card(recipe, corpus, music) | _started(recipe, start)
     first = _first_step(folder, card)
     if first >= recipe.steps:
         return folder / 'encoder.safetensors'
-    front = encoders.MelFront(recipe.encoder.front)
-    views = Views(_sampler(recipe, corpus, music), _degrader(recipe, bank, progress), recipe.levels, front)
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)  # remarks on hardware that is not there
-    lightning.seed_everything(recipe.seed, verbose=False)
+    views = _views(recipe, corpus, music, bank, progress)
+    need('lightning.pytorch', 'learn').seed_everything(recipe.seed, verbose=False)
     module = _module_class()(recipe, int(music.songs.max()) + 1, _Data(views, first, recipe.steps, workers))
+    if start:  # a run that goes on takes its weights from the checkpoint
+        module.encoder.load_state_dict(encoders.load(start)[0].state_dict())
     bar = tqdm(total=recipe.steps, initial=first, desc='train', unit='step', disable=not progress)
-    keeper = _keeper_class()(folder, validate, card, checkpoint_s, stop_after_s, bar)
+    keeper = _keeper_class()(folder, validate, card | (facts or {}), checkpoint_s, stop_after_s, bar)
     trainer = _trainer(recipe, folder, first, keeper, devices, accelerator, loggers)
     with warnings.catch_warnings(), bar:
         warnings.filterwarnings('ignore', module='lightning')
@@ -370,6 +373,16 @@ def _card(recipe: Recipe, corpus: Corpus, music: Packed) -> dict:
     "What a model's card says of how it was made."
     return {'recipe': json.loads(json.dumps(asdict(recipe))), 'corpus': corpus.name, 'corpus_checksum': corpus.checksum(),
             'songs': len(music), 'hours': round(music.seconds() / 3600, 2), 'skipped': music.skipped, 'seed': recipe.seed}
+
+
+def _started(recipe: Recipe, start: Path | None) -> dict:
+    "What the card says of the encoder that a run begins with."
+    if not start:
+        return {}
+    encoder, card = encoders.load(start)
+    if encoder.settings != recipe.encoder:
+        raise ResonanceError(f'{start} has the settings {encoder.settings}, the recipe {recipe.encoder}')
+    return {'started_from': {k: card[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'started_from') if k in card}}
 
 
 def _first_step(folder: Path, card: dict) -> int:
@@ -388,20 +401,17 @@ def _first_step(folder: Path, card: dict) -> int:
         part.write_text(json.dumps(card, indent=2), encoding='utf-8')
     return first
 
-
-def _sampler(recipe: Recipe, corpus: Corpus, music: Packed) -> Sampler:
-    "Windows of a recipe, with neighbours if it wants them."
-    near = None
+# %% ../nbs/44_train.ipynb #c1d2e3f4
+def _views(recipe: Recipe, corpus: Corpus, music: Packed, bank: Bank | None, progress: bool) -> Views:
+    "The batches of a recipe: windows, with neighbours if it wants them, in concerts, if it has venues."
+    near = concert = None
     if recipe.near:
         near = neighbours(np.stack([describe(corpus.load('music', i)) for i in music.ids]), songs=music.songs)
-    return Sampler(music, recipe.n_songs, recipe.cut, recipe.seed, near, recipe.near)
-
-
-def _degrader(recipe: Recipe, bank: Bank | None, progress: bool) -> BatchDegrader | None:
-    "The concerts of a recipe; none for one without venues."
-    if not recipe.venues:
-        return None
-    return BatchDegrader(bank, recipe.venues, **degrader_times(recipe.cut), n_scenes=recipe.scenes, seed=recipe.seed, varied=recipe.varied, progress=progress)
+    if recipe.venues:
+        concert = BatchDegrader(bank, recipe.venues, **degrader_times(recipe.cut), n_scenes=recipe.scenes, seed=recipe.seed,
+                                varied=recipe.varied, without=recipe.without, progress=progress)
+    sampler = Sampler(music, recipe.n_songs, recipe.cut, recipe.seed, near, recipe.near)
+    return Views(sampler, concert, recipe.levels, encoders.MelFront(recipe.encoder.front))
 
 # %% ../nbs/44_train.ipynb #de7deb6d
 @dataclass
@@ -434,6 +444,7 @@ def _trainer(recipe, folder, first, keeper, devices, accelerator, loggers):
     lightning = need('lightning.pytorch', 'learn')
     from lightning.pytorch.loggers import CSVLogger
 
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)  # remarks on hardware that is not there
     alone, on_cpu = devices == 1, accelerator == 'cpu' or not torch.cuda.is_available()
     logs = [CSVLogger(folder, 'log', version=f'from-{first}'), *(loggers or [])]
     return lightning.Trainer(

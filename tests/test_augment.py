@@ -8,10 +8,11 @@ import pytest
 torch = pytest.importorskip('torch')
 
 from resonance_nb import augment, bench, chain, venue  # noqa: E402
-from resonance_nb.augment import BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
+from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
 from resonance_nb.core import ResonanceError, rng_for  # noqa: E402
 from resonance_nb.starter import default_corpus  # noqa: E402
+from resonance_nb.venue import ANECHOIC  # noqa: E402
 
 NAMES = list(venue.VENUES)
 
@@ -231,3 +232,25 @@ def test_varied_crowds_are_as_long_and_as_many_but_others():
     tone = np.sin(2 * np.pi * 1_000 * np.arange(RATE * 3) / RATE).astype(np.float32)
     tops = [np.abs(np.fft.rfft(_varied(tone, 2 * RATE, rng_for(i, 'varied')))).argmax() / 2 for i in range(20)]
     assert 793 <= min(tops) < 900 and 1_100 < max(tops) <= 1_260
+
+
+def test_parts_are_left_out_and_nothing_else_changes(corpus_bank):
+    times = dict(duration_s=1.0, before_s=0.5, n_scenes=2)
+    whole = BatchDegrader(corpus_bank, ['hard-mix'], **times)
+    part_of = {'room': lambda r: r.room, 'crowd': lambda r: r.snr_db, 'device': lambda r: r.device}
+    for left_out in PARTS:
+        less = BatchDegrader(corpus_bank, ['hard-mix'], **times, without=(left_out,))
+        for a, b in zip(whole.draw(12, 0.0, rng_for(3)), less.draw(12, 0.0, rng_for(3))):
+            where, stages = PARTS[left_out]
+            assert {s['stage'] for s in getattr(b, where)}.isdisjoint(stages) if stages else part_of[left_out](b) in (ANECHOIC, None, '')
+            for other, (place, names) in PARTS.items():
+                if other != left_out:
+                    kept = [[s for s in getattr(r, place) if s['stage'] in names] if names else part_of[other](r) for r in (a, b)]
+                    assert kept[0] == kept[1], f'{other} changed without {left_out}'
+
+
+def test_a_venue_named_twice_has_twice_the_crowds(corpus_bank):
+    once, twice = (BatchDegrader(corpus_bank, v, n_scenes=2) for v in (['club'], ['club', 'club', 'arena']))
+    assert len(once.scenes['club']) == 2 and len(twice.scenes['club']) == 4 and len(twice.scenes['arena']) == 2
+    assert len({str(s) for s in twice.scenes['club']}) == 4
+    assert torch.equal(twice._crowds[[twice._scene_row[id(s)] for s in twice.scenes['club'][:2]]], once._crowds)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from resonance_nb.starter import make_starter
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import Embedding, diagonals, evidence_features  # noqa: E402
+from resonance_nb.embedding import MODEL, Embedding, calibration, diagonals, evidence_features, shipped  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
@@ -166,3 +167,10 @@ def test_a_handful_of_songs_is_no_reason_to_believe(n_songs):
         said += bool(best) and best[0].confidence >= made.accept_confidence
     assert said <= 1 + len(strangers) // 20
     assert made.search(corpus.load('music', music[0])[5 * RATE : 10 * RATE], 1)[0].confidence >= made.accept_confidence
+
+
+def test_the_shipped_model_is_small_and_has_its_card_among_the_data():
+    root, shipped_card = Path(__file__).parents[1], Path(str(MODEL)).with_suffix('.json')
+    assert Path(str(MODEL)).stat().st_size <= 8e6 and sum(p.numel() for p in shipped()[0].parameters()) <= 2e6
+    assert (root / 'data' / 'models' / 'encoder.json').read_bytes() == shipped_card.read_bytes()
+    assert calibration(shipped()[1]['digest'])['calibrated'], 'run make calibrate'

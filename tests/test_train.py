@@ -187,3 +187,18 @@ def test_a_damaged_run_is_told_in_one_line(corpus, ids, tmp_path, name):
 
 def test_sup_con_takes_other_windows_of_a_song_as_right(corpus, ids, tmp_path):
     assert load(fit(changed(TINY, {'steps': 2, 'validate_every': 2, 'loss': 'sup-con'}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False))[1]['steps'] == 2
+
+
+def test_a_run_may_begin_with_another_ones_weights(corpus, ids, tmp_path):
+    few = changed(TINY, {'steps': 2, 'validate_every': 2, 'rate': 0.0, 'decay': 0.0})
+    first = fit(few, corpus, ids, tmp_path / 'first', validate=weight, workers=0, progress=False)
+    still = fit(changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second', validate=weight, start=first, facts={'revision': 'abc'}, workers=0, progress=False)
+    card = load(still)[1]
+    assert {k: v for k, v in load(first)[0].named_parameters()}.keys() == {k: v for k, v in load(still)[0].named_parameters()}.keys()
+    weights = [[p.detach() for p in load(path)[0].parameters()] for path in (first, still)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights)), 'at a rate of zero it stays what it began with'
+    assert card['started_from']['digest'] == load(first)[1]['digest'] and card['revision'] == 'abc'
+    with pytest.raises(ResonanceError, match='another recipe'):  # a run that began elsewhere is another run
+        fit(changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second', validate=weight, workers=0, progress=False)
+    with pytest.raises(ResonanceError, match='has the settings'):
+        fit(changed(few, {'encoder.dim': 32}), corpus, ids, tmp_path / 'third', start=first, workers=0, progress=False)

@@ -1,0 +1,51 @@
+"""Trials of recipes: the interval of a difference covers what it should, and the verdict follows from it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resonance_nb.core import ResonanceError
+from resonance_nb.trials import difference, differences
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(2, 9), st.integers(1, 4), st.integers(0, 99))
+def test_the_mean_is_the_mean_and_lies_within(seeds, songs, clips, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, seeds, songs * clips)) < 0.5
+    d, low, high = difference(a, b, np.repeat(np.arange(songs), clips).astype(str).tolist())
+    assert d == pytest.approx(a.mean() - b.mean())
+    assert -1 <= low <= high <= 1 and low - 1e-9 <= d <= high + 1e-9 or seeds * songs < 8
+
+
+def test_the_interval_covers_no_difference():
+    rng, missed = np.random.default_rng(0), 0
+    songs = np.repeat(np.arange(40), 3).astype(str).tolist()
+    for i in range(120):
+        hard = np.repeat(rng.random(40), 3)  # some songs are harder, for both
+        a, b = (rng.random((3, 120)) < hard for _ in range(2))
+        _, low, high = difference(a, b, songs, n_resamples=400, seed=i)
+        missed += not low <= 0 <= high
+    assert missed <= 14  # 5 % of 120 are 6
+
+
+def frame(**changes):
+    rows = [{'group': 'g' if name != 'base' else '', 'change': name, 'seed': s, 'right': right} for name, many in changes.items() for s, right in many.items()]
+    return pd.DataFrame(rows)
+
+
+def test_verdicts():
+    songs = [str(i) for i in range(50)]
+    no, yes = [False] * 50, [True] * 50
+    half = [i % 2 == 0 for i in range(50)]
+    table = differences(frame(base={0: half, 1: half}, up={0: yes, 1: yes}, down={0: no, 1: no}, same={1: half}), songs).set_index('change')
+    assert table.verdict.to_dict() == {'base': 'the base', 'up': 'better', 'down': 'worse', 'same': 'no difference seen'}
+    assert table.seeds.to_dict() == {'base': 2, 'up': 2, 'down': 2, 'same': 1}
+    assert table.difference['up'] == 0.5 and table.n['same'] == 50
+
+
+def test_trials_without_a_common_seed_are_refused():
+    with pytest.raises(ResonanceError, match='no seed in common'):
+        differences(frame(base={0: [True]}, other={1: [True]}), ['a'])
