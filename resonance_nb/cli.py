@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -604,7 +605,8 @@ def train(profile, folder, out, start, changes, stop_after, workers, devices, lo
     corpus = _corpus_in_use(folder)
     out = out or Path('runs') / 'train' / profile
     loggers = t.loggers_for(logger, out) if logger else None
-    facts = runs.git_state(Path(runs.__file__).parent) | {'package_hash': runs.package_hash(), 'versions': runs.versions()}
+    command = ['resonance', 'train', '--profile', profile, *(['--start', str(start)] if start else []), *(word for pair in changes for word in ('--set', *pair))]
+    facts = {'command': shlex.join(command), **runs.git_state(Path(runs.__file__).parent), 'package_hash': runs.package_hash(), 'versions': runs.versions()}
     path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder, 'train'),
                  _checker(corpus, profile), start=MODEL if str(start) == 'shipped' else start, facts=facts, workers=workers, devices=devices,
                  loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)

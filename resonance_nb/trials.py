@@ -108,7 +108,7 @@ def plot_differences(
         x = 100 * part[['difference', 'difference_low', 'difference_high']].to_numpy().T
         ax.errorbar(x[0], part.index, xerr=np.maximum(0, [x[0] - x[1], x[2] - x[0]]), ls='', marker='osD^vPX'[i % 7], ms=6, elinewidth=1.2, capsize=3, label=group)
     ax.set_yticks(range(len(rows)), rows.change)
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set(xlabel='difference to the base (percentage points)')
     if rows.group.nunique() > 1:
         ax.legend(loc='best')

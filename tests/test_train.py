@@ -202,3 +202,21 @@ def test_a_run_may_begin_with_another_ones_weights(corpus, ids, tmp_path):
         fit(changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second', validate=weight, workers=0, progress=False)
     with pytest.raises(ResonanceError, match='has the settings'):
         fit(changed(few, {'encoder.dim': 32}), corpus, ids, tmp_path / 'third', start=first, workers=0, progress=False)
+
+
+def test_the_command_trains_and_says_how_it_was_called(corpus, tmp_path):
+    from click.testing import CliRunner
+
+    from resonance_nb.cli import cli
+
+    few = {'steps': '4', 'n_songs': '6', 'validate_every': '2', 'warmup': '1', 'scenes': '1', 'encoder.body': 'cnn3', 'precision': '32-true'}
+    words = ['train', '--corpus', str(corpus.folder), '--out', str(tmp_path / 'run'), '--workers', '0', '--json', *(w for pair in few.items() for w in ('--set', *pair))]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output + str(done.exception)
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    card = load(tmp_path / 'run' / 'encoder.safetensors')[1]
+    assert told['steps'] == card['steps'] and set(card['validation']) == {'top1', '5 dB, 2 s'}
+    assert card['command'].startswith('resonance train --profile quick') and '--set encoder.body cnn3' in card['command']
+    assert {'revision', 'package_hash', 'versions', 'recipe', 'seed', 'front_check'} <= set(card)
+    wrong = CliRunner().invoke(cli, [*words, '--set', 'speed', '9'])
+    assert wrong.exit_code != 0 and 'a recipe has no speed' in str(wrong.output) + str(wrong.exception)
