@@ -174,7 +174,13 @@ def _module_class() -> type:
         def _skip(self):
             self.broken += 1
             if self.broken > 20 or self.trainer.world_size > 1:
-                raise ResonanceError(f'the loss is not a number in {self.broken} steps: lower the rate of learning, or ask for 32-bit precision')
+                raise ResonanceError(f'the loss or its gradient is not a number in {self.broken} steps: lower the rate of learning, or ask for 32-bit precision')
+
+        def on_before_optimizer_step(self, optimizer):
+            grads = [p.grad.norm() for p in self.parameters() if p.grad is not None]
+            if grads and not torch.isfinite(torch.stack(grads)).all():  # it happens to finite losses, too
+                optimizer.zero_grad(set_to_none=True)  # what has no gradient is left as it is
+                self._skip()
 
         def configure_optimizers(self):
             return _optimiser(self)

@@ -117,6 +117,20 @@ def test_a_loss_that_is_not_a_number(corpus, ids, tmp_path, monkeypatch):
         fit(TINY, corpus, ids, tmp_path / 'all', workers=0, progress=False)
 
 
+@pytest.mark.parametrize('optimiser', ['adamw', 'lamb'])
+def test_a_broken_gradient_of_a_finite_loss_is_skipped(corpus, ids, tmp_path, monkeypatch, optimiser):
+    real = train._loss
+
+    def sometimes(self, a, b, songs):
+        zero = (a - a.detach()).abs().sum()
+        return real(self, a, b, songs) + (torch.sqrt(zero) if self.global_step in (3, 6) else 0)  # the root's slope at zero is infinite
+
+    monkeypatch.setattr(train, '_loss', sometimes)
+    recipe = changed(TINY, {'steps': 10, 'optimiser': optimiser, 'rate': 1e-3})
+    encoder, card = load(fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False))
+    assert all(torch.isfinite(v).all() for v in encoder.state_dict().values()) and card['broken_steps'] >= 2
+
+
 def test_a_broken_song_is_left_out_and_counted(corpus, ids, tmp_path):
     shutil.copytree(corpus.folder, tmp_path / 'c')
     broken = Corpus(tmp_path / 'c')
