@@ -177,8 +177,7 @@ def _module_class() -> type:
                 raise ResonanceError(f'the loss or its gradient is not a number in {self.broken} steps: lower the rate of learning, or ask for 32-bit precision')
 
         def on_before_optimizer_step(self, optimizer):
-            grads = [p.grad.norm() for p in self.parameters() if p.grad is not None]
-            if grads and not torch.isfinite(torch.stack(grads)).all():  # it happens to finite losses, too
+            if _broken(self):
                 optimizer.zero_grad(set_to_none=True)  # what has no gradient is left as it is
                 self._skip()
 
@@ -214,6 +213,12 @@ def _step(self, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -
     return loss
 
 # %% ../nbs/44_train.ipynb #991a3ca0
+def _broken(self) -> bool:
+    "Whether a gradient is not a number; it happens to finite losses, too."
+    grads = [p.grad.norm() for p in self.parameters() if p.grad is not None]
+    return bool(grads) and not bool(torch.isfinite(torch.stack(grads)).all())
+
+
 def _answers(self, maps: torch.Tensor) -> torch.Tensor:
     "Unit vectors of windows' spectrograms, some of them masked."
     if self.recipe.masked:
