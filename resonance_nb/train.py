@@ -171,15 +171,10 @@ def _module_class() -> type:
         def training_step(self, batch, number):
             return _step(self, *batch)
 
-        def _skip(self):
-            self.broken += 1
-            if self.broken > 20 or self.trainer.world_size > 1:
-                raise ResonanceError(f'the loss or its gradient is not a number in {self.broken} steps: lower the rate of learning, or ask for 32-bit precision')
-
         def on_before_optimizer_step(self, optimizer):
             if _broken(self):
                 optimizer.zero_grad(set_to_none=True)  # what has no gradient is left as it is
-                self._skip()
+                _skip(self)
 
         def configure_optimizers(self):
             return _optimiser(self)
@@ -204,7 +199,7 @@ def _step(self, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -
         songs = self.all_gather(songs).flatten()
     loss = _loss(self, a, b, songs)
     if not torch.isfinite(loss):
-        return self._skip()
+        return _skip(self)
     if self.recipe.memory:
         self.memory.add(torch.cat([a, b]), torch.cat([songs, songs]))
     with torch.no_grad():
@@ -213,6 +208,13 @@ def _step(self, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -
     return loss
 
 # %% ../nbs/44_train.ipynb #991a3ca0
+def _skip(self) -> None:
+    "Count a step that is left out; too many are the end."
+    self.broken += 1
+    if self.broken > 20 or self.trainer.world_size > 1:
+        raise ResonanceError(f'the loss or its gradient is not a number in {self.broken} steps: lower the rate of learning, or ask for 32-bit precision')
+
+
 def _broken(self) -> bool:
     "Whether a gradient is not a number; it happens to finite losses, too."
     grads = [p.grad.norm() for p in self.parameters() if p.grad is not None]
