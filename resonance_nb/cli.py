@@ -578,7 +578,7 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
 
 # %% ../nbs/92_cli.ipynb #92a1b772
 @cli.command()
-@click.option('--profile', default='quick', show_default=True, type=click.Choice(['quick', 'study']), help='The recipe: a few minutes, or that of the shipped model.')
+@click.option('--profile', default='quick', show_default=True, type=click.Choice(['quick', 'study']), help='The recipe: a few minutes, or an hour and more on two cores.')
 @corpus_option('Where the songs, rooms and crowds are.  [default: the corpus in use]')
 @click.option('--out', type=click.Path(path_type=Path), metavar='DIR', help='The run; one that was stopped goes on.  [default: runs/train/PROFILE]')
 @click.option('--start', type=click.Path(path_type=Path), metavar='ENCODER', help='Begin with these weights: an encoder.safetensors, or "shipped".')

@@ -363,8 +363,8 @@ def fit(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    music = pack(corpus, track_ids, music or folder / 'music', progress)
-    card = _card(recipe, corpus, music) | _started(recipe, start)
+    begun, music = _started(recipe, start), pack(corpus, track_ids, music or folder / 'music', progress)  # what is refused is refused first
+    card = _card(recipe, corpus, music) | begun
     first = _first_step(folder, card)
     if first >= recipe.steps:
         return folder / 'encoder.safetensors'

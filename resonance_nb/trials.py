@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bench import Exam, interval_by_track
+from .bench import Exam, HtmlTable, interval_by_track
 from .core import ResonanceError
+from .runs import Results, reported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from resonance_nb.venue import Bank
 
 # %% auto #0
-__all__ = ['trial', 'difference', 'differences', 'plot_differences']
+__all__ = ['trial', 'difference', 'differences', 'file_differences', 'reported_differences', 'show_differences',
+           'plot_differences']
 
 # %% ../nbs/44a_trials.ipynb #d200add2
 def trial(
@@ -66,12 +68,17 @@ def difference(
     means = np.einsum('bs,bg,sg->b', seeds, drawn, sums) / (n_seeds * (drawn @ counts))
     return float((change - base).mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975]))
 
-# %% ../nbs/44a_trials.ipynb #b5c75333
+# %% ../nbs/44a_trials.ipynb #8aa8270a
+def _verdict(change: str, low: float, high: float) -> str:
+    "What an interval of a difference says."
+    return 'the base' if change == 'base' else 'worse' if high < 0 else 'better' if low > 0 else 'no difference seen'
+
+# %% ../nbs/44a_trials.ipynb #0674e7e0
 def differences(
     trials: pd.DataFrame,  # one row a trial: group, change, seed, right; the base is the change 'base'
     songs: list[str],  # the song of each clip
 ) -> pd.DataFrame:
-    "One row for each change: how often right, the difference to the base from the same seeds, intervals, verdict."
+    "One row for each change: how often right, the difference to the base from the same seeds, intervals, verdict, mean minutes and weights."
     import pandas as pd
 
     base = trials[trials.change == 'base'].drop_duplicates('seed').set_index('seed').right
@@ -83,13 +90,58 @@ def differences(
             raise ResonanceError(f'{change} has no seed in common with the base')
         mine, theirs = (np.stack([np.asarray(x[s], bool) for s in seeds]) for x in (part, base))
         d, low, high = difference(mine, theirs, songs)
-        verdict = 'the base' if change == 'base' else 'worse' if high < 0 else 'better' if low > 0 else 'no difference seen'
         top1 = interval_by_track(mine.ravel(), np.tile(songs, len(seeds)))
         rows.append({'group': group, 'change': change, 'seeds': len(seeds), 'n': mine.size, **dict(zip(('top1', 'low', 'high'), top1)),
-                     'difference': d, 'difference_low': low, 'difference_high': high, 'verdict': verdict})
-    return pd.DataFrame(rows)
+                     'difference': d, 'difference_low': low, 'difference_high': high, 'verdict': _verdict(change, low, high)})
+    more = [c for c in ('minutes', 'weights') if c in trials]
+    return pd.DataFrame(rows).join(trials.groupby('change')[more].mean(), on='change')
 
-# %% ../nbs/44a_trials.ipynb #494719b3
+# %% ../nbs/44a_trials.ipynb #70ce6a28
+_FILED = ('top1', 'difference', 'minutes', 'weights')
+
+
+def file_differences(
+    results: Results,  # of the chapter
+    trials: pd.DataFrame,  # as for `differences`
+    table: pd.DataFrame,  # of `differences`
+) -> None:
+    "File every change, and by how much the base differs from seed to seed."
+    for row in table.to_dict('records'):
+        for metric, (low, high) in {'top1': ('low', 'high'), 'difference': ('difference_low', 'difference_high'), 'minutes': ('', ''), 'weights': ('', '')}.items():
+            if metric in row:
+                results.add(metric, row[metric], row.get(low), row.get(high), row['n'], 'embedding', setting={k: row[k] for k in ('group', 'change', 'seeds')})
+    base = trials[trials.change == 'base'].drop_duplicates('seed').right.map(np.mean)
+    results.add('seed_spread', base.std(ddof=1) if len(base) > 1 else float('nan'), n=len(base), system='embedding')
+
+
+def reported_differences(
+    chapter: str,  # a notebook's name
+    root: Path | None = None,  # the project; None: this one
+) -> pd.DataFrame | None:
+    "The table that a chapter's reported run has filed; None when there is none."
+    told = reported(chapter, root)
+    if told.empty:
+        return None
+    parts = [told[told.metric == m].set_index(['group', 'change']) for m in _FILED]
+    table = parts[0][['seeds', 'n', 'value', 'low', 'high']].rename(columns={'value': 'top1'})
+    table = table.join(parts[1][['value', 'low', 'high']].set_axis(['difference', 'difference_low', 'difference_high'], axis=1))
+    table = table.join(parts[2][['value']].set_axis(['minutes'], axis=1)).join(parts[3][['value']].set_axis(['weights'], axis=1)).reset_index()
+    return table.assign(verdict=[_verdict(r.change, r.difference_low, r.difference_high) for r in table.itertuples()])
+
+# %% ../nbs/44a_trials.ipynb #d9dc76cc
+def show_differences(
+    table: pd.DataFrame,  # of `differences`, with minutes and weights
+    caption: str,  # above it
+) -> HtmlTable:
+    "The table with its intervals as text."
+    text = lambda r, name, fmt: f'{100 * r[name]:{fmt}} [{100 * r[(name + "_" if name != "top1" else "") + "low"]:{fmt}}, {100 * r[(name + "_" if name != "top1" else "") + "high"]:{fmt}}]'
+    rows = table.to_dict('records')
+    shown = table[['group', 'change', 'verdict']].assign(**{
+        'right (%)': [text(r, 'top1', '.1f') for r in rows], 'difference (points)': ['' if r['change'] == 'base' else text(r, 'difference', '+.1f') for r in rows],
+        'minutes': [f'{r["minutes"]:.1f}' for r in rows], 'weights': [f'{int(r["weights"]):,}' for r in rows]})
+    return HtmlTable(shown[['group', 'change', 'right (%)', 'difference (points)', 'verdict', 'minutes', 'weights']].set_index('group'), caption)
+
+# %% ../nbs/44a_trials.ipynb #8f2f0fab
 def plot_differences(
     table: pd.DataFrame,  # of `differences`
     ax=None,  # matplotlib axes

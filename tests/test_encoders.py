@@ -50,7 +50,7 @@ def test_other_settings(settings):
     assert Encoder(settings).eval()(noise(2, samples=settings.samples)).shape == (2, 128)
 
 
-@pytest.mark.parametrize('harm', ['cut', 'garbage', 'empty', 'missing', 'other weights', 'no card', 'card', 'version', 'settings', 'front'])
+@pytest.mark.parametrize('harm', ['cut', 'garbage', 'empty', 'missing', 'other weights', 'no card', 'card', 'version', 'settings', 'front', 'no check', 'odd check'])
 def test_a_damaged_model_is_refused_in_one_line(tmp_path, harm):
     path, card = tmp_path / 'm.safetensors', tmp_path / 'm.json'
     save(Encoder(Settings('cnn3')), path)
@@ -74,6 +74,10 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path, harm):
         card.write_text(json.dumps(told | {'version': 99}))
     elif harm == 'settings':
         card.write_text(json.dumps(told | {'settings': told['settings'] | {'body': 'cnn9'}}))
+    elif harm == 'no check':
+        card.write_text(json.dumps({k: v for k, v in told.items() if k != 'front_check'}))
+    elif harm == 'odd check':
+        card.write_text(json.dumps(told | {'front_check': [0.5]}))
     elif harm == 'front':
         card.write_text(json.dumps(told | {'front_check': [v + 0.1 for v in told['front_check']]}))
     with pytest.raises(ResonanceError) as error:

@@ -1,5 +1,7 @@
 """Trials of recipes: the interval of a difference covers what it should, and the verdict follows from it."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb.core import ResonanceError
-from resonance_nb.trials import difference, differences
+from resonance_nb.runs import Results
+from resonance_nb.trials import difference, differences, file_differences, reported_differences, show_differences
 
 
 @settings(max_examples=25, deadline=None)
@@ -49,3 +52,19 @@ def test_verdicts():
 def test_trials_without_a_common_seed_are_refused():
     with pytest.raises(ResonanceError, match='no seed in common'):
         differences(frame(base={0: [True]}, other={1: [True]}), ['a'])
+
+
+def test_what_is_filed_is_read_back(tmp_path):
+    songs = [str(i) for i in range(30)]
+    rng = np.random.default_rng(3)
+    made = frame(base={0: rng.random(30) < 0.5, 1: rng.random(30) < 0.5}, up={0: rng.random(30) < 0.9, 1: rng.random(30) < 0.9}).assign(minutes=[1.0, 2.0, 3.0, 4.0], weights=7)
+    table, results = differences(made, songs), Results('99_made', corpus='c')
+    file_differences(results, made, table)
+    path = tmp_path / 'data' / 'results' / '99_made.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({'chapter': '99_made', 'run': {'run': '99_made/1'}, 'metrics': results.rows}))
+    read = reported_differences('99_made', tmp_path)
+    pd.testing.assert_frame_equal(read[sorted(table)], table[sorted(table)], check_dtype=False)
+    assert reported_differences('98_nothing', tmp_path) is None
+    assert [r['value'] for r in results.rows if r['metric'] == 'minutes'] == [1.5, 3.5]
+    assert '+' in show_differences(table, 'made').frame['difference (points)'].iloc[1]
