@@ -17,7 +17,7 @@ from .core import ResonanceError, atomic_write, need
 from .windows import RATE
 
 # %% auto #0
-__all__ = ['torch', 'nn', 'BODIES', 'Front', 'MelFront', 'Settings', 'Encoder', 'digest', 'save', 'load', 'embed']
+__all__ = ['torch', 'nn', 'BODIES', 'Front', 'MelFront', 'Settings', 'Encoder', 'digest', 'save', 'load', 'taken_over', 'embed']
 
 # %% ../nbs/41_encoders.ipynb #87889299
 torch = need('torch', 'learn')
@@ -66,10 +66,10 @@ class MelFront(nn.Module):
         return (below_db / (f.range_db / 2) + 1)[:, None]
 
 # %% ../nbs/41_encoders.ipynb #b2b4fdbf
-def _conv(i: int, o: int, size=3, stride=1, groups: int = 1, act=nn.ReLU) -> nn.Sequential:
+def _conv(i: int, o: int, size=3, stride=1, groups: int = 1, act=nn.ReLU, pad=None) -> nn.Sequential:
     "Convolution, batch normalisation, activation."
     size, stride = ((s, s) if isinstance(s, int) else s for s in (size, stride))
-    layer = nn.Conv2d(i, o, size, stride, (size[0] // 2, size[1] // 2), groups=groups, bias=False)
+    layer = nn.Conv2d(i, o, size, stride, pad or (size[0] // 2, size[1] // 2), groups=groups, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(o), *([act(inplace=True)] if act else []))
 
 
@@ -90,10 +90,11 @@ class _Residual(nn.Module):
         return torch.relu(x + self.body(x))
 
 
-def _plain(channels=(32, 64, 128, 256, 320), residual=(64, 128)) -> nn.Sequential:
+def _plain(bands: int, channels=(32, 64, 128, 256, 320), residual=(64, 128)) -> nn.Sequential:
     "Stride-2 convolutions down to a grid of 2 x 2."
-    layers = []
-    for i, o in zip((1, *channels), channels):
+    group = max(1, bands // 64)  # neighbouring bands are taken together, so that more of them cost next to nothing
+    layers = [_conv(1, channels[0], (3 * group, 3), (2 * group, 2), pad=(group, 1))]
+    for i, o in zip(channels, channels[1:]):
         layers += [_conv(i, o, stride=2), *([_Residual(o)] if o in residual else [])]
     return nn.Sequential(*layers, nn.Flatten())
 
@@ -144,7 +145,7 @@ class _Patches(nn.Module):
 
 # %% ../nbs/41_encoders.ipynb #e23f6413
 BODIES = {  # name -> its body, made for a front end and a number of frames
-    'plain': lambda front, frames: _plain(),
+    'plain': lambda front, frames: _plain(front.n_mels),
     'cnn3': lambda front, frames: _published(32, 64, 128),
     'cnn4': lambda front, frames: _published(64, 128, 256, 512),
     'efficient': lambda front, frames: _efficient(),
@@ -262,6 +263,23 @@ def load(
     if now.shape != pictures.shape or not np.allclose(now, pictures, atol=0.02):
         raise ResonanceError(f'{path} was trained on spectrograms that this package computes differently; train it again')
     return encoder.eval().to(device), card
+
+# %% ../nbs/41_encoders.ipynb #a7d3c0e1
+def taken_over(
+    path: Path,  # of a saved encoder
+    settings: Settings,  # of the one that is to begin with its weights
+) -> tuple[Encoder, dict]:
+    "An encoder that begins where a saved one ended, and the card of that one; a plain body may get a multiple of the bands, anything else that differs raises `ResonanceError`."
+    encoder, card = load(path)
+    had, asked = encoder.settings.front.n_mels, settings.front.n_mels
+    if encoder.settings != replace(settings, front=replace(settings.front, n_mels=had)) or asked != had and (settings.body != 'plain' or had % 64 or asked % had):
+        raise ResonanceError(f'{path} has the settings {encoder.settings}, the recipe {settings}')
+    weights, first = encoder.state_dict(), 'body.0.0.weight'
+    if asked != had:
+        weights[first] = weights[first].repeat_interleave(asked // had, dim=2) / (asked // had)
+    begun = Encoder(settings)
+    begun.load_state_dict(weights)
+    return begun, card
 
 # %% ../nbs/41_encoders.ipynb #0c609cd0
 def embed(

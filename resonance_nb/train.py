@@ -348,7 +348,7 @@ def fit(
     bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
     validate: Callable[[Encoder], dict] | None = None,  # what an encoder achieves: 'top1' decides which is the best
     music: Path | None = None,  # folder of packed songs, where several runs share one; None: the run's own
-    start: Path | None = None,  # an encoder to begin with, of the recipe's settings; None: random weights
+    start: Path | None = None,  # an encoder to begin with, of the recipe's settings or with fewer bands; None: random weights
     facts: dict | None = None,  # what the card shall say beside the recipe, e.g. the revision of the code
     workers: int = 1,  # processes that prepare batches
     devices: int = 1,  # processes, or graphics cards, that learn
@@ -372,7 +372,7 @@ def fit(
     need('lightning.pytorch', 'learn').seed_everything(recipe.seed, verbose=False)
     module = _module_class()(recipe, int(music.songs.max()) + 1, _Data(views, first, recipe.steps, workers))
     if start:  # a run that goes on takes its weights from the checkpoint
-        module.encoder.load_state_dict(encoders.load(start)[0].state_dict())
+        module.encoder.load_state_dict(encoders.taken_over(start, recipe.encoder)[0].state_dict())
     bar = tqdm(total=recipe.steps, initial=first, desc='train', unit='step', disable=not progress)
     keeper = _keeper_class()(folder, validate, card | (facts or {}), checkpoint_s, stop_after_s, bar)
     trainer = _trainer(recipe, folder, first, keeper, devices, accelerator, loggers)
@@ -392,9 +392,7 @@ def _started(recipe: Recipe, start: Path | None) -> dict:
     "What the card says of the encoder that a run begins with."
     if not start:
         return {}
-    encoder, card = encoders.load(start)
-    if encoder.settings != recipe.encoder:
-        raise ResonanceError(f'{start} has the settings {encoder.settings}, the recipe {recipe.encoder}')
+    card = encoders.taken_over(start, recipe.encoder)[1]
     return {'started_from': {k: card[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'started_from') if k in card}}
 
 
