@@ -10,7 +10,7 @@ from resonance_nb.core import ResonanceError
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.encoders import BODIES, Encoder, Front, MelFront, Settings, digest, embed, load, save  # noqa: E402
+from resonance_nb.encoders import BODIES, Encoder, Front, MelFront, Settings, digest, embed, load, save, taken_over  # noqa: E402
 
 
 def noise(n, seed=0, samples=8_000):
@@ -38,6 +38,22 @@ def test_every_body(body, tmp_path):
 
 def test_ours_is_small():
     assert sum(p.numel() for p in Encoder().parameters()) <= 2_000_000
+
+
+def test_more_bands_begin_where_fewer_ended(tmp_path):
+    torch.manual_seed(1)
+    coarse, path = Encoder(), tmp_path / 'm.safetensors'
+    coarse(noise(8))  # batch statistics of its own
+    save(coarse, path, note='coarse')
+    fine, card = taken_over(path, Settings(front=Front(n_mels=192)))
+    maps = torch.rand(4, 1, 64, 63) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(fine.eval().features(maps.repeat_interleave(3, dim=2)), coarse.eval().features(maps), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(fine.features(torch.rand(4, 1, 192, 63)), coarse.features(maps))
+    assert card['note'] == 'coarse'
+    for other in (Settings(front=Front(n_mels=100)), Settings(front=Front(n_mels=32)), Settings('cnn4', front=Front(n_mels=128)), Settings(dim=64), Settings(front=Front(n_mels=128, hop=256))):
+        with pytest.raises(ResonanceError, match='has the settings'):
+            taken_over(path, other)
 
 
 def test_a_louder_window_has_the_same_picture():

@@ -1,6 +1,7 @@
 """Trials of recipes: the interval of a difference covers what it should, and the verdict follows from it."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from resonance_nb.core import ResonanceError
 from resonance_nb.runs import Results
-from resonance_nb.trials import difference, differences, file_differences, reported_differences, show_differences
+from resonance_nb.starter import make_starter
+from resonance_nb.trials import Pool, difference, differences, file_differences, reported_differences, show_differences
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,3 +70,25 @@ def test_what_is_filed_is_read_back(tmp_path):
     assert reported_differences('98_nothing', tmp_path) is None
     assert [r['value'] for r in results.rows if r['metric'] == 'minutes'] == [1.5, 3.5]
     assert '+' in show_differences(table, 'made').frame['difference (points)'].iloc[1]
+
+
+def test_windows_are_found_by_their_own_and_not_held_against_their_song():
+    torch = pytest.importorskip('torch')
+    pool = Pool(make_starter(n_pieces=24), None, (20.0, 0.0), n=12, max_songs=6)
+    assert len(pool.tracks) == 24 and pool.tracks[:12] == pool.tracks[12:], 'the same windows at each level'
+    clean, heard, songs = pool._asked[0]
+    assert clean.shape == heard.shape == (12, 8_000) and not torch.equal(heard, pool._asked[1][1]) and torch.equal(clean, pool._asked[1][0])
+    places = {tuple(x[:50].tolist()): i for part in (clean, *(a[1] for a in pool._asked)) for i, x in enumerate(part)}
+
+    def knows(answer):
+        "An encoder that names the windows by their numbers; what it takes a heard one for is `answer(number)`."
+        clean_ones = {tuple(x[:50].tolist()) for x in clean}
+        number = lambda x: places[x] if x in clean_ones else answer(places[x])
+        return SimpleNamespace(encoder=lambda x: torch.eye(12)[[number(tuple(row[:50].tolist())) for row in x]])
+
+    assert pool.right(knows(lambda i: i)).all()
+    stranger = lambda i: next(j for j in range(12) if songs[j] != songs[i])
+    assert not pool.right(knows(stranger)).any()
+    twin = lambda i: next(j for j in range(12) if j != i and songs[j] == songs[i])
+    other = pool.right(knows(twin))[:12]  # nothing else is like it, so the first that may be named wins
+    assert other.tolist() == [i == min(k for k in range(12) if k == i or songs[k] != songs[i]) for i in range(12)]
