@@ -264,7 +264,7 @@ class BatchDegrader:
         scene_s: float = 30.0,  # their length
         device: str = 'cpu',  # or 'cuda'
         seed: int = 0,  # of the crowds
-        varied: bool = False,  # every crowd at another speed and through another equaliser: few recordings sound like many
+        varied: bool = False,  # crowds never sound twice as they were recorded: other speeds, backwards, through equalisers, two at a time
         without: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
         progress: bool = False,  # show a bar while preparing
     ):
@@ -272,7 +272,7 @@ class BatchDegrader:
         self.bank, self.device, self.progress = bank or synthesised(), device, progress
         self.venues = [venue_named(v) for v in venues or VENUES]
         self.anchor, self.n = round(before_s * SAMPLE_RATE), round(duration_s * SAMPLE_RATE)
-        if self.n < 1 or self.anchor < 0 or scene_s <= duration_s + before_s:
+        if self.n < 1 or self.anchor < 0 or scene_s <= (duration_s + before_s) * (_FASTEST if varied else 1) + 0.1:
             raise ResonanceError('a batch needs clips of some length, and crowds that are longer than a clip and its past')
         if unknown := [p for p in without if p not in PARTS]:
             raise ResonanceError(f'a concert has no part {unknown[0]!r}; choose from: {", ".join(PARTS)}')
@@ -307,18 +307,6 @@ def _prepare_rooms(self) -> None:
     responses = [np.ones(1, np.float32), *(self.bank.rooms.device(id) for id in self._device_row)]
     self._devices = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.array(r)) for r in responses], batch_first=True).to(self.device)
 
-# %% ../nbs/23a_augment.ipynb #23a7a21f
-_FASTEST = 2 ** (1 / 3)
-
-
-def _varied(sound: np.ndarray, n: int, rng: np.random.Generator, most_db: float = 8.0) -> np.ndarray:
-    "A crowd at another speed and through another equaliser, shape (n,)."
-    speed = _FASTEST ** rng.uniform(-1, 1)
-    sound = np.interp(np.arange(n) * speed, np.arange(len(sound)), sound)
-    hz, octaves = np.fft.rfftfreq(n, 1 / SAMPLE_RATE), np.arange(8)  # from 62.5 Hz to 8 kHz
-    curve_db = np.interp(np.log2(np.maximum(hz, 62.5) / 62.5), octaves, rng.uniform(-most_db, most_db, 8))
-    return np.fft.irfft(np.fft.rfft(sound) * 10 ** (curve_db / 20), n).astype(np.float32)
-
 # %% ../nbs/23a_augment.ipynb #411c2fb7
 def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     "Some half minutes of every venue's crowd, with their scenes."
@@ -328,11 +316,10 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     for v in self.venues:  # one that is named twice gets twice as many
         for _ in self._bar(range(n_scenes), f'crowds of {v.name}'):
             rng = rng_for(seed, 'scene', v.name, len(self.scenes[v.name]))
-            scene = crowd.draw_scene(self.bank.crowds, self.scene_s * (_FASTEST if self.varied else 1), rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
+            scene = crowd.draw_scene(self.bank.crowds, self.scene_s, rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
             self.scenes[v.name].append(plain_facts(scene.to_dict()))
             self._scene_row[id(self.scenes[v.name][-1])] = len(sounds)
-            sound = crowd.render_scene(scene, self.bank.crowds, round(n * _FASTEST) + 1 if self.varied else n)
-            sounds.append(_varied(sound, n, rng) if self.varied else sound)
+            sounds.append(crowd.render_scene(scene, self.bank.crowds, n))
     self._crowds = torch.from_numpy(np.stack(sounds)).to(self.device)
 
 
@@ -431,6 +418,37 @@ def _music(self, x, records):
         row *= self._rooms[self._room_row[r.room]]
     return torch.fft.irfft(spectra, n=self._room_size)[:, : x.shape[1]]
 
+# %% ../nbs/23a_augment.ipynb #23a7a21f
+_FASTEST = 2 ** (1 / 3)
+
+
+def _moments(crowds, rows, starts, speed, backwards, n: int):
+    "Moments of some crowds at other speeds, shape (batch, n); one that would end too late begins earlier."
+    import torch
+
+    at = torch.arange(n, device=crowds.device) * speed[:, None]
+    first = starts.minimum((crowds.shape[1] - 2 - at[:, -1]).long())
+    at = torch.where(backwards[:, None], at.flip(1), at)
+    whole = at.long()
+    index, flat = rows[:, None] * crowds.shape[1] + first[:, None] + whole, crowds.flatten()
+    return torch.lerp(flat[index], flat[index + 1], at - whole)
+
+
+def _varied(crowds, rows, starts, n: int, rng: np.random.Generator, most_db: float = 8.0):
+    "Crowds as nobody has heard them: at another speed, some backwards, another one behind them, through another equaliser."
+    import torch
+
+    draw = lambda *size: torch.from_numpy(rng.uniform(-1, 1, size).astype(np.float32)).to(crowds.device)
+    moments = lambda rows, starts: _moments(crowds, rows, starts, _FASTEST ** draw(len(rows)), draw(len(rows)) > 0, n)
+    front, b = moments(rows, starts), len(rows)
+    back = moments(torch.from_numpy(rng.integers(len(crowds), size=b)).to(rows), torch.from_numpy(rng.integers(crowds.shape[1] - n, size=b)).to(starts))
+    both = front + back * (_rms(front) / _rms(back).clamp_min(1e-9)) * 10 ** (10 * (draw(b, 1) - 1) / 20)
+    size = _good_size(n)
+    octave = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 62.5) / 62.5)  # 0 to 7
+    between = np.maximum(0, 1 - np.abs(octave - np.arange(8)[:, None])).astype(np.float32)
+    gain_db = most_db * draw(b, 8) @ torch.from_numpy(between).to(crowds.device)
+    return torch.fft.irfft(torch.fft.rfft(both, n=size) * 10 ** (gain_db / 20), n=size)[:, :n]
+
 # %% ../nbs/23a_augment.ipynb #4e3b5044
 def _crowd(self, records):
     "Each record's moment of its crowd, shape (batch, before + clip)."
@@ -438,6 +456,8 @@ def _crowd(self, records):
 
     rows = torch.tensor([self._scene_row[id(r.scene)] for r in records], device=self.device)
     starts = torch.tensor([r.scene_start - self.anchor for r in records], device=self.device)
+    if self.varied:
+        return _varied(self._crowds, rows, starts, self.anchor + self.n, rng_for(records[0].seed, 'crowds'))
     return self._crowds.unfold(1, self.anchor + self.n, 1)[rows, starts]
 
 

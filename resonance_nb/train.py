@@ -51,7 +51,7 @@ class Recipe:
     levels: Levels = Levels()  # how loud the crowd is, step by step
     venues: tuple[str, ...] = VENUES_HEARD  # where the concerts are
     scenes: int = 16  # crowds prepared for each venue
-    varied: bool = False  # crowds at other speeds and through other equalisers
+    varied: bool = False  # crowds never sound twice as they were recorded
     without: tuple[str, ...] = ()  # parts of every concert that are left out, of `augment.PARTS`
     loss: str = 'nt-xent'  # or 'sup-con', 'triplet', 'hybrid'
     temperature: float = 0.05
@@ -84,7 +84,7 @@ class Recipe:
 # %% ../nbs/44_train.ipynb #1d84b235
 PROFILES = {
     'quick': Recipe(n_songs=24, steps=150, scenes=2, venues=('hard-mix',), levels=Levels((5, 15), (0, 10), 50), warmup=10, validate_every=50),
-    'study': Recipe(varied=True, scenes=32),
+    'study': Recipe(Settings(front=encoders.Front(n_mels=256)), levels=Levels(last_db=(-10.0, 10.0)), varied=True, scenes=32),
 }
 
 # %% ../nbs/44_train.ipynb #80a66846

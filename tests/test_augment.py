@@ -222,16 +222,35 @@ def test_without_torch_the_package_says_what_to_install(root):
     assert not any(m in light.stderr for m in (' torch\n', ' scipy.signal\n', ' pandas\n'))
 
 
-def test_varied_crowds_are_as_long_and_as_many_but_others():
-    from resonance_nb.augment import _varied
-
+def test_varied_crowds_never_sound_twice_the_same():
     plain, other = (BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, varied=v) for v in (False, True))
-    assert other._crowds.shape == plain._crowds.shape and torch.isfinite(other._crowds).all()
-    spectrum = lambda x: torch.fft.rfft(x).abs()[:, 600:].log().mean(1)
-    assert (other._crowds.square().mean(1) > 0).all() and not torch.allclose(spectrum(other._crowds), spectrum(plain._crowds), atol=0.05)
-    tone = np.sin(2 * np.pi * 1_000 * np.arange(RATE * 3) / RATE).astype(np.float32)
-    tops = [np.abs(np.fft.rfft(_varied(tone, 2 * RATE, rng_for(i, 'varied')))).argmax() / 2 for i in range(20)]
-    assert 793 <= min(tops) < 900 and 1_100 < max(tops) <= 1_260
+    assert torch.equal(other._crowds, plain._crowds), 'the recordings are the same'
+    x, records = torch.zeros(8, 3 * RATE), other.draw(8, 0.0, rng_for(2))
+    x[:, ::80] = 0.5
+    heard = other(x, records)
+    assert heard.shape == plain(x, plain.draw(8, 0.0, rng_for(2))).shape == (8, RATE) and torch.isfinite(heard).all()
+    assert torch.equal(heard, other(x, records)), 'the same records, the same draw'
+    with pytest.raises(ResonanceError, match='longer than a clip'):
+        BatchDegrader(None, ['club'], n_scenes=2, scene_s=2.3, varied=True)
+
+
+def test_varied_crowds_are_faster_slower_backwards_and_two_at_a_time():
+    from resonance_nb.augment import _moments, _varied
+
+    t = np.arange(RATE * 4) / RATE
+    crowds = torch.from_numpy(np.stack([np.sin(2 * np.pi * hz * t) for hz in (1_000, 1_000, 3_000)]).astype(np.float32))
+    rows, starts = torch.zeros(40, dtype=torch.long), torch.arange(40) * 1_600
+    both = _varied(crowds, rows, starts, 2 * RATE, rng_for(1, 'varied'))
+    assert both.shape == (40, 2 * RATE) and torch.isfinite(both).all()
+    tops = torch.fft.rfft(both).abs()[:, : 2 * 1_500].argmax(1) / 2
+    assert 793 <= tops.min() < 900 and 1_100 < tops.max() <= 1_260
+    behind = torch.fft.rfft(both).abs()[:, 2 * 2_300 :].amax(1) > 100
+    assert 3 < behind.sum() < 30, 'a third of the crowds behind is the high tone'
+    ramp = torch.arange(2 * 9_000).float().reshape(2, 9_000)
+    got = _moments(ramp, torch.tensor([0, 1]), torch.tensor([50, 8_900]), torch.tensor([1.25, 0.8]), torch.tensor([False, True]), 1_000)
+    torch.testing.assert_close(got[0], 50 + 1.25 * torch.arange(1_000))
+    last = 8_998 - int(999 * 0.8) - 1  # begins earlier than asked, so that it ends in time
+    torch.testing.assert_close(got[1], 9_000 + last + 0.8 * torch.arange(1_000).flip(0), atol=1.01, rtol=0)
 
 
 def test_parts_are_left_out_and_nothing_else_changes(corpus_bank):
