@@ -289,7 +289,7 @@ def embed(
     encoder: Encoder,  # in evaluation mode
     samples: np.ndarray,  # mono at 8 kHz, shape (n,)
     hop_s: float = 0.5,  # a window begins so often
-    batch: int = 256,  # windows at a time
+    batch: int = 64,  # windows at a time; few, so that they stay in the cache
 ) -> tuple[np.ndarray, np.ndarray]:
     "Starts in seconds, (n,), and unit vectors, (n, dim), of the windows of a recording; none for an empty one."
     size, hop = encoder.settings.samples, round(hop_s * RATE)

@@ -393,7 +393,7 @@ def _started(recipe: Recipe, start: Path | None) -> dict:
     if not start:
         return {}
     card = encoders.taken_over(start, recipe.encoder)[1]
-    return {'started_from': {k: card[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'started_from') if k in card}}
+    return {'started_from': {k: card[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from') if k in card}}
 
 
 def _first_step(folder: Path, card: dict) -> int:
