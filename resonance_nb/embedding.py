@@ -16,13 +16,14 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Match, ResonanceError
+from .match import best_places, between, diagonals, laid_out
 from .windows import RATE
 
 if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['MODEL', 'HOP_S', 'shipped', 'calibration', 'diagonals', 'Embedding', 'evidence_features']
+__all__ = ['MODEL', 'HOP_S', 'shipped', 'calibration', 'Embedding', 'Embedder', 'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #a3e8519a
 MODEL = resources.files('resonance_nb') / 'models' / 'encoder.safetensors'
@@ -45,17 +46,6 @@ def calibration(
 
 # %% ../nbs/41a_embedding.ipynb #ed55de95
 HOP_S = 0.25  # a window begins so often
-
-
-def diagonals(
-    similar: np.ndarray,  # cosines, shape (windows of the clip, windows of all songs laid end to end)
-    left: np.ndarray,  # (windows of all songs,) how many windows of its song follow each
-) -> np.ndarray:
-    "Mean similarity of the diagonal that begins at each window of the songs, shape (windows,)."
-    total, n = np.zeros(similar.shape[1], np.float32), similar.shape[1]
-    for k, row in enumerate(similar[:n]):  # a clip may be longer than all songs together
-        total[: n - k] += row[k:] * (left[: n - k] >= k)
-    return total / max(len(similar), 1)
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
 class Embedding:
@@ -94,8 +84,9 @@ def _add_stream(
     "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
     if track_id in self._songs:
         raise ResonanceError(f'{track_id} is already in this index')
-    vectors = [v for v in _embedded(self.encoder, iter(blocks)) if len(v)]
-    if vectors:
+    embedder = Embedder(self.encoder)
+    vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
+    if embedder.heard:
         self._songs[track_id], self._table = np.concatenate(vectors), None
 
 
@@ -111,29 +102,38 @@ def _add(
 Embedding.add, Embedding.add_stream = _add, _add_stream
 
 # %% ../nbs/41a_embedding.ipynb #900970c8
-def _embedded(encoder: Encoder, blocks: Iterator[np.ndarray], at_once: int = 256) -> Iterator[np.ndarray]:
-    "Vectors of a recording that arrives in pieces; none at all when it is silent from end to end."
-    import soxr
-    from resonance_nb.encoders import embed
+class Embedder:
+    "Vectors of sound that arrives in pieces, one window every `HOP_S`; `heard` tells whether there was anything but silence."
 
-    halve = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype='float32')
-    size, hop, kept, heard = encoder.settings.samples, round(HOP_S * RATE), np.zeros(0, np.float32), False
-    for block in _with_end(blocks):
-        last = block is None
-        block = np.zeros(0, np.float32) if last else np.nan_to_num(np.asarray(block, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        heard = heard or bool(np.abs(block).max(initial=0) > 1e-5)
-        kept = np.concatenate([kept, halve.resample_chunk(block, last=last)])
+    def __init__(
+        self,
+        encoder: Encoder,  # in evaluation mode
+        at_once: int = 256,  # windows that are waited for: more are faster, one answers at once
+    ):
+        import soxr
+
+        self.encoder, self.at_once, self.heard, self._begun = encoder, at_once, False, False
+        self._halve, self._kept = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype='float32'), np.zeros(0, np.float32)
+
+    def push(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        last: bool = False,  # nothing follows: what is left becomes a window that ends in silence
+    ) -> np.ndarray:
+        "Vectors of the windows that are complete now, shape (m, dim)."
+        from resonance_nb.encoders import embed
+
+        samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        self.heard = self.heard or bool(np.abs(samples).max(initial=0) > 1e-5)
+        kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
+        size, hop = self.encoder.settings.samples, round(HOP_S * RATE)
         n = max(0, (len(kept) - size) // hop + 1)
-        if not last and n >= at_once:
-            yield embed(encoder, kept[: (n - 1) * hop + size], HOP_S)[1]
-            kept = kept[n * hop :]
-    if heard and (len(kept) > size - hop or len(kept) and n == 0):
-        yield embed(encoder, kept, HOP_S)[1]
-
-
-def _with_end(blocks: Iterator) -> Iterator:
-    yield from blocks
-    yield None
+        if last:
+            n += len(kept) > n * hop + size - hop or bool(len(kept)) and not (n or self._begun)
+        elif n < self.at_once:
+            n = 0
+        self._kept, self._begun = kept[n * hop :], self._begun or n > 0
+        return embed(self.encoder, kept[: (n - 1) * hop + size] if n else kept[:0], HOP_S)[1]
 
 # %% ../nbs/41a_embedding.ipynb #c49305d3
 @dataclass
@@ -148,9 +148,7 @@ class _Table:
 def _prepared(self: Embedding) -> _Table:
     if self._table is None:
         lengths = np.array([len(v) for v in self._songs.values()])
-        first = np.concatenate([[0], np.cumsum(lengths)])
-        left = np.repeat(first[1:], lengths) - 1 - np.arange(first[-1])
-        self._table = _Table([*self._songs], np.concatenate([*self._songs.values()]), first, left)
+        self._table = _Table([*self._songs], np.concatenate([*self._songs.values()]), *laid_out(lengths))
     return self._table
 
 # %% ../nbs/41a_embedding.ipynb #41a5e71b
@@ -177,8 +175,9 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     n = max(1, int((len(x) - size) / (HOP_S * RATE) + 1e-6) + 1)  # whole windows only
     clip = embed(self.encoder, x[: round((n - 1) * HOP_S * RATE) + size], HOP_S)[1]
     score = diagonals(clip @ table.vectors.T, table.left)
-    best = np.maximum.reduceat(score, table.first[:-1])
-    at = np.array([score[a:b].argmax() for a, b in zip(table.first, table.first[1:])])
+    best, at = best_places(score, table.first)
+    row, end = at + table.first[:-1], table.first[1:] - 1  # the place is sharpened where both neighbours are of the same song
+    at = at + np.where((at > 0) & (row < end), between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]), 0.0)
     best, names = np.round(best.astype(float), 6), np.array(table.track_ids)
     order = np.lexsort((names, -best))
     return names[order].tolist(), best[order], at[order] * HOP_S, len(clip)

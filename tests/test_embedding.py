@@ -15,7 +15,8 @@ from resonance_nb.starter import make_starter
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import HOP_S, MODEL, Embedding, calibration, diagonals, evidence_features, shipped  # noqa: E402
+from resonance_nb.embedding import HOP_S, MODEL, Embedding, calibration, evidence_features, shipped  # noqa: E402
+from resonance_nb.match import diagonals
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
