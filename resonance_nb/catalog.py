@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, ResonanceError, atomic_write, method_class, sha256_file
+from .core import METHODS, CatalogRecognizer, ResonanceError, atomic_write, default_method, method_class, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -735,7 +735,7 @@ def _try_merge(self: Catalog, method: str, keep: int, run: _Run) -> None:
 def _index(
     self: Catalog,
     paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
-    method: str = 'landmark',  # one of `METHODS`
+    method: str | None = None,  # one of `METHODS`; None: the best one that can work here
     jobs: int = 1,  # processes; 1: in this one
     progress: bool = True,  # a bar on standard error
     wait: bool = True,  # for another writer; False: raise instead
@@ -744,6 +744,7 @@ def _index(
     "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
     from resonance_nb import audio
 
+    method = method or default_method()
     cls, place = method_class(method), self.folder / method
     if jobs < 1 or batch_files < 1:
         raise ResonanceError('jobs and batch_files must be at least 1')

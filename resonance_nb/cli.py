@@ -117,7 +117,7 @@ def index(paths, catalog, method, jobs, wait, as_json):
     if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
         raise ResonanceError(f'there is no {show_path(paths[0])}')
     with quiet_decoders(), Catalog(catalog, create=True) as songs:
-        report = songs.index(paths, method or 'landmark', jobs=jobs, wait=wait)
+        report = songs.index(paths, method, jobs=jobs, wait=wait)
         _tell(report, songs, as_json)
 
 # %% ../nbs/92_cli.ipynb #51dd776a

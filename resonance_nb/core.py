@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import zlib
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['METHODS', 'Match', 'Recognizer', 'CatalogRecognizer', 'VectorRecognizer', 'method_class', 'ResonanceError',
-           'MissingExtra', 'need', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
-           'cache_folder']
+__all__ = ['METHODS', 'Match', 'Recognizer', 'CatalogRecognizer', 'VectorRecognizer', 'method_class', 'default_method',
+           'ResonanceError', 'MissingExtra', 'need', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write',
+           'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class VectorRecognizer(CatalogRecognizer, Protocol):
 
 # %% ../nbs/00_core.ipynb #0dfbaf19
 METHODS = {  # best first: name on the command line -> where its class lives
+    'fused': 'resonance_nb.fuse:Fused',
     'landmark-dense': 'resonance_nb.landmarks:DenseLandmarks',
     'landmark': 'resonance_nb.landmarks:Landmarks',
     'embedding': 'resonance_nb.embedding:Embedding',
@@ -90,6 +92,11 @@ def method_class(
         raise ResonanceError(f'unknown method {name!r}; choose from: {", ".join(METHODS)}')
     module, _, cls = METHODS[name].partition(':')
     return getattr(importlib.import_module(module), cls)
+
+
+def default_method() -> str:
+    "The recogniser that new songs are indexed for when none is named: the best one whose libraries are installed."
+    return 'fused' if importlib.util.find_spec('torch') else 'landmark'
 
 # %% ../nbs/00_core.ipynb #847d6dd2
 class ResonanceError(Exception):

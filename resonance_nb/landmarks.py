@@ -684,7 +684,10 @@ FORMAT, VERSION = 'resonance landmarks', 2
 _FILLER, _LONGEST = 511, 127  # the bin of an entry that is no peak; the longest step between two entries
 
 
-def _pack(frames: np.ndarray, bins: np.ndarray) -> np.ndarray:
+def pack_peaks(
+    frames: np.ndarray,  # (n,) ascending
+    bins: np.ndarray,  # (n,) counted from `Front.bin_min`
+) -> np.ndarray:
     "Peaks as two-byte steps, uint16."
     gaps = np.diff(frames, prepend=0)
     fillers = np.maximum(gaps - 1, 0) // _LONGEST  # a step of 127 is a filler's alone: 1 to 127 remain for the peak
@@ -695,7 +698,9 @@ def _pack(frames: np.ndarray, bins: np.ndarray) -> np.ndarray:
     return packed.astype(np.uint16)
 
 
-def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unpack_peaks(
+    packed: np.ndarray,  # of `pack_peaks`
+) -> tuple[np.ndarray, np.ndarray]:
     "Frames and bins of packed peaks."
     frames, bins = np.cumsum(packed & 127, dtype=np.int64), packed >> 7
     real = bins != _FILLER
@@ -732,7 +737,7 @@ def _save(self, folder: Path) -> None:
         self.compact()
     segment = self._parts[0] if self._parts else build_segment([])
     counts, postings = _pack_postings(segment)
-    arrays = {'counts': counts, 'postings': postings, 'peaks': _pack(segment.peak_frames, segment.peak_bins)}
+    arrays = {'counts': counts, 'postings': postings, 'peaks': pack_peaks(segment.peak_frames, segment.peak_bins)}
     for name, array in arrays.items():
         np.save(folder / f'{name}.npy', array, allow_pickle=False)
     lengths = np.diff(segment.first_frame).tolist()
@@ -754,7 +759,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         about |= {'front': Front(**about['front']), 'search': Search(**about['search']), 'tracks': [(str(t), int(n)) for t, n in about['tracks']]}
         arrays = {n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False)) for n in ('counts', 'postings', 'peaks')}
         arrays['starts'], arrays['postings'] = _unpack_postings(arrays.pop('counts'), arrays['postings'])
-        arrays['peak_frames'], arrays['peak_bins'] = _unpack(arrays.pop('peaks'))
+        arrays['peak_frames'], arrays['peak_bins'] = unpack_peaks(arrays.pop('peaks'))
     except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
         raise ResonanceError(f'{folder} is not a readable landmark index ({e}); index the music again') from e
     here = about['front'].digest()

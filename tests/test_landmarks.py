@@ -14,7 +14,7 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
 from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, tally, vote
-from resonance_nb.landmarks import CODE_BITS, HEAVIEST, _pack, _pack_postings, _promising, _unpack, _unpack_postings
+from resonance_nb.landmarks import CODE_BITS, HEAVIEST, _pack_postings, _promising, _unpack_postings, pack_peaks, unpack_peaks
 
 RATE = audio.SAMPLE_RATE
 
@@ -215,8 +215,8 @@ def test_a_long_segment_has_room_for_its_frames():
 @given(st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 502)), max_size=60))
 def test_packed_peaks_come_back(points):
     frames, bins = (np.array([p[i] for p in sorted(points)], np.int64) for i in (0, 1))
-    assert same(_unpack(_pack(frames, bins)), (frames, bins))
-    assert _pack(frames, bins).dtype == np.uint16
+    assert same(unpack_peaks(pack_peaks(frames, bins)), (frames, bins))
+    assert pack_peaks(frames, bins).dtype == np.uint16
 
 
 def test_many_pieces_answer_like_one():

@@ -1,0 +1,136 @@
+"""Fit the weights and the confidence of the fused recogniser on the validation split of the open corpus.
+
+    RESONANCE_CORPUS=<open corpus> python benchmarks/calibrate_fused.py --weights
+    RESONANCE_CORPUS=<open corpus> python benchmarks/calibrate_fused.py
+
+The first writes the weights of cosine and agreement (a conditional logit over each clip's candidates), the second, with those
+weights, the confidence and the threshold: resonance_nb/models/fused.json. To be run whenever the encoder or its codebook changes.
+Test songs, crowds and rooms are not touched. Every clip of a song in the catalogue is also judged as if the song and its versions
+were not there; songs that share audio (a clean clip of one is found in the other by vectors and by peaks) are no strangers to each
+other, and answers that take one for the other are set aside. `--index DIR` keeps the index of the songs for the next time.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+from tqdm import tqdm
+
+from resonance_nb import bench, venue
+from resonance_nb.core import atomic_write, project_root
+from resonance_nb.fuse import Fused
+from resonance_nb.starter import default_corpus, make_starter
+
+SEED, FALSE_ACCEPTS, STRANGERS = 0, 0.01, 560
+SNRS_DB, DURATIONS_S = (None, 10, 5, 0, -5, -10), (2, 5, 10)
+FILE = project_root() / 'resonance_nb' / 'models' / 'fused.json'
+
+parser = argparse.ArgumentParser()
+parser.add_argument('--weights', action='store_true', help='fit the weights only')
+parser.add_argument('--index', type=Path, help='folder of the index, made if missing')
+options = parser.parse_args()
+
+corpus, more = default_corpus(), make_starter(n_pieces=600)
+plan = bench.protocol(corpus, 'validation', seed=SEED)
+queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+bank = venue.Bank(corpus, 'validation')
+heard_in = {'hard-mix': bench.in_venue(bank, ['hard-mix']), 'six venues': bench.in_venue(bank, list(venue.VENUES)), 'crowd': None}
+versions = bench.song_of(corpus.music)
+by_song = {}
+for track, song in versions.items():
+    by_song.setdefault(song, set()).add(track)
+
+if options.index and (options.index / 'index.json').exists():
+    recognizer = Fused.load(options.index)
+else:
+    recognizer = Fused()
+    bench.index(recognizer, corpus, sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)), measure_disk=False)
+    bench.index(recognizer, more, list(more.music.index)[:STRANGERS], measure_disk=False)
+    if options.index:
+        recognizer.save(options.index)
+
+found = []
+for place, degrade in heard_in.items():
+    cache = {}
+    for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), place, disable=None, mininterval=10):
+        heard, own = recognizer.hear(bench.render(query, corpus, cache, degrade)), by_song.get(versions.get(query.track_id), set())
+        if query.kind == 'known':
+            found.append((place, query, 'known', recognizer.evidence(heard)))
+        found.append((place, query, 'noise' if query.kind == 'noise' else 'unknown', recognizer.evidence(heard, own)))
+found = [f for f in found if f[3].track_ids]
+
+
+def fitted_weights() -> dict[str, float]:
+    "Weights under which the right song of a clip comes first among its candidates as often as can be."
+    cases = [(np.stack([e.cosine, e.agreement], 1), e.track_ids.index(q.track_id)) for _, q, kind, e in found if kind == 'known' and q.track_id in e.track_ids]
+    scale = np.concatenate([x for x, _ in cases]).std(0)
+
+    def loss(w):
+        total, slope = 0.0, np.zeros(2)
+        for x, right in cases:
+            score = x / scale @ w
+            share = np.exp(score - np.logaddexp.reduce(score))
+            total -= np.log(share[right])
+            slope += (share @ x - x[right]) / scale
+        return total / len(cases) + 5e-4 * w @ w, slope / len(cases) + 1e-3 * w
+
+    w = minimize(loss, np.ones(2), jac=True, method='BFGS').x / scale
+    return {'cosine': round(float(w[0]), 2), 'agreement': round(float(w[1]), 3)}
+
+
+def write(told: dict) -> None:
+    with atomic_write(FILE) as part:
+        part.write_text(json.dumps(told, indent=2) + '\n')
+    print(json.dumps(told, indent=2))
+
+
+before = json.loads(FILE.read_text())
+print('weights in use', before['weights'], 'fitted here', fitted_weights())
+if options.weights:
+    write(before | {'weights': fitted_weights(), 'model': recognizer.model_name})
+    raise SystemExit
+
+kin = {(q.track_id, e.track_ids[0]) for place, q, kind, e in found
+       if kind == 'unknown' and q.snr_db is None and q.duration_s >= 5 and e.cosine[0] > 0.6 and e.agreement[0] > 6}
+kin |= {(b, a) for a, b in kin}
+strangers = [(place, q, kind, e) for place, q, kind, e in found if kind != 'known' and (q.track_id, e.track_ids[0]) not in kin]
+levels = np.array([(e.score[1], e.features[0, -1]) for *_, e in strangers if len(e.score) > 14])
+floor = {'rival': round(float(np.median(levels[:, 0])), 3), 'others': round(float(np.median(levels[:, 1])), 3)}
+rows = [(e, kind, kind == 'known' and e.track_ids[0] == q.track_id, place, q) for place, q, kind, e in found if kind == 'known' or (q.track_id, e.track_ids[0]) not in kin]
+features = np.array([e.features[0] for e, *_ in rows])
+features[:, 1] = np.minimum(features[:, 1], features[:, 0] - floor['rival'])
+features[:, -1] = np.maximum(features[:, -1], floor['others'])
+kinds, right = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+coefficients = bench.fit_calibration(features, right)
+confidence = bench.calibrated(coefficients, features)
+# the threshold holds for unknown songs and for crowds, each on its own
+threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
+print(f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}')
+for place in heard_in:
+    for snr_db in SNRS_DB:
+        here = [np.array([r[3] == place and r[4].snr_db == snr_db and r[4].duration_s == d for r in rows]) & (kinds == 'known') for d in DURATIONS_S]
+        print(place, bench.snr_label(snr_db), *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence > threshold))[h]):.0%}' for h in here), sep='  ')
+write({
+    'weights': before['weights'],
+    'floor': floor,
+    'intercept': float(coefficients[0]),
+    'coefficients': [float(w) for w in coefficients[1:]],
+    'accept_confidence': float(np.nextafter(threshold, 1)),
+    'model': recognizer.model_name,
+    'fitted_on': {
+        'corpus': corpus.name,
+        'corpus_checksum': corpus.checksum(),
+        'split': 'validation',
+        'conditions': list(heard_in),
+        'songs': len(recognizer),
+        'seed': SEED,
+        'pairs_that_share_audio': len(kin) // 2,
+        'set_aside': len(found) - len(rows),
+        'answers': dict(Counter(kinds.tolist())),
+        'query_set': bench.query_set_hash(queries),
+        'false_accepts_allowed': FALSE_ACCEPTS,
+    },
+})
