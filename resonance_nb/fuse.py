@@ -20,7 +20,7 @@ from .core import Match, ResonanceError
 from .embedding import HOP_S, Embedder, shipped
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
-from .match import along, best_places, between, diagonals, laid_out, rival
+from .match import along, best_places, between, laid_out, rival, scan
 from .verify import agreement, padded, places, realign, soft_map, without_loudest
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ CANDIDATES = 96  # songs that are looked at closely
 def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Numbers of the most promising songs, mean cosine of each, and the window (not a whole number) at which the clip begins in it."
     t = self._prepared()
-    best, place = best_places(diagonals(clip[::2, t.axes] @ t.scan.T, t.left, 2), t.first)
+    best, place = best_places(scan(clip[::2, t.axes], t.scan, t.left, 2), t.first)
     best[left_out] = -np.inf
     song = np.flatnonzero(best > -np.inf)
     if len(song) > CANDIDATES:

@@ -12,7 +12,7 @@ import numpy as np
 from .core import ResonanceError
 
 # %% auto #0
-__all__ = ['SAME', 'diagonals', 'laid_out', 'best_places', 'between', 'propose', 'along', 'rival']
+__all__ = ['SAME', 'diagonals', 'laid_out', 'best_places', 'scan', 'between', 'propose', 'along', 'rival']
 
 # %% ../nbs/51_match.ipynb #644f34f8
 def diagonals(
@@ -33,7 +33,7 @@ def laid_out(
     "Where each song begins and the last ends, (songs + 1,), and how many windows of its song follow each window, (windows,)."
     lengths = np.asarray(lengths, np.int64)
     first = np.append(0, np.cumsum(lengths))
-    return first, np.repeat(first[1:], lengths) - 1 - np.arange(first[-1])
+    return first, (np.repeat(first[1:], lengths) - 1 - np.arange(first[-1])).astype(np.int32)
 
 
 def best_places(
@@ -45,6 +45,24 @@ def best_places(
     is_best = np.flatnonzero(score == np.repeat(best, np.diff(first)))
     song = np.searchsorted(first, is_best, 'right') - 1
     return best, is_best[np.searchsorted(song, np.arange(len(best)))] - first[:-1]
+
+# %% ../nbs/51_match.ipynb #90b557ed
+def scan(
+    clip: np.ndarray,  # (windows of the clip, dim)
+    windows: np.ndarray,  # (windows of all songs, dim)
+    left: np.ndarray,  # (windows of all songs,) how many windows of its song follow each
+    step: int = 1,  # windows of a song between two windows of the clip
+    at_once: int = 8192,  # windows of songs
+) -> np.ndarray:
+    "`diagonals` of the similarities of a clip with all songs, without the table between them, shape (windows,)."
+    total = np.zeros(len(windows), np.float32)
+    for begin in range(0, len(windows), at_once):
+        similar = windows[begin : begin + at_once] @ clip.T
+        for k in range(len(clip)):
+            low, high = max(begin - k * step, 0), begin + len(similar) - k * step
+            if high > low:
+                total[low:high] += similar[low + k * step - begin :, k] * (left[low:high] >= k * step)
+    return total / max(len(clip), 1)
 
 # %% ../nbs/51_match.ipynb #564f380d
 def between(
