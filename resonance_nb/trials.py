@@ -5,15 +5,20 @@
 # %% ../nbs/44a_trials.ipynb #d50495cd
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import tempfile
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .bench import Exam, HtmlTable, interval_by_track
-from .core import ResonanceError
-from .runs import Results, reported
+from .core import ResonanceError, atomic_write, project_root
+from .runs import Results, checkpoint, remember, reported
 from .windows import Cut, Levels, Sampler, Views, degrader_times, pack
 
 if TYPE_CHECKING:
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
     from resonance_nb.venue import Bank
 
 # %% auto #0
-__all__ = ['trial', 'Pool', 'difference', 'differences', 'file_differences', 'reported_differences', 'show_differences',
-           'plot_differences']
+__all__ = ['RESTS_ON', 'QUESTIONS', 'trial', 'code_hash', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences',
+           'file_differences', 'reported_differences', 'show_differences', 'plot_differences']
 
 # %% ../nbs/44a_trials.ipynb #d200add2
 def trial(
@@ -51,6 +56,71 @@ def trial(
         encoder, card = encoders.load(path)
     weights = sum(p.numel() for p in encoder.parameters())
     return {'right': exam.right(Embedding(encoder)).tolist(), 'minutes': card['minutes'], 'weights': weights, 'broken_steps': card['broken_steps']}
+
+# %% ../nbs/44a_trials.ipynb #8afe2cf1
+RESTS_ON = ('audio', 'corpora', 'rooms', 'crowd', 'chain', 'venue', 'augment', 'windows', 'encoders', 'losses', 'mining', 'train')  # modules that decide what a trial finds
+QUESTIONS = 1  # version of `Pool` and `trial`: another number, other answers
+
+
+@lru_cache(maxsize=1)
+def code_hash() -> str:
+    "SHA-256 of the modules that decide what a trial finds, as 16 hex digits."
+    import resonance_nb
+
+    folder, seen = Path(resonance_nb.__file__).parent, hashlib.sha256(f'{QUESTIONS}'.encode())
+    for name in RESTS_ON:
+        seen.update((folder / f'{name}.py').read_bytes())
+    return seen.hexdigest()[:16]
+
+
+def as_line(
+    name: str,  # of the trial, as `runs.checkpoint` names it
+    found: dict,  # of `trial`
+) -> str:
+    "One trial as a line of JSON: the answers as bits in base64."
+    bits = np.packbits(np.array(found['right'], bool))
+    rest = {k: v for k, v in found.items() if k != 'right'}
+    return json.dumps({'trial': name, 'code': code_hash(), 'n': len(found['right']), 'right': base64.b64encode(bits.tobytes()).decode(), **rest})
+
+# %% ../nbs/44a_trials.ipynb #bbab9d80
+@lru_cache(maxsize=8)
+def _lines(path: Path) -> dict[str, dict]:
+    "The trials of a file that were made with this code, by name."
+    found = {}
+    for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
+        row = json.loads(line)
+        if row.pop('code') == code_hash():
+            bits = np.unpackbits(np.frombuffer(base64.b64decode(row.pop('right')), np.uint8), count=row.pop('n'))
+            name = row.pop('trial')
+            found[name] = {'right': bits.astype(bool).tolist()} | row
+    return found
+
+
+def kept(
+    chapter: str,  # a notebook's name
+    key,  # what decides the trial: plain values
+    work: Callable[[], dict],  # makes the trial
+    root: Path | None = None,  # the project; None: this one
+) -> dict:
+    "A trial as it was made before, here or elsewhere; made now where it was not."
+    made = _lines((root or project_root()) / 'data' / 'trials' / f'{chapter}.jsonl')
+    return made.get(checkpoint('trial', key).name) or remember('trial', key, work)
+
+
+def keep(
+    chapter: str,  # a notebook's name
+    folder: Path,  # of a run of it, finished or not
+    root: Path | None = None,  # the project; None: this one
+) -> int:
+    "Add what a run has done to the chapter's file of trials; the number of lines that are new."
+    path = (root or project_root()) / 'data' / 'trials' / f'{chapter}.jsonl'
+    made = _lines.__wrapped__(path)
+    new = [as_line(p.stem, json.loads(p.read_text(encoding='utf-8'))) for p in sorted((Path(folder) / 'partial').glob('trial-*.json')) if p.stem not in made]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [as_line(name, found) for name, found in made.items()] + new
+    with atomic_write(path) as part:
+        part.write_text(''.join(f'{line}\n' for line in sorted(lines)), encoding='utf-8')
+    return len(new)
 
 # %% ../nbs/44a_trials.ipynb #b1d0c3a2
 class Pool:
