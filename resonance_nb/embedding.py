@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import tokenize
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['MODEL', 'HOP_S', 'shipped', 'calibration', 'Embedding', 'Embedder', 'evidence_features']
+__all__ = ['MODEL', 'HOP_S', 'LOUDEST', 'shipped', 'calibration', 'usable', 'Embedding', 'Embedder', 'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #a3e8519a
 MODEL = resources.files('resonance_nb') / 'models' / 'encoder.safetensors'
@@ -46,6 +48,15 @@ def calibration(
 
 # %% ../nbs/41a_embedding.ipynb #ed55de95
 HOP_S = 0.25  # a window begins so often
+LOUDEST = 1e6  # a sample above this is broken: full scale is 1
+
+
+def usable(
+    samples: np.ndarray,  # shape (n,)
+) -> np.ndarray:
+    "Samples as `float32` that can be squared; what is broken counts as silence."
+    x = np.asarray(samples)
+    return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)  # False for NaN, too
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
 class Embedding:
@@ -123,7 +134,7 @@ class Embedder:
         "Vectors of the windows that are complete now, shape (m, dim)."
         from resonance_nb.encoders import embed
 
-        samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        samples = usable(samples)
         self.heard = self.heard or bool(np.abs(samples).max(initial=0) > 1e-5)
         kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
         size, hop = self.encoder.settings.samples, round(HOP_S * RATE)
@@ -168,7 +179,7 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     from resonance_nb.audio import resample
     from resonance_nb.encoders import embed
 
-    x = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    x = usable(samples)
     if not self._songs or np.abs(x).max(initial=0) <= 1e-5:
         return [], np.zeros(0), np.zeros(0), 0
     x, table, size = resample(x, SAMPLE_RATE, RATE), self._prepared(), self.encoder.settings.samples
@@ -245,6 +256,14 @@ Embedding.embeddings, Embedding.from_embeddings = _embeddings, classmethod(_from
 
 # %% ../nbs/41a_embedding.ipynb #f8c2bbe1
 FORMAT, VERSION = 'resonance embeddings', 1
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, RecursionError, AttributeError, tokenize.TokenError, zipfile.BadZipFile)  # what a damaged index raises
+
+
+def first_line(
+    error: BaseException,  # any
+) -> str:
+    "What it says, in one line."
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _save(self: Embedding, folder: Path) -> None:
@@ -263,9 +282,9 @@ def _load(cls, folder: Path, **options) -> Embedding:
     try:
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind, made, tracks = (about['format'], about['version']), str(about['front_end']), [(str(t), int(n)) for t, n in about['tracks']]
-        vectors = np.load(folder / 'vectors.npy', allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
-        raise ResonanceError(f'{folder} is not a readable index of vectors ({e}); index the music again') from e
+        vectors = np.load(folder / 'vectors.npy', allow_pickle=False)[...]
+    except UNREADABLE as e:
+        raise ResonanceError(f'{folder} is not a readable index of vectors ({first_line(e)}); index the music again') from e
     self = cls(**options)
     if kind != (FORMAT, VERSION) or made != self.model_name:
         raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]} of {made}; this package reads {FORMAT} version {VERSION} of {self.model_name}: index the music again')

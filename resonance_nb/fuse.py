@@ -17,7 +17,7 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Match, ResonanceError
-from .embedding import HOP_S, Embedder, shipped
+from .embedding import HOP_S, UNREADABLE, Embedder, first_line, shipped, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
 from .match import along, best_places, between, laid_out, rival, scan
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['FRONT', 'SCANNED', 'CANDIDATES', 'FINALISTS', 'SHIFTS', 'LONGEST_S', 'PIECES', 'shipped_codebook', 'calibration',
-           'Fused', 'Heard', 'Evidence', 'features']
+__all__ = ['FRONT', 'SCANNED', 'LEAD', 'CANDIDATES', 'FINALISTS', 'SHIFTS', 'LONGEST_S', 'PIECES', 'shipped_codebook',
+           'calibration', 'Fused', 'Heard', 'Evidence', 'features']
 
 # %% ../nbs/52_fuse.ipynb #8aacdbe1
 FRONT = DENSE[0]  # of the peaks
@@ -71,6 +71,8 @@ class Fused:
 
         self.encoder, card = (encoder, None) if encoder is not None else shipped()
         self.codebook = codebook or shipped_codebook()
+        if self.codebook.dim != self.encoder.settings.dim:
+            raise ResonanceError(f'the codebook is for vectors of {self.codebook.dim} numbers, the encoder makes {self.encoder.settings.dim}')
         self.digest = card['digest'] if card else digest(encoder)
         fitted = calibration(self.model_name)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
@@ -100,7 +102,7 @@ def _add_stream(
 
     def tapped():
         for block in blocks:
-            block = np.nan_to_num(np.asarray(block, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+            block = usable(block)
             codes.append(self.codebook.encode(embedder.push(block)))
             yield block
 
@@ -123,6 +125,7 @@ Fused.add, Fused.add_stream = _add, _add_stream
 
 # %% ../nbs/52_fuse.ipynb #bf082ae0
 SCANNED = 48  # axes of 128 that all places are compared on
+LEAD = 24  # windows that a clip may begin before its song, six seconds
 
 
 @dataclass
@@ -130,10 +133,11 @@ class _Table:
     "All songs end to end."
     track_ids: list[str]
     codes: np.ndarray  # (windows, parts)
-    scan: np.ndarray  # (windows, SCANNED) float32: the axes that say the most
+    scan: np.ndarray  # (rows, SCANNED) float32: the axes that say the most; before each song, `LEAD` rows of nothing
     axes: np.ndarray  # (SCANNED,) which they are
+    scan_first: np.ndarray  # (songs + 1,) where each song's rows begin
+    left: np.ndarray  # (rows,) rows of the same song after each
     first: np.ndarray  # (songs + 1,) where each song's windows begin
-    left: np.ndarray  # (windows,) windows of the same song after each
     peak_frames: np.ndarray  # (peaks,) ascending, counted over all songs
     peak_bins: np.ndarray  # (peaks,)
     first_frame: np.ndarray  # (songs + 1,) where each song's frames begin
@@ -146,12 +150,15 @@ def _prepared(self: Fused) -> _Table:
         spread = values.var(axis=1).ravel()
         axes = np.sort(np.argsort(-spread, kind='stable')[:SCANNED])
         part, within = np.divmod(axes, values.shape[2])
-        scan = np.empty((len(codes), len(axes)), np.float32)
+        lengths = np.array([len(s.codes) for s in songs])
+        (first, _), (scan_first, left) = laid_out(lengths), laid_out(lengths + LEAD)
+        scan, row = np.zeros((scan_first[-1], len(axes)), np.float32), np.arange(len(codes)) + np.repeat(LEAD * np.arange(1, len(songs) + 1), lengths)
         for column, (p, w) in enumerate(zip(part, within)):
-            scan[:, column] = values[p, :, w][codes[:, p]]
+            scan[row, column] = values[p, :, w][codes[:, p]]
         first_frame = np.append(0, np.cumsum([s.n_frames for s in songs]))
         frames = np.concatenate([s.frames + at for s, at in zip(songs, first_frame)])
-        self._table = _Table([*self._songs], codes, scan, axes, *laid_out([len(s.codes) for s in songs]), frames, np.concatenate([s.bins for s in songs]), first_frame)
+        bins = np.concatenate([s.bins for s in songs])
+        self._table = _Table([*self._songs], codes, scan, axes, scan_first, left, first, frames, bins, first_frame)
     return self._table
 
 # %% ../nbs/52_fuse.ipynb #572e2f86
@@ -167,7 +174,7 @@ def _hear(
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
 ) -> Heard:
     "What a clip says before it is compared with anything."
-    samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    samples = usable(samples)
     embedder = Embedder(self.encoder, at_once=1)
     vectors = embedder.push(samples)
     if not len(vectors):  # a window that ends in silence is asked only when there is no other
@@ -187,7 +194,8 @@ CANDIDATES = 96  # songs that are looked at closely
 def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Numbers of the most promising songs, mean cosine of each, and the window (not a whole number) at which the clip begins in it."
     t = self._prepared()
-    best, place = best_places(scan(clip[::2, t.axes], t.scan, t.left, 2), t.first)
+    best, place = best_places(scan(clip[::2, t.axes], t.scan, t.left, 2), t.scan_first)
+    place = place - LEAD  # a clip may begin before its song
     best[left_out] = -np.inf
     song = np.flatnonzero(best > -np.inf)
     if len(song) > CANDIDATES:
@@ -263,7 +271,8 @@ def features(
 ) -> np.ndarray:
     "Score, lead over the best other song, cosine, logarithms of both agreements and of the number of windows, level of the others; shape (n, 7)."
     best_other = max(score[~twin].max(initial=-np.inf), floor['rival'])
-    others = max(score[4:14].mean() if len(score) > 4 else -np.inf, floor['others'])
+    strangers = score[~twin]
+    others = max(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, floor['others'])
     lead = np.where(twin, score - best_other, score - score[:1].max(initial=0.0))
     log = lambda x: np.log(np.maximum(x, 0.5))
     return np.stack([score, lead, cosine, log(agree), log(rest), np.full(len(score), np.log(max(n_windows, 1))), np.full(len(score), others)], axis=1)
@@ -374,15 +383,16 @@ def _load(cls, folder: Path, **options) -> Fused:
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind, made = (about['format'], about['version']), str(about['front_end'])
         tracks = [(str(t), int(w), int(p), int(f)) for t, w, p, f in about['tracks']]
-        codes, packed = (np.load(folder / f'{n}.npy', allow_pickle=False) for n in ('codes', 'peaks'))
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
-        raise ResonanceError(f'{folder} is not a readable index of vectors and peaks ({e}); index the music again') from e
+        codes, packed = (np.load(folder / f'{n}.npy', allow_pickle=False)[...] for n in ('codes', 'peaks'))
+    except UNREADABLE as e:
+        raise ResonanceError(f'{folder} is not a readable index of vectors and peaks ({first_line(e)}); index the music again') from e
     if kind != (FORMAT, VERSION) or made != self.model_name:
         raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]} of {made}; this package reads {FORMAT} version {VERSION} of {self.model_name}: index the music again')
     windows, sizes = ([t[i] for t in tracks] for i in (1, 2))
     parts = len(self.codebook.arrays['centroids'])
     fits = codes.shape == (sum(windows), parts) and packed.shape == (sum(sizes),) and codes.dtype == np.uint8 and packed.dtype == np.uint16
-    if not fits or min(windows, default=1) < 1 or min(sizes, default=0) < 0 or len({t for t, *_ in tracks}) < len(tracks):
+    counted = min(windows, default=1) > 0 and min(sizes, default=0) >= 0 and sum(f for *_, f in tracks) < 2**48
+    if not fits or not counted or len({t for t, *_ in tracks}) < len(tracks):
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit its songs); index the music again')
     cut = lambda array, lengths: np.split(array, np.cumsum(lengths)[:-1]) if lengths else []
     for (track_id, _, _, n_frames), c, p in zip(tracks, cut(codes, windows), cut(packed, sizes)):

@@ -274,7 +274,7 @@ def _decode(
 ) -> np.ndarray:
     "The turned vectors that bytes stand for, float32, shape (..., dim)."
     values = self.arrays['centroids']
-    return values[np.arange(len(values)), codes].reshape(*codes.shape[:-1], -1)
+    return values[np.arange(len(values)), codes].reshape(*codes.shape[:-1], self.dim)
 
 
 Codebook.encode, Codebook.turn, Codebook.decode = _encode, _turn, _decode

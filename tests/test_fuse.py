@@ -1,0 +1,760 @@
+"""The fused recogniser: any cut of the input, clips where they are, odd sounds, orders and merges, damaged indexes, catalogue and command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resonance_nb import audio, bench
+from resonance_nb import fuse as module
+from resonance_nb.catalog import Catalog
+from resonance_nb.core import METHODS, Recognizer, ResonanceError, method_class, rng_for
+from resonance_nb.starter import default_corpus, make_starter
+
+torch = pytest.importorskip('torch')
+
+from resonance_nb.embedding import HOP_S  # noqa: E402
+from resonance_nb.encoders import Encoder, Settings  # noqa: E402
+from resonance_nb.fuse import FRONT, LONGEST_S, PIECES, Evidence, Fused, calibration, features, shipped_codebook  # noqa: E402
+
+RATE = audio.SAMPLE_RATE
+MAIN = 'import sys; from resonance_nb.cli import main; main()'
+N_SONGS, SONG_S = 8, 18
+
+
+@pytest.fixture(scope='module')
+def music():
+    "Name -> the first seconds of a starter piece; the first `N_SONGS` are in the index, the others are strangers to it."
+    corpus = make_starter(n_pieces=12)
+    return {t: corpus.load('music', t)[: SONG_S * RATE] for t in corpus.music.index}
+
+
+@pytest.fixture(scope='module')
+def known(music):
+    return list(music)[:N_SONGS]
+
+
+@pytest.fixture(scope='module')
+def index(music, known):
+    made = Fused()
+    for name in known:
+        made.add(name, music[name])
+    return made
+
+
+@pytest.fixture(scope='module')
+def other():
+    "A small encoder that has learned nothing."
+    torch.manual_seed(0)
+    return Encoder(Settings('cnn3', 128)).eval()
+
+
+def sound(seed, seconds=6.0):
+    "Decaying partials at random times and pitches, over a little noise."
+    rng = rng_for(seed, 'test sound')
+    n, t = int(seconds * RATE), np.arange(RATE // 2) / RATE
+    out = 0.001 * rng.standard_normal(n + len(t))
+    for start in rng.integers(0, n, int(6 * seconds)):
+        f0_hz = rng.uniform(100, 900)
+        out[start : start + len(t)] += 0.1 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 6)) * np.exp(-5 * t)
+    return out[:n].astype(np.float32)
+
+
+def noise(seconds, seed=0):
+    return (0.01 * rng_for(seed, 'noise').standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def cut(x, start_s, seconds=5.0):
+    return x[round(start_s * RATE) : round((start_s + seconds) * RATE)]
+
+
+def of_songs(**sounds):
+    made = Fused()
+    for name, x in sounds.items():
+        made.add(name, x)
+    return made
+
+
+def alike(a, b):
+    "Whether two indexes keep the same of the same songs."
+    assert a._songs.keys() == b._songs.keys()
+    for name, one in a._songs.items():
+        two = b._songs[name]
+        assert one.n_frames == two.n_frames and one.codes.dtype == two.codes.dtype == np.uint8
+        assert all(np.array_equal(getattr(one, k), getattr(two, k)) for k in ('codes', 'frames', 'bins')), name
+    return True
+
+
+def sane(matches):
+    return all(np.isfinite([m.score, m.offset_s, m.confidence]).all() and 0 <= m.confidence <= 1 for m in matches)
+
+
+# ---- what is kept of a song
+
+
+@pytest.fixture(scope='module')
+def short():
+    return of_songs(s=sound(1, 5))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(0, 5 * RATE), max_size=10))
+def test_however_the_samples_are_cut(short, cuts):
+    many = Fused()
+    many.add_stream('s', iter(np.split(sound(1, 5), sorted(cuts))))
+    assert alike(short, many) and len(many._songs['s'].codes) == 17 and len(many._songs['s'].frames) > 50
+
+
+def test_cut_of_a_song_longer_than_what_is_waited_for(music):
+    "Windows are encoded when 256 have come together: a longer song is encoded in several goes, others for each cut."
+    x = np.concatenate(list(music.values())[:4])[: 66 * RATE]
+    one = of_songs(s=x)
+    assert len(one._songs['s'].codes) == 4 * 66 - 3 > 256
+    for size in (9_999, 1_050_000):
+        many = Fused()
+        many.add_stream('s', (x[i : i + size] for i in range(0, len(x), size)))
+        assert alike(one, many)
+
+
+def test_a_song_is_sixteen_bytes_a_window_and_its_peaks(index, known, music):
+    for name in known:
+        song, n = index._songs[name], len(music[name])
+        assert song.codes.shape == (4 * SONG_S - 3, 16) and song.codes.dtype == np.uint8
+        assert song.n_frames == n // FRONT.hop + 1
+        assert (np.diff(song.frames) >= 0).all() and 0 <= song.frames.min() and song.frames.max() < song.n_frames
+        assert 0 <= song.bins.min() and song.bins.max() <= FRONT.bin_max - FRONT.bin_min
+
+
+def test_a_known_name_is_refused_before_anything_is_read(index, known):
+    with pytest.raises(ResonanceError, match=f'{known[0]} is already in this index'):
+        index.add_stream(known[0], (pytest.fail('read a song that is known') for _ in range(3)))
+    assert len(index) == N_SONGS
+
+
+def test_a_stream_that_breaks_off_leaves_nothing_behind(music):
+    def breaking():
+        yield sound(2)
+        raise OSError('the disk is gone')
+
+    made = of_songs(a=sound(1))
+    with pytest.raises(OSError, match='the disk'):
+        made.add_stream('b', breaking())
+    assert len(made) == 1 and made.search(cut(sound(1), 0.7, 4))[0].track_id == 'a'
+    made.add('b', sound(2))
+    assert made.search(cut(sound(2), 0.7, 4))[0].track_id == 'b'
+
+
+# ---- clips are found where they are
+
+
+@pytest.mark.parametrize('start_s', [0.0, 1.37, 3.111, 6.9, 10.6333, SONG_S - 5])
+def test_clean_clips_are_found_where_they_are(index, known, music, start_s):
+    for name in known[1::2]:
+        best, second = index.search(cut(music[name], start_s), 2)
+        assert best.track_id == name and best.offset_s == pytest.approx(start_s, abs=0.05)
+        assert best.score > second.score and best.confidence >= index.accept_confidence
+
+
+@pytest.mark.parametrize('seconds', [1, 2.03, 14.9, 15.1])
+def test_clips_of_any_length_are_found(index, known, music, seconds):
+    for name in known[:3]:
+        best = index.search(cut(music[name], 4.321, seconds), 1)[0]
+        assert best.track_id == name and best.offset_s == pytest.approx(4.321, abs=0.05)
+
+
+def test_what_is_no_music_of_the_catalogue_is_refused(index):
+    clips = [cut(sound(seed, SONG_S), start_s) for seed in (8, 9) for start_s in (2.2, 9.87)]
+    clips += [noise(5), np.sin(2 * np.pi * 440 * np.arange(5 * RATE) / RATE).astype(np.float32)]
+    said = [index.search(clip, 1)[0] for clip in clips]
+    assert not [m for m in said if m.confidence >= index.accept_confidence]
+
+
+@pytest.fixture(scope='module')
+def validation():
+    "Songs of the corpus in use, a clip of each of the first eight, and clips of other songs."
+    corpus = default_corpus()
+    own, names = bench.song_of(corpus.music), corpus.split('music', 'validation').index.tolist()
+    songs = of_songs(**{t: corpus.load('music', t, duration_s=SONG_S) for t in names[:N_SONGS]})
+    strangers = [t for t in names[N_SONGS:] if own[t] not in {own[s] for s in names[:N_SONGS]}][:22]
+    clips = lambda track, *starts_s: [corpus.load('music', track, start_s=start_s, duration_s=5) for start_s in starts_s]
+    return songs, {t: clips(t, 9.05)[0] for t in names[:N_SONGS]}, [c for t in strangers for c in clips(t, 8.2)]
+
+
+@pytest.mark.parametrize('n_songs', [1, 3, 8])
+def test_a_handful_of_songs_is_no_reason_to_believe(validation, n_songs):
+    songs, own, strangers = validation
+    few = Fused()
+    few.merge(songs)
+    few.retain(set([*own][:n_songs]))
+    said = sum(m.confidence >= few.accept_confidence for clip in strangers for m in few.search(clip, 1))
+    assert len(few) == n_songs and strangers and said <= 1 + len(strangers) // 20
+    for name in [*own][:n_songs]:
+        best = few.search(own[name], 1)[0]
+        assert best.track_id == name and best.confidence >= few.accept_confidence
+
+
+@pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
+def test_peaks_put_right_where_the_vectors_were_a_little_off(index, known, music, off_s):
+    heard, song, one = index.hear(cut(music[known[3]], 4.8)), np.array([3]), np.ones(1)
+    z, rest, start_s = index._checked(heard.level_db, song, np.array([(4.8 + off_s) / HOP_S]), one)
+    assert start_s[0] == pytest.approx(4.8, abs=0.02) and z[0] > rest[0] > 20
+
+
+def test_answers_are_in_order_and_no_more_than_asked_for(index, known, music):
+    clip = cut(music[known[2]], 5.1)
+    every = index.search(clip, 100)
+    assert {m.track_id for m in every} == set(known)
+    assert [m.score for m in every] == sorted((m.score for m in every), reverse=True) and sane(every)
+    for k in (0, 1, 5):
+        assert index.search(clip, k) == every[:k]
+    assert index.search(clip) == every[:5] == index.search(clip.astype(float))
+
+
+def test_only_the_promising_are_looked_at_closely(index, known, music, monkeypatch):
+    monkeypatch.setattr(module, 'CANDIDATES', 3)
+    monkeypatch.setattr(module, 'FINALISTS', 1)
+    for name in known:
+        found = index.search(cut(music[name], 3.111), 8)
+        assert len(found) == 3 and found[0].track_id == name and found[0].offset_s == pytest.approx(3.111, abs=0.05)
+
+
+# ---- odd sounds
+
+
+def spoiled(x, value, where=(500, 40_000)):
+    x = x.copy()
+    x[[*where]] = value
+    return x
+
+
+NOTHING = {
+    'empty': np.zeros(0), 'one sample of silence': np.zeros(1), 'silence': np.zeros(5 * RATE), 'less than can be heard': np.full(RATE, 1e-6),
+    'nan': np.full(3 * RATE, np.nan), 'inf': np.full(3 * RATE, np.inf), 'one nan': np.full(1, np.nan), 'long silence': np.zeros(16 * RATE),
+}
+ODD = {
+    'one sample': lambda x: np.ones(1), 'two samples': lambda x: np.ones(2), 'half a second': lambda x: x[: RATE // 2], 'a window': lambda x: x[:RATE],
+    'a window and a sample': lambda x: x[: RATE + 1], 'dc': lambda x: np.full(3 * RATE, 0.5), 'a click': lambda x: np.eye(1, 3 * RATE, RATE)[0],
+    'some nan': lambda x: spoiled(x, np.nan), 'some inf': lambda x: spoiled(x, -np.inf), 'quiet': lambda x: x * 1e-3, 'loud': lambda x: x * 1e3,
+    'very loud': lambda x: x * 1e12, 'as loud as numbers go': lambda x: x / np.abs(x).max() * 3e38, 'a spike': lambda x: spoiled(x, 1e30, (30_000,)),
+    'square': lambda x: np.sign(x), 'white noise': lambda x: noise(3), 'ends in silence': lambda x: np.append(x, np.zeros(3 * RATE)),
+    'silence in between': lambda x: np.concatenate([x[:RATE], np.zeros(3 * RATE), x[RATE : 2 * RATE]]),
+    'highest tone': lambda x: np.tile([0.5, -0.5], RATE), 'doubles beyond floats': lambda x: np.append(x.astype(float), 1e300),
+    'integers': lambda x: (x * 30_000).astype(np.int16),
+}
+
+
+@pytest.mark.parametrize('x', NOTHING.values(), ids=NOTHING)
+def test_nothing_is_heard_in_silence(index, x):
+    assert index.search(x.astype(np.float32)) == [] == index.search(x)
+    made = Fused()
+    made.add('s', x.astype(np.float32))
+    assert len(made) == 0 and made.search(sound(1)) == []
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+@pytest.mark.parametrize('make', ODD.values(), ids=ODD)
+def test_odd_sounds_are_answered_and_indexed(index, known, music, make, tmp_path):
+    x = make(cut(music[known[4]], 3, 4))
+    found = index.search(x)
+    assert sane(found) and len(found) in (0, 5)
+    made = Fused()
+    made.merge(index)
+    made.retain(set(known[:2]))
+    made.add('odd', x)  # does no harm to what is there already …
+    best = made.search(cut(music[known[0]], 4.4))[0]
+    assert best.track_id == known[0] and best.offset_s == pytest.approx(4.4, abs=0.05)
+    assert sane(made.search(x)) and sane(made.search(cut(music[known[5]], 4.4)))
+    made.save(tmp_path)  # … and comes back from disk
+    assert alike(Fused.load(tmp_path), made)
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e25], ids=str)
+def test_a_broken_sample_does_not_silence_the_rest(index, known, music, value):
+    "A clip in which one float is broken, by a fault of the disk or of a plug-in, is still known by all the others."
+    best = index.search(spoiled(cut(music[known[4]], 3.3, 6), value, (48_000,)), 1)[0]
+    assert best.track_id == known[4] and best.offset_s == pytest.approx(3.3, abs=0.05) and best.confidence >= index.accept_confidence
+
+
+@pytest.mark.parametrize('gain', [1e-2, 20.0, 1e4])
+def test_loudness_hardly_matters(index, known, music, gain):
+    clip = cut(music[known[1]], 7.77)
+    a, b = index.search(clip, 1)[0], index.search(clip * np.float32(gain), 1)[0]
+    assert a.track_id == b.track_id == known[1] and b.score == pytest.approx(a.score, rel=0.1)
+
+
+def test_catalogues_of_no_song_and_of_one_and_two(index, known, music):
+    clips = [cut(music[t], 5.2) for t in known[:2]]
+    made = Fused()
+    assert len(made) == 0 and made.search(clips[0]) == [] and made.evidence(made.hear(clips[0])).track_ids == []
+    for n, name in enumerate(known[:2], 1):
+        made.add(name, music[name])
+        for clip, own in zip(clips, known):
+            found = made.search(clip)
+            assert len(found) == n == len(made) and sane(found)
+            assert own not in made._songs or found[0].track_id == own
+    made.retain(set())
+    assert len(made) == 0 and made.search(clips[0]) == []
+
+
+# ---- orders, merges, and what is left out
+
+
+def test_the_order_of_addition_does_not_matter(music, known):
+    short = {t: cut(music[t], 0, 7) for t in known[:4]}
+    forth, back = of_songs(**short), of_songs(**dict(reversed(short.items())))
+    for x in (music[known[1]], music[known[6]]):
+        for clip in (cut(x, 1.21), cut(x, 3.01, 2)):
+            assert forth.search(clip, 9) == back.search(clip, 9)
+
+
+def test_equal_songs_are_answered_in_the_order_of_their_names():
+    forth, back = (of_songs(**dict.fromkeys(names, sound(0)[: 4 * RATE])) for names in ('abcd', 'cdba'))
+    for k in (1, 2, 4):
+        assert forth.search(cut(sound(0), 1, 3), k) == back.search(cut(sound(0), 1, 3), k)
+    assert [m.track_id for m in forth.search(cut(sound(0), 1, 3))] == [*'abcd']
+
+
+def test_merged_and_retained_is_as_never_added(music, known):
+    short = {t: cut(music[t], 0, 4) for t in known[:5]}
+    some = lambda *numbers: of_songs(**{known[i]: short[known[i]] for i in numbers})
+    a, b, whole = some(0, 1, 2), some(2, 3, 4), some(0, 1, 2, 3, 4)  # one song is in both
+    clips = [cut(music[known[i]], 0.94, 3) for i in (0, 4, 7)]
+    before = b.search(clips[1], 9)
+    a.merge(b)
+    assert len(a) == 5 and len(b) == 3 and b.search(clips[1], 9) == before and alike(a, whole)
+    for clip in clips:
+        assert a.search(clip, 9) == whole.search(clip, 9)
+    a.retain({known[0], known[4], 'never there'})
+    never = some(0, 4)
+    assert len(a) == 2 and alike(a, never)
+    for clip in clips:
+        assert a.search(clip, 9) == never.search(clip, 9)
+
+
+def test_a_song_that_is_here_already_stays_as_it_is():
+    a, b = of_songs(x=sound(1), y=sound(2)), of_songs(x=sound(3))
+    a.merge(b)
+    assert alike(a, of_songs(x=sound(1), y=sound(2)))
+    b.merge(Fused())
+    assert alike(b, of_songs(x=sound(3)))
+
+
+def test_the_table_is_made_anew_after_every_change(music, known):
+    made = Fused()
+    for n, name in enumerate(known[:3], 1):
+        made.add(name, cut(music[name], 0, 8))
+        assert [m.track_id for m in made.search(cut(music[name], 2.1, 4), 9)][0] == name and len(made.search(cut(music[name], 2.1, 4), 9)) == n
+    more = of_songs(late=sound(5))
+    made.merge(more)
+    assert made.search(cut(sound(5), 1.3, 4))[0].track_id == 'late'
+    made.retain({*known[:3]})
+    assert 'late' not in {m.track_id for m in made.search(cut(sound(5), 1.3, 4))}
+    made.add('late', sound(5))
+    assert made.search(cut(sound(5), 1.3, 4))[0].track_id == 'late'
+
+
+@pytest.mark.parametrize('n_out', [1, 3, N_SONGS])
+def test_songs_left_out_are_as_if_they_were_not_there(index, known, music, n_out):
+    out, rest = known[:n_out], Fused()
+    rest.merge(index)
+    rest.retain(set(known[n_out:]))
+    for name in (known[0], known[7]):
+        heard = index.hear(cut(music[name], 6.13))
+        a, b = index.evidence(heard, out), rest.evidence(heard)
+        assert a.track_ids == b.track_ids and len(a.track_ids) == N_SONGS - n_out
+        for what in ('score', 'cosine', 'agreement', 'start_s', 'features'):
+            np.testing.assert_allclose(getattr(a, what), getattr(b, what), atol=1e-4, err_msg=what)
+    again = index.evidence(index.hear(cut(music[known[0]], 6.13)), ['a name that nobody has'])
+    assert len(again.track_ids) == N_SONGS and again.track_ids[0] == known[0], 'nothing is left out for good'
+
+
+@pytest.mark.parametrize('copies', [2, 12])
+def test_a_second_copy_is_no_reason_for_doubt(index, known, music, copies):
+    "The same recording, once on an album and once on a best-of; labels that sell one album in six countries."
+    made, more = Fused(), of_songs(**{'copy 1': music[known[3]]})
+    more._songs |= {f'copy {i}': more._songs['copy 1'] for i in range(2, copies)}  # what is kept of it is the same
+    made.merge(index)
+    made.merge(more)
+    found = made.search(cut(music[known[3]], 8.08), copies + 1)
+    assert {m.track_id for m in found[:copies]} == {known[3], *(f'copy {i}' for i in range(1, copies))}
+    assert all(m.confidence >= made.accept_confidence and m.offset_s == pytest.approx(8.08, abs=0.05) for m in found[:copies])
+    assert found[copies].confidence < made.accept_confidence
+
+
+# ---- clips that are not all song
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 400 * RATE))
+def test_pieces_of_a_clip(n):
+    found = module._pieces(n)
+    assert 1 <= len(found) <= PIECES and found[0].start == 0 and found[-1].stop == n
+    assert all(0 <= p.start <= p.stop <= n and p.stop - p.start <= 1.25 * LONGEST_S * RATE for p in found)
+    if n <= PIECES * LONGEST_S * RATE:  # nothing of it is skipped
+        assert all(a.stop >= b.start for a, b in zip(found, found[1:]))
+    assert len(found) == 1 or all(p.stop - p.start == LONGEST_S * RATE for p in found)
+
+
+@pytest.mark.parametrize('before_s, start_s, seconds, after_s', [(20, 0, 18, 0), (20, 1.5, 16, 10), (0, 6.2, 11.8, 16), (12, 5, 8.5, 0)])
+def test_a_song_in_a_part_of_a_long_clip(index, known, music, before_s, start_s, seconds, after_s):
+    clip = np.concatenate([noise(before_s), cut(music[known[2]], start_s, seconds), noise(after_s, 1)])
+    assert len(clip) > 1.25 * LONGEST_S * RATE
+    best = index.search(clip, 2)[0]
+    assert best.track_id == known[2] and best.offset_s == pytest.approx(start_s - before_s, abs=0.05)
+    assert best.confidence >= index.accept_confidence
+
+
+def test_a_long_clip_of_nothing_is_refused(index):
+    found = index.search(noise(45))
+    assert sane(found) and not [m for m in found if m.confidence >= index.accept_confidence]
+
+
+@pytest.mark.parametrize('after_s', [0.5, 3, 30])
+def test_a_clip_longer_than_the_song(music, known, after_s):
+    short = of_songs(**{t: cut(music[t], 2, 5) for t in known[:4]})
+    for name in known[:2]:
+        best = short.search(np.concatenate([cut(music[name], 2, 5), noise(after_s)]), 1)[0]
+        assert best.track_id == name and best.offset_s == pytest.approx(0, abs=0.05) and best.confidence >= short.accept_confidence
+
+
+def test_a_clip_that_goes_on_after_the_song(index, known, music):
+    clip = np.concatenate([cut(music[known[3]], SONG_S - 4.3, 4.3), noise(4)])
+    best = index.search(clip, 1)[0]
+    assert best.track_id == known[3] and best.offset_s == pytest.approx(SONG_S - 4.3, abs=0.05)
+
+
+@pytest.mark.parametrize('before_s', [0.3, 1, 2.6, 5])
+def test_a_clip_that_begins_before_the_song(index, known, music, before_s):
+    "The telephone listens while the audience still applauds."
+    best = index.search(np.concatenate([noise(before_s), cut(music[known[2]], 0, 10 - before_s)]), 1)[0]
+    assert best.track_id == known[2] and best.offset_s == pytest.approx(-before_s, abs=0.05)
+    assert best.confidence >= index.accept_confidence
+
+
+# ---- the two numbers and the confidence
+
+
+FLOOR = {'rival': 15.0, 'others': 12.0}
+
+
+def test_features_are_what_they_are_called():
+    score, ones = np.array([50.0, 30, 20, 18, 16, 14, *np.full(10, 13.0)]), np.ones(16)
+    twin = np.arange(16) == 0
+    rows = features(score, twin, 0.01 * score, score / 2, score / 4, 17, FLOOR)
+    assert rows.shape == (16, 7) and (rows[:, 0] == score).all()
+    assert rows[:3, 1].tolist() == [20, -20, -30], 'the lead of the first is over the second, that of the others over the first'
+    np.testing.assert_allclose(rows[:, 2:5], np.stack([0.01 * score, np.log(score / 2), np.log(score / 4)], 1))
+    np.testing.assert_allclose(rows[:, 5], np.log(17) * ones)
+    np.testing.assert_allclose(rows[:, 6], score[4:14].mean() * ones)
+    twin[1] = True
+    rows = features(score, twin, 0.01 * score, score / 2, score / 4, 17, FLOOR)
+    assert rows[:3, 1].tolist() == [30, 10, -30], 'a twin is no rival'
+
+
+def test_features_of_few_songs_and_of_weak_ones():
+    rows = features(np.array([20.0, 3.0]), np.array([True, False]), np.array([0.5, 0.1]), np.array([4.0, -3.0]), np.array([0.0, -9.0]), 0, FLOOR)
+    assert rows[0, 1] == 5 and (rows[:, 6] == 12).all(), 'two songs do not show what strangers reach'
+    assert rows[1, 3] == rows[0, 4] == rows[1, 4] == np.log(0.5) and (rows[:, 5] == 0).all() and np.isfinite(rows).all()
+    none = np.zeros(0)
+    assert features(none, none.astype(bool), none, none, none, 5, FLOOR).shape == (0, 7)
+
+
+def test_evidence_is_what_search_answers(index, known, music):
+    clip = cut(music[known[5]], 2.83)
+    heard = index.hear(clip)
+    assert heard.vectors.shape[1] == 128 and 15 <= len(heard.vectors) <= 17 and len(heard.level_db) == len(clip) // FRONT.hop + 1
+    np.testing.assert_allclose(np.linalg.norm(heard.vectors, axis=1), 1, atol=1e-4)
+    told, found = index.evidence(heard), index.search(clip, N_SONGS)
+    assert isinstance(told, Evidence) and told.track_ids == [m.track_id for m in found] and told.features.shape == (N_SONGS, 7)
+    assert told.score.tolist() == [m.score for m in found] and told.start_s.tolist() == [m.offset_s for m in found]
+    weights = calibration(index.model_name)['weights']
+    np.testing.assert_allclose(told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5)
+    assert told.cosine[0] > 0.7 > told.cosine[1:].max() and told.agreement[0] > 10 and (np.abs(told.cosine) <= 1.001).all()
+
+
+# ---- on disk
+
+
+def test_saved_and_loaded_it_answers_the_same(index, known, music, tmp_path):
+    folder = tmp_path / 'made' / 'when missing'
+    index.save(folder)
+    again = Fused.load(folder)
+    assert len(again) == N_SONGS and again.model_name == index.model_name and alike(again, index)
+    for start_s in (0.5, 3.33):
+        clip = cut(music[known[3]], start_s)
+        assert again.search(clip, 9) == index.search(clip, 9)
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 5_000 * N_SONGS
+    again.add('new', sound(1))  # a loaded index can grow, shrink, be merged and saved over the old one
+    again.retain({'new', known[0]})
+    again.save(folder)
+    assert alike(Fused.load(str(folder)), again) and len(Fused.load(folder)) == 2
+
+
+def test_an_empty_index_and_strange_names_come_back(tmp_path):
+    Fused().save(tmp_path)
+    assert len(Fused.load(tmp_path)) == 0 and Fused.load(tmp_path).search(sound(1)) == []
+    names = ['Ä "quoted" 音', 'two\nlines', '', os.fsdecode(b'caf\xe9')]
+    made = of_songs(**dict.fromkeys(names, sound(1, 3)))
+    made.save(tmp_path)
+    assert [*Fused.load(tmp_path)._songs] == names
+    assert [m.track_id for m in Fused.load(tmp_path).search(cut(sound(1, 3), 0.5, 2))] == sorted(names)
+
+
+class Trap:
+    "An object that leaves a mark when it is read from a pickle."
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def a_pickle(name):
+    return lambda folder, told: np.save(folder / f'{name}.npy', np.array([Trap(folder / 'read')], dtype=object), allow_pickle=True)
+
+
+def an_array(name, change):
+    return lambda folder, told: np.save(folder / f'{name}.npy', change(np.load(folder / f'{name}.npy')))
+
+
+def some_bytes(name, change):
+    return lambda folder, told: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+def told_otherwise(**changes):
+    return lambda folder, told: (folder / 'index.json').write_text(json.dumps(told | changes))
+
+
+def a_song(**changes):
+    "The second song's row with other numbers."
+    def harm(folder, told):
+        row = dict(zip(('name', 'windows', 'peaks', 'frames'), told['tracks'][1]))
+        told['tracks'][1] = [*(row | {k: v(row[k]) for k, v in changes.items()}).values()]
+        (folder / 'index.json').write_text(json.dumps(told))
+    return harm
+
+
+def a_header(shape, room=0):
+    "An array that claims a shape and holds nothing."
+    def harm(folder, told):
+        words = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode() + b' ' * room + b'\n'
+        (folder / 'codes.npy').write_bytes(b'\x93NUMPY\x02\x00' + len(words).to_bytes(4, 'little') + words)
+    return harm
+
+
+def an_archive(folder, told):
+    np.savez(folder / 'other.npz', codes=np.load(folder / 'codes.npy'))
+    (folder / 'other.npz').rename(folder / 'codes.npy')
+
+
+HARM = {
+    'no index.json': lambda folder, told: (folder / 'index.json').unlink(), 'no codes': lambda folder, told: (folder / 'codes.npy').unlink(),
+    'no peaks': lambda folder, told: (folder / 'peaks.npy').unlink(), 'no folder': lambda folder, told: shutil.rmtree(folder),
+    'json cut': some_bytes('index.json', lambda b: b[:-10]), 'json empty': some_bytes('index.json', lambda b: b''),
+    'json no utf-8': some_bytes('index.json', lambda b: b'\xff\xfe' + b), 'json a list': some_bytes('index.json', lambda b: b'[1, 2]'),
+    'codes cut': some_bytes('codes.npy', lambda b: b[:-10]), 'peaks cut': some_bytes('peaks.npy', lambda b: b[:-10]),
+    'codes empty': some_bytes('codes.npy', lambda b: b''), 'peaks garbage': some_bytes('peaks.npy', lambda b: os.urandom(500)),
+    'codes with a broken header': some_bytes('codes.npy', lambda b: b'\x93NUMPY\x01\x00\x10\x00{"descr": [[[[,\n' + b' ' * 20),
+    'codes an archive': an_archive, 'codes like an archive': some_bytes('codes.npy', lambda b: b'PK\x03\x04' + b),
+    'codes larger than any memory': a_header((10**13, 16)), 'codes with a long header': a_header((85, 16), 20_000),
+    'codes pickled': a_pickle('codes'), 'peaks pickled': a_pickle('peaks'),
+    'codes of another type': an_array('codes', lambda x: x.astype(np.int16)), 'peaks of another type': an_array('peaks', lambda x: x.astype('<u4')),
+    'codes of another width': an_array('codes', lambda x: x[:, :8]), 'codes flat': an_array('codes', np.ravel), 'codes a number': an_array('codes', lambda x: x[0, 0]),
+    'a window too few': an_array('codes', lambda x: x[1:]), 'a peak too many': an_array('peaks', lambda x: np.append(x, x[:1])),
+    'peaks after the end': a_song(frames=lambda n: n // 2), 'peaks too high': an_array('peaks', lambda x: x & np.uint16(127) | np.uint16(505 << 7)),
+    'peaks dealt to the wrong song': a_song(peaks=lambda n: n + 1), 'windows dealt to the wrong song': a_song(windows=lambda n: n - 1),
+    'a song without windows': a_song(windows=lambda n: 0), 'negative peaks': a_song(peaks=lambda n: -n), 'negative frames': a_song(frames=lambda n: -n),
+    'endless windows': a_song(windows=lambda n: float('inf')), 'windows that are no number': a_song(windows=lambda n: float('nan')),
+    'more frames than can be counted': a_song(frames=lambda n: 10**30), 'a word for a number': a_song(peaks=lambda n: 'many'),
+    'no tracks': told_otherwise(tracks=[]), 'tracks of another form': told_otherwise(tracks=[['a', 85]]), 'tracks a number': told_otherwise(tracks=3),
+    'newer': told_otherwise(version=2), 'another format': told_otherwise(format='resonance embeddings'), 'another front end': told_otherwise(front_end='fused/0123456789abcdef'),
+    'no version': lambda folder, told: (folder / 'index.json').write_text(json.dumps({k: v for k, v in told.items() if k != 'version'})),
+    'one name for two songs': lambda folder, told: (folder / 'index.json').write_text(json.dumps(told | {'tracks': [['same', *t[1:]] for t in told['tracks']]})),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('harm', HARM.values(), ids=HARM)
+def test_a_damaged_index_is_refused_in_one_line(index, known, tmp_path, harm):
+    folder, made = tmp_path / 'saved', Fused()
+    made.merge(index)
+    made.retain(set(known[:2]))
+    made.save(folder)
+    harm(folder, json.loads((folder / 'index.json').read_text()))
+    with pytest.raises(ResonanceError) as error:
+        Fused.load(folder)
+    assert '\n' not in str(error.value) and str(folder) in str(error.value)
+    assert not (folder / 'read').exists(), 'a pickle was read'
+
+
+# ---- another model
+
+
+def test_another_encoder_is_not_compared(index, other, tmp_path):
+    made = Fused(other)
+    made.add('s', sound(1))
+    assert made.model_name != index.model_name and not made.calibrated and made.digest in made.model_name
+    assert made.search(cut(sound(1), 1.1, 4), 1)[0].track_id == 's' and sane(made.search(sound(2)))
+    for a, b in ((index, made), (made, index)):
+        with pytest.raises(ResonanceError, match=f'cannot merge {b.model_name} into {a.model_name}'):
+            a.merge(b)
+    made.save(tmp_path)
+    with pytest.raises(ResonanceError, match=f'{tmp_path} .* of {made.model_name}.* of {index.model_name}: index the music again'):
+        Fused.load(tmp_path)
+    assert alike(Fused.load(tmp_path, encoder=other), made)
+
+
+def test_another_codebook_is_not_compared(index, other):
+    book = shipped_codebook()
+    changed = type(book)(book.kind, book.arrays | {'centroids': book.arrays['centroids'] + np.float32(1e-3)})
+    made = Fused(codebook=changed)
+    assert made.model_name != index.model_name and not made.calibrated and shipped_codebook() is book
+    with pytest.raises(ResonanceError, match='cannot merge'):
+        made.merge(index)
+
+
+def test_vectors_of_a_width_that_the_codebook_does_not_know_are_refused_at_once():
+    with pytest.raises(ResonanceError, match='64.*128|128.*64'):
+        Fused(Encoder(Settings('cnn3', 64)).eval())
+
+
+# ---- the contract
+
+
+def test_it_fulfils_the_contract(index):
+    assert isinstance(index, Recognizer) and all(hasattr(index, n) for n in ('merge', 'retain', '__len__', 'add_stream'))
+    assert 0 < index.accept_confidence < 1 and len(index) == N_SONGS and not hasattr(index, 'stored_in')
+    assert index.name == 'fused' and method_class('fused') is Fused and next(iter(METHODS)) == 'fused', 'the best comes first'
+    assert index.model_name == f'fused/{index.digest}@0.25s/{shipped_codebook().digest}/{FRONT.digest()}'
+
+
+def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
+    assert index.calibrated, 'run benchmarks/calibrate_fused.py'
+    fitted = calibration(index.model_name)
+    assert len(fitted['coefficients']) == 7 and set(fitted['weights']) == {'cosine', 'agreement'} and set(fitted['floor']) == {'rival', 'others'}
+    assert not calibration('another model')['calibrated']
+
+
+# ---- in a catalogue
+
+
+@pytest.fixture
+def catalogue(music, known, tmp_path):
+    "Four songs as files, in two segments."
+    folder = tmp_path / 'music'
+    folder.mkdir()
+    for name in known[:4]:
+        audio.save(folder / f'{name}.flac', cut(music[name], 0, 8))
+    with Catalog(tmp_path / 'c', create=True) as songs:
+        assert songs.index(folder, 'fused', progress=False, batch_files=2).added == 4
+        yield songs, folder
+
+
+def test_in_a_catalogue(catalogue, music, known):
+    songs, folder = catalogue
+    assert songs.index(folder, 'fused', progress=False).added == 0 and len(songs) == 4
+    ids = {Path(s['path']).stem: s['recording_id'] for s in songs.songs()}
+    direct = of_songs(**{ids[t]: audio.load(folder / f'{t}.flac') for t in known[:4]})
+    for name in known[:4]:
+        clip = cut(music[name], 2.6)
+        found = songs.identify(clip, top=3)  # the best method that is there, by default
+        assert found.decision == 'match' and found.matches[0]['track_id'] == ids[name] and found.matches[0]['offset_s'] == pytest.approx(2.6, abs=0.05)
+        asked = [(m.track_id, m.score, m.offset_s, m.confidence) for m in direct.search(clip, 3)]
+        assert [(m['track_id'], m['score'], m['offset_s'], m['confidence']) for m in found.matches] == asked
+    assert songs.identify(cut(music[known[7]], 2.6), 'fused').decision == 'no-match'
+    assert songs.identify(np.zeros(RATE, np.float32), 'fused').matches == []
+    assert songs.check() == []
+
+
+def test_songs_that_are_removed_and_files_that_are_gone(catalogue, music, known):
+    songs, folder = catalogue
+    ids = {Path(s['path']).stem: s['recording_id'] for s in songs.songs()}
+    clip, gone = cut(music[known[1]], 2.9), folder / f'{known[1]}.flac'
+    gone.unlink()
+    assert any('is gone' in line for line in songs.check())
+    assert songs.index(folder, 'fused', progress=False).unchanged == 3
+    assert songs.identify(clip, 'fused').matches[0]['track_id'] == ids[known[1]], 'the file may be on a disk that is not there today'
+    songs.remove(ids[known[1]])
+    found = songs.identify(clip, 'fused')
+    assert found.decision == 'no-match' and ids[known[1]] not in {m['track_id'] for m in found.matches} and len(found.matches) == 3
+    assert len(songs.recognizer('fused')) == 3 and songs.check() == []
+    assert songs.identify(cut(music[known[0]], 2.9), 'fused').decision == 'match', 'its neighbour in the segment'
+    audio.save(gone, cut(music[known[1]], 0, 8))
+    assert songs.index(folder, 'fused', progress=False).added == 1 and songs.identify(clip, 'fused').decision == 'match'
+    assert songs.check() == []
+
+
+def test_files_that_hold_no_music(catalogue):
+    import soundfile as sf
+
+    songs, folder = catalogue
+    audio.save(folder / 'silence.flac', np.zeros(3 * RATE, np.float32))
+    sf.write(folder / 'far too loud.wav', 40 * sound(1), RATE, subtype='FLOAT')
+    (folder / 'no music.mp3').write_bytes(b'no music here' * 50)
+    report = songs.index(folder, 'fused', progress=False)
+    assert report.added == 1 and sorted(Path(p).name for p, _ in report.failed) == ['no music.mp3', 'silence.flac']
+    assert songs.identify(cut(sound(1), 1.2, 4), 'fused').matches[0]['title'] == 'far too loud' and songs.check() == []
+
+
+def test_a_damaged_segment_is_told_with_its_cure(catalogue):
+    songs, folder = catalogue
+    place = next((songs.folder / 'fused').iterdir())
+    np.save(place / 'codes.npy', np.zeros((3, 16), np.uint8))
+    with Catalog(songs.folder) as again:
+        with pytest.raises(ResonanceError, match='index') as error:
+            again.identify(sound(1), 'fused')
+        assert '\n' not in str(error.value)
+        (problem,) = again.check()
+        assert place.name in problem and 'run `resonance index` again' in problem
+        shutil.rmtree(place)
+        again.index(folder, 'fused', progress=False)
+        assert again.check() == [] and len(again.recognizer('fused')) == 4
+
+
+# ---- on the command line
+
+
+def resonance(*words, cwd=None):
+    "Exit status, standard output, standard error."
+    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_speaks_the_contract(tmp_path, music, known):
+    (tmp_path / 'music').mkdir()
+    for i in range(3):
+        audio.save(tmp_path / 'music' / f'song {i}.flac', cut(music[known[i]], 0, 11))
+    audio.save(tmp_path / 'known.wav', cut(music[known[2]], 4.1, 6))
+    audio.save(tmp_path / 'stranger.wav', cut(music[known[6]], 4.1, 6))
+    audio.save(tmp_path / 'silence.wav', np.zeros(5 * RATE, np.float32))
+    status, out, err = resonance('index', 'music', '--catalog', 'c', '--method', 'fused', '--jobs', 1, '--json', cwd=tmp_path)
+    told = json.loads(out)
+    assert status == 0 and (told['added'], told['unchanged'], told['songs'], told['failed']) == (3, 0, 3, []), err
+    status, out, err = resonance('identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=tmp_path)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and err == '' and [a['query'] for a in answers] == ['known.wav', 'stranger.wav', 'silence.wav']
+    for answer in answers:
+        assert set(answer) == {'query', 'decision', 'matches', 'elapsed_ms'}
+        for match in answer['matches']:
+            assert set(match) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
+            assert 0 <= match['confidence'] <= 1 and len(match['track_id']) == 16
+    assert [a['decision'] for a in answers] == ['match', 'no-match', 'no-match'] and answers[2]['matches'] == []
+    assert answers[0]['matches'][0]['title'] == 'song 2' and answers[0]['matches'][0]['offset_s'] == pytest.approx(4.1, abs=0.05)
+
+
+@pytest.mark.parametrize('code', [
+    'import resonance_nb, resonance_nb.match, resonance_nb.fuse',  # the class is there before the network is
+    'try:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass',
+], ids=['import', 'help'])
+def test_torch_comes_only_when_it_is_needed(code):
+    done = subprocess.run([sys.executable, '-c', f'import sys\n{code}\nprint("torch" in sys.modules)'], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == 'False', done.stderr
