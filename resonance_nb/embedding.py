@@ -265,7 +265,7 @@ def first_line(
     "What it says, in one line."
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
-
+# %% ../nbs/41a_embedding.ipynb #93acdedb
 def _save(self: Embedding, folder: Path) -> None:
     "Write the index into a folder (made if missing)."
     folder = Path(folder)
