@@ -34,6 +34,10 @@ calibrate: $(VENV)/.ready
 	@$(PY) benchmarks/calibrate_chromaprint.py </dev/null
 	@$(PY) benchmarks/calibrate_mfcc.py </dev/null
 	@$(PY) benchmarks/calibrate_embedding.py </dev/null
+	@$(PY) benchmarks/fit_codebook.py </dev/null
+	@$(PY) benchmarks/calibrate_fused.py --weights --index runs/calibration </dev/null
+	@$(PY) benchmarks/calibrate_fused.py --index runs/calibration </dev/null
+	@rm -rf runs/calibration
 
 notebooks: $(VENV)/.ready
 	@$(PY) -m nbconvert --clear-output --inplace --log-level=ERROR nbs/*.ipynb figures/*.ipynb </dev/null

@@ -18,9 +18,9 @@ from . import __version__
 from .core import METHODS, ResonanceError, cache_folder, method_class
 
 # %% auto #0
-__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'corpus',
-           'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade', 'asking',
-           'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'run', 'book']
+__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'listen',
+           'corpus', 'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade',
+           'asking', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'run', 'book']
 
 # %% ../nbs/92_cli.ipynb #18ff0726
 def main(
@@ -162,7 +162,7 @@ def identify(files, catalog, method, top, as_json):
 
     top, failed = top or (5 if as_json else 1), 0
     with quiet_decoders(), Catalog(catalog) as songs:
-        songs.recognizer(method)  # an empty catalogue is told before any question
+        _ready(songs, method)
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')
@@ -179,11 +179,114 @@ def identify(files, catalog, method, top, as_json):
     return 2 if failed else 0
 
 # %% ../nbs/92_cli.ipynb #47c61bc0
+def _ready(songs, method: str | None):
+    "The recogniser that will be asked; what it cannot answer is told before any question."
+    from resonance_nb.catalog import show_path
+
+    if method and songs.methods() and method not in songs.methods():
+        shown = show_path(songs.folder)
+        raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(songs.methods())}: run `resonance index FOLDER --catalog {shown} --method {method}`')
+    return songs.recognizer(method)
+
+
 def _progress(items, what):
     "A bar on standard error when there is more than a handful to wait for."
     from tqdm import tqdm
 
     return tqdm(items, what, unit='file', disable=len(items) < 10, file=sys.stderr, dynamic_ncols=True)
+
+# %% ../nbs/92_cli.ipynb #88029c1b
+def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str):
+    "The blocks of a microphone, of standard input, or of a file."
+    from resonance_nb import stream
+
+    if source is None:
+        return stream.from_microphone(device, report=lambda text: click.echo(text, err=True))
+    if source == '-':
+        return stream.with_back_pressure(stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype))
+    return stream.from_file(source)
+
+
+def _told(event, songs) -> dict:
+    "An event as one object: what happened, when, to which song."
+    from resonance_nb.catalog import real_path
+
+    found = event.as_dict()
+    names = {k: None for k in ('title', 'artist', 'path')}
+    if event.track_id:
+        song = songs.song(event.track_id)
+        names = {'title': song['title'], 'artist': song['artist'], 'path': real_path(song['path'])}
+    return {'event': found.pop('kind'), 'time_s': found.pop('time_s'), 'track_id': found.pop('track_id')} | names | found
+
+
+def _said(told: dict) -> str:
+    "An event for people."
+    from resonance_nb.catalog import show_path
+
+    head = f'{_clock(told["time_s"]):>9}  {told["event"]:9}'
+    if not told['track_id']:
+        return head.rstrip()
+    name = ' – '.join(str(told[k]) for k in ('artist', 'title') if told[k]) or told['path']
+    return f'{head}  {show_path(name)}  (at {_clock(told["offset_s"])}, confidence {told["confidence"]:.1%})'
+
+# %% ../nbs/92_cli.ipynb #f3e7ebfb
+class _Meter:
+    "The line that moves on a terminal: level and state; nothing elsewhere."
+
+    def __init__(self, shown: bool):
+        self.shown, self.state = shown, 'listening'
+
+    def watch(self, blocks):
+        "Hand on the blocks, and draw."
+        import numpy as np
+
+        for block in blocks:
+            if self.shown:
+                level_db = 10 * np.log10(float(np.mean(block.samples**2)) + 1e-10)
+                bar = '▁▂▃▄▅▆▇█'[int(np.clip((level_db + 60) / 60 * 8, 0, 7))]
+                click.echo(f'\r\x1b[2K{_clock(block.end_s):>9}  {bar} {level_db:4.0f} dB  {self.state}', nl=False, err=True)
+            yield block
+
+    def say(self, text: str, state: str) -> None:
+        "A line that stays."
+        if self.shown:
+            click.echo('\r\x1b[2K', nl=False, err=True)
+        click.echo(text)
+        self.state = state
+
+# %% ../nbs/92_cli.ipynb #d82dbbbd
+@cli.command()
+@catalog_option('The catalogue to ask.')
+@click.option('--input', 'source', metavar='FILE|-', help='A file, or - for samples on standard input.  [default: the microphone]')
+@method_option
+@click.option('--device', metavar='NAME', help='The microphone, by a part of its name or by its number.')
+@click.option('--rate', 'rate_hz', default=16_000, show_default=True, type=click.IntRange(1_000, 768_000), metavar='HZ', help='Of raw samples on standard input.')
+@click.option('--channels', default=1, show_default=True, type=click.IntRange(1, 64), help='Of raw samples on standard input.')
+@click.option('--dtype', default='int16', show_default=True, type=click.Choice(['int16', 'float32']), help='Of raw samples on standard input.')
+@click.option('--false-per-hour', default=0.5, show_default=True, type=click.FloatRange(0, min_open=True), metavar='N', help='Wrong songs in an hour of strangers that are put up with: fewer take longer.')
+@json_option
+def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_hour, as_json):
+    """Say which song is playing, as it plays.
+
+    One line for each change: listening, candidate, match, lost. A song that is not in the catalogue is passed over in silence.
+
+    \b
+      resonance listen --catalog my.catalogue
+      resonance listen --catalog my.catalogue --input concert.mp3 --json
+      ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | resonance listen --catalog my.catalogue --input -
+    """
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.decide import listen as decided
+
+    meter = _Meter(sys.stderr.isatty() and not as_json)
+    with quiet_decoders(), Catalog(catalog) as songs:
+        recognizer = _ready(songs, method)
+        with _source(source, device, rate_hz, channels, dtype) as blocks:
+            for event in decided(meter.watch(blocks), recognizer, false_per_hour):
+                told = _told(event, songs)
+                meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
+                sys.stdout.flush()
 
 # %% ../nbs/92_cli.ipynb #5badd437
 @cli.group()

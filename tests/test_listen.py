@@ -1,0 +1,90 @@
+"""`resonance listen` as people and programs use it: files, pipes, a missing microphone, words that make no sense."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from resonance_nb import audio
+from resonance_nb.core import rng_for
+from resonance_nb.starter import make_starter
+
+pytest.importorskip('torch')
+RATE = audio.SAMPLE_RATE
+MAIN = 'import sys; from resonance_nb.cli import main; main()'
+
+
+def resonance(*words, cwd, given=None):
+    "Exit status, standard output, standard error."
+    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, timeout=180, input=given)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def events(out):
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "Three pieces in a catalogue; a recording of noise, one of them, noise, and a stranger."
+    home, corpus = tmp_path_factory.mktemp('listen'), make_starter(n_pieces=12)
+    ids = list(corpus.music.index)
+    pieces = [corpus.load('music', i)[: 25 * RATE] for i in ids[:4]]
+    (home / 'music').mkdir()
+    for i, x in enumerate(pieces[:3]):
+        audio.save(home / 'music' / f'piece {i}.flac', x)
+    noise = lambda seconds: 0.01 * rng_for(0, 'listen', seconds).standard_normal(seconds * RATE).astype(np.float32)
+    show = np.concatenate([noise(6), pieces[1][2 * RATE : 22 * RATE], noise(12), pieces[3][:15 * RATE], noise(3)])
+    audio.save(home / 'show.flac', show)
+    assert resonance('index', 'music', '--catalog', 'c', cwd=home)[0] == 0
+    return home
+
+
+@pytest.fixture(scope='module')
+def heard(home):
+    return resonance('listen', '--catalog', 'c', '--input', 'show.flac', '--json', cwd=home)
+
+
+def test_one_song_is_named_and_lost_and_nothing_else(heard):
+    status, out, err = heard
+    told = events(out)
+    assert status == 0 and not err, err
+    assert [e['event'] for e in told if e['event'] in ('match', 'lost')] == ['match', 'lost']
+    match, lost = (next(e for e in told if e['event'] == kind) for kind in ('match', 'lost'))
+    assert match['title'] == 'piece 1' and match['path'].endswith('piece 1.flac')
+    assert 6 < match['time_s'] < 12 and match['offset_s'] == pytest.approx(match['time_s'] - 4, abs=0.15)
+    assert 0.5 < match['confidence'] <= 1 and 26 < lost['time_s'] < 38
+    assert set(match) == {'event', 'time_s', 'track_id', 'title', 'artist', 'path', 'offset_s', 'confidence'}
+    assert [e['time_s'] for e in told] == sorted(e['time_s'] for e in told)
+
+
+def test_a_pipe_tells_the_same_as_a_file(home, heard):
+    samples = audio.load(home / 'show.flac')
+    raw = (np.clip(samples, -1, 1) * 32767).round().astype('<i2').tobytes()
+    status, out, _ = resonance('listen', '--catalog', 'c', '--input', '-', '--json', cwd=home, given=raw)
+    kinds = lambda told: [(e['event'], e['title']) for e in told if e['event'] in ('match', 'lost')]
+    assert status == 0 and kinds(events(out)) == kinds(events(heard[1]))
+
+
+def test_people_read_a_line_for_each_change(home):
+    status, out, err = resonance('listen', '--catalog', 'c', '--input', 'show.flac', '--method', 'fused', cwd=home)
+    lines = out.splitlines()
+    assert status == 0 and 'listening' in lines[0] and any('match' in line and 'piece 1' in line for line in lines)
+    assert '\x1b' not in out + err, 'what moves is for terminals'
+
+
+@pytest.mark.parametrize('words, told', [
+    (['--input', 'nothing.flac'], 'nothing.flac'), (['--input', 'c'], 'c'), (['--false-per-hour', '0'], '--false-per-hour'),
+    (['--catalog', 'nowhere', '--input', 'show.flac'], 'resonance index'), (['--method', 'embedding', '--input', 'show.flac'], 'embedding'),
+])
+def test_what_cannot_be_is_told_in_one_line(home, words, told):
+    catalog = [] if '--catalog' in words else ['--catalog', 'c']
+    status, out, err = resonance('listen', *catalog, *words, cwd=home)
+    assert status == 2 and told in err and len(err.strip().splitlines()) == 1 and not out.strip()
+
+
+def test_an_empty_pipe_is_told(home):
+    status, out, err = resonance('listen', '--catalog', 'c', '--input', '-', '--json', cwd=home, given=b'')
+    assert status == 2 and 'no samples' in err
