@@ -59,7 +59,7 @@ class Answer:
 @dataclass(frozen=True)
 class Rules:
     "How evidence becomes decisions; fitted together with the thresholds."
-    plan_s: tuple[tuple[float, ...], ...] = ((2.5,), (2.5, 5.0), (2.5,), (2.5, 10.0))  # lengths of the stretches that are asked about at one step, at the next …
+    plan_s: tuple[tuple[float, ...], ...] = ((2.5,), (5.0,), (2.5,), (2.5, 10.0))  # lengths of the stretches that are asked about at one step, at the next …
     first_s: float = 1.25  # nothing shorter is asked about
     middle: float = 1.0  # log odds that speak neither for nor against a song
     least: float = -4.0  # log odds further down count as this
@@ -337,7 +337,10 @@ def _judged(fused: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, 
     order = np.lexsort((names, -score))
     order = order[np.sort(np.unique(song[order], return_index=True)[1])]  # each song at its better place
     song, cosine, at, z, rest, start_s, score = (x[order] for x in (song, cosine, at, z, rest, start_s, score))
-    known = features(score, fused._twins(song, at, score, n), cosine, z, rest, n, fused._floor)
+    twin = fused._twins(song, at, score, n, 2)
+    if twin[1:].any():  # otherwise the second is no twin, and it does not matter who else is one
+        twin = fused._twins(song, at, score, n)
+    known = features(score, twin, cosine, z, rest, n, fused._floor)
     return list(zip(song.tolist(), start_s.tolist(), (fused._coefficients[0] + known @ fused._coefficients[1:]).tolist()))
 
 
