@@ -401,7 +401,7 @@ def whole(tmp_path_factory):
     plan = bench.protocol(corpus, 'test')
     folder = tmp_path_factory.mktemp('whole')
     with Catalog(folder / 'catalogue', create=True) as songs:
-        report = songs.index([corpus.path('music', i) for i in plan.catalogue_ids], jobs=2, progress=False)
+        report = songs.index([corpus.path('music', i) for i in plan.catalogue_ids], 'landmark', jobs=2, progress=False)
         assert not report.failed
         yield corpus, plan, songs
 
