@@ -52,6 +52,7 @@ else:
     if options.index:
         recognizer.save(options.index)
 
+recognizer._floor = {'rival': -np.inf, 'others': -np.inf}  # what was fitted before shall not decide what is fitted now
 found = []
 for place, degrade in heard_in.items():
     cache = {}

@@ -273,7 +273,7 @@ def features(
     best_other = max(score[~twin].max(initial=-np.inf), floor['rival'])
     strangers = score[~twin]
     others = max(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, floor['others'])
-    lead = np.where(twin, score - best_other, score - score[:1].max(initial=0.0))
+    lead = np.where(twin, score - best_other, score - score[:1].sum())
     log = lambda x: np.log(np.maximum(x, 0.5))
     return np.stack([score, lead, cosine, log(agree), log(rest), np.full(len(score), np.log(max(n_windows, 1))), np.full(len(score), others)], axis=1)
 

@@ -87,11 +87,14 @@ def as_line(
 def _lines(path: Path) -> dict[str, dict]:
     "The trials of a file that were made with this code, by name."
     found = {}
-    for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
-        row = json.loads(line)
-        if row.pop('code') == code_hash():
+    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines() if path.exists() else (), 1):
+        try:
+            row = json.loads(line)
             bits = np.unpackbits(np.frombuffer(base64.b64decode(row.pop('right')), np.uint8), count=row.pop('n'))
-            name = row.pop('trial')
+            name, code = row.pop('trial'), row.pop('code')
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise ResonanceError(f'{path}, line {number}, is no trial; take the file from the repository again') from e
+        if code == code_hash():
             found[name] = {'right': bits.astype(bool).tolist()} | row
     return found
 
@@ -106,13 +109,13 @@ def kept(
     made = _lines((root or project_root()) / 'data' / 'trials' / f'{chapter}.jsonl')
     return made.get(checkpoint('trial', key).name) or remember('trial', key, work)
 
-
+# %% ../nbs/44a_trials.ipynb #e097f4c4
 def keep(
     chapter: str,  # a notebook's name
     folder: Path,  # of a run of it, finished or not
     root: Path | None = None,  # the project; None: this one
 ) -> int:
-    "Add what a run has done to the chapter's file of trials; the number of lines that are new."
+    "Add what a run has done to the chapter's file of trials, and drop lines of other code; the number of lines that are new."
     path = (root or project_root()) / 'data' / 'trials' / f'{chapter}.jsonl'
     made = _lines.__wrapped__(path)
     new = [as_line(p.stem, json.loads(p.read_text(encoding='utf-8'))) for p in sorted((Path(folder) / 'partial').glob('trial-*.json')) if p.stem not in made]

@@ -17,6 +17,7 @@ from resonance_nb import fuse as module
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import METHODS, Recognizer, ResonanceError, method_class, rng_for
 from resonance_nb.starter import default_corpus, make_starter
+from sounds import sound
 
 torch = pytest.importorskip('torch')
 
@@ -54,17 +55,6 @@ def other():
     "A small encoder that has learned nothing."
     torch.manual_seed(0)
     return Encoder(Settings('cnn3', 128)).eval()
-
-
-def sound(seed, seconds=6.0):
-    "Decaying partials at random times and pitches, over a little noise."
-    rng = rng_for(seed, 'test sound')
-    n, t = int(seconds * RATE), np.arange(RATE // 2) / RATE
-    out = 0.001 * rng.standard_normal(n + len(t))
-    for start in rng.integers(0, n, int(6 * seconds)):
-        f0_hz = rng.uniform(100, 900)
-        out[start : start + len(t)] += 0.1 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 6)) * np.exp(-5 * t)
-    return out[:n].astype(np.float32)
 
 
 def noise(seconds, seed=0):

@@ -13,21 +13,11 @@ from resonance_nb import audio, bench
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
+from sounds import sound
 from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, tally, vote
 from resonance_nb.landmarks import CODE_BITS, HEAVIEST, _pack_postings, _promising, _unpack_postings, pack_peaks, unpack_peaks
 
 RATE = audio.SAMPLE_RATE
-
-
-def sound(seed, seconds=8.0):
-    "Decaying partials at random times and pitches, over a little noise."
-    rng = rng_for(seed, 'test sound')
-    n, t = int(seconds * RATE), np.arange(RATE // 2) / RATE
-    out = 0.001 * rng.standard_normal(n + len(t))
-    for start in rng.integers(0, n, int(6 * seconds)):
-        f0_hz = rng.uniform(100, 900)
-        out[start : start + len(t)] += 0.1 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 6)) * np.exp(-5 * t)
-    return out[:n].astype(np.float32)
 
 
 def same(a, b):
