@@ -4,7 +4,7 @@ What `resonance train` does on any machine, arranged for one card and many cores
 crowds of its own and works on the card, too; the rate falls along half a cosine over the minutes that were given, however many
 steps they allow. The last encoder is kept, validation windows only draw the curve.
 
-    RESONANCE_CORPUS=... python benchmarks/train_on_card.py OUT --minutes 7
+    RESONANCE_CORPUS=... python benchmarks/train_on_card.py OUT --start ENCODER
 """
 import argparse
 import copy
@@ -32,21 +32,21 @@ from resonance_nb.venue import Bank
 def options() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('out', type=Path, help='folder of the run')
-    p.add_argument('--minutes', type=float, default=7.0, help='of training, preparation not counted')
+    p.add_argument('--minutes', type=float, default=7.75, help='of training, preparation not counted')
     p.add_argument('--start', default='', help='an encoder.safetensors to begin with; empty: random weights')
-    p.add_argument('--speeds', type=float, nargs='+', default=[1, 1, 0.89, 0.944, 1.06, 1.12], help='copies of every song; one that is named twice is heard twice as often')
+    p.add_argument('--speeds', type=float, nargs='+', default=[1, 1, 0.92, 1.09], help='copies of every song; one that is named twice is heard twice as often')
     p.add_argument('--songs', type=int, default=288, help='in a batch')
     p.add_argument('--windows', type=int, default=4, help='of each song in a batch')
     p.add_argument('--rate', type=float, default=2e-3, help='of learning, at its highest')
     p.add_argument('--lowest-db', type=float, default=-10.0, help='music over crowd at its lowest')
     p.add_argument('--highest-db', type=float, default=10.0, help='and at its highest')
-    p.add_argument('--producers', type=int, default=8, help='processes that prepare batches')
+    p.add_argument('--producers', type=int, default=12, help='processes that prepare batches')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='that learns')
     p.add_argument('--concert-device', default='', help='where concerts are made; empty: the same')
     p.add_argument('--rooms', type=int, default=24, help='rooms of each venue, for each producer')
     p.add_argument('--scenes', type=int, default=8, help='crowds of each venue, for each producer')
     p.add_argument('--looks', type=int, default=12, help='how often validation windows are asked')
-    p.add_argument('--asked', type=int, default=2048, help='validation windows at each of two levels')
+    p.add_argument('--asked', type=int, default=1024, help='validation windows at each of two levels')
     p.add_argument('--max-songs', type=int, default=0, help='learn from at most so many; 0 is all')
     p.add_argument('--seed', type=int, default=0)
     return p.parse_args()

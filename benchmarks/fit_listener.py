@@ -1,0 +1,189 @@
+"""Fit the listener's rules and thresholds on evenings of the validation split of the open corpus.
+
+    RESONANCE_CORPUS=<open corpus> python benchmarks/fit_listener.py --index DIR --streams DIR
+
+Evenings with known and unknown songs say how soon a song is named, hours of unknown songs and of crowds alone how often a wrong one
+is. The answers to every stretch are kept in the folder of the streams (a run that is stopped goes on from there), so that many rules
+can be tried on the same evenings. Of the rules that name no more strangers than asked, those with the shortest wait are written to
+resonance_nb/models/listener.json, with the threshold for every rate of false alarms. To be run whenever the fused recogniser changes.
+Test songs, crowds and rooms are not touched. `--index` is the folder that benchmarks/calibrate_fused.py keeps.
+"""
+
+import argparse
+import itertools
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from resonance_nb import bench, concert, venue
+from resonance_nb.core import atomic_write, project_root, rng_for
+from resonance_nb.decide import Answer, Claim, Decider, Listener, Rules, threshold_for
+from resonance_nb.fuse import Fused
+from resonance_nb.starter import default_corpus
+
+SEED, ASKED = 0, 0.5  # false alarms an hour for which the rules are chosen
+ALL = Rules(plan_s=((1.5, 2.5, 5.0, 10.0),))  # what is recorded: everything that a plan may ask for
+EVENINGS = [(i, snr_db, kind) for i in range(6) for snr_db, kind in ((0, 'hard-mix'),)] + [(6, 5, 'hard-mix'), (7, -5, 'hard-mix'), (8, 0, 'club'), (9, 0, 'arena')]
+PLACES = ('hard-mix', *venue.VENUES)
+STRANGERS = [(100 + i, PLACES[i % len(PLACES)], (0, 5, 10)[i % 3]) for i in range(7)]  # about a quarter of an hour each
+CROWDS = [(200 + i, PLACES[i % len(PLACES)]) for i in range(21)]  # five minutes each
+
+
+def streams(corpus, plan, bank):
+    "Name, evening and recording of every stream, made when it is wanted."
+    known, unknown = list(plan.known_ids), list(plan.unknown_ids)
+    for i, snr_db, place in EVENINGS:
+        evening = concert.draw_evening(corpus, known, unknown, rng_for(SEED, 'evening', i), n_songs=15)
+        yield f'evening-{i}', evening, lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank)
+    for i, place, snr_db in STRANGERS:
+        evening = concert.draw_evening(corpus, [], unknown, rng_for(SEED, 'evening', i), n_songs=14)
+        yield f'strangers-{i}', evening, lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank)
+    for i, place in CROWDS:
+        evening = concert.Evening((), 300.0)
+        yield f'crowd-{i}', evening, lambda e=evening, i=i, p=place: concert.heard(e, corpus, p, None, i, bank)
+
+
+class Kept(Decider):
+    "Remembers what it was told."
+
+    def __init__(self, rules):
+        super().__init__(4.0, rules)
+        self.told = []
+
+    def step(self, time_s, answers=()):
+        answers = list(answers)
+        self.told.append([time_s, [[a.began_s, [[c.track_id, round(c.lag_s, 3), round(c.logit, 3)] for c in a.claims[:8]]] for a in answers]])
+        return super().step(time_s, answers)
+
+
+def record(job) -> str:
+    "Listen to one stream and write down every answer."
+    path, index, catalogue, name = job
+    fused = Fused.load(index)
+    fused.retain(catalogue)
+    corpus = default_corpus()
+    plan, bank = bench.protocol(corpus, 'validation', seed=SEED), venue.Bank(corpus, 'validation')
+    evening, make = next((e, m) for n, e, m in streams(corpus, plan, bank) if n == name)
+    blocks, made = make()
+    listener = Listener(fused, rules=ALL)
+    listener.decider = Kept(ALL)
+    for block in concert.blocks(blocks):
+        listener.push(block)
+    listener.end()
+    told = {'name': name, 'tempo': concert.tempo_of(made), 'model': fused.model_name, 'told': listener.decider.told}
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(told))
+    return name
+
+
+def replayed(told: list, rules: Rules, threshold: float) -> list:
+    "The events of a decider with these rules, which asks only for the stretches of its plan."
+    decider, events = Decider(threshold, rules), []
+    for time_s, answers in told:
+        lengths = rules.plan_s[round(time_s * 4) % len(rules.plan_s)]
+        held = max((time_s - began for began, _ in answers), default=0)
+        wanted = {round(min(s, held), 2) for s in lengths}
+        some = [Answer(began, tuple(Claim(*c) for c in claims)) for began, claims in answers if any(abs(time_s - began - w) < 0.13 for w in wanted)]
+        if answers and not some:
+            decider._heard_s = time_s
+        events += decider.step(time_s, some)
+    return events
+
+
+def false_alarms(quiet: list, rules: Rules, threshold: float) -> int:
+    return sum(e.kind == 'match' for s in quiet for e in replayed(s['told'], rules, threshold))
+
+
+def waits(evenings: list, rules: Rules, threshold: float, song_of: dict) -> pd.DataFrame:
+    "One row for each known song of the evenings."
+    tables = [concert.judge(s['evening'], replayed(s['told'], rules, threshold), song_of, s['tempo']) for s in evenings]
+    songs = pd.concat([t[0] for t in tables])
+    songs.attrs['wrong'] = int(sum((~t[1].right).sum() for t in tables))
+    return songs
+
+
+def rates(quiet: list, rules: Rules, thresholds: np.ndarray, hours: float) -> list[tuple[float, float]]:
+    "False alarms an hour over thresholds: counted where there are at least four, beyond that a straight line through their logarithms."
+    counts = np.array([false_alarms(quiet, rules, t) for t in thresholds])
+    counts = np.minimum.accumulate(counts)
+    many = counts >= 4
+    slope, level = np.polyfit(thresholds[many][-6:], np.log(counts[many][-6:] / hours), 1)
+    slope = min(slope, -0.05)
+    line = np.exp(level + slope * thresholds)
+    found = np.where(many, counts / hours, np.minimum(line, 3.9 / hours))
+    return [(float(t), float(r)) for t, r in zip(thresholds, np.minimum.accumulate(found))]
+
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--index', type=Path, required=True, help='folder of the index that calibrate_fused.py keeps')
+    p.add_argument('--streams', type=Path, required=True, help='folder of the answers, kept for the next time')
+    p.add_argument('--workers', type=int, default=2, help='streams that are listened to at a time')
+    p.add_argument('--only', type=int, default=0, help='of each kind of stream, so many; 0 is all')
+    return p.parse_args()
+
+
+def candidates():
+    "Rules that are tried."
+    plans = (((2.5,), (5.0,), (2.5,), (2.5, 10.0)), ((1.5, 2.5),), ((1.5,), (2.5,), (1.5,), (5.0,)), ((1.5, 2.5), (5.0,)), ((2.5,), (2.5, 5.0)), ((1.5, 5.0), (2.5,)))
+    for plan, middle, gain, least in itertools.product(plans, (0.0, 1.0, 2.0), (0.35, 0.5), (-4.0, -2.0)):
+        yield replace(Rules(), plan_s=plan, middle=middle, gain=gain, least=least)
+
+
+def main():
+    o = options()
+    o.streams.mkdir(parents=True, exist_ok=True)
+    corpus = default_corpus()
+    plan, bank = bench.protocol(corpus, 'validation', seed=SEED), venue.Bank(corpus, 'validation')
+    catalogue = set(Fused.load(o.index)._songs) - set(plan.unknown_ids)
+    evenings = {name: evening for name, evening, _ in streams(corpus, plan, bank)}
+    if o.only:
+        evenings = {n: e for n, e in evenings.items() if int(n.split('-')[1]) % 100 < o.only}
+    jobs = [(o.streams / f'{name}.json', o.index, catalogue, name) for name in evenings]
+    missing = [j for j in jobs if not j[0].exists()]
+    with ProcessPoolExecutor(o.workers) as pool:
+        for done, name in enumerate(pool.map(record, missing), 1):
+            print(f'{done} of {len(missing)}: {name}', flush=True)
+    found = [json.loads(j[0].read_text()) | {'evening': evenings[j[3]]} for j in jobs]
+    fit(o, corpus, found)
+
+
+def fit(o, corpus, found):
+    "Try all rules, keep the best, write it down."
+    song_of, thresholds = bench.song_of(corpus.music), np.arange(1.0, 16.1, 0.5)
+    lively = [s for s in found if s['name'].startswith('evening')]
+    zero = [s for s in lively if int(s['name'].split('-')[1]) < 6]
+    quiet = [s for s in found if not s['name'].startswith('evening')]
+    hours = sum(s['evening'].duration_s for s in quiet) / 3600
+    print(f'{len(zero)} evenings at 0 dB, {hours:.2f} hours without known songs')
+    rows, best = [], None
+    for rules in candidates():
+        table = rates(quiet, rules, thresholds, hours)
+        threshold = threshold_for(ASKED, table)
+        songs = waits(zero, rules, threshold, song_of)
+        named = songs.named_s.fillna(math.inf)
+        row = {'plan': rules.plan_s, 'middle': rules.middle, 'gain': rules.gain, 'least': rules.least, 'threshold': round(threshold, 2), 'median_s': float(np.median(named)),
+               'p95_s': float(np.quantile(named, 0.95, method='higher')), 'in_5_s': float(np.mean(named <= 5)), 'flips': float(songs.flips.sum() / (songs.duration_s.sum() / 60)), 'wrong': songs.attrs['wrong']}
+        rows.append(row)
+        score = np.mean(np.minimum(named, 15.0)) + 10 * max(0.0, row['flips'] - 0.1)
+        if best is None or score < best[0]:
+            best = score, rules, table, row
+            print(json.dumps(row), flush=True)
+    print(pd.DataFrame(rows).sort_values('median_s').head(12).to_string())
+    _, rules, table, row = best
+    told = asdict(rules)
+    changed = {k: v for k, v in told.items() if v != asdict(Rules())[k]}
+    written = {'calibrated': True, 'model': found[0]['model'], 'rules': changed, 'false_alarms': [[t, round(r, 4)] for t, r in table],
+               'fitted_on': {'corpus': corpus.name, 'split': 'validation', 'evenings': len(zero), 'hours_without_known_songs': round(hours, 2), 'asked_per_hour': ASKED, 'seed': SEED, **{k: row[k] for k in ('threshold', 'median_s', 'in_5_s', 'flips')}}}
+    with atomic_write(project_root() / 'resonance_nb' / 'models' / 'listener.json') as part:
+        part.write_text(json.dumps(written, indent=1) + '\n')
+    print(json.dumps(written['fitted_on']))
+
+
+if __name__ == '__main__':
+    main()
