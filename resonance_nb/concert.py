@@ -54,7 +54,7 @@ class Evening:
         "How long something was played."
         return sum(p.duration_s for p in self.parts)
 
-# %% ../nbs/62a_concert.ipynb #75320732
+# %% ../nbs/62a_concert.ipynb #b53fa953
 def _begins_s(x: np.ndarray) -> float:
     "Where a song begins to sound: its first eighth of a second that is less than 40 dB below the song."
     eighth = SAMPLE_RATE // 8
@@ -62,7 +62,7 @@ def _begins_s(x: np.ndarray) -> float:
     loud = np.flatnonzero(power > 1e-4 * power.mean()) if len(power) else []
     return float(loud[0]) / 8 if len(loud) else 0.0
 
-
+# %% ../nbs/62a_concert.ipynb #55d04a45
 def draw_evening(
     corpus: Corpus,  # where the songs are
     known: list[str],  # songs that the listener knows; none is played twice while there are others
@@ -78,11 +78,12 @@ def draw_evening(
     "A programme; raises `ResonanceError` when there is nothing to play."
     if n_songs < 1 or not (known or unknown):
         raise ResonanceError('an evening needs songs')
-    waiting = {kind: list(rng.permutation(ids)) * (1 + n_songs // max(1, len(ids))) for kind, ids in (('song', known), ('unknown', unknown))}
+    waiting = {'song': list(rng.permutation(known)), 'unknown': []}
     parts, now = [], float(rng.uniform(*pause_s))
     for _ in range(n_songs):
-        kind = 'unknown' if unknown and (not known or rng.random() < unknown_share) else 'song'
-        how, pause, spoken_s, track = rng.random(), float(rng.uniform(*pause_s)), float(rng.uniform(4, 12)), str(waiting[kind].pop(0))
+        kind = 'unknown' if unknown and (not waiting['song'] or rng.random() < unknown_share) else 'song'
+        waiting[kind] = waiting[kind] or list(rng.permutation(known if kind == 'song' else unknown))
+        how, pause, spoken_s, track = rng.random(), float(rng.uniform(*pause_s)), float(rng.uniform(4, 12)), str(waiting[kind].pop())
         x = corpus.load('music', track)
         offset_s, fade_s = _begins_s(x), 0.05
         long_s = min(longest_s, len(x) / SAMPLE_RATE - offset_s)

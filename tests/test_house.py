@@ -16,7 +16,7 @@ from resonance_nb.book import directives
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / 'nbs').glob('*.ipynb'))
 MODULES = sorted(p.stem for p in (ROOT / 'resonance_nb').glob('*.py') if not p.stem.startswith('_'))
-STUDIES = ('34_classical', '34a_grid', '34b_scale', '34c_choices', '24_simulator', '45_learned', '45a_published', '46_ablations', '46a_choices', '46b_encoders', '70_results')
+STUDIES = ('34_classical', '34a_grid', '34b_scale', '34c_choices', '24_simulator', '45_learned', '45a_published', '46_ablations', '46a_choices', '46b_encoders', '63_live', '70_results')
 
 
 @pytest.fixture(params=NOTEBOOKS)
@@ -176,7 +176,7 @@ def imports_of(path):
             yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('resonance_nb.'))
 
 
-FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'rooms crowd chain', 'venue', 'augment', 'windows', 'encoders losses', 'index match', 'verify landmarks chromaprint mfcc embedding', 'mining', 'train', 'fuse stream', 'decide', 'bench', 'services', 'runs', 'report trials', 'book cli']
+FLOORS = ['core', 'audio', 'catalog corpora starter download sources show', 'rooms crowd chain', 'venue', 'augment', 'windows', 'encoders losses', 'index match', 'verify landmarks chromaprint mfcc embedding', 'mining', 'train', 'fuse stream', 'decide', 'concert', 'bench', 'services', 'runs', 'report trials', 'book cli']
 
 
 def test_imports_go_down():
