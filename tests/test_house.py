@@ -16,7 +16,7 @@ from resonance_nb.book import directives
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / 'nbs').glob('*.ipynb'))
 MODULES = sorted(p.stem for p in (ROOT / 'resonance_nb').glob('*.py') if not p.stem.startswith('_'))
-STUDIES = ('34_classical', '34a_grid', '34b_scale', '34c_choices', '24_simulator', '45_learned', '45a_published', '46_ablations', '46a_choices', '46b_encoders', '63_live', '70_results')
+STUDIES = ('34_classical', '34a_grid', '34b_scale', '34c_choices', '24_simulator', '45_learned', '45a_published', '46_ablations', '46a_choices', '46b_encoders', '53_retrieval', '63_live', '70_results')
 
 
 @pytest.fixture(params=NOTEBOOKS)
