@@ -5,6 +5,7 @@
 # %% ../nbs/41a_embedding.ipynb #da80d66e
 from __future__ import annotations
 
+import copy
 import json
 import tokenize
 import zipfile
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['MODEL', 'HOP_S', 'LOUDEST', 'shipped', 'calibration', 'usable', 'Embedding', 'Embedder', 'evidence_features']
+__all__ = ['MODEL', 'HOP_S', 'LOUDEST', 'shipped', 'calibration', 'folded', 'usable', 'Embedding', 'Embedder',
+           'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #a3e8519a
 MODEL = resources.files('resonance_nb') / 'models' / 'encoder.safetensors'
@@ -45,6 +47,20 @@ def calibration(
     "Coefficients of the confidence and the acceptance threshold; those of the shipped model for any other, with `calibrated` False."
     fitted = json.loads((resources.files('resonance_nb') / 'models' / 'embedding.json').read_text(encoding='utf-8'))
     return fitted | {'calibrated': fitted['encoder'] == digest}
+
+# %% ../nbs/41a_embedding.ipynb #65844722
+def folded(
+    encoder: Encoder,  # any; stays as it is
+) -> Encoder:
+    "A copy that is only asked, not trained: every batch normalisation is part of the convolution before it; vectors are equal to some millionths."
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    quick = copy.deepcopy(encoder).eval().requires_grad_(False)
+    for part in [m for m in quick.modules() if isinstance(m, torch.nn.Sequential) and len(m) > 1]:
+        if isinstance(part[0], torch.nn.Conv2d) and isinstance(part[1], torch.nn.BatchNorm2d):
+            part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), torch.nn.Identity()
+    return quick.to(memory_format=torch.channels_last)
 
 # %% ../nbs/41a_embedding.ipynb #ed55de95
 HOP_S = 0.25  # a window begins so often
@@ -70,8 +86,8 @@ class Embedding:
     ):
         from resonance_nb.encoders import digest
 
-        self.encoder, card = (encoder, None) if encoder is not None else shipped()
-        self.digest = card['digest'] if card else digest(encoder)
+        network, card = (encoder, None) if encoder is not None else shipped()
+        self.encoder, self.digest = folded(network), card['digest'] if card else digest(network)
         fitted = calibration(self.digest)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])

@@ -17,7 +17,7 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Match, ResonanceError
-from .embedding import HOP_S, UNREADABLE, Embedder, first_line, shipped, usable
+from .embedding import HOP_S, UNREADABLE, Embedder, first_line, folded, shipped, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
 from .match import along, best_places, between, laid_out, rival, scan
@@ -69,11 +69,12 @@ class Fused:
     ):
         from resonance_nb.encoders import digest
 
-        self.encoder, card = (encoder, None) if encoder is not None else shipped()
+        network, card = (encoder, None) if encoder is not None else shipped()
+        self.encoder = folded(network)
         self.codebook = codebook or shipped_codebook()
         if self.codebook.dim != self.encoder.settings.dim:
             raise ResonanceError(f'the codebook is for vectors of {self.codebook.dim} numbers, the encoder makes {self.encoder.settings.dim}')
-        self.digest = card['digest'] if card else digest(encoder)
+        self.digest = card['digest'] if card else digest(network)
         fitted = calibration(self.model_name)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._weights, self._floor = fitted['weights'], fitted['floor']
