@@ -130,8 +130,8 @@ def options():
 
 def candidates():
     "Rules that are tried."
-    plans = (((2.5,), (5.0,), (2.5,), (2.5, 10.0)), ((1.5,), (5.0,), (1.5,), (10.0,)), ((1.5, 2.5), (5.0,), (1.5, 2.5), (10.0,)), ((2.5,), (2.5,)), ((1.5,), (2.5,), (1.5,), (2.5, 10.0)), ALL.plan_s)
-    for plan, middle, gain in itertools.product(plans, (0.0, 1.0), (0.35, 0.5)):
+    plans = (((2.5,), (5.0,), (2.5,), (2.5, 10.0)), ((1.5, 2.5), (5.0,), (1.5, 2.5), (10.0,)), ((2.5,), (2.5, 5.0)), ALL.plan_s)
+    for plan, middle, gain in itertools.product(plans, (0.0, 1.0), (0.5, 1.0, 1.5)):
         yield replace(Rules(), plan_s=plan, middle=middle, gain=gain)
 
 
@@ -167,7 +167,7 @@ def fit(o, corpus, found):
         songs = waits(lively, rules, threshold, song_of)
         named = songs.named_s.fillna(math.inf)
         row = {'plan': rules.plan_s, 'middle': rules.middle, 'gain': rules.gain, 'threshold': round(threshold, 2), 'median_s': float(np.median(named)),
-               'p95_s': float(np.quantile(named, 0.95, method='higher')), 'in_5_s': float(np.mean(named <= 5)), 'flips': float(songs.flips.sum() / (songs.duration_s.sum() / 60)), 'wrong': songs.attrs['wrong']}
+               'p95_s': float(np.quantile(named, 0.95, method='higher')), 'in_5_s': float(np.mean(named <= 5)), 'median_loud_s': float(np.median(named[songs.begins_db > -3])), 'flips': float(songs.flips.sum() / (songs.duration_s.sum() / 60)), 'wrong': songs.attrs['wrong']}
         rows.append(row)
         score = np.mean(np.minimum(named, 15.0)) + 10 * max(0.0, row['flips'] - 0.1)
         if best is None or score < best[0]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['GRACE_S', 'Part', 'Evening', 'draw_evening', 'played', 'heard', 'blocks', 'judge', 'tempo_of']
 
-# %% ../nbs/62a_concert.ipynb #eb68e5c6
+# %% ../nbs/62a_concert.ipynb #4a340431
 @dataclass(frozen=True)
 class Part:
     "Something that is played."
@@ -38,6 +38,7 @@ class Part:
     track_id: str | None = None
     offset_s: float = 0.0  # where in the song it begins
     fade_s: float = 0.0  # at both ends
+    begins_db: float = 0.0  # level of its first three seconds against that of all of it
 
     @property
     def end_s(self) -> float:
@@ -55,7 +56,7 @@ class Evening:
         "How long something was played."
         return sum(p.duration_s for p in self.parts)
 
-# %% ../nbs/62a_concert.ipynb #b53fa953
+# %% ../nbs/62a_concert.ipynb #9f150557
 def _begins_s(x: np.ndarray) -> float:
     "Where a song begins to sound: its first eighth of a second that is less than 40 dB below the song."
     eighth = SAMPLE_RATE // 8
@@ -63,7 +64,13 @@ def _begins_s(x: np.ndarray) -> float:
     loud = np.flatnonzero(power > 1e-4 * power.mean()) if len(power) else []
     return float(loud[0]) / 8 if len(loud) else 0.0
 
-# %% ../nbs/62a_concert.ipynb #55d04a45
+
+def _begins_db(x: np.ndarray) -> float:
+    "Level of the first three seconds against the whole."
+    first, whole = (float(np.mean(np.square(part, dtype=np.float64))) for part in (x[: 3 * SAMPLE_RATE], x))
+    return round(10 * math.log10(max(first, 1e-12) / max(whole, 1e-12)), 2)
+
+# %% ../nbs/62a_concert.ipynb #5c18d970
 def draw_evening(
     corpus: Corpus,  # where the songs are
     known: list[str],  # songs that the listener knows; none is played twice while there are others
@@ -96,7 +103,7 @@ def draw_evening(
         elif how < segue + talk:
             parts.append(Part('talk', now, spoken_s, fade_s=0.05))
             now += spoken_s + 0.5
-        parts.append(Part(kind, now, long_s, track, offset_s, fade_s))
+        parts.append(Part(kind, now, long_s, track, offset_s, fade_s, _begins_db(x[round(offset_s * SAMPLE_RATE) :][: round(long_s * SAMPLE_RATE)])))
         now += long_s + pause
     return Evening(tuple(parts), now)
 
@@ -164,7 +171,7 @@ def blocks(
             yield Block(at / SAMPLE_RATE, x[i : i + size])
             at += len(x[i : i + size])
 
-# %% ../nbs/62a_concert.ipynb #97d92dd4
+# %% ../nbs/62a_concert.ipynb #7e0cefc9
 GRACE_S = 5.0  # after its last note a song may still be named
 
 
@@ -174,7 +181,7 @@ def judge(
     song_of: dict[str, str] | None = None,  # track -> song, where there are versions
     tempo: float = 1.0,  # seconds of the programme per second of the recording
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "One row for each known song: track_id, start_s, duration_s, named_s (from its start; NaN: never), flips; and one for each name: time_s, track_id, right, during."
+    "One row for each known song: track_id, start_s, duration_s, begins_db, named_s (from its start; NaN: never), flips; and one for each name: time_s, track_id, right, during."
     import pandas as pd
 
     song = lambda t: (song_of or {}).get(t, t)
@@ -185,13 +192,13 @@ def judge(
     for p in known:
         during = [(at, t) for at, t in matches if on(p, at)]
         first = next((at for at, t in during if song(t) == song(p.track_id)), math.nan)
-        rows.append((p.track_id, p.start_s, p.duration_s, (first - p.start_s) / tempo, sum(at > first for at, _ in during)))
+        rows.append((p.track_id, p.start_s, p.duration_s, p.begins_db, (first - p.start_s) / tempo, sum(at > first for at, _ in during)))
     said = []
     for at, t in matches:
         right = any(song(p.track_id) == song(t) and on(p, at, GRACE_S) for p in known)
         kinds = [p.kind for p in evening.parts if on(p, at)]
         said.append((at / tempo, t, right, kinds[-1] if kinds else 'crowd'))
-    return (pd.DataFrame(rows, columns=['track_id', 'start_s', 'duration_s', 'named_s', 'flips']),
+    return (pd.DataFrame(rows, columns=['track_id', 'start_s', 'duration_s', 'begins_db', 'named_s', 'flips']),
             pd.DataFrame(said, columns=['time_s', 'track_id', 'right', 'during']).astype({'right': bool}))
 
 # %% ../nbs/62a_concert.ipynb #6987901a
