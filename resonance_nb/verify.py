@@ -166,11 +166,13 @@ class Alignment:
     speed: np.ndarray  # frames of the clip per frame of the song
     pitch: np.ndarray  # frequencies of the clip over those of the song
 
-    def take(self, z, **how) -> None:
-        "Keep what is better than all before."
-        better = z > self.z
+    def take(self, tried: np.ndarray, shifts: tuple[int, ...], **how) -> None:
+        "Keep what is better than all before; `tried` has shape (n_shifts, n_places)."
+        top = tried.argmax(0)
+        z = tried[top, np.arange(len(top))]
+        better = np.flatnonzero(z > self.z)
         self.z[better] = z[better]
-        for name, value in how.items():
+        for name, value in (how | {'shift': np.array(shifts)[top]}).items():
             getattr(self, name)[better] = value[better] if np.ndim(value) else value
 
 # %% ../nbs/30a_verify.ipynb #436dd972
@@ -185,15 +187,12 @@ def realign(
     n, near, far = len(at), (-1, 0, 1), tuple(range(-3, 4))
     best = Alignment(np.full(n, -np.inf), np.zeros(n, int), np.zeros(n, int), np.ones(n), np.ones(n))
     for number, around in enumerate(arounds):
-        for shift, z in zip(near, agreement(around, at, near)):
-            best.take(z, number=number, shift=shift, speed=1.0, pitch=1.0)
+        best.take(agreement(around, at, near), near, number=number, speed=1.0, pitch=1.0)
     for pitch in PITCHES if bend else ():
-        for shift, z in zip(near, agreement(arounds[0], at, near, 1.0, pitch, bin_min)):
-            best.take(z - toll, number=0, shift=shift, speed=1.0, pitch=pitch)
+        best.take(agreement(arounds[0], at, near, 1.0, pitch, bin_min) - toll, near, number=0, speed=1.0, pitch=pitch)
     found, cost = best.pitch.copy(), toll * (1 + (best.pitch != 1))
     for speed in SPEEDS if bend else ():
-        for shift, z in zip(far, agreement(arounds[0], at, far, speed, found, bin_min)):
-            best.take(z - cost, number=0, shift=shift, speed=speed, pitch=found)
+        best.take(agreement(arounds[0], at, far, speed, found, bin_min) - cost, far, number=0, speed=speed, pitch=found)
     return best
 
 # %% ../nbs/30a_verify.ipynb #477ba061
