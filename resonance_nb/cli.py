@@ -263,7 +263,7 @@ class _Meter:
 @click.option('--rate', 'rate_hz', default=16_000, show_default=True, type=click.IntRange(1_000, 768_000), metavar='HZ', help='Of raw samples on standard input.')
 @click.option('--channels', default=1, show_default=True, type=click.IntRange(1, 64), help='Of raw samples on standard input.')
 @click.option('--dtype', default='int16', show_default=True, type=click.Choice(['int16', 'float32']), help='Of raw samples on standard input.')
-@click.option('--false-per-hour', default=0.5, show_default=True, type=click.FloatRange(0, min_open=True), metavar='N', help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Not yet fitted to measured hours: take it as more or less careful.')
+@click.option('--false-per-hour', default=0.5, show_default=True, type=click.FloatRange(0, min_open=True), metavar='N', help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Fitted to hours of unknown songs and of crowds.')
 @json_option
 def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_hour, as_json):
     """Say which song is playing, as it plays.
