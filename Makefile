@@ -37,6 +37,8 @@ calibrate: $(VENV)/.ready
 	@$(PY) benchmarks/fit_codebook.py </dev/null
 	@$(PY) benchmarks/calibrate_fused.py --weights --index runs/calibration </dev/null
 	@$(PY) benchmarks/calibrate_fused.py --index runs/calibration </dev/null
+	@$(PY) benchmarks/calibrate_small.py --index runs/calibration </dev/null
+	@$(PY) benchmarks/fit_listener.py --index runs/calibration --streams runs/calibration/streams </dev/null
 	@rm -rf runs/calibration
 
 notebooks: $(VENV)/.ready

@@ -117,6 +117,7 @@ for place in heard_in:
 write({
     'weights': before['weights'],
     'floor': floor,
+    'few': before.get('few', {'songs': [1, 200], 'logit': [0.0, 0.0]}),
     'intercept': float(coefficients[0]),
     'coefficients': [float(w) for w in coefficients[1:]],
     'accept_confidence': float(np.nextafter(threshold, 1)),

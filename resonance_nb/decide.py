@@ -341,7 +341,7 @@ def _judged(fused: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, 
     if twin[1:].any():  # otherwise the second is no twin, and it does not matter who else is one
         twin = fused._twins(song, at, score, n)
     known = features(score, twin, cosine, z, rest, n, fused._floor)
-    return list(zip(song.tolist(), start_s.tolist(), (fused._coefficients[0] + known @ fused._coefficients[1:]).tolist()))
+    return list(zip(song.tolist(), start_s.tolist(), fused.logit(known).tolist()))
 
 
 def _held_s(self: _Ear) -> float:

@@ -78,7 +78,7 @@ class Fused:
         fitted = calibration(self.model_name)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._weights, self._floor = fitted['weights'], fitted['floor']
-        self._coefficients = np.array([fitted['intercept'], *fitted['coefficients']])
+        self._coefficients, self._few = np.array([fitted['intercept'], *fitted['coefficients']]), fitted['few']
         self._songs: dict[str, _Song] = {}
         self._table: _Table | None = None
 
@@ -309,7 +309,16 @@ def _twins(self: Fused, song: np.ndarray, at: np.ndarray, score: np.ndarray, n_w
     return twin
 
 
-Fused.evidence, Fused._twins = _evidence, _twins
+def _logit(
+    self: Fused,
+    known: np.ndarray,  # (n, 7) of `features`
+) -> np.ndarray:
+    "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
+    few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
+    return self._coefficients[0] - few + known @ self._coefficients[1:]
+
+
+Fused.evidence, Fused._twins, Fused.logit = _evidence, _twins, _logit
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
 LONGEST_S, PIECES = 12.0, 6  # of a longer clip, so many pieces of this length are asked
@@ -326,7 +335,7 @@ def _pieces(n: int) -> list[slice]:
 
 def _matches(self: Fused, found: Evidence, k: int, later_s: float, tries: int) -> list[Match]:
     "Answers to a piece that begins so much later than the clip."
-    logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:] - np.log(tries)
+    logit = self.logit(found.features[:k]) - np.log(tries)
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
     return [Match(t, float(s), float(a) - later_s, float(c)) for t, s, a, c in zip(found.track_ids[:k], found.score, found.start_s, confidence)]
 
