@@ -631,6 +631,8 @@ def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
     assert index.calibrated, 'run benchmarks/calibrate_fused.py'
     fitted = calibration(index.model_name)
     assert len(fitted['coefficients']) == 7 and set(fitted['weights']) == {'cosine', 'agreement'} and set(fitted['floor']) == {'rival', 'others'}
+    sizes, off = fitted['few']['songs'], fitted['few']['logit']
+    assert sizes == sorted(sizes) and off == sorted(off, reverse=True) and off[0] > 0 == off[-1], 'the smaller the catalogue, the more is asked'
     assert not calibration('another model')['calibrated']
 
 
