@@ -227,6 +227,14 @@ def test_thresholds():
             Listener(Toy(), false_per_hour=wrong)
 
 
+def test_the_rules_are_fitted_to_what_is_shipped():
+    from resonance_nb.fuse import Fused
+
+    listener = Listener(Fused())
+    assert listener.calibrated, 'run benchmarks/fit_listener.py'
+    assert listener.rules.candidate < listener.decider.threshold, 'a song is suspected before it is named'
+
+
 def test_fitted_rules_are_read_back(tmp_path, monkeypatch):
     (tmp_path / 'models').mkdir()
     fitted = {'calibrated': True, 'model': 'mine', 'rules': {'plan_s': [[2.0], [4.0, 8.0]], 'gain': 0.25}, 'false_alarms': [[3, 9], [5, 1]]}
