@@ -35,7 +35,6 @@ calibrate: $(VENV)/.ready
 	@$(PY) benchmarks/calibrate_mfcc.py </dev/null
 	@$(PY) benchmarks/calibrate_embedding.py </dev/null
 	@$(PY) benchmarks/fit_codebook.py </dev/null
-	@$(PY) benchmarks/calibrate_fused.py --weights --index runs/calibration </dev/null
 	@$(PY) benchmarks/calibrate_fused.py --index runs/calibration </dev/null
 	@$(PY) benchmarks/calibrate_small.py --index runs/calibration </dev/null
 	@$(PY) benchmarks/fit_listener.py --index runs/calibration --streams runs/calibration/streams </dev/null

@@ -5,7 +5,7 @@
 Among a handful of songs there is nobody to show how high a stranger's score may be, so a lead means less than among a thousand. Small
 catalogues are drawn at random, half of them from the corpus and half from starter pieces, which one synthesiser plays and which are
 more alike; each is asked for clips of songs that it does not hold. Adds `few` to resonance_nb/models/fused.json: log odds that are
-taken off so that one stranger in a hundred passes. To be run after benchmarks/calibrate_fused.py, whose index it takes.
+taken off so that one stranger in two hundred passes, as in a large catalogue. To be run after benchmarks/calibrate_fused.py, whose index it takes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from resonance_nb.core import atomic_write, project_root, rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus, make_starter
 
-SEED, FALSE_ACCEPTS, SIZES, DRAWN = 0, 0.01, (3, 8, 20, 50), 16  # catalogues of each size
+SEED, FALSE_ACCEPTS, SIZES, DRAWN = 0, 0.005, (3, 8, 20, 50), 16  # catalogues of each size
 FILE = project_root() / 'resonance_nb' / 'models' / 'fused.json'
 
 

@@ -1,4 +1,4 @@
-"""Fit the codebook that cuts the shipped encoder's vectors down to 16 bytes, on the train split of the open corpus.
+"""Fit the codebook that keeps four successive vectors of the shipped encoder in 64 bytes, on the train split of the open corpus.
 
     RESONANCE_CORPUS=<open corpus> python benchmarks/fit_codebook.py
 
@@ -11,17 +11,20 @@ from tqdm import tqdm
 
 from resonance_nb.core import project_root
 from resonance_nb.embedding import Embedding
-from resonance_nb.index import fit_codebook
+from resonance_nb.fuse import BLOCK
+from resonance_nb.index import Codebook, fit_codebook
 from resonance_nb.starter import default_corpus
 
-KIND, SEED, MOST = 'pq16', 0, 65_536
+KIND, AXES, SEED, MOST = 'pq64', 256, 0, 65_536
 
 corpus, songs = default_corpus(), Embedding()
 for track in tqdm(sorted(corpus.split('music', 'train').index), 'embed', disable=None):
     songs.add(track, corpus.load('music', track))
-vectors = np.concatenate([v for *_, v in songs.embeddings()])
-chosen = np.sort(np.random.default_rng(SEED).choice(len(vectors), min(MOST, len(vectors)), replace=False))
-book = fit_codebook(vectors[chosen], KIND, SEED)
+runs = [np.lib.stride_tricks.sliding_window_view(v, (BLOCK, v.shape[1]))[:, 0] for *_, v in songs.embeddings() if len(v) >= BLOCK]
+blocks = np.concatenate(runs).reshape(-1, BLOCK * songs.encoder.settings.dim)
+chosen = np.sort(np.random.default_rng(SEED).choice(len(blocks), min(MOST, len(blocks)), replace=False))
+book = fit_codebook(blocks[chosen], KIND, SEED, AXES)
+book = Codebook(KIND, {name: values.astype(np.float16).astype(np.float32) for name, values in book.arrays.items()})  # three digits are enough, and half the file
 book.save(project_root() / 'resonance_nb' / 'models' / 'codebook.npz')
-lost = ((book.turn(vectors) - book.decode(book.encode(vectors))) ** 2).sum(1).mean()
-print(f'{book.kind} {book.digest} for encoder {songs.digest}: {len(chosen)} of {len(vectors)} vectors, mean squared error {lost:.4f}')
+lost = ((blocks - book.decode(book.encode(blocks)) @ book.arrays['rotation']) ** 2).sum(1).mean() / BLOCK
+print(f'{book.kind} {book.digest} for encoder {songs.digest}: {len(chosen)} of {len(blocks)} blocks, mean squared error of a vector {lost:.4f}')

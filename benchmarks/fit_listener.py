@@ -25,7 +25,7 @@ from resonance_nb import bench, concert, venue
 from resonance_nb.core import atomic_write, project_root, rng_for
 from resonance_nb.decide import Answer, Claim, Decider, Listener, Rules, threshold_for
 from resonance_nb.fuse import Fused
-from resonance_nb.landmarks import DenseLandmarks
+from resonance_nb.landmarks import shares_sound
 from resonance_nb.starter import default_corpus, make_starter
 
 SEED, ASKED = 0, 0.5  # false alarms an hour for which the rules are chosen
@@ -33,18 +33,18 @@ THRESHOLDS = np.array([1.0, 2, 3, 4, 6, 8, 11])
 ALL = Rules(plan_s=((1.5, 2.5), (2.5, 5.0), (1.5, 2.5), (2.5, 10.0)))  # what is recorded: everything that a plan may ask for
 EVENINGS = [(i, 0, 'hard-mix') for i in range(6)]
 PLACES = ('hard-mix', *venue.VENUES)
-STRANGERS = [(100 + i, PLACES[i % len(PLACES)], (0, 5, 10)[i % 3]) for i in range(6)]  # about a quarter of an hour each
+STRANGERS = [(100 + i, PLACES[i % len(PLACES)], (0, 5, 10)[i % 3]) for i in range(12)]  # about a quarter of an hour each
 CROWDS = [(200 + i, PLACES[i % len(PLACES)]) for i in range(15)]  # five minutes each
 
 
 def streams(corpus, plan, bank):
-    "Name, evening and recording of every stream, made when it is wanted."
+    "Name, evening and recording of every stream, made when it is wanted; where strangers are played, the songs that are otherwise known are left out of the catalogue."
     known, unknown = list(plan.known_ids), list(plan.unknown_ids)
     for i, snr_db, place in EVENINGS:
         evening = concert.draw_evening(corpus, known, unknown, rng_for(SEED, 'evening', i), n_songs=15)
         yield f'evening-{i}', evening, lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank)
     for i, place, snr_db in STRANGERS:
-        evening = concert.draw_evening(corpus, [], unknown, rng_for(SEED, 'evening', i), n_songs=14)
+        evening = concert.draw_evening(corpus, [], known + unknown, rng_for(SEED, 'evening', i), n_songs=14)
         yield f'strangers-{i}', evening, lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank)
     for i, place in CROWDS:
         evening = concert.Evening((), 300.0)
@@ -113,13 +113,6 @@ def pairs(stream: dict, rules: Rules, threshold: float) -> list[tuple]:
     return found
 
 
-def shares_sound(corpus, others, played: str, named: str) -> bool:
-    "Whether a piece of five seconds of a song is in the other, as dense landmarks see it, clean."
-    judge, x = DenseLandmarks(), corpus.load('music', played)
-    judge.add(named, corpus.load('music', named) if named in corpus.music.index else others.load('music', named))
-    return any(m.confidence >= judge.accept_confidence for a in range(0, len(x) - 80_000, 80_000) for m in judge.search(x[a : a + 80_000], 1))
-
-
 def waits(evenings: list, rules: Rules, threshold: float, song_of: dict) -> pd.DataFrame:
     "One row for each known song of the evenings."
     tables = [concert.judge(s['evening'], replayed(s['told'], rules, threshold), song_of, s['tempo']) for s in evenings]
@@ -146,9 +139,9 @@ def options():
 
 
 def candidates():
-    "Rules that are tried. Plans that ask more often, all of what is recorded, were a tenth of a second sooner and are not worth their time."
-    for middle, gain in itertools.product((0.5, 1.0, 1.5), (0.5, 1.0, 1.5)):
-        yield replace(Rules(), middle=middle, gain=gain)
+    "Rules that are tried: shorter stretches too, other log odds that speak neither for nor against a song, and other weights of an answer."
+    for plan_s, middle, gain in itertools.product((Rules().plan_s, ALL.plan_s), (0.0, 0.5, 1.0), (0.5, 1.0, 1.5)):
+        yield replace(Rules(), plan_s=plan_s, middle=middle, gain=gain)
 
 
 def tried(job) -> tuple:
@@ -162,11 +155,14 @@ def main():
     o.streams.mkdir(parents=True, exist_ok=True)
     corpus = default_corpus()
     plan, bank = bench.protocol(corpus, 'validation', seed=SEED), venue.Bank(corpus, 'validation')
+    song_of = bench.song_of(corpus.music)
+    played = {song_of[t] for t in plan.known_ids}
     catalogue = set(Fused.load(o.index)._songs) - set(plan.unknown_ids)
+    without = {t for t in catalogue if song_of.get(t) not in played}
     evenings = {name: evening for name, evening, _ in streams(corpus, plan, bank)}
     if o.only:
         evenings = {n: e for n, e in evenings.items() if int(n.split('-')[1]) % 100 < o.only}
-    jobs = [(o.streams / f'{name}.json', o.index, catalogue, name) for name in evenings]
+    jobs = [(o.streams / f'{name}.json', o.index, without if name.startswith('strangers') else catalogue, name) for name in evenings]
     missing = [j for j in jobs if not j[0].exists()]
     with ProcessPoolExecutor(o.workers) as pool:
         for done, name in enumerate(pool.map(record, missing), 1):
@@ -181,7 +177,8 @@ def fit(o, corpus, found):
     lively, quiet = ([s for s in found if s['name'].startswith('evening') == which] for which in (True, False))
     hours = sum(s['evening'].duration_s for s in quiet) / 3600
     suspected = sorted({p for s in quiet for p in pairs(s, replace(ALL, middle=0.5, gain=1.5), 1.0) if p[0]})
-    kin = {p for p in suspected if shares_sound(corpus, others, *p)}
+    sound_of = lambda t: corpus.load('music', t) if t in corpus.music.index else others.load('music', t)
+    kin = {p for p in suspected if shares_sound(*map(sound_of, p))}
     titles = corpus.music.title
     print(f'{len(lively)} evenings at 0 dB, {hours:.2f} hours without known songs; {len(kin)} of {len(suspected)} pairs share sound:', *(f'{titles.get(a, a)} / {titles.get(b, b)}' for a, b in sorted(kin)), sep='\n  ', flush=True)
     rows, best = [], None

@@ -251,7 +251,7 @@ class _Ear:
     def begin(self, at: int) -> None:
         "Forget what was; the next sample is number `at` on the stream's clock."
         self._embedder, self._skip = Embedder(self.fused.encoder, at_once=1), -(at + _LATE) % _STEP
-        self._vectors, self._first = np.zeros((0, self.fused.codebook.dim), np.float32), at + self._skip  # where the first window begins
+        self._vectors, self._first = np.zeros((0, self.fused.encoder.settings.dim), np.float32), at + self._skip  # where the first window begins
         self._tail, self._frame = np.zeros(FRONT.n_fft // 2, np.float32), at  # samples of unfinished frames; middle of the first frame
         self._levels = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
         self._table, self._behind = None, 0
@@ -260,7 +260,7 @@ class _Ear:
         "Take in sound, shape (n,)."
         drop = min(self._skip, len(samples))
         self._skip -= drop
-        for vector in self.fused.codebook.turn(self._embedder.push(samples[drop:])):
+        for vector in self._embedder.push(samples[drop:]):
             self._vectors = np.concatenate([self._vectors, vector[None]])
             self._follow(vector)
         over = max(0, len(self._vectors) - self._most)
@@ -279,7 +279,7 @@ def _follow(self: _Ear, vector: np.ndarray) -> None:
         self._sums = [np.zeros(len(t.scan), np.float32) for _ in KEPT]
         begins = np.concatenate([t.scan_first[:-1], t.scan_first[:-1] + 1])
         self._begins = begins[begins < len(t.scan)]
-    row = t.scan @ vector[t.axes]
+    row = t.scan @ (t.axes @ vector)
     for sums, kept in zip(self._sums, KEPT):
         sums[2:] = kept * sums[:-2]
         sums[self._begins] = 0  # nothing crosses from one song into the next

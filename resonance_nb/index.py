@@ -101,12 +101,12 @@ class Codebook:
     "What a quantiser has learned; `fit_codebook` makes one."
 
     kind: str  # one of `QUANTISED`
-    arrays: dict[str, np.ndarray]  # float32: ranges (2, dim); or rotation (dim, dim), centroids (parts, 256, dim / parts) and, for lists, their turned centres (n, dim)
+    arrays: dict[str, np.ndarray]  # float32: ranges (2, dim); or rotation (axes, dim), centroids (parts, 256, axes / parts) and, for lists, their turned centres (n, axes)
 
     @property
     def dim(self) -> int:
         "Numbers in a vector."
-        return next(iter(self.arrays.values())).shape[-1] if self.kind == 'int8' else len(self.arrays['rotation'])
+        return self.arrays['ranges' if self.kind == 'int8' else 'rotation'].shape[1]
 
     @property
     def digest(self) -> str:
@@ -129,7 +129,7 @@ def _save_codebook(
     "Write it into one file of arrays."
     with atomic_write(path) as part, open(part, 'wb') as f:
         about = json.dumps({'format': CODEBOOK, 'version': 1, 'kind': self.kind, 'digest': self.digest})
-        np.savez(f, about=np.array(about), **{k: np.asarray(v, '<f4') for k, v in self.arrays.items()})
+        np.savez_compressed(f, about=np.array(about), **{k: np.asarray(v, '<f4') for k, v in self.arrays.items()})
 
 
 def _load_codebook(
@@ -163,9 +163,9 @@ def _complete(book: Codebook) -> bool:
         return False
     if book.kind == 'int8':
         return shape['ranges'][0] == 2
-    dim, parts = book.dim, PARTS[book.kind]
-    lists = shape.get('lists', (1, dim))
-    return shape['rotation'] == (dim, dim) and shape['centroids'] == (parts, 256, dim // parts) and dim % parts == 0 and lists[0] > 0 and lists[1] == dim
+    (axes, dim), parts = shape['rotation'], PARTS[book.kind]
+    lists = shape.get('lists', (1, axes))
+    return 0 < axes <= dim and axes % parts == 0 and shape['centroids'] == (parts, 256, axes // parts) and lists[0] > 0 and lists[1] == axes
 
 
 Codebook.save, Codebook.load = _save_codebook, classmethod(_load_codebook)
@@ -174,10 +174,12 @@ Codebook.save, Codebook.load = _save_codebook, classmethod(_load_codebook)
 def balanced_rotation(
     vectors: np.ndarray,  # (n, dim)
     parts: int,  # equal parts that the turned vectors are cut into
+    axes: int = 0,  # of the turned vectors: those of the largest variance; 0 is all
 ) -> np.ndarray:
-    "Rotation (dim, dim), float32, that spreads variance evenly over the parts: `vectors @ rotation.T` are the turned vectors (Ge et al. 2013, parametric solution)."
-    size = vectors.shape[1] // parts
-    variance, axes = np.linalg.eigh(np.cov(vectors.T.astype(float)))
+    "Rotation (axes, dim), float32, that spreads variance evenly over the parts: `vectors @ rotation.T` are the turned vectors (Ge et al. 2013, parametric solution)."
+    size = (axes or vectors.shape[1]) // parts
+    variance, basis = np.linalg.eigh(np.cov(vectors.T.astype(float)))
+    variance, basis = variance[-size * parts :], basis[:, -size * parts :]
     weight = np.log(np.maximum(variance, 1e-9 * max(variance.max(), 1e-9)))
     weight -= weight.min()
     dealt, total = [[] for _ in range(parts)], np.zeros(parts)
@@ -185,7 +187,7 @@ def balanced_rotation(
         part = int(total.argmin())
         dealt[part].append(axis)
         total[part] = total[part] + weight[axis] if len(dealt[part]) < size else np.inf
-    turned = axes[:, np.concatenate(dealt)].T
+    turned = basis[:, np.concatenate(dealt)].T
     return (turned * np.sign(turned[np.arange(len(turned)), np.abs(turned).argmax(1)])[:, None]).astype(np.float32)
 
 # %% ../nbs/50_index.ipynb #36b8ab2e
@@ -196,12 +198,15 @@ def fit_codebook(
     vectors: np.ndarray,  # (n, dim), at least 256
     kind: str,  # one of `QUANTISED`
     seed: int = 0,  # of the choice of vectors and of k-means
+    axes: int = 0,  # that are kept of vectors before they are cut into parts; 0 is all
 ) -> Codebook:
     "Fit a quantiser; the same vectors and seed give the same codebook. Raises `ResonanceError` for fewer than 256 vectors and kinds that learn nothing."
     if kind not in QUANTISED:
         raise ResonanceError(f'{kind!r} has no codebook; choose from: {", ".join(QUANTISED)}')
     x = _checked(vectors, np.shape(vectors)[-1] if np.ndim(vectors) else 0, 'vectors for a codebook')
-    code_bytes(kind, x.shape[1])
+    code_bytes(kind, axes or x.shape[1])
+    if not 0 <= axes <= x.shape[1]:
+        raise ResonanceError(f'vectors of {x.shape[1]} numbers have no {axes} axes')
     if len(x) < 256:
         raise ResonanceError(f'a codebook is fitted to at least 256 vectors; these are {len(x)}')
     rng = rng_for(seed, 'codebook', kind)
@@ -213,7 +218,7 @@ def fit_codebook(
     arrays, start = {}, int(rng.integers(2**31))
     if kind == 'ivf-pq32':
         arrays['lists'], x = _centres(x, start)
-    arrays['rotation'] = balanced_rotation(x, PARTS[kind])
+    arrays['rotation'] = balanced_rotation(x, PARTS[kind], axes)
     arrays['centroids'] = _centroids(x @ arrays['rotation'].T, PARTS[kind], start)
     if 'lists' in arrays:
         arrays['lists'] = arrays['lists'] @ arrays['rotation'].T
@@ -264,7 +269,7 @@ def _turn(
     self: Codebook,  # of a `pq` kind
     vectors: np.ndarray,  # (n, dim)
 ) -> np.ndarray:
-    "Vectors as the codebook cuts them: turned, with the same cosines."
+    "Vectors as the codebook cuts them: turned, with the same cosines where all axes are kept; shape (..., axes)."
     return np.asarray(vectors, np.float32) @ self.arrays['rotation'].T
 
 
@@ -272,9 +277,9 @@ def _decode(
     self: Codebook,  # of a `pq` kind
     codes: np.ndarray,  # uint8, shape (..., parts)
 ) -> np.ndarray:
-    "The turned vectors that bytes stand for, float32, shape (..., dim)."
+    "The turned vectors that bytes stand for, float32, shape (..., axes)."
     values = self.arrays['centroids']
-    return values[np.arange(len(values)), codes].reshape(*codes.shape[:-1], self.dim)
+    return values[np.arange(len(values)), codes].reshape(*codes.shape[:-1], len(self.arrays['rotation']))
 
 
 Codebook.encode, Codebook.turn, Codebook.decode = _encode, _turn, _decode
@@ -295,15 +300,15 @@ def _empty(kind: str, dim: int, book: Codebook | None):
         faiss.copy_array_to_vector(a['ranges'].ravel(), table.sq.trained)
         table.is_trained = True
         return table
-    turn = faiss.LinearTransform(dim, dim, False)
+    turn = faiss.LinearTransform(dim, len(a['rotation']), False)
     faiss.copy_array_to_vector(a['rotation'].ravel(), turn.A)
     turn.is_trained = turn.is_orthonormal = True
     if 'lists' in a:
-        centres = faiss.IndexFlatIP(dim)
+        centres = faiss.IndexFlatIP(turn.d_out)
         centres.add(a['lists'])
-        table = faiss.IndexIVFPQ(centres, dim, len(a['lists']), PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT)
+        table = faiss.IndexIVFPQ(centres, turn.d_out, len(a['lists']), PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT)
     else:
-        table = faiss.IndexPQ(dim, PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT)
+        table = faiss.IndexPQ(turn.d_out, PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT)
     faiss.copy_array_to_vector(a['centroids'].ravel(), table.pq.centroids)
     table.is_trained = True
     return faiss.IndexPreTransform(turn, table)
@@ -745,7 +750,7 @@ def _codebook_in(opened, kind: str | None) -> Codebook | None:
     faiss, inner = _faiss(), _inner(opened)
     if kind == 'int8':
         return Codebook(kind, {'ranges': faiss.vector_to_array(inner.sq.trained).reshape(2, -1)})
-    rotation = faiss.vector_to_array(faiss.downcast_VectorTransform(opened.chain.at(0)).A).reshape(opened.d, opened.d)
+    rotation = faiss.vector_to_array(faiss.downcast_VectorTransform(opened.chain.at(0)).A).reshape(-1, opened.d)
     arrays = {'rotation': rotation, 'centroids': faiss.vector_to_array(inner.pq.centroids).reshape(PARTS[kind], 256, -1)}
     if kind == 'ivf-pq32':
         arrays['lists'] = inner.quantizer.reconstruct_n(0, inner.nlist)

@@ -21,7 +21,7 @@ from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places,
 # %% auto #0
 __all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes',
            'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features', 'chance_agreement',
-           'agreement_features', 'calibration', 'Landmarks', 'DenseLandmarks', 'Evidence']
+           'agreement_features', 'calibration', 'Landmarks', 'DenseLandmarks', 'Evidence', 'shares_sound']
 
 # %% ../nbs/30_landmarks.ipynb #6e4ab52d
 @dataclass(frozen=True)
@@ -781,3 +781,15 @@ def _load(cls, folder: Path) -> Landmarks:
 
 
 Landmarks.load = classmethod(_load)
+
+# %% ../nbs/30_landmarks.ipynb #6f6b6a98
+def shares_sound(
+    clip: np.ndarray,  # mono at 16 kHz, clean, shape (n,)
+    song: np.ndarray,  # mono at 16 kHz, clean, shape (m,)
+    piece_s: float = 5.0,  # what must be in the song
+) -> bool:
+    "Whether a piece of a clip is in a song, as dense landmarks see it."
+    judge, size = DenseLandmarks(), round(piece_s * SAMPLE_RATE)
+    judge.add('song', song)
+    pieces = (clip[at : at + size] for at in range(0, max(1, len(clip) - size + 1), size))
+    return any(m.confidence >= judge.accept_confidence for piece in pieces for m in judge.search(piece, 1))

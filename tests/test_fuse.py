@@ -21,9 +21,9 @@ from sounds import sound
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import HOP_S  # noqa: E402
+from resonance_nb.embedding import HOP_S, Embedding  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
-from resonance_nb.fuse import FRONT, LONGEST_S, PIECES, Evidence, Fused, calibration, features, shipped_codebook  # noqa: E402
+from resonance_nb.fuse import BLOCK, FRONT, LEAD, LONGEST_S, PIECES, SCANNED, Evidence, Fused, calibration, features, shipped_codebook  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
 MAIN = 'import sys; from resonance_nb.cli import main; main()'
@@ -99,27 +99,43 @@ def short():
 def test_however_the_samples_are_cut(short, cuts):
     many = Fused()
     many.add_stream('s', iter(np.split(sound(1, 5), sorted(cuts))))
-    assert alike(short, many) and len(many._songs['s'].codes) == 17 and len(many._songs['s'].frames) > 50
+    assert alike(short, many) and len(many._songs['s'].codes) == 5 and len(many._songs['s'].frames) > 50
 
 
 def test_cut_of_a_song_longer_than_what_is_waited_for(music):
-    "Windows are encoded when 256 have come together: a longer song is encoded in several goes, others for each cut."
+    "Vectors are made when 256 windows have come together: a longer song is encoded in several goes, others for each cut."
     x = np.concatenate(list(music.values())[:4])[: 66 * RATE]
     one = of_songs(s=x)
-    assert len(one._songs['s'].codes) == 4 * 66 - 3 > 256
+    assert len(one._songs['s'].codes) == -(-(4 * 66 - 3) // BLOCK) > 256 / BLOCK
     for size in (9_999, 1_050_000):
         many = Fused()
         many.add_stream('s', (x[i : i + size] for i in range(0, len(x), size)))
         assert alike(one, many)
 
 
-def test_a_song_is_sixteen_bytes_a_window_and_its_peaks(index, known, music):
+def test_a_song_is_sixty_four_bytes_for_four_windows_and_its_peaks(index, known, music):
     for name in known:
         song, n = index._songs[name], len(music[name])
-        assert song.codes.shape == (4 * SONG_S - 3, 16) and song.codes.dtype == np.uint8
+        assert song.codes.shape == (-(-(4 * SONG_S - 3) // BLOCK), 64) and song.codes.dtype == np.uint8
         assert song.n_frames == n // FRONT.hop + 1
         assert (np.diff(song.frames) >= 0).all() and 0 <= song.frames.min() and song.frames.max() < song.n_frames
         assert 0 <= song.bins.min() and song.bins.max() <= FRONT.bin_max - FRONT.bin_min
+
+
+def test_four_vectors_in_64_bytes_stand_for_what_the_encoder_gave(index, known, music):
+    exact, t = Embedding(), index._prepared()
+    for name in known[:4]:
+        exact.add(name, music[name])
+        vectors, number = exact._songs[name], t.track_ids.index(name)
+        first, last = t.first[number : number + 2]
+        assert first % BLOCK == 0 and last - first == -(-len(vectors) // BLOCK) * BLOCK
+        kept = index._vectors(np.arange(first, last))
+        assert (kept[: len(vectors)] * vectors).sum(1).mean() > 0.9, 'unit vectors, so this is a cosine but for the length'
+        np.testing.assert_allclose(t.scan[t.scan_first[number] + LEAD :][: last - first], kept @ t.axes.T, atol=1e-4)
+        assert (kept[len(vectors) :] @ vectors[-1] > 0.6).all(), 'the last is repeated'
+    rows = np.array([[first + 5, first], [first + 6, first + 5]])
+    np.testing.assert_allclose(index._vectors(rows), kept[rows - first], atol=1e-6)
+    np.testing.assert_allclose(t.axes @ t.axes.T, np.eye(SCANNED), atol=1e-5)
 
 
 def test_a_known_name_is_refused_before_anything_is_read(index, known):
@@ -155,8 +171,8 @@ def test_clean_clips_are_found_where_they_are(index, known, music, start_s):
 @pytest.mark.parametrize('seconds', [1, 2.03, 14.9, 15.1])
 def test_clips_of_any_length_are_found(index, known, music, seconds):
     for name in known[:3]:
-        best = index.search(cut(music[name], 4.321, seconds), 1)[0]
-        assert best.track_id == name and best.offset_s == pytest.approx(4.321, abs=0.05)
+        best = index.search(cut(music[name], 6.321, seconds), 1)[0]
+        assert best.track_id == name and best.offset_s == pytest.approx(6.321, abs=0.05)
 
 
 def test_what_is_no_music_of_the_catalogue_is_refused(index):
@@ -566,7 +582,7 @@ HARM = {
     'endless windows': a_song(windows=lambda n: float('inf')), 'windows that are no number': a_song(windows=lambda n: float('nan')),
     'more frames than can be counted': a_song(frames=lambda n: 10**30), 'a word for a number': a_song(peaks=lambda n: 'many'),
     'no tracks': told_otherwise(tracks=[]), 'tracks of another form': told_otherwise(tracks=[['a', 85]]), 'tracks a number': told_otherwise(tracks=3),
-    'newer': told_otherwise(version=2), 'another format': told_otherwise(format='resonance embeddings'), 'another front end': told_otherwise(front_end='fused/0123456789abcdef'),
+    'newer': told_otherwise(version=3), 'older': told_otherwise(version=1), 'another format': told_otherwise(format='resonance embeddings'), 'another front end': told_otherwise(front_end='fused/0123456789abcdef'),
     'no version': lambda folder, told: (folder / 'index.json').write_text(json.dumps({k: v for k, v in told.items() if k != 'version'})),
     'one name for two songs': lambda folder, told: (folder / 'index.json').write_text(json.dumps(told | {'tracks': [['same', *t[1:]] for t in told['tracks']]})),
 }

@@ -465,6 +465,33 @@ def test_strange_codebooks(books, tmp_path):
         Codebook.load(path)
 
 
+@pytest.mark.parametrize('kind', ['pq16', 'ivf-pq32'])
+def test_axes_that_hold_little_may_be_left_out(songs, queries, kind, tmp_path):
+    x, kept = np.concatenate([*songs.values()]), DIM // 2
+    few, all_of_them = fit_codebook(x, kind, axes=kept), fit_codebook(x, kind)
+    turn = few.arrays['rotation']
+    assert turn.shape == (kept, DIM) and few.dim == DIM and few.turn(x).shape == (len(x), kept)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(kept), atol=1e-5)
+    seen = x - x.mean(0)
+    assert (few.turn(seen) ** 2).sum() > 0.9 * (seen**2).sum()
+    few.save(tmp_path / 'few.npz')
+    assert Codebook.load(tmp_path / 'few.npz').digest == few.digest != all_of_them.digest
+    if kind == 'pq16':
+        assert few.decode(few.encode(x)).shape == (len(x), kept) and few.encode(x).shape == (len(x), 16)
+    index = VectorIndex(DIM, kind, 'm', codebook=few)
+    for name, vectors in songs.items():
+        index.add(name, vectors)
+    index.save(tmp_path / 'index')
+    again = VectorIndex.load(tmp_path / 'index')
+    assert again.codebook.digest == few.digest and np.array_equal(again.search(queries, 5)[1], index.search(queries, 5)[1])
+    np.testing.assert_allclose((index.vectors(np.arange(50)) * x[:50]).sum(1), 1, atol=0.25)
+    with pytest.raises(ResonanceError, match='equal parts'):
+        fit_codebook(x, kind, axes=kept - 1)
+    for axes in (DIM + 32, -32):
+        with pytest.raises(ResonanceError, match='axes|numbers'):
+            fit_codebook(x, kind, axes=axes)
+
+
 def test_codebooks_must_fit(books, songs):
     for dim, kind in [(DIM, 'flat'), (DIM, 'pq64'), (2 * DIM, 'pq32')]:
         with pytest.raises(ResonanceError, match='does not fit'):

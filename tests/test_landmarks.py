@@ -14,7 +14,7 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
 from sounds import sound
-from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, tally, vote
+from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, shares_sound, tally, vote
 from resonance_nb.landmarks import CODE_BITS, HEAVIEST, _pack_postings, _promising, _unpack_postings, pack_peaks, unpack_peaks
 
 RATE = audio.SAMPLE_RATE
@@ -377,6 +377,14 @@ def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
     with pytest.raises(ResonanceError) as error:
         Landmarks.load(tmp_path)
     assert '\n' not in str(error.value)
+
+
+def test_songs_that_share_sound_are_told_from_those_that_do_not():
+    one, other, third = (sound(seed, 20) for seed in (5, 6, 7))
+    medley = np.concatenate([other[: 7 * RATE], one[3 * RATE : 10 * RATE], other[7 * RATE :]])
+    assert shares_sound(medley, one) and shares_sound(one, medley) and shares_sound(0.1 * one[: 5 * RATE], medley)
+    assert not shares_sound(one, third) and not shares_sound(third[: 2 * RATE], medley)
+    assert not shares_sound(np.zeros(0, np.float32), one) and not shares_sound(one, np.zeros(RATE, np.float32))
 
 
 def test_merging_other_settings_is_refused():
