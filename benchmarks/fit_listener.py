@@ -29,7 +29,7 @@ from resonance_nb.landmarks import shares_sound
 from resonance_nb.starter import default_corpus, make_starter
 
 SEED, ASKED = 0, 0.5  # false alarms an hour for which the rules are chosen
-THRESHOLDS = np.array([1.0, 2, 3, 4, 6, 8, 11])
+THRESHOLDS = np.array([2.0, 3, 4, 6, 8, 12, 16, 24, 32, 48])
 ALL = Rules(plan_s=((1.5, 2.5), (2.5, 5.0), (1.5, 2.5), (2.5, 10.0)))  # what is recorded: everything that a plan may ask for
 EVENINGS = [(i, 0, 'hard-mix') for i in range(6)]
 PLACES = ('hard-mix', *venue.VENUES)
@@ -122,10 +122,10 @@ def waits(evenings: list, rules: Rules, threshold: float, song_of: dict) -> pd.D
 
 
 def rates(counts: np.ndarray, thresholds: np.ndarray, hours: float) -> list[tuple[float, float]]:
-    "False alarms an hour over thresholds: the falling exponential under which the counts are likeliest, as if they were independent; half a one is added to each, for none in some hours is not none ever."
-    rate = lambda w: np.exp(w[0] - np.exp(w[1]) * thresholds)
+    "False alarms an hour over thresholds: the falling stretched exponential under which the counts are likeliest, as if they were independent; half a one is added to each, for none in some hours is not none ever. (A plain exponential falls too fast: what is mistaken for long is mistaken at every threshold.)"
+    rate = lambda w: np.exp(w[0] - np.exp(w[1]) * thresholds ** (1 / (1 + np.exp(-w[2]))))
     loss = lambda w: float(np.sum(rate(w) * hours - (counts + 0.5) * np.log(rate(w))))
-    fitted = rate(minimize(loss, [np.log(max(counts[0], 1) / hours), -1.0], method='Nelder-Mead').x)
+    fitted = rate(minimize(loss, [np.log(max(counts[0], 1) / hours), -1.0, 0.0], method='Nelder-Mead', options={'maxiter': 4000}).x)
     return [(float(t), float(r)) for t, r in zip(thresholds, fitted)]
 
 
@@ -140,7 +140,7 @@ def options():
 
 def candidates():
     "Rules that are tried: shorter stretches too, other log odds that speak neither for nor against a song, and other weights of an answer."
-    for plan_s, middle, gain in itertools.product((Rules().plan_s, ALL.plan_s), (0.0, 0.5, 1.0), (0.5, 1.0, 1.5)):
+    for plan_s, middle, gain in itertools.product((Rules().plan_s, ALL.plan_s), (0.5, 1.0, 1.5), (1.0, 1.5)):
         yield replace(Rules(), plan_s=plan_s, middle=middle, gain=gain)
 
 
