@@ -617,6 +617,22 @@ def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, c
 
 Catalog._publish = _publish
 
+# %% ../nbs/02_catalog.ipynb #32fbb115
+def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None:
+    "Take songs off the list whose segment is damaged or of another version: they are indexed again."
+    lost = {}
+    for segment in self._segments(method):
+        try:
+            cls.load(self.folder / method / segment['name'])
+        except ResonanceError as e:
+            if not isinstance(e.__cause__, OSError) or isinstance(e.__cause__, FileNotFoundError):
+                lost[segment['name']] = e
+    if lost:
+        run.note(self.folder, f'some of it cannot be read, and those songs are indexed again ({_why(next(iter(lost.values())))})')
+        with self._transaction() as db:
+            db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
+            db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
+
 # %% ../nbs/02_catalog.ipynb #d1656202
 def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) -> None:
     "Make a finished batch known."
@@ -759,6 +775,8 @@ def _index(
         _sweep(self)
         if _in_rows(method):
             _forget_stale(self, method, cls)
+        else:
+            _forget_unreadable(self, method, cls, run)
         new = _plan(self, method, found, run)
         batches = iter(lambda: [*islice(new, batch_files)], [])
         work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
@@ -1019,7 +1037,6 @@ def _outcome(task: dict, outcome: dict, hand_out: Callable) -> Iterator[tuple[di
 # %% ../nbs/02_catalog.ipynb #4232f3b0
 def _check(self: Catalog) -> list[str]:
     "Look for damage: one line per problem, none when all is well."
-    shown = show_path(self.folder)
     problems = [f'{DATABASE} is damaged: {row[0]}' for row in self._rows('PRAGMA integrity_check') if row[0] != 'ok']
     for method in {*METHODS} | {r[0] for r in self._rows('SELECT DISTINCT method FROM segments')}:
         segments = self._segments(method)
@@ -1029,10 +1046,7 @@ def _check(self: Catalog) -> list[str]:
             try:
                 _assemble(self, method, [segment])
             except Exception as e:
-                cure = f'run `resonance index --method {method}` again'
-                if not segment['name'].startswith(_ROWS):
-                    cure = f'delete {shown}/{method}/{segment["name"]} and run `resonance index` again'
-                problems.append(f'{method}/{segment["name"]} ({segment["live"]} songs) cannot be loaded ({_why(e)}): {cure}')
+                problems.append(f'{method}/{segment["name"]} ({segment["live"]} songs) cannot be loaded ({_why(e)}): run `resonance index --method {method}` again')
     for song in self._rows('SELECT recording_id, path FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM indexed)'):
         problems.append(f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index; run `resonance index` again')
     for song in self.songs():

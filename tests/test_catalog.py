@@ -182,6 +182,39 @@ def test_a_lost_segment_is_told_and_healed(cat, music):
         assert c.identify(clip(0)).decision == 'match' and c.check() == []
 
 
+def test_segments_that_this_version_cannot_read_are_made_again(cat, music, monkeypatch):
+    "Who is told to index the music again can do so by indexing it again."
+    real, old = toy.Toy.load.__func__, {p.name for p in (cat.folder / 'toy').iterdir()}
+
+    def load(cls, folder):
+        if Path(folder).name in old:
+            raise ResonanceError('version 1; this package reads version 2: index the music again')
+        return real(cls, folder)
+
+    monkeypatch.setattr(toy.Toy, 'load', classmethod(load))
+    with Catalog(cat.folder) as c:
+        with pytest.raises(ResonanceError, match='index the music again'):
+            c.identify(clip(0))
+        assert all('run `resonance index --method toy` again' in line for line in c.check())
+        report = c.index(music, 'toy', progress=False)
+        assert counts(report) == (6, 0, 0) and 'version 1' in report.notes[0][1]
+        assert c.identify(clip(0)).decision == 'match' and c.check() == []
+        assert not old & {p.name for p in (cat.folder / 'toy').iterdir()}
+        assert counts(c.index(music, 'toy', progress=False)) == (0, 6, 0)
+
+
+def test_segments_that_cannot_be_reached_now_stay(cat, music, monkeypatch):
+    before = {p.name for p in (cat.folder / 'toy').iterdir()}
+
+    def load(cls, folder):
+        raise ResonanceError('not readable') from PermissionError('no')
+
+    with monkeypatch.context() as m:
+        m.setattr(toy.Toy, 'load', classmethod(load))
+        assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+    assert before == {p.name for p in (cat.folder / 'toy').iterdir()} and cat.identify(clip(0)).decision == 'match'
+
+
 def test_sweep_leaves_what_is_not_its_own(cat, music):
     keep = cat.folder / 'toy' / 'notes of the owner'
     for name in ('.part-' + 'a' * 32, 'b' * 32):
