@@ -620,12 +620,14 @@ Catalog._publish = _publish
 # %% ../nbs/02_catalog.ipynb #32fbb115
 def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None:
     "Take songs off the list whose segment is damaged or of another version: they are indexed again."
-    lost = {}
-    for segment in self._segments(method):
+    lost, segments = {}, self._segments(method)
+    if segments:
+        cls()  # what a method itself lacks, a library or its model, is no fault of the segments
+    for segment in segments:
         try:
             cls.load(self.folder / method / segment['name'])
         except ResonanceError as e:
-            if not isinstance(e.__cause__, OSError) or isinstance(e.__cause__, FileNotFoundError):
+            if not isinstance(e.__cause__, (OSError, MemoryError)) or isinstance(e.__cause__, FileNotFoundError):
                 lost[segment['name']] = e
     if lost:
         run.note(self.folder, f'some of it cannot be read, and those songs are indexed again ({_why(next(iter(lost.values())))})')

@@ -205,13 +205,22 @@ def test_segments_that_this_version_cannot_read_are_made_again(cat, music, monke
 
 def test_segments_that_cannot_be_reached_now_stay(cat, music, monkeypatch):
     before = {p.name for p in (cat.folder / 'toy').iterdir()}
+    for cause in (PermissionError('no'), MemoryError()):
 
-    def load(cls, folder):
-        raise ResonanceError('not readable') from PermissionError('no')
+        def load(cls, folder, cause=cause):
+            raise ResonanceError('not readable') from cause
+
+        with monkeypatch.context() as m:
+            m.setattr(toy.Toy, 'load', classmethod(load))
+            assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+
+    def broken(self):
+        raise core.MissingExtra('torch is not installed')
 
     with monkeypatch.context() as m:
-        m.setattr(toy.Toy, 'load', classmethod(load))
-        assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+        m.setattr(toy.Toy, '__init__', broken)
+        with pytest.raises(core.MissingExtra):
+            cat.index(music, 'toy', progress=False)
     assert before == {p.name for p in (cat.folder / 'toy').iterdir()} and cat.identify(clip(0)).decision == 'match'
 
 
