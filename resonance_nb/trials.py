@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bench import Exam, HtmlTable, interval_by_track
+from .bench import Exam, HtmlTable, interval_by_track, machine
 from .core import ResonanceError, atomic_write, project_root
 from .runs import Results, checkpoint, remember, reported
 from .windows import Cut, Levels, Sampler, Views, degrader_times, pack
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['RESTS_ON', 'QUESTIONS', 'trial', 'code_hash', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences',
-           'file_differences', 'reported_differences', 'show_differences', 'plot_differences']
+           'made_on', 'file_differences', 'reported_differences', 'show_differences', 'plot_differences']
 
 # %% ../nbs/44a_trials.ipynb #d200add2
 def trial(
@@ -45,7 +45,7 @@ def trial(
     max_songs: int = 0,  # learn from at most so many; 0 is all
     workers: int = 1,  # processes that prepare batches
 ) -> dict:
-    "Train and examine: 'right', one truth value for each question of the exam, 'minutes' of training, 'weights' of the network, 'broken_steps'."
+    "Train and examine: 'right', one truth value for each question of the exam, 'minutes' of training, 'weights' of the network, 'broken_steps', 'device'."
     from resonance_nb import encoders, train
     from resonance_nb.embedding import Embedding
 
@@ -55,7 +55,7 @@ def trial(
         path = train.fit(recipe, corpus, ids, Path(folder), bank, check if recipe.schedule == 'plateau' else None, music=music, workers=workers, progress=False)
         encoder, card = encoders.load(path)
     weights = sum(p.numel() for p in encoder.parameters())
-    return {'right': exam.right(Embedding(encoder)).tolist(), 'minutes': card['minutes'], 'weights': weights, 'broken_steps': card['broken_steps']}
+    return {'right': exam.right(Embedding(encoder)).tolist(), 'minutes': card['minutes'], 'weights': weights, 'broken_steps': card['broken_steps'], 'device': machine()['cpu']}
 
 # %% ../nbs/44a_trials.ipynb #8afe2cf1
 RESTS_ON = ('audio', 'corpora', 'rooms', 'crowd', 'chain', 'venue', 'augment', 'windows', 'encoders', 'losses', 'mining', 'train')  # modules that decide what a trial finds
@@ -203,7 +203,7 @@ def differences(
     trials: pd.DataFrame,  # one row a trial: group, change, seed, right; the base is the change 'base'
     songs: list[str],  # the song of each clip
 ) -> pd.DataFrame:
-    "One row for each change: how often right, the difference to the base from the same seeds, intervals, verdict, mean minutes and weights."
+    "One row for each change: how often right, the difference to the base from the same seeds, intervals, verdict, mean minutes and weights, and where it was trained."
     import pandas as pd
 
     base = trials[trials.change == 'base'].drop_duplicates('seed').set_index('seed').right
@@ -218,8 +218,16 @@ def differences(
         top1 = interval_by_track(mine.ravel(), np.tile(songs, len(seeds)))
         rows.append({'group': group, 'change': change, 'seeds': len(seeds), 'n': mine.size, **dict(zip(('top1', 'low', 'high'), top1)),
                      'difference': d, 'difference_low': low, 'difference_high': high, 'verdict': _verdict(change, low, high)})
-    more = [c for c in ('minutes', 'weights') if c in trials]
-    return pd.DataFrame(rows).join(trials.groupby('change')[more].mean(), on='change')
+    table = pd.DataFrame(rows).join(trials.groupby('change')[[c for c in ('minutes', 'weights') if c in trials]].mean(), on='change')
+    return table.assign(device=[made_on(trials[trials.change == c]) for c in table.change])
+
+
+def made_on(
+    trials: pd.DataFrame,  # or a table of differences
+) -> str:
+    "The processors and cards that trained; that of the run where nothing else is told."
+    told = trials['device'].dropna() if 'device' in trials else []
+    return ', '.join(sorted({d for d in told if d})) or 'the machine of the run'
 
 # %% ../nbs/44a_trials.ipynb #70ce6a28
 _FILED = ('top1', 'difference', 'minutes', 'weights')
@@ -234,7 +242,7 @@ def file_differences(
     for row in table.to_dict('records'):
         for metric, (low, high) in {'top1': ('low', 'high'), 'difference': ('difference_low', 'difference_high'), 'minutes': ('', ''), 'weights': ('', '')}.items():
             if metric in row:
-                results.add(metric, row[metric], row.get(low), row.get(high), row['n'], 'embedding', setting={k: row[k] for k in ('group', 'change', 'seeds')})
+                results.add(metric, row[metric], row.get(low), row.get(high), row['n'], 'embedding', setting={k: row[k] for k in ('group', 'change', 'seeds', 'device')})
     base = trials[trials.change == 'base'].drop_duplicates('seed').right.map(np.mean)
     results.add('seed_spread', base.std(ddof=1) if len(base) > 1 else float('nan'), n=len(base), system='embedding')
 
@@ -251,6 +259,8 @@ def reported_differences(
     table = parts[0][['seeds', 'n', 'value', 'low', 'high']].rename(columns={'value': 'top1'})
     table = table.join(parts[1][['value', 'low', 'high']].set_axis(['difference', 'difference_low', 'difference_high'], axis=1))
     table = table.join(parts[2][['value']].set_axis(['minutes'], axis=1)).join(parts[3][['value']].set_axis(['weights'], axis=1)).reset_index()
+    if 'device' in told:
+        table['device'] = parts[0]['device'].tolist()
     return table.assign(verdict=[_verdict(r.change, r.difference_low, r.difference_high) for r in table.itertuples()])
 
 # %% ../nbs/44a_trials.ipynb #d9dc76cc
