@@ -18,7 +18,7 @@ from .core import Recognizer, ResonanceError
 from .embedding import HOP_S, Embedder, usable
 from .fuse import FRONT, LEAD, Fused, features
 from .landmarks import level_blocks
-from .match import best_places, between
+from .match import best_songs, between
 from .stream import Block, RingBuffer, silent
 
 # %% auto #0
@@ -254,7 +254,7 @@ class _Ear:
         self._vectors, self._first = np.zeros((0, self.fused.encoder.settings.dim), np.float32), at + self._skip  # where the first window begins
         self._tail, self._frame = np.zeros(FRONT.n_fft // 2, np.float32), at  # samples of unfinished frames; middle of the first frame
         self._levels = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
-        self._table, self._behind = None, 0
+        self._table = None
 
     def feed(self, samples: np.ndarray) -> None:
         "Take in sound, shape (n,)."
@@ -269,19 +269,24 @@ class _Ear:
 
 # %% ../nbs/62_decide.ipynb #7d5acb59
 def _follow(self: _Ear, vector: np.ndarray) -> None:
-    "Lead the sums along the diagonals to the newest vector, if its number on the clock is even."
-    self._behind += 1
-    if not len(self.fused) or (self._first // _STEP + len(self._vectors)) % 2:
+    "Lead the sums along the diagonals to the newest vector, if its number on the clock is even: those whose turn it is."
+    if not len(self.fused):
         return
-    t, self._behind = self.fused._prepared(), 0
+    t = self.fused._prepared()
+    step = max(2, t.stride)  # vectors until the same sums are moved again
     if t is not self._table:
         self._table, self._number = t, {name: i for i, name in enumerate(t.track_ids)}
-        self._sums = [np.zeros(len(t.scan), np.float32) for _ in KEPT]
-        begins = np.concatenate([t.scan_first[:-1], t.scan_first[:-1] + 1])
+        self._sums, self._behind = np.zeros((step // 2, len(KEPT), len(t.scan)), np.float32), np.zeros(step // 2, np.int64)
+        begins = (t.scan_first[:-1, None] + np.arange(step // t.stride)).ravel()
         self._begins = begins[begins < len(t.scan)]
-    row = t.scan @ (t.axes @ vector)
-    for sums, kept in zip(self._sums, KEPT):
-        sums[2:] = kept * sums[:-2]
+    self._behind += 1
+    turn, odd = divmod((self._first // _STEP + len(self._vectors)) % step, 2)
+    if odd:
+        return
+    rows = step // t.stride
+    self._behind[turn], row = 0, t.scan @ (t.axes @ vector)
+    for sums, kept in zip(self._sums[turn], KEPT):
+        sums[rows:] = kept ** (step / 2) * sums[:-rows]
         sums[self._begins] = 0  # nothing crosses from one song into the next
         sums += row
 
@@ -301,12 +306,13 @@ def _look(self: _Ear, samples: np.ndarray) -> None:
 _Ear._follow, _Ear._look = _follow, _look
 
 # %% ../nbs/62_decide.ipynb #4819abab
-def _proposed(self: _Ear, n: int, suspects: list[_Suspect]) -> tuple[np.ndarray, np.ndarray]:
-    "Numbers of songs, ascending, and the window of each at which a clip of `n` windows begins."
-    t = self._table
-    best, place = best_places(self._sums[n * HOP_S > 3], t.scan_first)
-    song = np.argpartition(-best, CLOSE)[:CLOSE] if len(best) > CLOSE else np.arange(len(best))
-    place = place[song] - LEAD + self._behind
+def _proposed(self: _Ear, clip: np.ndarray, suspects: list[_Suspect]) -> tuple[np.ndarray, np.ndarray]:
+    "Numbers of songs, ascending, and the window of each at which the clip begins."
+    t, n = self._table, len(clip)
+    song, row = best_songs(self._sums[:, int(n * HOP_S > 3)], t.scan_first, CLOSE)
+    place = row * t.stride - LEAD + self._behind[:, None]
+    cosine = _cosines(self.fused, clip, np.tile(song, len(place)), place.ravel() - (n - 1))[0] if len(place) > 1 else np.zeros(place.size)
+    place = place[cosine.reshape(place.shape).argmax(axis=0), np.arange(len(song))]
     newest_s = (self._first + (len(self._vectors) - 1) * _STEP) / SAMPLE_RATE
     there = [(self._number[s.track_id], round((newest_s - s.lag_s) / HOP_S)) for s in suspects if s.track_id in self._number]
     there = [(i, at) for i, at in there if 0 <= at < t.first[i + 1] - t.first[i] and not (abs(place[song == i] - at) <= 2).any()]
@@ -356,8 +362,9 @@ def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
     begins = self._first + (len(self._vectors) - n) * _STEP
     frame = max(0, round((begins - self._frame) / FRONT.hop))
     level_at = self._frame + frame * FRONT.hop
-    song, begin = self._proposed(n, suspects)
-    cosine, at = _cosines(self.fused, self._vectors[-n:], song, begin)
+    clip = self._vectors[-n:]
+    song, begin = self._proposed(clip, suspects)
+    cosine, at = _cosines(self.fused, clip, song, begin)
     found = _judged(self.fused, song, cosine, at, self._levels[frame:], (level_at - begins) / _STEP, n)
     names = self._table.track_ids
     return Answer(begins / SAMPLE_RATE, tuple(Claim(names[s], level_at / SAMPLE_RATE - start_s, logit) for s, start_s, logit in found))

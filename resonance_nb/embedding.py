@@ -201,7 +201,7 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     x, table, size = resample(x, SAMPLE_RATE, RATE), self._prepared(), self.encoder.settings.samples
     n = max(1, int((len(x) - size) / (HOP_S * RATE) + 1e-6) + 1)  # whole windows only
     clip = embed(self.encoder, x[: round((n - 1) * HOP_S * RATE) + size], HOP_S)[1]
-    score = scan(clip, table.vectors, table.left)
+    score = scan(clip, table.vectors, table.left)[0]
     best, at = best_places(score, table.first)
     row, end = at + table.first[:-1], table.first[1:] - 1  # the place is sharpened where both neighbours are of the same song
     at = at + np.where((at > 0) & (row < end), between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]), 0.0)

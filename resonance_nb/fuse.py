@@ -20,14 +20,14 @@ from .core import Match, ResonanceError
 from .embedding import HOP_S, UNREADABLE, Embedder, first_line, folded, shipped, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
-from .match import along, best_places, between, laid_out, rival, scan
+from .match import along, best_songs, between, laid_out, rival, scan
 from .verify import agreement, padded, places, realign, soft_map, without_loudest
 
 if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'LONGEST_S', 'PIECES',
+__all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'LONGEST_S', 'PIECES',
            'shipped_codebook', 'calibration', 'Fused', 'Heard', 'Evidence', 'features']
 
 # %% ../nbs/52_fuse.ipynb #8aacdbe1
@@ -136,6 +136,7 @@ Fused.add, Fused.add_stream = _add, _add_stream
 # %% ../nbs/52_fuse.ipynb #bf082ae0
 SCANNED = 64  # axes of 128 that all places are compared on
 LEAD = 24  # windows that a clip may begin before its song, six seconds
+MANY = 1_000_000  # windows, three days of music: in more, one of each `BLOCK` is scanned
 
 
 @dataclass
@@ -143,7 +144,8 @@ class _Table:
     "All songs end to end."
     track_ids: list[str]
     codes: np.ndarray  # (blocks, parts)
-    scan: np.ndarray  # (rows, SCANNED) float32: vectors along the axes that say the most; before each song, `LEAD` rows of nothing
+    stride: int  # windows from one row of the next to another
+    scan: np.ndarray  # (rows, SCANNED) float32: vectors along the axes that say the most; before each song, nothing for `LEAD` windows
     axes: np.ndarray  # (SCANNED, dim) which they are
     scan_first: np.ndarray  # (songs + 1,) where each song's rows begin
     left: np.ndarray  # (rows,) rows of the same song after each
@@ -169,16 +171,19 @@ def _prepared(self: Fused) -> _Table:
         songs, axes = [*self._songs.values()], _principal_axes(self.codebook)
         codes = np.concatenate([s.codes for s in songs])
         lengths = BLOCK * np.array([len(s.codes) for s in songs])
-        (first, _), (scan_first, left) = laid_out(lengths), laid_out(lengths + LEAD)
-        scan, row = np.zeros((scan_first[-1], len(axes)), np.float32), np.arange(first[-1]) + np.repeat(LEAD * np.arange(1, len(songs) + 1), lengths)
-        along_axes = (self.codebook.arrays['rotation'].reshape(-1, BLOCK, axes.shape[1]) @ axes.T).reshape(-1, BLOCK * len(axes))
+        stride = BLOCK if lengths.sum() > MANY else 1
+        rows, lead = lengths // stride, LEAD // stride
+        (first, _), (scan_first, left) = laid_out(lengths), laid_out(rows + lead)
+        scan, row = np.zeros((scan_first[-1], len(axes)), np.float32), np.arange(rows.sum()) + np.repeat(lead * np.arange(1, len(songs) + 1), rows)
+        along_axes = self.codebook.arrays['rotation'].reshape(-1, BLOCK, axes.shape[1])[:, ::stride] @ axes.T
+        a_block = along_axes.shape[1]
         for at in range(0, len(codes), _AT_ONCE):
-            seen = (self.codebook.decode(codes[at : at + _AT_ONCE]) @ along_axes).reshape(-1, len(axes))
-            scan[row[BLOCK * at :][: len(seen)]] = seen
+            seen = (self.codebook.decode(codes[at : at + _AT_ONCE]) @ along_axes.reshape(-1, a_block * len(axes))).reshape(-1, len(axes))
+            scan[row[a_block * at :][: len(seen)]] = seen
         first_frame = np.append(0, np.cumsum([s.n_frames for s in songs]))
         frames = np.concatenate([s.frames + at for s, at in zip(songs, first_frame)])
         bins = np.concatenate([s.bins for s in songs])
-        self._table = _Table([*self._songs], codes, scan, axes, scan_first, left, first, frames, bins, first_frame)
+        self._table = _Table([*self._songs], codes, stride, scan, axes, scan_first, left, first, frames, bins, first_frame)
     return self._table
 
 # %% ../nbs/52_fuse.ipynb #572e2f86
@@ -216,17 +221,16 @@ def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np
     "Numbers of the most promising songs, mean cosine of each, and the window (not a whole number) at which the clip begins in it."
     t = self._prepared()
     step = 1 if len(clip) <= SHORT else 2  # neighbours say nearly the same, and a long clip has enough to say
-    best, place = best_places(scan(clip[::step] @ t.axes.T, t.scan, t.left, step), t.scan_first)
-    place = place - LEAD  # a clip may begin before its song
-    best[left_out] = -np.inf
-    song = np.flatnonzero(best > -np.inf)
-    if len(song) > CANDIDATES:
-        song = np.sort(song[np.argpartition(-best[song], CANDIDATES)[:CANDIDATES]])
-    near = place[song, None] + np.arange(-2, 3)
-    low, high = (np.repeat(x[song], 5) for x in (t.first[:-1], t.first[1:]))
-    cosine = along(self._vectors, clip, near.ravel() + low, low, high)[0].reshape(-1, 5)
+    some = clip[::step] @ t.axes.T
+    turns = min(max(t.stride // step, 1), len(some))
+    song, row = best_songs(scan(some, t.scan, t.left, max(step // t.stride, 1), turns=turns), t.scan_first, CANDIDATES, left_out)
+    place = row * t.stride - step * np.arange(turns)[:, None] - LEAD  # a clip may begin before its song
+    near = place[..., None] + np.arange(-2, 3)
+    low, high = (np.tile(np.repeat(x[song], 5), turns) for x in (t.first[:-1], t.first[1:]))
+    cosine = along(self._vectors, clip, near.ravel() + low, low, high)[0].reshape(near.shape)
+    turn, rows = cosine[..., 1:4].max(axis=2).argmax(axis=0), np.arange(len(song))
+    near, cosine = near[turn, rows], cosine[turn, rows]
     top = 1 + cosine[:, 1:4].argmax(axis=1)
-    rows = np.arange(len(song))
     at = near[rows, top] + between(cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1])
     return song, cosine[rows, top], at
 

@@ -12,7 +12,7 @@ import numpy as np
 from .core import ResonanceError
 
 # %% auto #0
-__all__ = ['SAME', 'diagonals', 'laid_out', 'best_places', 'scan', 'between', 'propose', 'along', 'rival']
+__all__ = ['SAME', 'diagonals', 'laid_out', 'best_places', 'scan', 'best_songs', 'between', 'propose', 'along', 'rival']
 
 # %% ../nbs/51_match.ipynb #644f34f8
 def diagonals(
@@ -53,16 +53,35 @@ def scan(
     left: np.ndarray,  # (windows of all songs,) how many windows of its song follow each
     step: int = 1,  # windows of a song between two windows of the clip
     at_once: int = 8192,  # windows of songs
+    turns: int = 1,  # windows of the clip for each `step` windows of a song; each is compared on its own turn
 ) -> np.ndarray:
-    "`diagonals` of the similarities of a clip with all songs, without the table between them, shape (windows,)."
-    total = np.zeros(len(windows), np.float32)
+    "`diagonals` of the similarities of a clip with all songs, without the table between them, shape (turns, windows): that of every `turns`-th window of the clip, from the first on, from the second …"
+    total = np.zeros((turns, len(windows)), np.float32)
     for begin in range(0, len(windows), at_once):
         similar = windows[begin : begin + at_once] @ clip.T
         for k in range(len(clip)):
-            low, high = max(begin - k * step, 0), begin + len(similar) - k * step
+            late = k // turns * step
+            low, high = max(begin - late, 0), begin + len(similar) - late
             if high > low:
-                total[low:high] += similar[low + k * step - begin :, k] * (left[low:high] >= k * step)
-    return total / max(len(clip), 1)
+                total[k % turns, low:high] += similar[low + late - begin :, k] * (left[low:high] >= late)
+    return total / np.maximum(1, -(-(len(clip) - np.arange(turns)) // turns))[:, None].astype(np.float32)
+
+
+def best_songs(
+    scores: np.ndarray,  # (turns, windows) of all songs laid end to end
+    first: np.ndarray,  # (songs + 1,) where each song begins
+    most: int,  # songs
+    left_out: np.ndarray | None = None,  # numbers of songs that are not asked for
+) -> tuple[np.ndarray, np.ndarray]:
+    "Numbers of the best songs, ascending, and the window of each at which it is best in each turn, (turns, songs): for a few songs quicker than `best_places`."
+    best = np.maximum.reduceat(scores, first[:-1], axis=1).max(axis=0)
+    if left_out is not None:
+        best[left_out] = -np.inf
+    song = np.flatnonzero(best > -np.inf)
+    if len(song) > most:
+        song = np.sort(song[np.argpartition(-best[song], most)[:most]])
+    place = [[row[first[s] : first[s + 1]].argmax() for s in song.tolist()] for row in scores]
+    return song, np.array(place, np.int64).reshape(len(scores), len(song))
 
 # %% ../nbs/51_match.ipynb #564f380d
 def between(

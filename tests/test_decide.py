@@ -498,6 +498,38 @@ def test_songs_may_come_while_it_listens(music, evening):
     assert told(events) == [('match', name)] and events[-1].time_s > 5
 
 
+@pytest.fixture
+def large(fused, monkeypatch):
+    "The same songs, as if they were a large collection."
+    from resonance_nb import fuse
+
+    fused._prepared()  # before
+    monkeypatch.setattr(fuse, 'MANY', 0)
+    made = fuse.Fused()
+    made.merge(fused)
+    return made
+
+
+def test_a_large_collection_is_listened_for_as_well(fused, large, evening, music):
+    name = next(iter(music))
+    few, many = ([e for e in listen(blocks_of(evening), f) if e.kind == 'match'] for f in (fused, large))
+    assert [e.track_id for e in many] == [name] and many[0].time_s == pytest.approx(few[0].time_s, abs=0.8)
+    assert many[0].offset_s == pytest.approx(many[0].time_s, abs=0.1)
+
+
+def test_sums_over_a_large_collection_are_those_of_its_diagonals(large, evening):
+    ear, t = ears(large, evening[: 9 * RATE], np.arange(4_000, 9 * RATE, 4_000)), large._prepared()
+    last, seen = len(ear._vectors) - 1, ear._vectors @ t.axes.T
+    assert abs(ear._behind[0] - ear._behind[1]) == 2 and ear._behind.max() <= 3
+    for sums, behind in zip(ear._sums, ear._behind):
+        for row in (0, 5, 6, 11, t.scan_first[2] - 1, t.scan_first[2], t.scan_first[2] + 9):
+            begins = t.scan_first[np.searchsorted(t.scan_first, row, 'right') - 1]
+            steps = range(min((last - behind) // 4, row - begins) + 1)
+            for k, kept in enumerate(decide.KEPT):
+                expected = sum(kept ** (2 * i) * (t.scan[row - i] @ seen[last - behind - 4 * i]) for i in steps)
+                assert sums[k, row] == pytest.approx(expected, abs=1e-3)
+
+
 def test_an_empty_catalogue_has_nothing_to_say(evening):
     pytest.importorskip('torch')
     from resonance_nb.fuse import Fused

@@ -138,6 +138,40 @@ def test_four_vectors_in_64_bytes_stand_for_what_the_encoder_gave(index, known, 
     np.testing.assert_allclose(t.axes @ t.axes.T, np.eye(SCANNED), atol=1e-5)
 
 
+@pytest.fixture
+def large(index, monkeypatch):
+    "The same songs, as if they were a large collection."
+    index._prepared()  # before
+    monkeypatch.setattr(module, 'MANY', 0)
+    made = Fused()
+    made.merge(index)
+    return made
+
+
+def test_of_a_large_collection_one_window_of_four_is_scanned(index, large, known):
+    few, many = index._prepared(), large._prepared()
+    assert (few.stride, many.stride) == (1, BLOCK) and len(many.scan) == len(few.scan) // BLOCK
+    np.testing.assert_allclose(many.scan, few.scan[::BLOCK], atol=1e-5)
+    assert (many.scan_first * BLOCK == few.scan_first).all() and (many.first == few.first).all()
+
+
+@pytest.mark.parametrize('long_s', [1.0, 1.3, 2.0, 3.1, 5.0, 10.0])
+def test_a_large_collection_gives_the_same_answers(index, large, known, music, long_s):
+    rng = rng_for(0, 'large', str(long_s))
+    for name in known:
+        at = int(rng.uniform(0, (SONG_S - long_s) * RATE))
+        heard = index.hear(music[name][at : at + round(long_s * RATE)] + 0.01 * rng.standard_normal(round(long_s * RATE)).astype(np.float32))
+        one, other = index.evidence(heard), large.evidence(heard)
+        assert other.track_ids[0] == one.track_ids[0] == name
+        if long_s >= 2:  # what is shorter falls between two rows, or is found in another repetition
+            assert other.start_s[0] == pytest.approx(one.start_s[0], abs=0.02) and other.score[0] == pytest.approx(one.score[0], rel=0.02)
+
+
+def test_a_large_collection_finds_a_clip_that_begins_before_its_song(large, known, music):
+    found = large.search(np.concatenate([noise(3) * 0.05, music[known[2]][: 5 * RATE]]))[0]
+    assert found.track_id == known[2] and found.offset_s == pytest.approx(-3, abs=0.05)
+
+
 def test_a_known_name_is_refused_before_anything_is_read(index, known):
     with pytest.raises(ResonanceError, match=f'{known[0]} is already in this index'):
         index.add_stream(known[0], (pytest.fail('read a song that is known') for _ in range(3)))

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resonance_nb.core import ResonanceError
-from resonance_nb.match import SAME, along, best_places, between, diagonals, laid_out, propose, rival, scan
+from resonance_nb.match import SAME, along, best_places, best_songs, between, diagonals, laid_out, propose, rival, scan
 
 lengths_of_songs = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
@@ -44,12 +44,23 @@ def test_scan_is_diagonals_without_the_table(lengths, n, step, at_once, seed):
     rng = np.random.default_rng(seed)
     windows, clip, left = unit(rng, sum(lengths), 5), unit(rng, n, 5), laid_out(lengths)[1]
     expected = diagonals(clip @ windows.T, left, step)
-    np.testing.assert_allclose(scan(clip, windows, left, step, at_once), expected, atol=1e-5)  # wherever the songs are cut
-    np.testing.assert_allclose(scan(clip, windows, left, step), expected, atol=1e-5)
+    np.testing.assert_allclose(scan(clip, windows, left, step, at_once), [expected], atol=1e-5)  # wherever the songs are cut
+    np.testing.assert_allclose(scan(clip, windows, left, step), [expected], atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths_of_songs, st.integers(0, 9), st.integers(1, 3), st.integers(1, 12), st.integers(2, 5), st.integers(0, 99))
+def test_windows_of_a_clip_take_turns(lengths, n, step, at_once, turns, seed):
+    rng = np.random.default_rng(seed)
+    windows, clip, left = unit(rng, sum(lengths), 5), unit(rng, n, 5), laid_out(lengths)[1]
+    got = scan(clip, windows, left, step, at_once, turns)
+    assert got.shape == (turns, len(windows)) and got.dtype == np.float32
+    for turn in range(turns):
+        np.testing.assert_allclose(got[turn], diagonals(clip[turn::turns] @ windows.T, left, step), atol=1e-5)
 
 
 def test_scan_of_no_songs():
-    assert scan(np.ones((3, 5), np.float32), np.zeros((0, 5), np.float32), np.zeros(0, int)).shape == (0,)
+    assert scan(np.ones((3, 5), np.float32), np.zeros((0, 5), np.float32), np.zeros(0, int)).shape == (1, 0)
 
 
 def test_every_other_window_is_found_at_the_same_place():
@@ -87,6 +98,19 @@ def test_best_places_are_the_first_of_the_best(songs):
     best, place = best_places(np.concatenate(songs).astype(np.float32), laid_out([len(s) for s in songs])[0])
     assert best.tolist() == [max(s) for s in songs]
     assert place.tolist() == [s.index(max(s)) for s in songs]  # of equal places, the first
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=9), st.integers(1, 3), st.integers(1, 10), st.sets(st.integers(0, 8)), st.integers(0, 99))
+def test_best_songs_are_those_of_best_places(lengths, turns, most, left_out, seed):
+    scores = np.random.default_rng(seed).permutation(turns * sum(lengths)).reshape(turns, -1).astype(np.float32)
+    first, left_out = laid_out(lengths)[0], np.array([i for i in left_out if i < len(lengths)], int)
+    found = [best_places(row, first) for row in scores]
+    best = np.max([b for b, _ in found], axis=0)
+    order = [i for i in np.argsort(-best) if i not in left_out][:most]
+    song, place = best_songs(scores, first, most, left_out)
+    assert song.tolist() == sorted(order) and place.shape == (turns, len(order))
+    assert all(place[t].tolist() == found[t][1][song].tolist() for t in range(turns))
 
 
 # ---- between two windows
