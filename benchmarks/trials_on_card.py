@@ -8,7 +8,6 @@ in the form of `data/trials/`, with the name of the card; a second call with the
     RESONANCE_CORPUS=... python benchmarks/trials_on_card.py OUT 46b_encoders 45a_published --minutes 9
 """
 import argparse
-import copy
 import fcntl
 import json
 import multiprocessing as mp
@@ -66,8 +65,7 @@ def listed(chapter: str, profile: str) -> list[tuple[str, tuple]]:
 
 def to_card(device: str) -> None:
     "Concerts, spectrograms, training and answers of this process are computed there."
-    load, save, found, views, doubled = encoders.load, encoders.save, trials._found, train._views, windows._doubled
-    encoders.save = lambda encoder, *args, **facts: save(copy.deepcopy(encoder).cpu(), *args, **facts)
+    load, found, views, doubled = encoders.load, trials._found, train._views, windows._doubled
 
     def views_there(*args):
         made = views(*args)

@@ -16,7 +16,7 @@ import numpy as np
 from .audio import SAMPLE_RATE
 from .core import Recognizer, ResonanceError
 from .embedding import HOP_S, Embedder, usable
-from .fuse import FRONT, LEAD, Fused, features
+from .fuse import FRONT, LEAD, Fused
 from .landmarks import level_blocks
 from .match import best_songs, between
 from .stream import Block, RingBuffer, silent
@@ -336,20 +336,6 @@ def _cosines(fused: Fused, clip: np.ndarray, song: np.ndarray, begin: np.ndarray
 _Ear._proposed = _proposed
 
 # %% ../nbs/62_decide.ipynb #0ec5573f
-def _judged(fused: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, later: float, n: int) -> list[tuple[int, float, float]]:
-    "Numbers of songs, best first, with the second of each at which the levels begin, `later` windows after the vectors, and its log odds."
-    z, rest, start_s = fused._checked(level_db, song, at + later, cosine)
-    score, names = np.round(fused._score(cosine, z), 6), np.array([fused._prepared().track_ids[s] for s in song], str)
-    order = np.lexsort((names, -score))
-    order = order[np.sort(np.unique(song[order], return_index=True)[1])]  # each song at its better place
-    song, cosine, at, z, rest, start_s, score = (x[order] for x in (song, cosine, at, z, rest, start_s, score))
-    twin = fused._twins(song, at, score, n, 2)
-    if twin[1:].any():  # otherwise the second is no twin, and it does not matter who else is one
-        twin = fused._twins(song, at, score, n)
-    known = features(score, twin, cosine, z, rest, n, fused._floor)
-    return list(zip(song.tolist(), start_s.tolist(), fused.logit(known).tolist()))
-
-
 def _held_s(self: _Ear) -> float:
     "How long a stretch can be asked about; 0 while nothing can be said."
     ready = self._table is not None and len(self.fused) and self.fused._prepared() is self._table
@@ -365,9 +351,9 @@ def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
     clip = self._vectors[-n:]
     song, begin = self._proposed(clip, suspects)
     cosine, at = _cosines(self.fused, clip, song, begin)
-    found = _judged(self.fused, song, cosine, at, self._levels[frame:], (level_at - begins) / _STEP, n)
-    names = self._table.track_ids
-    return Answer(begins / SAMPLE_RATE, tuple(Claim(names[s], level_at / SAMPLE_RATE - start_s, logit) for s, start_s, logit in found))
+    found = self.fused._judged(song, cosine, at, self._levels[frame:], n, (level_at - begins) / _STEP)
+    logits = self.fused.logit(found.features)
+    return Answer(begins / SAMPLE_RATE, tuple(Claim(t, level_at / SAMPLE_RATE - s, v) for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())))
 
 
 _Ear.held_s, _Ear.answer = property(_held_s), _answer

@@ -5,6 +5,7 @@
 # %% ../nbs/41_encoders.ipynb #77ffe245
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -233,7 +234,7 @@ def save(
 
     path, weights = Path(path), {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder), 'front_check': _front_check(encoder.front)} | facts
+    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder), 'front_check': _front_check(copy.deepcopy(encoder.front).cpu())} | facts
     with atomic_write(path) as part:
         part.write_bytes(packed(weights))
     with atomic_write(path.with_suffix('.json')) as part:

@@ -319,13 +319,23 @@ def _evidence(
         return Evidence([], none, none, none, none, np.zeros((0, 7)))
     t, left_out = self._prepared(), set(left_out)
     hidden = np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int) if left_out else np.zeros(0, int)
-    song, cosine, at = self._candidates(heard.vectors, hidden)
-    z, rest, start_s = self._checked(heard.level_db, song, at, cosine)
-    score, names = np.round(self._score(cosine, z), 6), np.array([t.track_ids[s] for s in song], str)
+    return self._judged(*self._candidates(heard.vectors, hidden), heard.level_db, len(heard.vectors))
+
+
+Fused.evidence = _evidence
+
+# %% ../nbs/52_fuse.ipynb #40a7fef5
+def _judged(self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0) -> Evidence:
+    "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
+    z, rest, start_s = self._checked(level_db, song, at + later, cosine)
+    score, names = np.round(self._score(cosine, z), 6), np.array([self._prepared().track_ids[s] for s in song], str)
     order = np.lexsort((names, -score))
+    order = order[np.sort(np.unique(song[order], return_index=True)[1])]
     song, cosine, at, z, rest, start_s, score, names = (x[order] for x in (song, cosine, at, z, rest, start_s, score, names))
-    twin = self._twins(song, at, score, len(heard.vectors))
-    return Evidence(names.tolist(), score, cosine, z, start_s, features(score, twin, cosine, z, rest, len(heard.vectors), self._floor))
+    twin = self._twins(song, at, score, n_windows, 2)
+    if twin[1:].any():  # otherwise the second is no twin, and nobody else is
+        twin = self._twins(song, at, score, n_windows)
+    return Evidence(names.tolist(), score, cosine, z, start_s, features(score, twin, cosine, z, rest, n_windows, self._floor))
 
 
 def _twins(self: Fused, song: np.ndarray, at: np.ndarray, score: np.ndarray, n_windows: int, among: int = 16) -> np.ndarray:
@@ -347,7 +357,7 @@ def _logit(
     return self._coefficients[0] - few + known @ self._coefficients[1:]
 
 
-Fused.evidence, Fused._twins, Fused.logit = _evidence, _twins, _logit
+Fused._judged, Fused._twins, Fused.logit = _judged, _twins, _logit
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
 LONGEST_S, PIECES = 12.0, 6  # of a longer clip, so many pieces of this length are asked

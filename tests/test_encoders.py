@@ -130,7 +130,9 @@ def test_broken_samples_do_not_spread():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card')
-def test_the_same_on_a_graphics_card():
+def test_the_same_on_a_graphics_card(tmp_path):
     encoder = Encoder().eval()
+    save(encoder.to('cuda'), tmp_path / 'e.safetensors')  # as it is while it learns there
+    assert load(tmp_path / 'e.safetensors')[1]['digest'] == digest(encoder)
     with torch.inference_mode():
         torch.testing.assert_close(encoder.to('cuda')(noise(8).to('cuda')).cpu(), encoder.to('cpu')(noise(8)), atol=1e-3, rtol=0)
