@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, ResonanceError, atomic_write, default_method, method_class, sha256_file
+from .core import METHODS, CatalogRecognizer, ResonanceError, atomic_write, default_method, method_class, rng_for, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,12 +192,14 @@ class Catalog:
         self.folder = Path(os.path.abspath(folder))
         self._lock = threading.RLock()
         self._loaded: dict[str, tuple] = {}
+        self._asked: CatalogRecognizer | None = None  # the one that has answered before
         self._db, self._can_write = _open(self.folder, create)
 
     def close(self) -> None:
         "Close the database file; the object is of no use afterwards."
         self._db.close()
         self._loaded.clear()
+        self._asked = None
 
     def __enter__(self) -> Catalog:
         return self
@@ -875,7 +877,12 @@ def _identify(
     top: int = 5,  # matches to return
 ) -> Identification:
     "Which song is this? Raises `ResonanceError` for an unreadable file or an empty catalogue."
+    from resonance_nb.audio import SAMPLE_RATE
+
     recognizer = self.recognizer(method)
+    if recognizer is not self._asked:  # modules and tables are not for the first question to wait for
+        recognizer.search(rng_for(0, 'first question').normal(0, 0.1, SAMPLE_RATE).astype('float32'), k=1)
+        self._asked = recognizer
     begin, name = time.perf_counter(), 'samples'
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
