@@ -51,7 +51,7 @@ else:
     if options.index:
         recognizer.save(options.index)
 
-recognizer._floor = {'rival': -np.inf, 'others': -np.inf}  # what was fitted before shall not decide what is fitted now
+recognizer._floor = {'rival': -np.inf, 'others': -np.inf, 'agreement': -np.inf}  # what was fitted before shall not decide what is fitted now
 asked = []
 for place, degrade in heard_in.items():
     cache = {}
@@ -96,12 +96,12 @@ kin = {(q.track_id, e.track_ids[0]) for place, q, kind, e in found
        if kind == 'unknown' and q.snr_db is None and q.duration_s >= 5 and e.cosine[0] > 0.6 and e.agreement[0] > 6}
 kin |= {(b, a) for a, b in kin}
 strangers = [(place, q, kind, e) for place, q, kind, e in found if kind != 'known' and (q.track_id, e.track_ids[0]) not in kin]
-levels = np.array([(e.score[1], e.features[0, -1]) for *_, e in strangers if len(e.score) > 14])
-floor = {'rival': round(float(np.median(levels[:, 0])), 3), 'others': round(float(np.median(levels[:, 1])), 3)}
+levels = np.array([(e.score[1], *e.features[0, 6:8]) for *_, e in strangers if len(e.score) > 14])
+floor = {name: round(float(x), 3) for name, x in zip(('rival', 'others', 'agreement'), np.median(levels, axis=0))}
 rows = [(e, kind, kind == 'known' and e.track_ids[0] == q.track_id, place, q) for place, q, kind, e in found if kind == 'known' or (q.track_id, e.track_ids[0]) not in kin]
 features = np.array([e.features[0] for e, *_ in rows])
 features[:, 1] = np.minimum(features[:, 1], features[:, 0] - floor['rival'])
-features[:, -1] = np.maximum(features[:, -1], floor['others'])
+features[:, 6:8] = np.maximum(features[:, 6:8], (floor['others'], floor['agreement']))
 kinds, right = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
 coefficients = bench.fit_calibration(features, right)
 confidence = bench.calibrated(coefficients, features)

@@ -287,7 +287,7 @@ class Evidence:
     cosine: np.ndarray  # (n,) mean over the clip's windows
     agreement: np.ndarray  # (n,) of the peaks, in standard deviations of chance
     start_s: np.ndarray  # (n,) where the clip starts in the song
-    features: np.ndarray  # (n, 7) what the confidence is made of
+    features: np.ndarray  # (n, 9) what the confidence is made of
 
 
 def features(
@@ -296,16 +296,19 @@ def features(
     cosine: np.ndarray,  # (n,)
     agree: np.ndarray,  # (n,) agreement of the peaks
     rest: np.ndarray,  # (n,) the same without the part that agrees most
+    same: np.ndarray,  # (n,) how little the song changes there: 1 is not at all
     n_windows: int,  # of the clip
-    floor: dict[str, float],  # 'rival' and 'others': what strangers reach in a large catalogue
+    floor: dict[str, float],  # 'rival', 'others' and 'agreement': what strangers reach in a large catalogue
 ) -> np.ndarray:
-    "Score, lead over the best other song, cosine, logarithms of both agreements and of the number of windows, level of the others; shape (n, 7)."
-    best_other = max(score[~twin].max(initial=-np.inf), floor['rival'])
-    strangers = score[~twin]
+    "Score, lead over the best other song, cosine, logarithms of both agreements and of the number of windows, level of the others, agreement of their peaks, how little the song changes; shape (n, 9)."
+    strangers, best_other = score[~twin], max(score[~twin].max(initial=-np.inf), floor['rival'])
     others = max(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, floor['others'])
+    agreed = np.sort(agree[:FINALISTS][~twin[:FINALISTS]])[::-1]
+    agreed = max(agreed[2:12].mean() if len(agreed) > 2 else -np.inf, floor['agreement'])
     lead = np.where(twin, score - best_other, score - score[:1].sum())
     log = lambda x: np.log(np.maximum(x, 0.5))
-    return np.stack([score, lead, cosine, log(agree), log(rest), np.full(len(score), np.log(max(n_windows, 1))), np.full(len(score), others)], axis=1)
+    of_all = np.tile([np.log(max(n_windows, 1)), others, agreed], (len(score), 1))
+    return np.column_stack([score, lead, cosine, log(agree), log(rest), of_all, same])
 
 # %% ../nbs/52_fuse.ipynb #98da74d2
 def _evidence(
@@ -316,7 +319,7 @@ def _evidence(
     "What the clip says of the songs; nothing when nothing was heard."
     none = np.zeros(0)
     if not self._songs or not len(heard.vectors) or not len(heard.level_db):
-        return Evidence([], none, none, none, none, np.zeros((0, 7)))
+        return Evidence([], none, none, none, none, np.zeros((0, 9)))
     t, left_out = self._prepared(), set(left_out)
     hidden = np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int) if left_out else np.zeros(0, int)
     return self._judged(*self._candidates(heard.vectors, hidden), heard.level_db, len(heard.vectors))
@@ -325,6 +328,9 @@ def _evidence(
 Fused.evidence = _evidence
 
 # %% ../nbs/52_fuse.ipynb #40a7fef5
+COMPARED = 16  # songs that are compared with each other, and with themselves
+
+
 def _judged(self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0) -> Evidence:
     "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
     z, rest, start_s = self._checked(level_db, song, at + later, cosine)
@@ -332,32 +338,29 @@ def _judged(self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, l
     order = np.lexsort((names, -score))
     order = order[np.sort(np.unique(song[order], return_index=True)[1])]
     song, cosine, at, z, rest, start_s, score, names = (x[order] for x in (song, cosine, at, z, rest, start_s, score, names))
-    twin = self._twins(song, at, score, n_windows, 2)
-    if twin[1:].any():  # otherwise the second is no twin, and nobody else is
-        twin = self._twins(song, at, score, n_windows)
-    return Evidence(names.tolist(), score, cosine, z, start_s, features(score, twin, cosine, z, rest, n_windows, self._floor))
+    there = self._there(song[:COMPARED], at[:COMPARED], n_windows)
+    twin, same = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED), np.ones(len(song))
+    same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
+    return Evidence(names.tolist(), score, cosine, z, start_s, features(score, twin, cosine, z, rest, same, n_windows, self._floor))
 
 
-def _twins(self: Fused, song: np.ndarray, at: np.ndarray, score: np.ndarray, n_windows: int, among: int = 16) -> np.ndarray:
-    "Which of the first songs sound the same as the first one where the clip was found, (n,) bool."
-    t, twin = self._prepared(), np.arange(len(song)) == 0
-    begin = np.maximum(np.rint(at[:among]).astype(np.int64), 0) + t.first[song[:among]]
-    rows = np.minimum(begin[:, None] + np.arange(n_windows), t.first[song[:among] + 1, None] - 1)
-    number = rival(score[:among], self._vectors(rows))
-    twin[: min(number, among)] = True
-    return twin
+def _there(self: Fused, song: np.ndarray, at: np.ndarray, n_windows: int) -> np.ndarray:
+    "Vectors of songs where the clip was found, (n, windows, dim)."
+    t = self._prepared()
+    begin = np.maximum(np.rint(at).astype(np.int64), 0) + t.first[song]
+    return self._vectors(np.minimum(begin[:, None] + np.arange(n_windows), t.first[song + 1, None] - 1))
 
 
 def _logit(
     self: Fused,
-    known: np.ndarray,  # (n, 7) of `features`
+    known: np.ndarray,  # (n, 9) of `features`
 ) -> np.ndarray:
     "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
     few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
     return self._coefficients[0] - few + known @ self._coefficients[1:]
 
 
-Fused._judged, Fused._twins, Fused.logit = _judged, _twins, _logit
+Fused._judged, Fused._there, Fused.logit = _judged, _there, _logit
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
 LONGEST_S, PIECES = 12.0, 6  # of a longer clip, so many pieces of this length are asked
