@@ -51,7 +51,6 @@ else:
     if options.index:
         recognizer.save(options.index)
 
-recognizer._floor = {'rival': -np.inf, 'others': -np.inf, 'agreement': -np.inf}  # what was fitted before shall not decide what is fitted now
 asked = []
 for place, degrade in heard_in.items():
     cache = {}
@@ -100,8 +99,6 @@ levels = np.array([(e.score[1], *e.features[0, 6:8]) for *_, e in strangers if l
 floor = {name: round(float(x), 3) for name, x in zip(('rival', 'others', 'agreement'), np.median(levels, axis=0))}
 rows = [(e, kind, kind == 'known' and e.track_ids[0] == q.track_id, place, q) for place, q, kind, e in found if kind == 'known' or (q.track_id, e.track_ids[0]) not in kin]
 features = np.array([e.features[0] for e, *_ in rows])
-features[:, 1] = np.minimum(features[:, 1], features[:, 0] - floor['rival'])
-features[:, 6:8] = np.maximum(features[:, 6:8], (floor['others'], floor['agreement']))
 kinds, right = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
 coefficients = bench.fit_calibration(features, right)
 confidence = bench.calibrated(coefficients, features)

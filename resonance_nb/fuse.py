@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from resonance_nb.encoders import Encoder
 
 # %% auto #0
-__all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'LONGEST_S', 'PIECES',
-           'shipped_codebook', 'calibration', 'Fused', 'Heard', 'Evidence', 'features']
+__all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
+           'PIECES', 'shipped_codebook', 'calibration', 'Fused', 'Heard', 'Evidence', 'features']
 
 # %% ../nbs/52_fuse.ipynb #8aacdbe1
 FRONT = DENSE[0]  # of the peaks
@@ -290,6 +290,9 @@ class Evidence:
     features: np.ndarray  # (n, 9) what the confidence is made of
 
 
+NEAREST = 20  # other songs, those that the vectors like best, whose peaks say how easily peaks agree; a listener looks at few more
+
+
 def features(
     score: np.ndarray,  # (n,) of the candidates, best first
     twin: np.ndarray,  # (n,) bool: sounds the same as the first
@@ -298,13 +301,14 @@ def features(
     rest: np.ndarray,  # (n,) the same without the part that agrees most
     same: np.ndarray,  # (n,) how little the song changes there: 1 is not at all
     n_windows: int,  # of the clip
-    floor: dict[str, float],  # 'rival', 'others' and 'agreement': what strangers reach in a large catalogue
+    floor: dict[str, float],  # 'rival', 'others' and 'agreement': what strangers reach in a large catalogue, and where there are few, at least
 ) -> np.ndarray:
     "Score, lead over the best other song, cosine, logarithms of both agreements and of the number of windows, level of the others, agreement of their peaks, how little the song changes; shape (n, 9)."
-    strangers, best_other = score[~twin], max(score[~twin].max(initial=-np.inf), floor['rival'])
-    others = max(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, floor['others'])
-    agreed = np.sort(agree[:FINALISTS][~twin[:FINALISTS]])[::-1]
-    agreed = max(agreed[2:12].mean() if len(agreed) > 2 else -np.inf, floor['agreement'])
+    strangers, near = score[~twin], agree[~twin][np.argsort(-cosine[~twin], kind='stable')[:NEAREST]]
+    at_least = lambda value, name: value if len(near) == NEAREST else max(value, floor[name])
+    best_other = at_least(strangers.max(initial=-np.inf), 'rival')
+    others = at_least(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, 'others')
+    agreed = at_least(np.sort(near)[-6:].mean() if len(near) else -np.inf, 'agreement')
     lead = np.where(twin, score - best_other, score - score[:1].sum())
     log = lambda x: np.log(np.maximum(x, 0.5))
     of_all = np.tile([np.log(max(n_windows, 1)), others, agreed], (len(score), 1))
