@@ -129,9 +129,9 @@ def options():
 
 
 def candidates():
-    "Rules that are tried: other log odds that speak neither for nor against a song, and other weights of an answer. (Stretches of a second and a half were tried in the plan as well: they name nothing sooner and cost twice the work.)"
-    for middle, gain in itertools.product((0.5, 1.0, 1.5), (1.0, 1.5)):
-        yield replace(Rules(), middle=middle, gain=gain)
+    "Rules that are tried: other log odds that speak neither for nor against a song, other weights of an answer, and other log odds that are the most an answer can say. (Stretches of a second and a half were tried in the plan as well: they name nothing sooner and cost twice the work.)"
+    for middle, gain, most in itertools.product((0.5, 1.0, 1.5, 2.0), (1.0, 1.5, 2.0), (6.0, 9.0)):
+        yield replace(Rules(), middle=middle, gain=gain, most=most)
 
 
 def tried(job) -> tuple:
@@ -174,7 +174,7 @@ def fit(o, corpus, found):
             threshold = threshold_for(ASKED, table)
             songs = waits(lively, rules, threshold, song_of)
             named, flips = songs.named_s.fillna(math.inf), float(songs.flips.sum() / (songs.duration_s.sum() / 60))
-            row = {'plan': rules.plan_s, 'middle': rules.middle, 'gain': rules.gain, 'threshold': round(threshold, 2), 'counts': counts.tolist(), 'median_s': float(np.median(named)),
+            row = {'plan': rules.plan_s, 'middle': rules.middle, 'gain': rules.gain, 'most': rules.most, 'threshold': round(threshold, 2), 'counts': counts.tolist(), 'median_s': float(np.median(named)),
                    'in_5_s': float(np.mean(named <= 5)), 'median_loud_s': float(np.median(named[songs.begins_db > -3])), 'flips': flips, 'wrong': songs.attrs['wrong']}
             rows.append(row)
             score = np.mean(np.minimum(named, 15.0)) + 10 * max(0.0, flips - 0.15)
