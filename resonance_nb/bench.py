@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -645,7 +646,7 @@ class HtmlTable:
         caption: str = '',  # plain text above it
     ):
         self.frame = frame
-        html = frame.to_html(border=0, justify='right')
+        html = re.sub(r'(\[[^\]<>]*), ', r'\1,&nbsp;', frame.to_html(border=0, justify='left'))  # a line may end before an interval, not within it
         if caption:
             text = caption.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
             html = html.replace('<thead>', f'<caption>{text}</caption><thead>', 1)

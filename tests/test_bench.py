@@ -566,7 +566,7 @@ def test_table_scrolls_and_escapes():
     df = pd.concat([frame(['known'] * 4, [1, 1, np.nan, np.nan], [0.9] * 4, system=s, snr_db=snr) for s in ('<a>', 'b') for snr in (np.inf, -5.0)])
     shown = bench.table(bench.summarise(df), caption='5 < 6')
     assert shown.frame.index.tolist() == [('<a>', 'clean'), ('<a>', '-5 dB'), ('b', 'clean'), ('b', '-5 dB')]
-    assert shown.frame.iloc[0, 0] == '50.0 [15.0, 85.0]' and '<a>' not in shown.html and '5 &lt; 6' in shown.html
+    assert shown.frame.iloc[0, 0] == '50.0 [15.0, 85.0]' and '50.0 [15.0,&nbsp;85.0]' in shown.html and '<a>' not in shown.html and '5 &lt; 6' in shown.html
     assert shown.html.startswith('<div style="overflow-x:auto"')
     assert bench.table(bench.summarise(df), 'mean_rank').frame.iloc[0, 0].startswith('3.50 [')
     with pytest.raises(ResonanceError, match='no_such'):
