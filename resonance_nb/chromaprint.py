@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, atomic_write
+from .core import Match, ResonanceError, SongIndex, atomic_write
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
@@ -388,7 +388,7 @@ def features(
     return np.stack([error, np.full(len(error), rival)], axis=1)
 
 # %% ../nbs/31_chromaprint.ipynb #4c78cffe
-class Chromaprint:
+class Chromaprint(SongIndex):
     "Chromaprint recogniser: add songs, search clips, save and load; fulfils `core.CatalogRecognizer`."
 
     name = 'chromaprint'
@@ -398,39 +398,26 @@ class Chromaprint:
         front: Front | None = None,  # all settings at once; or a few of them by name:
         **settings,  # source, query_phases, ... as in `Front`
     ):
+        super().__init__()
         self.front = front or Front(**settings)
         fitted = calibration()
         self.accept_confidence = fitted['accept_confidence']
         self.calibrated = fitted['front'] == asdict(self.front)  # else the confidence is a guess
         self._coefficients, self._chance = np.array([fitted['intercept'], *fitted['weights']]), fitted['chance']
-        self._songs: dict[str, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return len(self._songs)
-
-    def add(
-        self,
-        track_id: str,  # a name for the song, new to this index
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> None:
-        "Index one song; audio without a word (silence, less than three seconds) adds nothing."
-        self.add_stream(track_id, [samples])
+    @property
+    def model_name(self) -> str:
+        "The method and its front end."
+        return f'{self.name}/{self.front.digest()}'
 
 # %% ../nbs/31_chromaprint.ipynb #64d6defd
-def _add_stream(
-    self,
-    track_id: str,  # a name for the song, new to this index
-    blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-) -> None:
-    "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
-    if track_id in self._songs:
-        raise ResonanceError(f'{track_id} is already in this index')
-    made = fingerprint(iter(blocks), self.front)
-    if (made != SILENCE).any():
-        self._songs[track_id] = made
+def _kept_of(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+    "The words of a song; None without one (silence, less than three seconds)."
+    words = fingerprint(iter(blocks), self.front)
+    return words if (words != SILENCE).any() else None
 
 
-Chromaprint.add_stream = _add_stream
+Chromaprint._kept_of = _kept_of
 
 # %% ../nbs/31_chromaprint.ipynb #be3c4c78
 @dataclass
@@ -465,21 +452,6 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
 
 
 Chromaprint.evidence, Chromaprint.search = _evidence, _search
-
-# %% ../nbs/31_chromaprint.ipynb #91f3796e
-def _merge(self, other: Chromaprint) -> None:
-    "Take in all songs of another index with the same front end; songs already here stay as they are."
-    if other.front.digest() != self.front.digest():
-        raise ResonanceError(f'cannot merge front end {other.front.digest()} into {self.front.digest()}')
-    self._songs = {**other._songs, **self._songs}
-
-
-def _retain(self, track_ids: set[str]) -> None:
-    "From now on answer only with these songs."
-    self._songs = {t: w for t, w in self._songs.items() if t in track_ids}
-
-
-Chromaprint.merge, Chromaprint.retain = _merge, _retain
 
 # %% ../nbs/31_chromaprint.ipynb #68b3ceb6
 FORMAT, VERSION = 'resonance chromaprint', 1

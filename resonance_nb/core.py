@@ -10,18 +10,19 @@ import importlib
 import importlib.util
 import os
 import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
 __all__ = ['METHODS', 'Match', 'Recognizer', 'CatalogRecognizer', 'VectorRecognizer', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'need', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write',
-           'project_root', 'cache_folder']
+           'ResonanceError', 'MissingExtra', 'need', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files',
+           'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -116,6 +117,60 @@ def need(
         return importlib.import_module(module)
     except ImportError as e:
         raise MissingExtra(f"{module} is not installed; it comes with: pip install 'resonance_nb[{extra}]'") from e
+
+# %% ../nbs/00_core.ipynb #4e0f18d2
+class SongIndex:
+    "Base of recognisers that keep one thing of each song in memory; their `_kept_of` makes it of the song's sound."
+
+    model_name: str  # the method, and everything that decides what is kept of a song
+
+    def __init__(self):
+        self._songs: dict = {}  # what is kept, by track_id
+        self._table = None  # all songs laid out for searching: made by whoever asks, gone when the songs change
+
+    def __len__(self) -> int:
+        return len(self._songs)
+
+    def add(
+        self,
+        track_id: str,  # a name for the song, new to this index
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> None:
+        "Index one song; one of which there is nothing to keep, like silence, adds nothing."
+        self.add_stream(track_id, [samples])
+
+    def add_stream(
+        self,
+        track_id: str,  # a name for the song, new to this index
+        blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
+    ) -> None:
+        "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
+        if track_id in self._songs:
+            raise ResonanceError(f'{track_id} is already in this index')
+        kept = self._kept_of(blocks)
+        if kept is not None:
+            self._songs[track_id], self._table = kept, None
+
+# %% ../nbs/00_core.ipynb #4081eadb
+def _merge(
+    self: SongIndex,
+    other: SongIndex,  # of the same model
+) -> None:
+    "Take in all songs of another index; songs already here stay as they are. Another model raises `ResonanceError`."
+    if other.model_name != self.model_name:
+        raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
+    self._songs, self._table = other._songs | self._songs, None
+
+
+def _retain(
+    self: SongIndex,
+    track_ids: set[str],  # songs to keep
+) -> None:
+    "From now on know only these songs."
+    self._songs, self._table = {t: kept for t, kept in self._songs.items() if t in track_ids}, None
+
+
+SongIndex.merge, SongIndex.retain = _merge, _retain
 
 # %% ../nbs/00_core.ipynb #c2717f70
 def rng_for(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError
+from .core import Match, ResonanceError, SongIndex
 from .match import best_places, between, laid_out, scan
 from .windows import RATE
 
@@ -75,7 +75,7 @@ def usable(
     return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)  # False for NaN, too
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
-class Embedding:
+class Embedding(SongIndex):
     "Recogniser by learned vectors; fulfils `core.VectorRecognizer`."
 
     name, stored_in = 'embedding', 'embeddings'
@@ -86,16 +86,12 @@ class Embedding:
     ):
         from resonance_nb.encoders import digest
 
+        super().__init__()
         network, card = (encoder, None) if encoder is not None else shipped()
         self.encoder, self.digest = folded(network), card['digest'] if card else digest(network)
         fitted = calibration(self.digest)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
-        self._songs: dict[str, np.ndarray] = {}
-        self._table: _Table | None = None
-
-    def __len__(self) -> int:
-        return len(self._songs)
 
     @property
     def model_name(self) -> str:
@@ -103,30 +99,14 @@ class Embedding:
         return f'{self.name}/{self.digest}@{HOP_S:g}s'
 
 # %% ../nbs/41a_embedding.ipynb #c375c2fd
-def _add_stream(
-    self: Embedding,
-    track_id: str,  # a name for the song, new to this index
-    blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-) -> None:
-    "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
-    if track_id in self._songs:
-        raise ResonanceError(f'{track_id} is already in this index')
+def _kept_of(self: Embedding, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+    "The vectors of a song, (windows, dim); None for silence."
     embedder = Embedder(self.encoder)
     vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
-    if embedder.heard:
-        self._songs[track_id], self._table = np.concatenate(vectors), None
+    return np.concatenate(vectors) if embedder.heard else None
 
 
-def _add(
-    self: Embedding,
-    track_id: str,  # a name for the song, new to this index
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-) -> None:
-    "Index one song; silence adds nothing."
-    self.add_stream(track_id, [samples])
-
-
-Embedding.add, Embedding.add_stream = _add, _add_stream
+Embedding._kept_of = _kept_of
 
 # %% ../nbs/41a_embedding.ipynb #900970c8
 class Embedder:
@@ -223,21 +203,6 @@ def _search(
 
 
 Embedding._prepared, Embedding.ranking, Embedding.search = _prepared, _ranking, _search
-
-# %% ../nbs/41a_embedding.ipynb #2cf77b37
-def _merge(self: Embedding, other: Embedding) -> None:
-    "Take in all songs of another index of the same model; songs already here stay as they are."
-    if other.model_name != self.model_name:
-        raise ResonanceError(f'cannot merge vectors of {other.model_name} into {self.model_name}')
-    self._songs, self._table = other._songs | self._songs, None
-
-
-def _retain(self: Embedding, track_ids: set[str]) -> None:
-    "From now on know only these songs."
-    self._songs, self._table = {t: v for t, v in self._songs.items() if t in track_ids}, None
-
-
-Embedding.merge, Embedding.retain = _merge, _retain
 
 # %% ../nbs/41a_embedding.ipynb #cffdb67e
 def _embeddings(self: Embedding) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

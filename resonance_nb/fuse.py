@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError
+from .core import Match, ResonanceError, SongIndex
 from .embedding import HOP_S, UNREADABLE, Embedder, first_line, folded, shipped, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
@@ -58,7 +58,7 @@ class _Song:
     n_frames: int
 
 # %% ../nbs/52_fuse.ipynb #68cd3f11
-class Fused:
+class Fused(SongIndex):
     "Recogniser by vectors and peaks; fulfils `core.CatalogRecognizer`."
 
     name = 'fused'
@@ -70,6 +70,7 @@ class Fused:
     ):
         from resonance_nb.encoders import digest
 
+        super().__init__()
         network, card = (encoder, None) if encoder is not None else shipped()
         self.encoder = folded(network)
         self.codebook = codebook or shipped_codebook()
@@ -80,11 +81,6 @@ class Fused:
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._weights, self._floor = fitted['weights'], fitted['floor']
         self._coefficients, self._few = np.array([fitted['intercept'], *fitted['coefficients']]), fitted['few']
-        self._songs: dict[str, _Song] = {}
-        self._table: _Table | None = None
-
-    def __len__(self) -> int:
-        return len(self._songs)
 
     @property
     def model_name(self) -> str:
@@ -92,14 +88,8 @@ class Fused:
         return f'{self.name}/{self.digest}@{HOP_S:g}s/{self.codebook.digest}/{FRONT.digest()}'
 
 # %% ../nbs/52_fuse.ipynb #41462987
-def _add_stream(
-    self: Fused,
-    track_id: str,  # a name for the song, new to this index
-    blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-) -> None:
-    "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`, silence adds nothing."
-    if track_id in self._songs:
-        raise ResonanceError(f'{track_id} is already in this index')
+def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
+    "The codes and the peaks of a song; None for silence."
     embedder, codes, vectors = Embedder(self.encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
 
     def take(more: np.ndarray) -> None:
@@ -118,20 +108,10 @@ def _add_stream(
     frames, bins, n_frames = peaks(tapped(), FRONT)
     take(embedder.push(np.zeros(0, np.float32), last=True))
     take(vectors[-1:].repeat(-len(vectors) % BLOCK, axis=0))
-    if embedder.heard:
-        self._songs[track_id], self._table = _Song(np.concatenate(codes), frames, bins - FRONT.bin_min, n_frames), None
+    return _Song(np.concatenate(codes), frames, bins - FRONT.bin_min, n_frames) if embedder.heard else None
 
 
-def _add(
-    self: Fused,
-    track_id: str,  # a name for the song, new to this index
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-) -> None:
-    "Index one song; silence adds nothing."
-    self.add_stream(track_id, [samples])
-
-
-Fused.add, Fused.add_stream = _add, _add_stream
+Fused._kept_of = _kept_of
 
 # %% ../nbs/52_fuse.ipynb #bf082ae0
 SCANNED = 64  # axes of 128 that all places are compared on
@@ -403,18 +383,6 @@ def _search(
 Fused.search = _search
 
 # %% ../nbs/52_fuse.ipynb #69c7c77f
-def _merge(self: Fused, other: Fused) -> None:
-    "Take in all songs of another index of the same model; songs already here stay as they are."
-    if other.model_name != self.model_name:
-        raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
-    self._songs, self._table = other._songs | self._songs, None
-
-
-def _retain(self: Fused, track_ids: set[str]) -> None:
-    "From now on know only these songs."
-    self._songs, self._table = {t: s for t, s in self._songs.items() if t in track_ids}, None
-
-
 def _save(self: Fused, folder: Path) -> None:
     "Write the index into a folder (made if missing)."
     folder, songs = Path(folder), [*self._songs.values()]
@@ -429,7 +397,7 @@ def _save(self: Fused, folder: Path) -> None:
 
 
 FORMAT, VERSION = 'resonance fused', 2
-Fused.merge, Fused.retain, Fused.save = _merge, _retain, _save
+Fused.save = _save
 
 # %% ../nbs/52_fuse.ipynb #4bdc7484
 def _load(cls, folder: Path, **options) -> Fused:

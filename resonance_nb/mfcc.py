@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, stft
-from .core import Match, ResonanceError
+from .core import Match, ResonanceError, SongIndex
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +277,7 @@ def calibration(
     return json.loads((resources.files('resonance_nb') / 'models' / f'{name}.json').read_text(encoding='utf-8'))
 
 # %% ../nbs/32_mfcc.ipynb #b987034c
-class Averages:
+class Averages(SongIndex):
     "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine; fulfils `core.VectorRecognizer`."
 
     name, front_class = '', Front
@@ -293,16 +293,12 @@ class Averages:
         "An empty index; raises `ResonanceError` for settings that make no sense."
         if scope not in ('chunk', 'song') or scaling not in SCALINGS:
             raise ResonanceError(f'scope is chunk or song, scaling one of {", ".join(SCALINGS)}; not {scope!r} and {scaling!r}')
+        super().__init__()
         self.front, self.scope, self.scaling = front or self.front_class(**settings), scope, scaling
         fitted = calibration(self.name)
         self.accept_confidence = fitted['accept_confidence']
         self.calibrated = (fitted['front_end'], 'chunk', 'whitened') == (self.front.digest(), scope, scaling)  # else the confidence is a guess
         self._coefficients, self._usual = np.array([fitted['intercept'], *fitted['weights']]), fitted['usual_fifth']
-        self._songs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._table: _Table | None = None
-
-    def __len__(self) -> int:
-        return len(self._songs)
 
     @property
     def model_name(self) -> str:
@@ -310,29 +306,13 @@ class Averages:
         return f'{self.name}/{self.front.digest()}'
 
 # %% ../nbs/32_mfcc.ipynb #ef669d54
-def _add(
-    self,
-    track_id: str,  # a name for the song, new to this index
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-) -> None:
-    "Index one song; silence adds nothing."
-    self.add_stream(track_id, [samples])
-
-
-def _add_stream(
-    self,
-    track_id: str,  # a name for the song, new to this index
-    blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-) -> None:
-    "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
-    if track_id in self._songs:
-        raise ResonanceError(f'{track_id} is already in this index')
+def _kept_of(self, blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    "Starts, ends and averages of a song's chunks and of the whole; None for silence."
     rows = averages(iter(blocks), self.front)
-    if len(rows[0]):
-        self._songs[track_id], self._table = rows, None
+    return rows if len(rows[0]) else None
 
 
-Averages.add, Averages.add_stream = _add, _add_stream
+Averages._kept_of = _kept_of
 
 # %% ../nbs/32_mfcc.ipynb #34e264ed
 @dataclass
@@ -414,21 +394,6 @@ def _song_means(self) -> tuple[list[str], np.ndarray]:
 
 
 Averages.song_means = _song_means
-
-# %% ../nbs/32_mfcc.ipynb #57c41e4e
-def _merge(self, other: Averages) -> None:
-    "Take in all songs of another index with the same front end; songs already here stay as they are."
-    if other.model_name != self.model_name:
-        raise ResonanceError(f'cannot merge front end {other.model_name} into {self.model_name}')
-    self._songs, self._table = other._songs | self._songs, None
-
-
-def _retain(self, track_ids: set[str]) -> None:
-    "From now on know only these songs."
-    self._songs, self._table = {t: rows for t, rows in self._songs.items() if t in track_ids}, None
-
-
-Averages.merge, Averages.retain = _merge, _retain
 
 # %% ../nbs/32_mfcc.ipynb #d4dd4ded
 class Mfcc(Averages):
