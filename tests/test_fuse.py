@@ -482,29 +482,61 @@ def test_a_clip_that_begins_before_the_song(index, known, music, before_s):
 # ---- the two numbers and the confidence
 
 
-FLOOR = {'rival': 15.0, 'others': 12.0}
+FLOOR = {'rival': 15.0, 'others': 12.0, 'agreement': 4.0}
 
 
 def test_features_are_what_they_are_called():
-    score, ones = np.array([50.0, 30, 20, 18, 16, 14, *np.full(10, 13.0)]), np.ones(16)
-    twin = np.arange(16) == 0
-    rows = features(score, twin, 0.01 * score, score / 2, score / 4, 17, FLOOR)
-    assert rows.shape == (16, 7) and (rows[:, 0] == score).all()
+    score, same = np.array([50.0, 30, 20, 18, 16, 14, *np.full(15, 13.0)]), np.linspace(0.5, 1, 21)
+    twin = np.arange(21) == 0
+    rows = features(score, twin, 0.01 * score, score / 2, score / 4, same, 17, FLOOR)
+    assert rows.shape == (21, 9) and (rows[:, 0] == score).all() and (rows[:, 8] == same).all()
     assert rows[:3, 1].tolist() == [20, -20, -30], 'the lead of the first is over the second, that of the others over the first'
     np.testing.assert_allclose(rows[:, 2:5], np.stack([0.01 * score, np.log(score / 2), np.log(score / 4)], 1))
-    np.testing.assert_allclose(rows[:, 5], np.log(17) * ones)
-    np.testing.assert_allclose(rows[:, 6], score[4:14].mean() * ones)
+    assert (rows[:, 5] == np.log(17)).all()
+    np.testing.assert_allclose(rows[:, 6], score[4:14].mean())
+    np.testing.assert_allclose(rows[:, 7], score[1:7].mean() / 2, err_msg='the six of the others whose peaks agree best')
     twin[1] = True
-    rows = features(score, twin, 0.01 * score, score / 2, score / 4, 17, FLOOR)
+    rows = features(score, twin, 0.01 * score, score / 2, score / 4, same, 17, FLOOR)
     assert rows[:3, 1].tolist() == [30, 10, -30], 'a twin is no rival'
+    np.testing.assert_allclose(rows[:, 7], score[2:8].mean() / 2, err_msg='nor one of the others')
 
 
-def test_features_of_few_songs_and_of_weak_ones():
-    rows = features(np.array([20.0, 3.0]), np.array([True, False]), np.array([0.5, 0.1]), np.array([4.0, -3.0]), np.array([0.0, -9.0]), 0, FLOOR)
-    assert rows[0, 1] == 5 and (rows[:, 6] == 12).all(), 'two songs do not show what strangers reach'
+def test_peaks_of_songs_that_the_vectors_do_not_like_say_nothing():
+    rng, n = np.random.default_rng(0), 60
+    score, cosine, agree = np.sort(rng.normal(20, 3, n))[::-1], rng.uniform(0, 1, n), rng.normal(4, 1, n)
+    rows = features(score, np.arange(n) == 0, cosine, agree, agree, np.ones(n), 9, FLOOR)
+    near = sorted(range(1, n), key=lambda i: -cosine[i])[:20]
+    np.testing.assert_allclose(rows[:, 7], np.mean(sorted(agree[i] for i in near)[-6:]))
+
+
+@pytest.mark.parametrize('n_others', [0, 1, 19, 20, 40])
+def test_a_floor_holds_where_there_are_few_songs(n_others):
+    n, low = 1 + n_others, np.full(1 + n_others, 1.0)
+    rows = features(np.array([20.0, *low[1:]]), np.arange(n) == 0, 0.1 * low, low, low, low, 9, FLOOR)
+    taken = (1, 1, 1) if n_others >= 20 else (FLOOR['rival'], FLOOR['others'], FLOOR['agreement'])
+    assert (20 - rows[0, 1], rows[0, 6], rows[0, 7]) == pytest.approx(taken), 'few songs do not show what strangers reach'
+    high = np.full(n, 100.0)
+    rows = features(high, np.arange(n) == 0, 0.1 * low, high, high, low, 9, FLOOR)
+    assert not n_others or rows[0, 1] == 0 and rows[0, 7] == 100, 'whoever reaches more shows it'
+
+
+def test_features_of_weak_ones():
+    rows = features(np.array([20.0, 3.0]), np.array([True, False]), np.array([0.5, 0.1]), np.array([4.0, -3.0]), np.array([0.0, -9.0]), np.ones(2), 0, FLOOR)
     assert rows[1, 3] == rows[0, 4] == rows[1, 4] == np.log(0.5) and (rows[:, 5] == 0).all() and np.isfinite(rows).all()
     none = np.zeros(0)
-    assert features(none, none.astype(bool), none, none, none, 5, FLOOR).shape == (0, 7)
+    assert features(none, none.astype(bool), none, none, none, none, 5, FLOOR).shape == (0, 9)
+
+
+def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known, music):
+    heard = index.hear(cut(music[known[5]], 2.83))
+    told = index.evidence(heard)
+    t, n = index._prepared(), len(heard.vectors)
+    for name, start_s, same in zip(told.track_ids, told.start_s, told.features[:, 8]):
+        first, last = t.first[t.track_ids.index(name) + np.array([0, 1])]
+        rows = lambda at: index._vectors(np.minimum(first + max(at, 0) + np.arange(n), last - 1)).mean(axis=0)
+        at = int(start_s // 0.25)  # vectors are taken from the window next to the place that the peaks may have moved a little
+        assert any(abs(same - np.linalg.norm(rows(at + d))) < 1e-4 for d in range(-2, 4))
+    assert (told.features[:, 8] < 0.99).all() and (told.features[:, 8] > 0).all()
 
 
 def test_evidence_is_what_search_answers(index, known, music):
@@ -513,7 +545,7 @@ def test_evidence_is_what_search_answers(index, known, music):
     assert heard.vectors.shape[1] == 128 and 15 <= len(heard.vectors) <= 17 and len(heard.level_db) == len(clip) // FRONT.hop + 1
     np.testing.assert_allclose(np.linalg.norm(heard.vectors, axis=1), 1, atol=1e-4)
     told, found = index.evidence(heard), index.search(clip, N_SONGS)
-    assert isinstance(told, Evidence) and told.track_ids == [m.track_id for m in found] and told.features.shape == (N_SONGS, 7)
+    assert isinstance(told, Evidence) and told.track_ids == [m.track_id for m in found] and told.features.shape == (N_SONGS, 9)
     assert told.score.tolist() == [m.score for m in found] and told.start_s.tolist() == [m.offset_s for m in found]
     weights = calibration(index.model_name)['weights']
     np.testing.assert_allclose(told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5)
@@ -680,7 +712,7 @@ def test_it_fulfils_the_contract(index):
 def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
     assert index.calibrated, 'run benchmarks/calibrate_fused.py'
     fitted = calibration(index.model_name)
-    assert len(fitted['coefficients']) == 7 and set(fitted['weights']) == {'cosine', 'agreement'} and set(fitted['floor']) == {'rival', 'others'}
+    assert len(fitted['coefficients']) == 9 and set(fitted['weights']) == {'cosine', 'agreement'} and set(fitted['floor']) == {'rival', 'others', 'agreement'}
     sizes, off = fitted['few']['songs'], fitted['few']['logit']
     assert sizes == sorted(sizes) and off == sorted(off, reverse=True) and off[0] > 0 == off[-1], 'the smaller the catalogue, the more is asked'
     assert not calibration('another model')['calibrated']
