@@ -327,7 +327,7 @@ def _cosines(fused: Fused, clip: np.ndarray, song: np.ndarray, begin: np.ndarray
     low, high = t.first[song, None], t.first[song + 1, None]
     at = begin[:, None] + low + np.arange(-2, n + 2)
     inside = (at >= low) & (at < high)
-    similar = (fused._vectors(np.where(inside, at, low)) @ clip.T) * inside[..., None]
+    similar = fused._vectors(np.where(inside, at, low), clip) * inside[..., None]
     cosine = np.stack([similar[:, j : j + n].diagonal(axis1=1, axis2=2).mean(1) for j in range(5)], 1)
     top = 1 + cosine[:, 1:4].argmax(1)
     return cosine[rows, top], begin + top - 2 + between(cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1])

@@ -215,12 +215,13 @@ def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np
     return song, cosine[rows, top], at
 
 
-def _vectors(self: Fused, rows: np.ndarray) -> np.ndarray:
-    "Vectors of windows by their numbers, shape (..., dim)."
+def _vectors(self: Fused, rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    "Vectors of windows by their numbers, shape (..., dim); or their products with others (n, dim), shape (..., n), which is less work."
     block, within = np.divmod(rows, BLOCK)
     which, back = np.unique(block.ravel(), return_inverse=True)
-    book = self.codebook
-    whole = (book.decode(self._prepared().codes[which]) @ book.arrays['rotation']).reshape(len(which), BLOCK, book.dim // BLOCK)
+    turn = self.codebook.arrays['rotation'].reshape(-1, BLOCK, self.codebook.dim // BLOCK)
+    turn = turn if others is None else turn @ others.T
+    whole = (self.codebook.decode(self._prepared().codes[which]) @ turn.reshape(len(turn), -1)).reshape(len(which), BLOCK, turn.shape[2])
     return whole[back.reshape(block.shape), within]
 
 

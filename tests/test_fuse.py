@@ -527,6 +527,12 @@ def test_features_of_weak_ones():
     assert features(none, none.astype(bool), none, none, none, none, 5, FLOOR).shape == (0, 9)
 
 
+def test_products_with_windows_need_no_vectors(index):
+    rows, others = np.array([[0, 5, 6], [7, 7, 100]]), np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
+    np.testing.assert_allclose(index._vectors(rows, others), index._vectors(rows) @ others.T, atol=1e-4)
+    assert index._vectors(rows, others[:0]).shape == (2, 3, 0)
+
+
 def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known, music):
     heard = index.hear(cut(music[known[5]], 2.83))
     told = index.evidence(heard)
