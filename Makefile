@@ -22,7 +22,7 @@ book: $(VENV)/.ready
 	@$(VENV)/bin/resonance book </dev/null
 
 test: $(VENV)/.ready
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal </dev/null
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile </dev/null
 
 bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
