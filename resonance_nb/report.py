@@ -123,7 +123,7 @@ def reported_text(
     chapter: str,  # a notebook's name
     metric: str,  # e.g. 'top1'
     fmt: str = '.1%',  # of the number
-    interval: bool = True,  # with interval and n
+    interval: bool | str = True,  # with interval and n; 'brackets' for tables
     **of,  # system and setting, as `runs.reported_value` takes them
 ) -> str:
     "One reported number as text; 'not yet run' when the reported run is older than the measure."
