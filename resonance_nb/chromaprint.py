@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, SongIndex, atomic_write
+from .core import Match, ResonanceError, SongIndex, as_matches, atomic_write, best_first
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
@@ -438,7 +438,7 @@ def _evidence(self, samples: np.ndarray) -> Evidence:
         return Evidence([], np.zeros(0), np.zeros(0), bits, 0.0)
     error, which, start = slide([self._songs[i] for i in ids], clip)
     start_s = (start * HOP - np.array([f.late for f in clip])[which]) / RATE_HZ
-    order = np.argsort(error, kind='stable')
+    order = best_first(1 - error, np.array(ids))
     return Evidence([ids[i] for i in order], error[order], start_s[order], bits, variety(clip[0]))
 
 
@@ -447,8 +447,7 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     found = self.evidence(samples)
     logit = self._coefficients[0] + features(found.error, found.bits, found.varied, self._chance)[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    best = zip(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
-    return [Match(t, float(v), float(s), float(c)) for t, v, s, c in best]
+    return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
 
 
 Chromaprint.evidence, Chromaprint.search = _evidence, _search

@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['METHODS', 'Match', 'Recognizer', 'CatalogRecognizer', 'VectorRecognizer', 'method_class', 'default_method',
+__all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
+           'VectorRecognizer', 'best_first', 'as_matches', 'assert_same_answers', 'method_class', 'default_method',
            'ResonanceError', 'MissingExtra', 'need', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files',
            'atomic_write', 'project_root', 'cache_folder']
 
@@ -73,6 +74,55 @@ class VectorRecognizer(CatalogRecognizer, Protocol):
     @classmethod
     def from_embeddings(cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray) -> VectorRecognizer: ...
 
+# %% ../nbs/00_core.ipynb #06f3e501
+SCORE_DIGITS, OFFSET_DIGITS, CONFIDENCE_DIGITS = 3, 3, 4  # decimal places that a `Match` promises
+
+
+def best_first(
+    scores: np.ndarray,  # (n,)
+    names: np.ndarray,  # (n,) strings
+) -> np.ndarray:
+    "Order of songs by score, rounded to `SCORE_DIGITS`; equal scores in the order of their names; shape (n,)."
+    import numpy as np
+
+    return np.lexsort((names, -np.round(np.asarray(scores, float), SCORE_DIGITS)))
+
+
+def as_matches(
+    track_ids: list[str],  # (n,) best first
+    scores: np.ndarray,  # (n,)
+    offsets_s: np.ndarray,  # (n,) where the clip starts in each song, seconds
+    confidences: np.ndarray,  # (n,) in [0, 1]
+) -> list[Match]:
+    "Answers as they leave a recogniser: rounded to what they promise."
+    rounded = lambda x, digits: round(float(x), digits) + 0.0  # which makes -0.0 a plain zero
+    return [Match(t, rounded(s, SCORE_DIGITS), rounded(o, OFFSET_DIGITS), rounded(c, CONFIDENCE_DIGITS))
+            for t, s, o, c in zip(track_ids, scores, offsets_s, confidences)]
+
+# %% ../nbs/00_core.ipynb #02ca258e
+def assert_same_answers(
+    one: Iterable,  # answers, best first: `Match`, or dicts with the same names
+    other: Iterable,  # what they are compared with
+    score: float = 0.003,  # largest difference of two scores
+    offset_s: float | None = 0.003,  # of two offsets, seconds; None: not compared
+    confidence: float = 0.003,  # of two confidences
+) -> None:
+    "Fail where two lists of answers differ: in length, songs, numbers beyond the tolerances, or in an order that is more than a tie."
+    lists = [[dict(m) if isinstance(m, dict) else asdict(m) for m in answers] for answers in (one, other)]
+    assert len(lists[0]) == len(lists[1]), f'{len(lists[0])} answers, and {len(lists[1])}'
+    known = [{m['track_id']: m for m in answers} for answers in lists]
+    last = min((m['score'] for answers in lists for m in answers), default=0.0)
+    for place, (a, b) in enumerate(zip(*lists), 1):
+        assert abs(a['score'] - b['score']) <= score, f'answer {place}: {a}, and {b}'
+        for m, others in ((a, known[1]), (b, known[0])):
+            twin = others.get(m['track_id'])
+            if twin is None:  # one of equal songs at the end of the list
+                assert m['score'] <= last + score, f'answer {place} is in one list only: {m}'
+                continue
+            far = [k for k, most in (('score', score), ('offset_s', offset_s), ('confidence', confidence))
+                   if most is not None and not abs(m[k] - twin[k]) <= most]
+            assert not far, f'answer {place} differs in {", ".join(far)}: {m}, and {twin}'
+
 # %% ../nbs/00_core.ipynb #0dfbaf19
 METHODS = {  # best first: name on the command line -> where its class lives
     'fused': 'resonance_nb.fuse:Fused',
@@ -97,7 +147,7 @@ def method_class(
 
 def default_method() -> str:
     "The recogniser that new songs are indexed for when none is named: the best one whose libraries are installed."
-    return 'fused' if importlib.util.find_spec('torch') else 'landmark'
+    return 'fused' if importlib.util.find_spec('onnxruntime') else 'landmark'
 
 # %% ../nbs/00_core.ipynb #847d6dd2
 class ResonanceError(Exception):

@@ -353,7 +353,7 @@ def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
     cosine, at = _cosines(self.fused, clip, song, begin)
     found = self.fused._judged(song, cosine, at, self._levels[frame:], n, (level_at - begins) / _STEP)
     logits = self.fused.logit(found.features)
-    return Answer(begins / SAMPLE_RATE, tuple(Claim(t, level_at / SAMPLE_RATE - s, v) for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())))
+    return Answer(begins / SAMPLE_RATE, tuple(Claim(t, level_at / SAMPLE_RATE - s, round(v, 3)) for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())))
 
 
 _Ear.held_s, _Ear.answer = property(_held_s), _answer

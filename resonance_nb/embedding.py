@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, SongIndex
+from .core import Match, ResonanceError, SongIndex, as_matches, best_first
 from .match import best_places, between, laid_out, scan
 from .windows import RATE
 
@@ -185,8 +185,8 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     best, at = best_places(score, table.first)
     row, end = at + table.first[:-1], table.first[1:] - 1  # the place is sharpened where both neighbours are of the same song
     at = at + np.where((at > 0) & (row < end), between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]), 0.0)
-    best, names = np.round(best.astype(float), 6), np.array(table.track_ids)
-    order = np.lexsort((names, -best))
+    names = np.array(table.track_ids)
+    order = best_first(best, names)
     return names[order].tolist(), best[order], at[order] * HOP_S, len(clip)
 
 
@@ -199,7 +199,7 @@ def _search(
     track_ids, scores, starts_s, n = self.ranking(samples)
     logit = self._coefficients[0] + evidence_features(scores, n)[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    return [Match(t, float(s), float(a), float(c)) for t, s, a, c in zip(track_ids[:k], scores, starts_s, confidence)]
+    return as_matches(track_ids[:k], scores, starts_s, confidence)
 
 
 Embedding._prepared, Embedding.ranking, Embedding.search = _prepared, _ranking, _search

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, SongIndex
+from .core import Match, ResonanceError, SongIndex, as_matches, best_first
 from .embedding import HOP_S, UNREADABLE, Embedder, first_line, folded, shipped, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
@@ -319,8 +319,8 @@ COMPARED = 16  # songs that are compared with each other, and with themselves
 def _judged(self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0) -> Evidence:
     "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
     z, rest, start_s = self._checked(level_db, song, at + later, cosine)
-    score, names = np.round(self._score(cosine, z), 6), np.array([self._prepared().track_ids[s] for s in song], str)
-    order = np.lexsort((names, -score))
+    score, names = self._score(cosine, z), np.array([self._prepared().track_ids[s] for s in song], str)
+    order = best_first(score, names)
     order = order[np.sort(np.unique(song[order], return_index=True)[1])]
     song, cosine, at, z, rest, start_s, score, names = (x[order] for x in (song, cosine, at, z, rest, start_s, score, names))
     there = self._there(song[:COMPARED], at[:COMPARED], n_windows)
@@ -364,7 +364,7 @@ def _matches(self: Fused, found: Evidence, k: int, later_s: float, tries: int) -
     "Answers to a piece that begins so much later than the clip."
     logit = self.logit(found.features[:k]) - np.log(tries)
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    return [Match(t, float(s), float(a) - later_s, float(c)) for t, s, a, c in zip(found.track_ids[:k], found.score, found.start_s, confidence)]
+    return as_matches(found.track_ids[:k], found.score, found.start_s - later_s, confidence)
 
 
 def _search(

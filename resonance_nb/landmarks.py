@@ -15,7 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError
+from .core import Match, ResonanceError, as_matches, best_first
 from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
@@ -619,14 +619,14 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     turns = np.flatnonzero((track == track[found.z.argmax()]) & (found.z > 0.8 * found.z.max()))
     if len(turns) > 1:  # music that loops: all turns agree, and only finer framing tells them apart
         score[turns] = found.z.max() + 1e-3 * _closely(self, samples, maps[0], at.only(turns))
-    order = np.lexsort((start, names, -score))
-    _, firsts = np.unique(track[order], return_index=True)
-    best = order[np.sort(firsts)]
+    order = np.lexsort((start, names, -np.round(score, 6)))
+    _, firsts = np.unique(track[order], return_index=True)  # of each song its best place …
+    best = order[firsts][best_first(score[order[firsts]], names[order[firsts]])]  # … and the songs, best first
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
     features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, self._least())
     plain = found.z[best] > 0.97 * _own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
-    return Evidence(names[best].tolist(), found.z[best], start_s, features, rest < 0.4 * found.z[best], plain)
+    return Evidence(names[best].tolist(), score[best], start_s, features, rest < 0.4 * found.z[best], plain)
 
 # %% ../nbs/30_landmarks.ipynb #977ab171
 def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
@@ -637,8 +637,7 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     doubtful, plain = found.doubtful[:k], found.plain[:k]
     confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
     confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)
-    best = zip(found.track_ids, found.score[:k], found.start_s, confidence)
-    return [Match(t, float(v), float(s), float(c)) for t, v, s, c in best]
+    return as_matches(found.track_ids[:k], found.score, found.start_s, confidence)
 
 
 def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:

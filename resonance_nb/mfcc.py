@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, stft
-from .core import Match, ResonanceError, SongIndex
+from .core import Match, ResonanceError, SongIndex, as_matches, best_first
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -359,8 +359,8 @@ def _ranking(self, samples: np.ndarray) -> tuple[list[str], np.ndarray, tuple[np
     step = max(1, _CELLS_AT_ONCE // len(table.unit))
     for i in range(0, len(unit), step):
         best += np.maximum.reduceat(unit[i : i + step] @ table.unit.T, table.first, axis=1).sum(axis=0, dtype=np.float64)
-    scores = np.round(best / len(unit), 6)  # equal vectors give equal scores, wherever they lie
-    order = np.lexsort((table.by_name, -scores))
+    scores = best / len(unit)
+    order = best_first(scores, table.by_name)
     return [table.track_ids[i] for i in order], scores[order], (starts, unit)
 
 
@@ -381,7 +381,7 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     track_ids, scores, clip = self.ranking(samples)
     logit = self._coefficients[0] + features(scores, self._usual)[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    return [Match(t, float(s), self._place(t, *clip), float(c)) for t, s, c in zip(track_ids[:k], scores, confidence)]
+    return as_matches(track_ids[:k], scores, [self._place(t, *clip) for t in track_ids[:k]], confidence)
 
 
 Averages.search = _search
