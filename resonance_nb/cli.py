@@ -99,7 +99,7 @@ def _tell(report, songs, as_json: bool) -> None:
 @click.argument('paths', nargs=-1, required=True, type=click.Path(), metavar='FOLDER|FILE...')
 @catalog_option('The catalogue: a folder, made if missing.')
 @method_option
-@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1), metavar='N', help='Processes that decode and fingerprint.')
+@click.option('--jobs', default=None, type=click.IntRange(1), metavar='N', help='Processes that decode and fingerprint.  [default: one for each core]')
 @click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes to the catalogue.')
 @json_option
 def index(paths, catalog, method, jobs, wait, as_json):
@@ -109,7 +109,7 @@ def index(paths, catalog, method, jobs, wait, as_json):
     takes in what is new, and goes on where an interruption left it.
 
     \b
-      resonance index ~/Music --catalog my.catalogue --jobs 2
+      resonance index ~/Music --catalog my.catalogue
     """
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog, show_path

@@ -359,7 +359,8 @@ def export_int8(
         export_onnx(encoder, whole)
         quantization.shape_inference.quant_pre_process(str(whole), str(clear))
         with atomic_write(path) as part:
-            quantization.quantize_static(str(clear), str(part), Reader(), per_channel=True, reduce_range=True)
+            kinds = {'activation_type': quantization.QuantType.QUInt8, 'weight_type': quantization.QuantType.QInt8}
+            quantization.quantize_static(str(clear), str(part), Reader(), per_channel=True, reduce_range=True, **kinds)
             model = onnx.load(str(part))
             _say(model, encoder, 'int8')
             onnx.save(model, str(part))
