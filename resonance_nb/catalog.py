@@ -849,6 +849,14 @@ def default_jobs(
         return max(1, min(cores, free // WORKER_BYTES))
     return cores
 
+
+def _shares(n_files: int, jobs: int | None, batch_files: int) -> tuple[int, int]:
+    "Processes, and files in a batch: where the number of processes is left open, all of them get work."
+    if jobs is not None:
+        return jobs, batch_files
+    jobs = default_jobs(n_files)
+    return jobs, max(1, min(batch_files, -(-n_files // jobs)))
+
 # %% ../nbs/02_catalog.ipynb #7c8ef5a4
 def _index(
     self: Catalog,
@@ -872,9 +880,7 @@ def _index(
     found, bad = audio.find_audio(paths)
     own = os.path.join(os.path.realpath(self.folder), '')
     found = [p for p in found if not os.path.realpath(p).startswith(own)]
-    if jobs is None:
-        jobs = default_jobs(len(found))
-        batch_files = max(1, min(batch_files, -(-len(found) // jobs)))  # so that all of them have work
+    jobs, batch_files = _shares(len(found), jobs, batch_files)
     with _writing(self.folder, wait), _bar(len(found), progress) as bar:
         run = _Run(bar, paths)
         run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
