@@ -108,7 +108,7 @@ with tempfile.TemporaryDirectory() as folder:
 music, heard = [corpus.load('music', i) for i in few[:20]], np.concatenate([corpus.load('music', i)[::2] for i in few[:10]])
 hours = sum(map(len, music)) / audio.SAMPLE_RATE / 3600
 in_torch = Asked(shipped()[0])
-encoders = {'torch': in_torch, 'onnxruntime': shipped_network(), 'onnxruntime, 8 bits': shipped_network('int8')}
+encoders = {'torch': in_torch, 'onnxruntime': shipped_network()}
 
 
 def cpu_s(work):
@@ -119,7 +119,7 @@ def cpu_s(work):
 
 def index_with(encoder):
     recognizer = Fused()
-    recognizer.song_encoder = encoder
+    recognizer.encoder = encoder
     for number, x in enumerate(music):
         recognizer.add(str(number), x)
 

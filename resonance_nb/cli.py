@@ -942,25 +942,20 @@ def _checker(corpus, profile: str):
 # %% ../nbs/92_cli.ipynb #48293d43
 @cli.command()
 @click.argument('encoder', type=click.Path(path_type=Path), metavar='ENCODER')
-@corpus_option('Its train split is what the eight-bit network is fitted to.  [default: the corpus in use]')
-@click.option('--to', 'out', required=True, type=click.Path(path_type=Path), metavar='DIR', help='Where encoder.onnx and encoder-int8.onnx go.')
-def export(encoder, folder, out):
-    """Write a trained encoder for machines without torch.
+@click.option('--to', 'out', required=True, type=click.Path(path_type=Path), metavar='FILE', help='The .onnx file to write.')
+def export(encoder, out):
+    """Write a trained encoder for machines without torch, as ONNX.
 
     ENCODER is an encoder.safetensors of `resonance train`, or "shipped".
 
     \b
-      resonance export runs/train/quick/encoder.safetensors --to my-encoder
+      resonance export runs/train/quick/encoder.safetensors --to my-encoder.onnx
     """
-    from resonance_nb import train as t
-    from resonance_nb.encoders import load
+    from resonance_nb.encoders import export_onnx, load
     from resonance_nb.network import WEIGHTS
 
-    corpus = _corpus_in_use(folder)
-    network = load(WEIGHTS if str(encoder) == 'shipped' else encoder)[0]
-    windows = t.heard_windows(corpus, list(corpus.split('music', 'train').index), bank_of(corpus.folder, 'train'))
-    for path in t.export(network, out, windows):
-        click.echo(path)
+    export_onnx(load(WEIGHTS if str(encoder) == 'shipped' else encoder)[0], out)
+    click.echo(out)
 
 # %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()

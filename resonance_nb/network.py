@@ -101,7 +101,6 @@ class Network:
         self._session = _session(Path(path))
         about = _about(self._session, path)
         self.digest: str = about['digest']  # of settings and weights
-        self.precision: str = about['precision']  # 'float32', or 'int8'
         self.settings = Settings(**about['settings'] | {'front': Front(**about['settings']['front'])})
         found = np.array(front_check(lambda x: mel_maps(x, self.settings.front)))
         if not np.allclose(found, about['front_check'], atol=0.02):
@@ -150,12 +149,10 @@ MODELS = Path(str(resources.files('resonance_nb') / 'models'))
 WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training and for `encoders.load`
 
 
-@lru_cache(maxsize=2)
-def shipped(
-    precision: str = 'float32',  # or 'int8'
-) -> Network:
+@lru_cache(maxsize=1)
+def shipped() -> Network:
     "The network that comes with this package; read once in a process."
-    return Network(MODELS / {'float32': 'encoder.onnx', 'int8': 'encoder-int8.onnx'}[precision])
+    return Network(MODELS / 'encoder.onnx')
 
 # %% ../nbs/40a_network.ipynb #27e9fd5b
 def embed(
