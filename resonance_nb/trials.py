@@ -9,6 +9,7 @@ import base64
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from resonance_nb.venue import Bank
 
 # %% auto #0
-__all__ = ['TRIALS_VERSION', 'trial', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences', 'made_on',
+__all__ = ['TRIALS_VERSION', 'trial', 'choices', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences', 'made_on',
            'file_differences', 'reported_differences', 'show_differences', 'plot_differences']
 
 # %% ../nbs/44a_trials.ipynb #d200add2
@@ -58,6 +59,13 @@ def trial(
 
 # %% ../nbs/44a_trials.ipynb #8afe2cf1
 TRIALS_VERSION = 1  # raise it when concerts, training or questions change so that trials find something else
+
+
+def choices(
+    recipe: Recipe,  # of a trial
+) -> dict:
+    "What of a recipe decides a trial, as plain values: all but a precision that is left to the machine."
+    return {k: v for k, v in asdict(recipe).items() if (k, v) != ('precision', 'auto')}
 
 
 def as_line(

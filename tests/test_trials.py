@@ -75,7 +75,7 @@ def test_what_is_filed_is_read_back(tmp_path):
 
 GOLDEN = (3.8538, 3.1804, 3.4646)  # loss of the golden trial at steps 3, 6 and 9 in 32 bits
 OF_VERSION = 1  # the version of the trials that they belong to
-NEAR = 0.01  # processors without AVX-512, without AVX and of another maker come within 0.001
+NEAR = 0.01  # the instructions of a processor without AVX-512, or without AVX, come within 0.001
 
 
 def losses_of(recipe, folder):
@@ -101,8 +101,10 @@ def test_trials_still_find_what_the_stored_ones_found(tmp_path):
                     venues=('hard-mix', 'club'), warmup=2, validate_every=3, precision='32-true')
     assert TRIALS_VERSION == OF_VERSION
     np.testing.assert_allclose(losses_of(golden, tmp_path / 'golden'), GOLDEN, atol=NEAR)
+    half = changed(golden, {'precision': 'bf16-mixed'})
+    np.testing.assert_allclose(losses_of(half, tmp_path / 'half'), GOLDEN, atol=4 * NEAR)
     for name, change in {'labels': {'smoothing': 0.1}, 'crowd': {'levels.last_db': (-4, 6)}}.items():
-        assert abs(losses_of(changed(golden, change), tmp_path / name) - GOLDEN).max() > 5 * NEAR, name
+        assert abs(losses_of(changed(golden, change), tmp_path / name) - GOLDEN).max() > 8 * NEAR, name
 
 
 def test_questions_are_as_hard_as_those_of_the_stored_trials():
