@@ -47,7 +47,7 @@ def seen(root, tmp_path_factory):
     options = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update'
     options += ' --disable-sync --allow-file-access-from-files --mute-audio --host-resolver-rules=MAP\t*\t~NOTFOUND --virtual-time-budget=240000'
     command = [chromium, *options.split(' '), f'--user-data-dir={here / "profile"}', '--dump-dom', (here / 'look.html').as_uri()]
-    done = subprocess.run([c.replace('\t', ' ') for c in command], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([c.replace('\t', ' ') for c in command], capture_output=True, text=True)
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.S)
     told = json.loads(found[1].replace('&quot;', '"').replace('&amp;', '&')) if found else []
     if not told:

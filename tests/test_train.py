@@ -64,11 +64,10 @@ def run(folder, changes, more=None, kill_at=None):
     code = SCRIPT.format(tests=os.path.dirname(__file__), changes=changes, more=more or {})
     process = subprocess.Popen([sys.executable, '-c', code, str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True)
     if kill_at is None:
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate()
         assert process.returncode == 0, err[-2000:]
         return
-    until = time.monotonic() + 200
-    while time.monotonic() < until and process.poll() is None:
+    while process.poll() is None:
         try:
             if int(torch.load(folder / 'checkpoint.ckpt', weights_only=True)['global_step']) >= kill_at:
                 break
