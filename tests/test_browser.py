@@ -40,7 +40,7 @@ def seen(root, tmp_path_factory):
     if not (book / 'index.html').exists():
         pytest.skip('the book has not been built here: make book')
     if not chromium:
-        pytest.skip('Chromium is not installed: the pages are not looked at')
+        pytest.skip('Chromium is not installed: apt install chromium')
     here = tmp_path_factory.mktemp('browser')
     pages = [p.as_uri() for p in sorted(book.glob('*.html'))]
     (here / 'look.html').write_text(LOOK.replace('PAGES', json.dumps(pages)), encoding='utf-8')
@@ -51,7 +51,7 @@ def seen(root, tmp_path_factory):
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.S)
     told = json.loads(found[1].replace('&quot;', '"').replace('&amp;', '&')) if found else []
     if not told:
-        pytest.skip('Chromium does not run here: the pages are not looked at')
+        pytest.skip('Chromium does not run here')
     assert len(told) == len(pages), 'the browser did not get through all pages'
     return told
 
