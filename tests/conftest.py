@@ -5,6 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# other profiles begin with this one: no limit of time, on whichever machine
+settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('patient')
 
 ROOT = Path(__file__).resolve().parents[1]
 

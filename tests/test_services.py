@@ -35,7 +35,7 @@ from resonance_nb.services import AcrCloud, AccessRefused, Answer, Names, Pack, 
 RATE = audio.SAMPLE_RATE
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = 'import sys; from resonance_nb.cli import main; main()'
-settings.register_profile('services', max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile('services', max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 settings.load_profile('services')
 
 
