@@ -200,7 +200,7 @@ def build(
     root: Path | None = None,  # the project; None: this one
     fresh: bool = False,  # forget every page made before
 ) -> Path:
-    "Build the book and return its first page; what has been executed is kept when it is interrupted. A failed build or check raises `ResonanceError`."
+    "Build the book, or go on building it, and return its first page; a failed build or check raises `ResonanceError`."
     root = root or project_root()
     if fresh:
         shutil.rmtree(root / '_build' / '.jupyter_cache', ignore_errors=True)
@@ -210,7 +210,7 @@ def build(
     stamp = root / '_build' / 'made-with.txt'
     code = 'import sys; from jupyter_book.cli.main import main; sys.exit(main())'
     with environment(PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS=os.environ.get('PYTHONWARNINGS', 'ignore')):
-        command = [sys.executable, '-c', code, 'build', os.fspath(root), '-n', '-q', *(['-W', '--keep-going'] if strict else [])]
+        command = [sys.executable, '-c', code, 'build', os.fspath(root), '-nq', *(['-W', '--keep-going'] if strict else [])]
         same = stamp.exists() and stamp.read_text() == book_hash()
         stamp.unlink(missing_ok=True)
         if _carried_out(command + ([] if same and not fresh else ['--all']), root):
@@ -223,13 +223,13 @@ def build(
 
 # %% ../nbs/91_book.ipynb #c84e01b7
 def _carried_out(command: list[str], root: Path) -> int:
-    "The status of a process that ends by itself, also when the keyboard interrupts it: a page that is being kept is kept whole."
+    "The status of a process, which ends by itself also after Ctrl-C: what it is writing is written whole."
     with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL) as child:
         try:
             return child.wait()
         except KeyboardInterrupt:  # the child was interrupted, too
             child.wait()
-            print('interrupted: the pages that were executed are kept; the same command goes on with the others', file=sys.stderr)
+            print('interrupted: the pages that were executed are kept; run the same command to go on', file=sys.stderr)
             raise
 
 # %% ../nbs/91_book.ipynb #e61b5d3a
@@ -246,7 +246,7 @@ def setup(
 
     app.connect('env-before-read-docs', lambda app, env, names: pages.extend(sorted(names)))
     app.connect('source-read', told)
-    app.connect('doctree-read', lambda app, doctree: print(f'{time.monotonic() - began[0]:.1f} s', flush=True))
+    app.connect('doctree-read', lambda *_: print(f'{time.monotonic() - began[0]:.1f} s', flush=True))
     return {'parallel_read_safe': False}
 
 # %% ../nbs/91_book.ipynb #f609d56c

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
 
 # %% auto #0
-__all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'precision_here', 'changed', 'Lamb', 'fit', 'loggers_for']
+__all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'changed', 'precision_here', 'Lamb', 'fit', 'loggers_for']
 
 # %% ../nbs/44_train.ipynb #a45b30ac
 torch = need('torch', 'learn')
@@ -88,18 +88,6 @@ PROFILES = {
     'study': Recipe(Settings(front=encoders.Front(n_mels=256)), levels=Levels(last_db=(-10.0, 10.0)), varied=True, scenes=32),
 }
 
-
-def precision_here(
-    device: str = 'cpu',  # where it is trained: 'cpu' or 'cuda'
-) -> str:
-    "Lightning's name of the precision that is quick: 'bf16-mixed' where the device multiplies 16-bit numbers itself, else '32-true'."
-    if device == 'cuda':
-        return 'bf16-mixed' if torch.cuda.is_bf16_supported(including_emulation=False) else '32-true'
-    cpu = getattr(torch.cpu, 'get_capabilities', dict)()
-    told = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()  # libraries may be told to do with less than there is
-    free = re.search('BF16|FP16|AMX|AVX10|ALL|DEFAULT', told) and torch.backends.cpu.get_cpu_capability() not in ('DEFAULT', 'AVX2')
-    return 'bf16-mixed' if free and (cpu.get('avx512_bf16') or cpu.get('amx_bf16')) else '32-true'
-
 # %% ../nbs/44_train.ipynb #80a66846
 def changed(
     recipe: Recipe,  # to begin with
@@ -130,13 +118,14 @@ def _with(part, names: list[str], value, whole: str):
 def precision_here(
     device: str = 'cpu',  # where it is trained: 'cpu' or 'cuda'
 ) -> str:
-    "Lightning's name of the precision that is quick: 'bf16-mixed' where the device multiplies 16-bit numbers itself, else '32-true'."
+    "Lightning's word for what is quick: 'bf16-mixed' where the device multiplies 16-bit numbers, else '32-true'."
     if device == 'cuda':
         return 'bf16-mixed' if torch.cuda.is_bf16_supported(including_emulation=False) else '32-true'
     cpu = getattr(torch.cpu, 'get_capabilities', dict)()
-    told = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()  # libraries may be told to do with less than there is
-    free = re.search('BF16|FP16|AMX|AVX10|ALL|DEFAULT', told) and torch.backends.cpu.get_cpu_capability() not in ('DEFAULT', 'AVX2')
-    return 'bf16-mixed' if free and (cpu.get('avx512_bf16') or cpu.get('amx_bf16')) else '32-true'
+    told = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()  # libraries may be told to do with less
+    free = re.search('BF16|FP16|AMX|AVX10|ALL|DEFAULT', told)
+    wide = torch.backends.cpu.get_cpu_capability() not in ('DEFAULT', 'AVX2')
+    return 'bf16-mixed' if free and wide and (cpu.get('avx512_bf16') or cpu.get('amx_bf16')) else '32-true'
 
 # %% ../nbs/44_train.ipynb #ae7f954b
 class Lamb(torch.optim.Optimizer):
@@ -415,7 +404,8 @@ def _device(accelerator: str) -> str:
 def _card(recipe: Recipe, corpus: Corpus, music: Packed, accelerator: str) -> dict:
     "What a model's card says of how it was made."
     precision = precision_here(_device(accelerator)) if recipe.precision == 'auto' else recipe.precision
-    return {'recipe': json.loads(json.dumps(asdict(recipe))), 'precision': precision, 'corpus': corpus.name, 'corpus_checksum': corpus.checksum(),
+    return {'recipe': json.loads(json.dumps(asdict(recipe))), 'precision': precision,
+            'corpus': corpus.name, 'corpus_checksum': corpus.checksum(),
             'songs': len(music), 'hours': round(music.seconds() / 3600, 2), 'skipped': music.skipped, 'seed': recipe.seed}
 
 
@@ -437,7 +427,7 @@ def _first_step(folder: Path, card: dict) -> tuple[int, dict]:
         first = 0
     except Exception as e:  # what torch raises for a damaged file depends on where it is damaged
         raise ResonanceError(f'the run in {folder} cannot be read ({type(e).__name__}); delete it, or name another folder') from e
-    card = card | {'precision': before.get('precision', card['precision'])}  # a run keeps that of the machine where it began
+    card = card | {'precision': before.get('precision', card['precision'])}  # a run keeps the one it began with
     if before | {'precision': card['precision']} != card:
         raise ResonanceError(f'{folder} holds a run of another recipe or of other songs; name another folder, or delete this one')
     with atomic_write(path) as part:

@@ -169,8 +169,10 @@ def test_an_interrupted_build_goes_on(tmp_path):
     shutil.copy(ROOT / '_config.yml', tmp_path)
     (tmp_path / 'references.bib').touch()
     (tmp_path / '_toc.yml').write_text('format: jb-book\nroot: nbs/index\nchapters:\n- file: nbs/a\n- file: nbs/b\n')
-    code = f'import pathlib, signal; signal.signal(signal.SIGINT, signal.default_int_handler); from resonance_nb.book import build; build(False, pathlib.Path({str(tmp_path)!r}))'
-    start = lambda: subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = ('import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'from resonance_nb.book import build; build(False, pathlib.Path(sys.argv[1]))')
+    how = dict(start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    start = lambda: subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], **how)
     log, first = tmp_path / 'log', start()
     while not (log.exists() and 'b' in log.read_text()) and first.poll() is None:
         time.sleep(0.05)

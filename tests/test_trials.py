@@ -111,7 +111,8 @@ def test_questions_are_as_hard_as_those_of_the_stored_trials():
     pytest.importorskip('torch')
     from resonance_nb.embedding import shipped
 
-    right = lambda db: Pool(make_starter(n_pieces=24), None, (db,), n=64, max_songs=8).right(SimpleNamespace(encoder=shipped()[0])).sum()
+    pool, asked = lambda db: Pool(make_starter(n_pieces=24), None, (db,), n=64, max_songs=8), SimpleNamespace(encoder=shipped()[0])
+    right = lambda db: pool(db).right(asked).sum()
     assert abs(right(-12.0) - 57) <= 3 and right(-9.0) > 60, 'as above: raise `trials.TRIALS_VERSION` or put it back'
 
 
