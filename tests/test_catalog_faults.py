@@ -43,10 +43,8 @@ def start(catalogue, music, jobs=1, batch=3, method='toy', **env):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1', **env})
 
 
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
+def wait_for(condition):
     while not condition():
-        assert time.monotonic() < end, 'waited too long'
         time.sleep(0.005)
 
 
@@ -77,8 +75,7 @@ def killed_at_random(tmp_path, music, method, clips, rounds=20, folders=5, jobs=
         folder = tmp_path / f'killed {round_ % folders}'  # each folder is killed several times, in different states
         process = start(folder, music, jobs=jobs[round_ % len(jobs)], batch=rng.choice([1, 3, 7]), method=method, **env)
         if round_ % 4:  # most kills fall in the writing part, some in the start
-            end = time.monotonic() + 20
-            while process.poll() is None and not segments(folder, method) and time.monotonic() < end:
+            while process.poll() is None and not segments(folder, method):
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, whole / 4))
         else:
@@ -376,19 +373,18 @@ def test_a_killed_parent_leaves_no_workers(tmp_path, music):
         except OSError:
             return True
 
-    wait_for(lambda: all(map(gone, workers)), 10)
+    wait_for(lambda: all(map(gone, workers)))
 
 
 def test_two_indexers_at_once(tmp_path, music):
     toy.write_songs(tmp_path / 'more', 10, first=30)  # half of them are in the other folder too
     shutil.copytree(music, tmp_path / 'all')
-    first = start(tmp_path / 'c', tmp_path / 'all', TOY_DELAY_S='0.02')
+    first = start(tmp_path / 'c', tmp_path / 'all', TOY_DELAY_S='0.05')
     wait_for(lambda: segments(tmp_path / 'c'))
     second = start(tmp_path / 'c', tmp_path / 'more')
     with Catalog(tmp_path / 'c') as reader:  # readers never wait
-        begin = time.monotonic()
         seen = len(reader.recognizer('toy')) if reader.methods() else 0
-        assert time.monotonic() - begin < 2 and seen <= 40
+        assert seen < 40 and first.poll() is None
         with pytest.raises(core.ResonanceError, match='another process is indexing'):
             reader.index(music, 'toy', progress=False, wait=False)
     (out1, err1), (out2, err2) = first.communicate(), second.communicate()
@@ -489,7 +485,7 @@ def test_interrupted_from_the_keyboard(tmp_path, music):
     wait_for(lambda: segments(tmp_path / 'c') and any(not n.startswith('.') for n in segments(tmp_path / 'c')))
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate()
     line = [text for text in err.splitlines() if 'interrupted:' in text]
     with Catalog(tmp_path / 'c') as c:
         assert 0 < len(c) < 40 and line == [f'interrupted: {len(c)} new songs of this run are kept; run the same command again to go on']

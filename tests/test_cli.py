@@ -24,7 +24,7 @@ def tune(seed, seconds=20):
 
 def resonance(*words, cwd=None, **how):
     "Exit status, standard output, standard error."
-    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120, **how)
+    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, **how)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -97,7 +97,7 @@ def test_many_queries_in_one_process(home):
 def test_a_name_that_is_no_utf8(home):
     name = os.fsdecode(b'caf\xe9 \n.wav')
     (home / name).write_bytes((home / 'known.wav').read_bytes())
-    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'], cwd=home, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'], cwd=home, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['decision'] == 'match' and len(done.stdout.splitlines()) == 1
 
@@ -133,13 +133,13 @@ def test_a_complaint_is_one_line_and_status_2(home, words, says):
 
 def test_a_closed_pipe_is_no_error(home):
     code = f'{sys.executable} -c "{MAIN}" identify known.wav stranger.wav --catalog c --json | true'
-    done = subprocess.run(['bash', '-c', code], cwd=home, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(['bash', '-c', code], cwd=home, capture_output=True, text=True)
     assert 'Traceback' not in done.stderr
 
 
 def test_help_waits_for_nothing():
     code = f'import sys\ntry:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint(sorted(sys.modules))'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     loaded = done.stdout.splitlines()[-1]
     for heavy in ('numpy', 'scipy', 'pandas', 'torch', 'lightning', 'transformers', 'matplotlib', 'soundfile'):
         assert f"'{heavy}'" not in loaded
@@ -177,24 +177,22 @@ def test_bench_on_a_small_corpus(tmp_path):
         tables[kind] = pd.DataFrame(rows)
     write_corpus(tmp_path, **tables)
     words = ['bench', '--corpus', tmp_path, '--snr-db', 'clean,-5', '--durations', '3', '--split', 'train', '--out']
-    for name in ('answers.csv', 'answers.jsonl'):
-        status, out, err = resonance(*words, tmp_path / name)
+    for name, *venue in (('answers.jsonl',), ('festival.csv', '--venue', 'festival')):
+        status, out, err = resonance(*words, tmp_path / name, *venue)
         assert status == 0, err
         assert 'clean' in out and '-5 dB' in out and 'false accepts' in out
     rows = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
-    assert len(rows) == len((tmp_path / 'answers.csv').read_text().splitlines()) - 1 > 0
+    assert len(rows) == len((tmp_path / 'festival.csv').read_text().splitlines()) - 1 > 0
     assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(r['duration_s'] == 3 for r in rows)
-    status, out, err = resonance(*words, tmp_path / 'festival.csv', '--venue', 'festival')
-    assert status == 0, err
-    festival, plain = (pd.read_csv(tmp_path / name).set_index(['system', 'query_id']) for name in ('festival.csv', 'answers.csv'))
+    festival, plain = (t.set_index(['system', 'query_id']) for t in (pd.read_csv(tmp_path / 'festival.csv'), pd.DataFrame(rows)))
     clean, crowded = (festival.snr_db == np.inf), (festival.snr_db == -5)
-    assert festival[clean].score.equals(plain.loc[festival[clean].index].score)
-    assert not festival[crowded].score.equals(plain.loc[festival[crowded].index].score)
+    alike = lambda which: np.allclose(festival[which].score, plain.loc[festival[which].index].score, rtol=1e-6, equal_nan=True)
+    assert alike(clean) and not alike(crowded)
 
 
 def test_the_landmark_recogniser_needs_no_torch():
     code = 'import sys, resonance_nb.landmarks; print([m for m in ("torch", "lightning", "transformers", "matplotlib", "pandas") if m in sys.modules])'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
 
 
@@ -214,10 +212,8 @@ def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
     assert told[0].keys() >= {'input', 'output', 'venue', 'snr_db', 'seed', 'room', 'scene', 'source', 'phone', 'measured', 'device', 'version'}
     assert told[0]['venue'] == 'club' and abs(told[0]['measured']['snr_db'] - 3) <= 0.1
     assert len(audio.load(home / 'heard.wav')) == 7 * RATE
-    again, others = degraded(home, *words[1:]), degraded(home, *words[1:-2], '2', '--json')
-    assert again[1] == told and others[1] != told
-    degraded(home, *words[1:])
-    assert (home / 'heard.wav').read_bytes() == first
+    assert degraded(home, *words[1:])[1] == told and (home / 'heard.wav').read_bytes() == first
+    assert degraded(home, *words[1:-2], '2', '--json')[1] != told
     assert degraded(home, 'known.wav', 'quiet.flac', '--snr-db', 'none')[1].count('no crowd') == 1
 
 
