@@ -158,15 +158,14 @@ def _joined(views: Views, steps: range, n: int) -> tuple:
     return tuple(torch.cat(part)[:n] for part in zip(*(views.batch(s) for s in steps)))
 
 
-def _found(encoder: Encoder, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> np.ndarray:
+def _found(encoder, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> np.ndarray:
     "Whether each heard window is most like its own clean one among those of other songs."
     import torch
 
-    with torch.inference_mode():
-        a, b = (torch.cat([encoder(part) for part in x.split(64)]) for x in (clean, heard))
-        similar, own = b @ a.T, torch.arange(len(a))
-        similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
-        return (similar.argmax(1) == own).numpy()
+    a, b = (torch.from_numpy(encoder(x.numpy())) for x in (clean, heard))
+    similar, own = b @ a.T, torch.arange(len(a))
+    similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
+    return (similar.argmax(1) == own).numpy()
 
 # %% ../nbs/44a_trials.ipynb #aa8e7d10
 def difference(
