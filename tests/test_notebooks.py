@@ -15,7 +15,7 @@ STUDIES = [p for p in sorted((ROOT / 'nbs').glob('*.ipynb')) if p not in LESSONS
 @pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
 def test_lesson(path):
     code = 'import sys; from nbdev.test import nbdev_test; nbdev_test(path=sys.argv[1], n_workers=0)'
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'PYTHONWARNINGS': 'ignore::SyntaxWarning'}
+    env = {**os.environ, 'MPLBACKEND': 'Agg', 'PYTHONWARNINGS': 'ignore::SyntaxWarning'}
     done = subprocess.run([sys.executable, '-c', code, str(path)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
