@@ -5,6 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Another interpreter: make PYTHON=/path/to/python3.12 book
 PYTHON ?=
+# Where torch comes from; empty: from where everything else comes
+TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PYTHONUNBUFFERED := 1
@@ -65,6 +67,11 @@ $(VENV)/.ready: requirements.lock settings.ini setup.py
 	@$(FIND_PYTHON); \
 	if ! works $(PY) 13; then rm -rf $(VENV); echo "making the environment $(VENV) with $$($$found --version); this takes some minutes"; \
 	"$$found" -m venv $(VENV) || { echo "this Python cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; fi
+# PyTorch's own page of CPU wheels can be named: make TORCH_INDEX=… book
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PY) -m pip install --quiet --progress-bar off --no-deps --index-url "$(TORCH_INDEX)" "$$(grep '^torch==' requirements.lock)" </dev/null; \
+	elif ! command -v nvidia-smi >/dev/null 2>&1 && $(PY) -m pip install --quiet --dry-run -c requirements.lock torch --report - </dev/null 2>/dev/null | grep -qi '"name": *"nvidia-'; then \
+	echo "the torch that pip finds here brings CUDA libraries: 4 GB more, of no use without a card."; \
+	echo "To do without them: stop this, and run make with TORCH_INDEX=ADDRESS, the address that pytorch.org gives for pip, Linux, CPU."; fi
 	@$(PY) -m pip install --quiet --progress-bar off --no-deps -r requirements.lock </dev/null
 # the one exception: builds of torch with CUDA name libraries that this list cannot, because others do not have them
 	@$(PY) -m pip install --quiet --progress-bar off -c requirements.lock torch </dev/null

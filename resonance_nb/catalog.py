@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'BATCH_FILES', 'BATCH_S', 'MAX_SEGMENTS', 'REST_SEGMENTS', 'QUERY_S',
-           'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'StorageError', 'Catalog', 'read_tags',
-           'fingerprint', 'IndexReport', 'Identification', 'worker', 'CsvReport']
+__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'BATCH_FILES', 'BATCH_S', 'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES',
+           'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'StorageError', 'Catalog',
+           'read_tags', 'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'CsvReport']
 
 # %% ../nbs/02_catalog.ipynb #a5fee315
 DATABASE = 'catalogue.sqlite'
@@ -751,12 +751,25 @@ def _try_merge(self: Catalog, method: str, keep: int, run: _Run) -> None:
     except StorageError as e:
         run.note(self.folder, f'segments were not merged: {e}')
 
+# %% ../nbs/02_catalog.ipynb #2adc2f8b
+FEW_FILES, WORKER_BYTES = 4, 400_000_000  # so few files are read here; memory that one worker may need
+
+
+def default_jobs() -> int:
+    "Worker processes that this machine has cores and free memory for, at least 1."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:'))
+        return max(1, min(cores, free // WORKER_BYTES))
+    return cores
+
 # %% ../nbs/02_catalog.ipynb #7c8ef5a4
 def _index(
     self: Catalog,
     paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
     method: str | None = None,  # one of `METHODS`; None: the best one that can work here
-    jobs: int = 1,  # processes; 1: in this one
+    jobs: int | None = 1,  # processes; 1: in this one; None: as many as this machine has room for
     progress: bool = True,  # a bar on standard error
     wait: bool = True,  # for another writer; False: raise instead
     batch_files: int = BATCH_FILES,  # files in a segment, at most
@@ -766,13 +779,16 @@ def _index(
 
     method = method or default_method()
     cls, place = method_class(method), self.folder / method
-    if jobs < 1 or batch_files < 1:
+    if (jobs or 1) < 1 or batch_files < 1:
         raise ResonanceError('jobs and batch_files must be at least 1')
     if not self._can_write:
         raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: its folder is read-only or its disk is full')
     found, bad = audio.find_audio([paths] if isinstance(paths, (str, os.PathLike)) else [*paths])
     own = os.path.join(os.path.realpath(self.folder), '')
     found = [p for p in found if not os.path.realpath(p).startswith(own)]
+    if jobs is None:  # a worker takes half a second to start: not for a handful of files
+        jobs = default_jobs() if len(found) > FEW_FILES else 1
+        batch_files = max(1, min(batch_files, -(-len(found) // jobs)))  # so that all of them have work
     with _writing(self.folder, wait), _bar(len(found), progress) as bar:
         run = _Run(bar)
         run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
@@ -940,7 +956,7 @@ class _Child:
     stopped = False
 
     def start(self) -> None:
-        env = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', **os.environ}
+        env = os.environ | {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
         self.close()
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen([sys.executable, '-c', _START, json.dumps(sys.path)], text=True, env=env,

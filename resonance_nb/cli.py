@@ -20,7 +20,7 @@ from .core import METHODS, ResonanceError, cache_folder, method_class
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'listen',
            'corpus', 'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade',
-           'asking', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'run', 'book']
+           'asking', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'export', 'run', 'book']
 
 # %% ../nbs/92_cli.ipynb #18ff0726
 def main(
@@ -99,7 +99,7 @@ def _tell(report, songs, as_json: bool) -> None:
 @click.argument('paths', nargs=-1, required=True, type=click.Path(), metavar='FOLDER|FILE...')
 @catalog_option('The catalogue: a folder, made if missing.')
 @method_option
-@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1), metavar='N', help='Processes that decode and fingerprint.')
+@click.option('--jobs', default=None, type=click.IntRange(1), metavar='N', help='Processes that decode and fingerprint.  [default: one for each core]')
 @click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes to the catalogue.')
 @json_option
 def index(paths, catalog, method, jobs, wait, as_json):
@@ -109,7 +109,7 @@ def index(paths, catalog, method, jobs, wait, as_json):
     takes in what is new, and goes on where an interruption left it.
 
     \b
-      resonance index ~/Music --catalog my.catalogue --jobs 2
+      resonance index ~/Music --catalog my.catalogue
     """
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog, show_path
@@ -701,8 +701,8 @@ def train(profile, folder, out, start, changes, stop_after, workers, devices, lo
       resonance train --profile study --stop-after 60
     """
     from resonance_nb import runs, train as t
-    from resonance_nb.embedding import MODEL
     from resonance_nb.encoders import load
+    from resonance_nb.network import WEIGHTS
 
     recipe = t.changed(t.PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
     corpus = _corpus_in_use(folder)
@@ -711,7 +711,7 @@ def train(profile, folder, out, start, changes, stop_after, workers, devices, lo
     command = ['resonance', 'train', '--profile', profile, *(['--start', str(start)] if start else []), *(word for pair in changes for word in ('--set', *pair))]
     facts = {'command': shlex.join(command), **runs.git_state(Path(runs.__file__).parent), 'package_hash': runs.package_hash(), 'versions': runs.versions()}
     path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder, 'train'),
-                 _checker(corpus, profile), start=MODEL if str(start) == 'shipped' else start, facts=facts, workers=workers, devices=devices,
+                 _checker(corpus, profile), start=WEIGHTS if str(start) == 'shipped' else start, facts=facts, workers=workers, devices=devices,
                  loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)
     if not path.exists():
         raise ResonanceError(f'stopped before the first validation; run the same command again to go on (the run is in {out})')
@@ -738,6 +738,29 @@ def _checker(corpus, profile: str):
     levels = (5.0, 0.0, -5.0) if study else (5.0,)
     ask = b.Exam(corpus, 'validation', levels, (2.0, 5.0) if study else (2.0,), concert, 75 if study else 5, None if study else 20)
     return lambda encoder: ask(Embedding(encoder))
+
+# %% ../nbs/92_cli.ipynb #48293d43
+@cli.command()
+@click.argument('encoder', type=click.Path(path_type=Path), metavar='ENCODER')
+@corpus_option('Its train split is what the eight-bit network is fitted to.  [default: the corpus in use]')
+@click.option('--to', 'out', required=True, type=click.Path(path_type=Path), metavar='DIR', help='Where encoder.onnx and encoder-int8.onnx go.')
+def export(encoder, folder, out):
+    """Write a trained encoder for machines without torch.
+
+    ENCODER is an encoder.safetensors of `resonance train`, or "shipped".
+
+    \b
+      resonance export runs/train/quick/encoder.safetensors --to my-encoder
+    """
+    from resonance_nb import train as t
+    from resonance_nb.encoders import load
+    from resonance_nb.network import WEIGHTS
+
+    corpus = _corpus_in_use(folder)
+    network = load(WEIGHTS if str(encoder) == 'shipped' else encoder)[0]
+    windows = t.heard_windows(corpus, list(corpus.split('music', 'train').index), bank_of(corpus.folder, 'train'))
+    for path in t.export(network, out, windows):
+        click.echo(path)
 
 # %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()

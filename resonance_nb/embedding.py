@@ -5,62 +5,32 @@
 # %% ../nbs/41a_embedding.ipynb #da80d66e
 from __future__ import annotations
 
-import copy
 import json
 import tokenize
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import Iterable, Iterator
 
 import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Match, ResonanceError, SongIndex, as_matches, best_first
 from .match import best_places, between, laid_out, scan
+from .network import as_network, embed
 from .windows import RATE
 
-if TYPE_CHECKING:
-    from resonance_nb.encoders import Encoder
-
 # %% auto #0
-__all__ = ['MODEL', 'HOP_S', 'LOUDEST', 'shipped', 'calibration', 'folded', 'usable', 'Embedding', 'Embedder',
-           'evidence_features']
+__all__ = ['HOP_S', 'LOUDEST', 'calibration', 'usable', 'Embedding', 'Embedder', 'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #a3e8519a
-MODEL = resources.files('resonance_nb') / 'models' / 'encoder.safetensors'
-
-
-@lru_cache(maxsize=1)
-def shipped() -> tuple[Encoder, dict]:
-    "The encoder that comes with this package, and its card."
-    from resonance_nb.encoders import load
-
-    return load(Path(str(MODEL)))
-
-
 def calibration(
     digest: str,  # of the encoder
 ) -> dict:
     "Coefficients of the confidence and the acceptance threshold; those of the shipped model for any other, with `calibrated` False."
     fitted = json.loads((resources.files('resonance_nb') / 'models' / 'embedding.json').read_text(encoding='utf-8'))
     return fitted | {'calibrated': fitted['encoder'] == digest}
-
-# %% ../nbs/41a_embedding.ipynb #65844722
-def folded(
-    encoder: Encoder,  # any; stays as it is
-) -> Encoder:
-    "A copy that is only asked, not trained: every batch normalisation is part of the convolution before it; vectors are equal to some millionths."
-    import torch
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    quick = copy.deepcopy(encoder).eval().requires_grad_(False)
-    for part in [m for m in quick.modules() if isinstance(m, torch.nn.Sequential) and len(m) > 1]:
-        if isinstance(part[0], torch.nn.Conv2d) and isinstance(part[1], torch.nn.BatchNorm2d):
-            part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), torch.nn.Identity()
-    return quick.to(memory_format=torch.channels_last)
 
 # %% ../nbs/41a_embedding.ipynb #ed55de95
 HOP_S = 0.25  # a window begins so often
@@ -82,13 +52,11 @@ class Embedding(SongIndex):
 
     def __init__(
         self,
-        encoder: Encoder | None = None,  # by default the one that comes with the package
+        encoder=None,  # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
     ):
-        from resonance_nb.encoders import digest
-
         super().__init__()
-        network, card = (encoder, None) if encoder is not None else shipped()
-        self.encoder, self.digest = folded(network), card['digest'] if card else digest(network)
+        self.encoder = as_network(encoder)
+        self.digest = self.encoder.digest
         fitted = calibration(self.digest)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
@@ -114,7 +82,7 @@ class Embedder:
 
     def __init__(
         self,
-        encoder: Encoder,  # in evaluation mode
+        encoder,  # a `network.Network`, or what is asked like one
         at_once: int = 256,  # windows that are waited for: more are faster, one answers at once
     ):
         import soxr
@@ -128,8 +96,6 @@ class Embedder:
         last: bool = False,  # nothing follows: what is left becomes a window that ends in silence
     ) -> np.ndarray:
         "Vectors of the windows that are complete now, shape (m, dim)."
-        from resonance_nb.encoders import embed
-
         samples = usable(samples)
         self.heard = self.heard or bool(np.abs(samples).max(initial=0) > 1e-5)
         kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
@@ -173,7 +139,6 @@ def evidence_features(
 def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray, int]:
     "Songs, best first, with scores and start times, and the number of the clip's windows."
     from resonance_nb.audio import resample
-    from resonance_nb.encoders import embed
 
     x = usable(samples)
     if not self._songs or np.abs(x).max(initial=0) <= 1e-5:

@@ -8,32 +8,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from .core import ResonanceError, atomic_write, need
+from .network import FORMAT, VERSION, WEIGHTS, Front, Settings, front_check, mel_maps
 from .windows import RATE
 
 # %% auto #0
-__all__ = ['torch', 'nn', 'BODIES', 'Front', 'MelFront', 'Settings', 'Encoder', 'digest', 'save', 'load', 'taken_over', 'embed']
+__all__ = ['torch', 'nn', 'BODIES', 'MelFront', 'Encoder', 'digest', 'save', 'load', 'taken_over', 'folded', 'Asked',
+           'export_onnx', 'export_int8', 'shipped']
 
 # %% ../nbs/41_encoders.ipynb #87889299
 torch = need('torch', 'learn')
 nn = torch.nn
-
-# %% ../nbs/41_encoders.ipynb #a76a0d12
-@dataclass(frozen=True)
-class Front:
-    "Settings of the spectrogram."
-    n_fft: int = 1024  # samples at 8 kHz, 128 ms
-    hop: int = 128  # samples, 16 ms
-    n_mels: int = 64  # bands
-    low_hz: float = 160.0  # where the bands begin
-    high_hz: float = 4000.0  # and end
-    range_db: float = 60.0  # cells further below the loudest are silence
 
 # %% ../nbs/41_encoders.ipynb #8869ff0e
 class MelFront(nn.Module):
@@ -157,20 +147,6 @@ BODIES = {  # name -> its body, made for a front end and a number of frames
     'patches': lambda front, frames: _Patches(front, frames),
 }
 
-
-@dataclass(frozen=True)
-class Settings:
-    "What an encoder is made from; with its weights, all there is to know of it."
-    body: str = 'plain'  # one of `BODIES`
-    dim: int = 128  # numbers in a vector
-    window_s: float = 1.0  # seconds of sound in a window
-    front: Front = Front()  # the spectrogram
-
-    @property
-    def samples(self) -> int:
-        "Samples in a window, at 8 kHz."
-        return round(self.window_s * RATE)
-
 # %% ../nbs/41_encoders.ipynb #c9e53813
 class Encoder(nn.Module):
     "A network that turns windows of sound into unit vectors."
@@ -216,12 +192,10 @@ def digest(
     return told.hexdigest()[:16]
 
 
-def _front_check(front: MelFront) -> list[float]:
-    "What the front end makes of a second of a rising tone, at 16 places: tells a front end that computes something else."
-    t = torch.arange(RATE) / RATE
-    maps = front(torch.sin(2 * math.pi * (200 * t + 1_500 * t**2))[None])[0, 0]
-    at = [torch.linspace(0, n - 1, 4).round().long() for n in maps.shape]
-    return [round(float(v), 3) for v in maps[at[0]][:, at[1]].flatten()]
+def _front_check(encoder: Encoder) -> list[float]:
+    "`network.front_check` of its own front end."
+    front = copy.deepcopy(encoder.front).cpu()
+    return front_check(lambda x: front(torch.from_numpy(x))[:, 0].numpy())
 
 
 def save(
@@ -234,7 +208,7 @@ def save(
 
     path, weights = Path(path), {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder), 'front_check': _front_check(copy.deepcopy(encoder.front).cpu())} | facts
+    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder), 'front_check': _front_check(encoder)} | facts
     with atomic_write(path) as part:
         part.write_bytes(packed(weights))
     with atomic_write(path.with_suffix('.json')) as part:
@@ -263,7 +237,7 @@ def load(
         raise ResonanceError(f'{path} is not a readable encoder ({str(e).splitlines()[0] if str(e) else type(e).__name__})') from e
     if not whole:
         raise ResonanceError(f'the weights in {path} are not those of its card')
-    now = np.array(_front_check(encoder.front))
+    now = np.array(_front_check(encoder))
     if now.shape != pictures.shape or not np.allclose(now, pictures, atol=0.02):
         raise ResonanceError(f'{path} was trained on spectrograms that this package computes differently; train it again')
     return encoder.eval().to(device), card
@@ -285,21 +259,116 @@ def taken_over(
     begun.load_state_dict(weights)
     return begun, card
 
-# %% ../nbs/41_encoders.ipynb #0c609cd0
-def embed(
-    encoder: Encoder,  # in evaluation mode
-    samples: np.ndarray,  # mono at 8 kHz, shape (n,)
-    hop_s: float = 0.5,  # a window begins so often
-    batch: int = 64,  # windows at a time; few, so that they stay in the cache
-) -> tuple[np.ndarray, np.ndarray]:
-    "Starts in seconds, (n,), and unit vectors, (n, dim), of the windows of a recording; none for an empty one."
-    size, hop = encoder.settings.samples, round(hop_s * RATE)
-    n = max(1, -(-(len(samples) - size) // hop) + 1) if len(samples) else 0
-    x = np.zeros((max(n, 1) - 1) * hop + size, np.float32)
-    kept = np.nan_to_num(np.asarray(samples, np.float32)[: len(x)], nan=0.0, posinf=0.0, neginf=0.0)
-    x[: len(kept)] = kept
-    windows = torch.from_numpy(x).unfold(0, size, hop)[:n]
-    device = next(encoder.parameters()).device
-    with torch.inference_mode():
-        vectors = [encoder(windows[i : i + batch].to(device)).cpu().numpy() for i in range(0, n, batch)]
-    return np.arange(n) * hop / RATE, np.concatenate([*vectors, np.zeros((0, encoder.settings.dim), np.float32)])
+# %% ../nbs/41_encoders.ipynb #5ef84aa6
+def folded(
+    encoder: Encoder,  # any; stays as it is
+) -> Encoder:
+    "A copy that is only asked, not trained: every batch normalisation is part of the convolution before it; vectors are equal to some millionths."
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    quick = copy.deepcopy(encoder).eval().requires_grad_(False)
+    for part in [m for m in quick.modules() if isinstance(m, nn.Sequential) and len(m) > 1]:
+        if isinstance(part[0], nn.Conv2d) and isinstance(part[1], nn.BatchNorm2d):
+            part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+    return quick
+
+
+class Asked:
+    "A torch encoder in the form that recognisers ask: windows in, unit vectors out, as NumPy arrays."
+
+    def __init__(
+        self,
+        encoder: Encoder,  # any; stays as it is
+        batch: int = 64,  # windows at a time; few, so that they stay in the cache
+    ):
+        self.settings, self.digest, self.batch = encoder.settings, digest(encoder), batch
+        self._encoder = folded(encoder).to(memory_format=torch.channels_last)
+        self._device = next(encoder.parameters()).device
+
+    def __call__(
+        self,
+        windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
+    ) -> np.ndarray:
+        "Unit vectors, float32 of shape (n, dim)."
+        vectors = [np.zeros((0, self.settings.dim), np.float32)]
+        with torch.inference_mode():
+            for at in range(0, len(windows), self.batch):
+                x = torch.from_numpy(np.array(windows[at : at + self.batch], np.float32))
+                vectors.append(self._encoder(x.to(self._device)).cpu().numpy())
+        return np.concatenate(vectors)
+
+# %% ../nbs/41_encoders.ipynb #85ec815e
+class _Behind(nn.Module):
+    "An encoder behind its front end."
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        self.encoder = folded(encoder).cpu().to(memory_format=torch.contiguous_format)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.encoder.head(self.encoder.body(maps)), dim=1)
+
+
+def export_onnx(
+    encoder: Encoder,  # the model
+    path: Path,  # of the .onnx file
+) -> None:
+    "Write an encoder for `network.Network`."
+    import warnings
+
+    onnx = need('onnx', 'learn')
+    settings = encoder.settings
+    maps = torch.zeros(2, 1, settings.front.n_mels, settings.samples // settings.front.hop + 1)
+    with atomic_write(path) as part:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # the exporter that needs no other library is called old
+            torch.onnx.export(_Behind(encoder), (maps,), str(part), input_names=['maps'], output_names=['vectors'],
+                              dynamic_axes={'maps': {0: 'n'}, 'vectors': {0: 'n'}}, opset_version=17, dynamo=False)
+        model = onnx.load(str(part))
+        _say(model, encoder, 'float32')
+        onnx.save(model, str(part))
+
+
+def _say(model, encoder: Encoder, precision: str) -> None:
+    "Write into a network how it is to be fed."
+    about = {'format': FORMAT, 'version': VERSION, 'settings': asdict(encoder.settings), 'digest': digest(encoder),
+             'precision': precision, 'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front))}
+    del model.metadata_props[:]
+    model.metadata_props.add(key='resonance', value=json.dumps(about))
+
+# %% ../nbs/41_encoders.ipynb #77bb95ee
+def export_int8(
+    encoder: Encoder,  # the model
+    path: Path,  # of the .onnx file
+    windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples): sound like that which it will hear; some hundreds
+) -> None:
+    "Write an encoder in whole numbers of eight bits (static quantisation, weights channel by channel in seven bits)."
+    onnx, quantization = need('onnx', 'learn'), need('onnxruntime.quantization', 'learn')
+    maps = mel_maps(windows, encoder.settings.front)[:, None]
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.batches = ({'maps': maps[at : at + 16]} for at in range(0, len(maps), 16))
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    path = Path(path)
+    whole, clear = (path.with_name(f'.{path.stem}.{name}.onnx') for name in ('float', 'prepared'))
+    try:
+        export_onnx(encoder, whole)
+        quantization.shape_inference.quant_pre_process(str(whole), str(clear))
+        with atomic_write(path) as part:
+            kinds = {'activation_type': quantization.QuantType.QUInt8, 'weight_type': quantization.QuantType.QInt8}
+            quantization.quantize_static(str(clear), str(part), Reader(), per_channel=True, reduce_range=True, **kinds)
+            model = onnx.load(str(part))
+            _say(model, encoder, 'int8')
+            onnx.save(model, str(part))
+    finally:
+        whole.unlink(missing_ok=True)
+        clear.unlink(missing_ok=True)
+
+# %% ../nbs/41_encoders.ipynb #b84082e5
+def shipped() -> tuple[Encoder, dict]:
+    "The encoder that comes with this package, in torch, and its card."
+    return load(WEIGHTS)

@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Match, ResonanceError, SongIndex, as_matches, best_first
-from .embedding import HOP_S, UNREADABLE, Embedder, first_line, folded, shipped, usable
+from .embedding import HOP_S, UNREADABLE, Embedder, first_line, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
 from .match import along, best_songs, between, laid_out, rival, scan
+from .network import as_network, shipped
 from .verify import agreement, padded, places, realign, soft_map, without_loudest
-
-if TYPE_CHECKING:
-    from resonance_nb.encoders import Encoder
 
 # %% auto #0
 __all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
@@ -65,18 +62,16 @@ class Fused(SongIndex):
 
     def __init__(
         self,
-        encoder: Encoder | None = None,  # by default the one that comes with the package
+        encoder=None,  # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
         codebook: Codebook | None = None,  # of a `pq` kind; by default the one that comes with the package
     ):
-        from resonance_nb.encoders import digest
-
         super().__init__()
-        network, card = (encoder, None) if encoder is not None else shipped()
-        self.encoder = folded(network)
+        self.encoder = as_network(encoder)  # clips are asked with all digits …
+        self.song_encoder = self.encoder if encoder is not None else shipped('int8')  # … and songs, which are rounded anyway, indexed quickly
         self.codebook = codebook or shipped_codebook()
         if self.codebook.dim != BLOCK * self.encoder.settings.dim:
             raise ResonanceError(f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}')
-        self.digest = card['digest'] if card else digest(network)
+        self.digest = self.encoder.digest
         fitted = calibration(self.model_name)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._weights, self._floor = fitted['weights'], fitted['floor']
@@ -90,7 +85,7 @@ class Fused(SongIndex):
 # %% ../nbs/52_fuse.ipynb #41462987
 def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
     "The codes and the peaks of a song; None for silence."
-    embedder, codes, vectors = Embedder(self.encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
+    embedder, codes, vectors = Embedder(self.song_encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
 
     def take(more: np.ndarray) -> None:
         nonlocal vectors

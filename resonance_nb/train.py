@@ -25,14 +25,14 @@ from .augment import BatchDegrader, spec_augment
 from .core import MissingExtra, ResonanceError, atomic_write, need, rng_for
 from .encoders import Encoder, Settings
 from .mining import Memory, describe, neighbours
-from .venue import Bank
-from .windows import Cut, Levels, Packed, Sampler, Views, degrader_times, loader, pack
+from .venue import Bank, degrade
+from .windows import RATE, Cut, Levels, Packed, Sampler, Views, degrader_times, loader, pack
 
 if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
 
 # %% auto #0
-__all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'changed', 'Lamb', 'fit', 'loggers_for']
+__all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'changed', 'Lamb', 'fit', 'loggers_for', 'heard_windows', 'export']
 
 # %% ../nbs/44_train.ipynb #a45b30ac
 torch = need('torch', 'learn')
@@ -482,3 +482,39 @@ def loggers_for(
     if name == 'wandb':
         return [loggers.WandbLogger(project='resonance', save_dir=str(folder))]
     raise ResonanceError(f'unknown logger {name!r}; choose from: mlflow, wandb')
+
+# %% ../nbs/44_train.ipynb #c230c6f9
+def heard_windows(
+    corpus: Corpus,  # where the songs are
+    track_ids: list[str],  # songs to take windows of: never one of a test
+    bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
+    n: int = 512,  # windows
+    seed: int = 0,  # of places and concerts
+) -> np.ndarray:
+    "Windows of a second at 8 kHz, float32 of shape (n, 8000): every other one clean, the rest in concerts at -10 to 10 dB."
+    from resonance_nb.audio import SAMPLE_RATE, resample
+
+    windows, most = [], 2 * SAMPLE_RATE
+    for number in range(n):
+        rng = rng_for(seed, 'heard windows', number)
+        x = corpus.load('music', track_ids[int(rng.integers(len(track_ids)))])
+        at = int(rng.integers(max(1, len(x) - most)))
+        x = np.pad(x[at : at + most], (0, max(0, most - len(x) + at)))
+        if number % 2 and np.square(x[SAMPLE_RATE:]).mean() > 1e-6:
+            place = VENUES_HEARD[int(rng.integers(len(VENUES_HEARD)))]
+            x = np.append(x[:SAMPLE_RATE], degrade(x[SAMPLE_RATE:], place, rng.uniform(-10, 10), rng, bank, before=x[:SAMPLE_RATE])[0])
+        windows.append(resample(x, SAMPLE_RATE, RATE)[RATE : 2 * RATE])
+    return np.stack(windows)
+
+
+def export(
+    encoder: Encoder,  # the model
+    folder: Path,  # where encoder.onnx and encoder-int8.onnx go; made if missing
+    windows: np.ndarray,  # of `heard_windows`
+) -> list[Path]:
+    "Write an encoder for `network.Network`, as it is and in eight bits; the two files."
+    paths = [Path(folder) / 'encoder.onnx', Path(folder) / 'encoder-int8.onnx']
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    encoders.export_onnx(encoder, paths[0])
+    encoders.export_int8(encoder, paths[1], windows)
+    return paths

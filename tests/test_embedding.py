@@ -15,9 +15,10 @@ from resonance_nb.starter import make_starter
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import HOP_S, MODEL, Embedding, calibration, evidence_features, shipped  # noqa: E402
+from resonance_nb.embedding import HOP_S, Embedding, calibration, evidence_features  # noqa: E402
 from resonance_nb.match import diagonals
-from resonance_nb.encoders import Encoder, Settings  # noqa: E402
+from resonance_nb.encoders import Encoder, Settings, shipped  # noqa: E402
+from resonance_nb.network import WEIGHTS  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
 
@@ -168,7 +169,7 @@ def test_a_handful_of_songs_is_no_reason_to_believe(n_songs):
 
 
 def test_the_shipped_model_is_small_and_has_its_card_among_the_data():
-    root, shipped_card = Path(__file__).parents[1], Path(str(MODEL)).with_suffix('.json')
-    assert Path(str(MODEL)).stat().st_size <= 8e6 and sum(p.numel() for p in shipped()[0].parameters()) <= 2e6
+    root, shipped_card = Path(__file__).parents[1], WEIGHTS.with_suffix('.json')
+    assert WEIGHTS.stat().st_size <= 8e6 and sum(p.numel() for p in shipped()[0].parameters()) <= 2e6
     assert (root / 'data' / 'models' / 'encoder.json').read_bytes() == shipped_card.read_bytes()
     assert calibration(shipped()[1]['digest'])['calibrated'], 'run make calibrate'

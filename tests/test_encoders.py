@@ -10,7 +10,8 @@ from resonance_nb.core import ResonanceError
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.encoders import BODIES, Encoder, Front, MelFront, Settings, digest, embed, load, save, taken_over  # noqa: E402
+from resonance_nb.encoders import BODIES, Asked, Encoder, MelFront, digest, load, save, taken_over  # noqa: E402
+from resonance_nb.network import Front, Settings, embed  # noqa: E402
 
 
 def noise(n, seed=0, samples=8_000):
@@ -113,7 +114,7 @@ def test_the_digest_is_of_settings_and_weights():
 @pytest.mark.parametrize('n', [0, 1, 7_999, 8_000, 8_001, 12_000, 12_001, 100_003])
 def test_windows_of_a_recording(n):
     encoder, x = Encoder(Settings('cnn3')).eval(), noise(1, samples=max(n, 1))[0, :n].numpy()
-    starts_s, vectors = embed(encoder, x, 0.5, batch=7)
+    starts_s, vectors = embed(Asked(encoder, batch=7), x, 0.5)
     expected = list(range(0, max(n - 8_000, 0) + 4_000, 4_000)) if n else []
     expected = [s for s in expected if s == 0 or s < n - 8_000 + 4_000]
     assert (starts_s * 8_000).astype(int).tolist() == expected
@@ -126,7 +127,7 @@ def test_windows_of_a_recording(n):
 def test_broken_samples_do_not_spread():
     encoder, x = Encoder(Settings('cnn3')).eval(), noise(1, samples=40_000)[0].numpy()
     x[20_500] = np.nan
-    assert np.isfinite(embed(encoder, x)[1]).all()
+    assert np.isfinite(embed(Asked(encoder), x)[1]).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card')
