@@ -84,7 +84,7 @@ def report():
     from numpy._core._multiarray_umath import __cpu_dispatch__ as known, __cpu_features__ as has
     from threadpoolctl import threadpool_info
 
-    from resonance_nb import encoders
+    from resonance_nb.network import Network
 
     rng, right = np.random.default_rng(0), True
     for n, k, m in ((1, 512, 700), (300, 512, 257), (64, 64, 64), (1_000, 33, 1)):  # products of integers are exact
@@ -102,8 +102,6 @@ def report():
     blas = [d for d in threadpool_info() if d['internal_api'] == 'openblas']
     click = np.eye(1, 512, dtype='f4')[0]  # its spectrum is one everywhere
     spectra = [np.fft.rfft(click), scipy.fft.rfft(click), torch.fft.rfft(torch.from_numpy(click)).numpy()]
-    network = getattr(sys.modules.get('resonance_nb.network'), 'Network', None) or encoders.Encoder
-    vectors = network.__call__ if network is not encoders.Encoder else network.forward
     return {
         'computes right': right,
         'torch': torch.backends.cpu.get_cpu_capability(),
@@ -112,7 +110,7 @@ def report():
         'torch threads': torch.get_num_threads(),
         'OpenBLAS threads': min(d['num_threads'] for d in blas),
         'clock jumps': np.ptp([time.time() - time.monotonic() for _ in range(50)]) > 3_000,
-        'disturbed': bool(min(np.abs(s - 1).max() for s in spectra) > 1e-7 and hasattr(vectors, '__wrapped__')),
+        'disturbed': bool(min(np.abs(s - 1).max() for s in spectra) > 1e-7 and hasattr(Network.__call__, '__wrapped__')),
     }
 
 
@@ -156,10 +154,10 @@ def run(name, setting, quick, more=()):
         return True, f'{name:<13} skipped: products of integers come out wrong here'
     if wrong := {key: says[key] for key, value in setting.expect.items() if says[key] != value}:
         return False, f'{name:<13} had no effect: {wrong} instead of { {key: setting.expect[key] for key in wrong} }'
-    begun = time.monotonic()
+    begun, deal = time.monotonic(), 'load' if quick else 'loadfile'  # files share what is slow to make, lessons share nothing
     with busy(setting.spinning), open(log, 'a', encoding='utf-8') as out:
         out.flush()
-        command = [sys.executable, '-m', 'pytest', '-n', 'auto', '--maxprocesses', '4', '--dist', 'loadfile', '-p', 'no:cacheprovider']
+        command = [sys.executable, '-m', 'pytest', '-n', 'auto', '--maxprocesses', '4', '--dist', deal, '-p', 'no:cacheprovider']
         status = subprocess.run([*command, *(more or numerical(quick))], env=env, cwd=ROOT, stdout=out, stderr=out).returncode
     last = re.findall(r'(\d+) (passed|failed|errors?)\b', log.read_text(encoding='utf-8').rstrip().split('\n')[-1])
     count = {'passed': 0, 'failed': 0} | {kind: int(n) for n, kind in last}

@@ -564,7 +564,8 @@ def test_evidence_is_what_search_answers(index, known, music):
     np.testing.assert_allclose(np.linalg.norm(heard.vectors, axis=1), 1, atol=1e-4)
     told, found = index.evidence(heard), index.search(clip, N_SONGS)
     assert isinstance(told, Evidence) and told.track_ids == [m.track_id for m in found] and told.features.shape == (N_SONGS, 9)
-    assert told.score.tolist() == [m.score for m in found] and told.start_s.tolist() == [m.offset_s for m in found]
+    np.testing.assert_allclose(told.score, [m.score for m in found], atol=7e-4)  # an answer has three digits
+    np.testing.assert_allclose(told.start_s, [m.offset_s for m in found], atol=7e-4)
     weights = calibration(index.model_name)['weights']
     np.testing.assert_allclose(told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5)
     assert told.cosine[0] > 0.7 > told.cosine[1:].max() and told.agreement[0] > 10 and (np.abs(told.cosine) <= 1.001).all()

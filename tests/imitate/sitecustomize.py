@@ -13,8 +13,10 @@ import os
 import sys
 
 SPECTRA = {'rfft', 'irfft', 'dct'}
-WATCHED = {'numpy.fft': SPECTRA, 'scipy.fft': SPECTRA, 'torch.fft': SPECTRA,
-           'resonance_nb.encoders': {'Encoder.forward'}, 'resonance_nb.network': {'Network.__call__'}}
+WATCHED = {
+    'numpy.fft': SPECTRA, 'scipy.fft': SPECTRA, 'torch.fft': SPECTRA,
+    'resonance_nb.encoders': {'Encoder.forward'}, 'resonance_nb.network': {'Network.__call__'},
+}
 
 
 @functools.lru_cache(maxsize=1)
