@@ -87,7 +87,7 @@ def test_a_run_its_folder_and_its_repetition(lab, monkeypatch):
     assert m['parameters'] == {'seed': 4, 'throws': 100, 'levels': [1], 'name': 'die', 'fast': True, 'corpus_note': None}
     assert m['package_hash'] == runs.package_hash() and m['versions']['numpy'] and m['duration_s'] > 0 and m['machine']['cores']
     began = time.perf_counter()
-    assert go(lab, {'seed': 4, 'levels': [1]}).manifest == m and time.perf_counter() - began < 1
+    assert go(lab, {'seed': 4, 'levels': [1]}).manifest == m and time.perf_counter() - began < 20
     assert (lab / 'calls.txt').read_text() == 'x'
     assert go(lab, {'seed': 4, 'levels': [1]}, force=True).folder == run.folder and (lab / 'calls.txt').read_text() == 'xx'
 
