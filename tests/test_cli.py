@@ -189,7 +189,7 @@ def test_bench_on_a_small_corpus(tmp_path):
     festival, plain = (pd.read_csv(tmp_path / name).set_index(['system', 'query_id']) for name in ('festival.csv', 'answers.csv'))
     clean, crowded = (festival.snr_db == np.inf), (festival.snr_db == -5)
     apart = lambda rows: (festival[rows].score - plain.loc[festival[rows].index].score).abs()
-    assert clean.any() and apart(clean).fillna(0).max() < 0.01 < 0.1 < apart(crowded).max()  # of two processes, each with its own last digits
+    assert clean.any() and apart(clean).fillna(0).max() < 0.1 < 1 < apart(crowded).max()  # of two processes, each with its own last digits
 
 
 def test_the_landmark_recogniser_needs_no_torch():

@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_concerts_in_two_processes(root, tmp_path):
         a, b = (np.load(tmp_path / n / f'{name}.npy') for n in '12')
         assert a.shape == b.shape and np.corrcoef(a, b)[0, 1] > 0.99, name
         coded = any(step['stage'] == 'code_and_decode' for step in one.phone)
-        assert coded or np.abs(a - b).max() < 1e-4, name
+        assert coded or (np.abs(a - b) > 1e-3).mean() < 1e-3, name
 
 
 def test_nothing_global_is_touched(bank):
