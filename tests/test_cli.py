@@ -215,10 +215,11 @@ def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
     assert told[0]['venue'] == 'club' and abs(told[0]['measured']['snr_db'] - 3) <= 0.1
     assert len(audio.load(home / 'heard.wav')) == 7 * RATE
     again, others = degraded(home, *words[1:]), degraded(home, *words[1:-2], '2', '--json')
+    assert np.corrcoef(audio.load(home / 'heard.wav'), first)[0, 1] < 0.8
     drawn = lambda told: [{k: v for k, v in t.items() if k != 'measured'} for t in told]
     assert drawn(again[1]) == drawn(told) != drawn(others[1]) and again[1][0]['measured'] == pytest.approx(told[0]['measured'], abs=0.01)
     degraded(home, *words[1:])
-    assert np.corrcoef(audio.load(home / 'heard.wav'), first)[0, 1] > 0.999  # the sound of another process, to the last digits
+    assert np.corrcoef(audio.load(home / 'heard.wav'), first)[0, 1] > 0.9  # of another process: an encoder makes much of a last digit
     assert degraded(home, 'known.wav', 'quiet.flac', '--snr-db', 'none')[1].count('no crowd') == 1
 
 
