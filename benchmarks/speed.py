@@ -15,10 +15,11 @@ import numpy as np
 from resonance_nb import audio, bench
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import rng_for
-from resonance_nb.embedding import HOP_S, Embedding, shipped
-from resonance_nb.encoders import embed
+from resonance_nb.embedding import HOP_S, Embedding
+from resonance_nb.encoders import Asked, shipped
 from resonance_nb.fuse import BLOCK, Fused
 from resonance_nb.landmarks import DenseLandmarks, Landmarks
+from resonance_nb.network import embed, shipped as shipped_network
 from resonance_nb.starter import default_corpus, make_starter
 
 
@@ -103,12 +104,38 @@ with tempfile.TemporaryDirectory() as folder:
             hours = sum(len(s.codes) for s in grown._songs.values()) * BLOCK * HOP_S / 3600
             line(f'{grown.name}: from a 5-s file, {len(grown)} songs, {hours:.0f} h, ms', f'{np.median(times_ms):.1f}, {np.quantile(times_ms, 0.95):.1f}', asked)
 
-with bench.fixed_threads():  # 8 kHz, as it hears them
-    encoder, heard = shipped()[0], np.concatenate([corpus.load('music', i)[::2] for i in few[:10]])
-    embed(encoder, heard[:80_000])
-    vectors_s = {hop_s: bench.time_it(lambda: embed(encoder, heard, hop_s), repeats=3, warmup=1)[0] for hop_s in (0.5, HOP_S)}
-for hop_s, took_s in vectors_s.items():
-    line(f'vectors every {hop_s:g} s, x real time, front end included', f'{len(heard) / 8_000 / took_s:.0f}', 'asked: at least 200')
+# the encoder in torch and in onnxruntime, by turns
+music, heard = [corpus.load('music', i) for i in few[:20]], np.concatenate([corpus.load('music', i)[::2] for i in few[:10]])
+hours = sum(map(len, music)) / audio.SAMPLE_RATE / 3600
+in_torch = Asked(shipped()[0])
+encoders = {'torch': in_torch, 'onnxruntime': shipped_network()}
+
+
+def cpu_s(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def index_with(encoder):
+    recognizer = Fused()
+    recognizer.encoder = encoder
+    for number, x in enumerate(music):
+        recognizer.add(str(number), x)
+
+
+with bench.fixed_threads():
+    vectors_s, index_s = {name: [] for name in encoders}, {name: [] for name in encoders}
+    for _ in range(5):
+        for name, encoder in encoders.items():
+            vectors_s[name].append(cpu_s(lambda: embed(encoder, heard, HOP_S)))  # 8 kHz, as it hears them
+            index_s[name].append(cpu_s(lambda: index_with(encoder)))
+windows = len(heard) / 8_000 / HOP_S
+for name in encoders:
+    line(f'{name}: ms of CPU a window, front end included', f'{1000 * np.median(vectors_s[name]) / windows:.2f}')
+for name in encoders:
+    took_s = np.median(index_s[name])
+    line(f'{name}: indexing, s of CPU for an hour of music', f'{took_s / hours:.1f}', f'{took_s / np.median(index_s["torch"]):.2f} of torch')
 
 starts = []
 for _ in range(7):

@@ -25,7 +25,7 @@ from resonance_nb import audio, encoders, losses, runs, trials, windows
 from resonance_nb.augment import BatchDegrader
 from resonance_nb.core import rng_for
 from resonance_nb.corpora import Corpus
-from resonance_nb.train import PROFILES, VENUES_HEARD
+from resonance_nb.train import PROFILES, VENUES_HEARD, precision_here
 from resonance_nb.venue import Bank
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     print(f'validation ready after {time.monotonic() - began:.0f} s', flush=True)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=o.rate, weight_decay=recipe.decay)
     facts = {'corpus': corpus.name, 'corpus_checksum': corpus.checksum(), 'songs': len(music), 'hours': round(music.seconds() / 3600, 2), 'skipped': music.skipped,
-             'speeds': o.speeds, 'seed': o.seed, 'command': shlex.join(['python', 'benchmarks/train_on_card.py', *sys.argv[1:]]),
+             'precision': precision_here(o.device), 'speeds': o.speeds, 'seed': o.seed, 'command': shlex.join(['python', 'benchmarks/train_on_card.py', *sys.argv[1:]]),
              'device': torch.cuda.get_device_name() if o.device == 'cuda' else 'cpu', **runs.git_state(Path(runs.__file__).parent), 'package_hash': runs.package_hash(), 'versions': runs.versions()}
     if begun:
         facts['started_from'] = {k: begun[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from') if k in begun}
@@ -158,14 +158,15 @@ def main() -> None:
 def learn(o, recipe, encoder, optimiser, asked, facts, queues, ready) -> None:
     "Steps until the time is over."
     clock, waited, step, looked, rows, broken = time.monotonic(), 0.0, 0, 0, [], 0
+    half = facts['precision'] != '32-true'
     while (spent := (time.monotonic() - clock) / 60) < o.minutes:
         t = time.monotonic()
         maps, songs = ready.pop() if ready else queues[step % o.producers].get()
         waited += time.monotonic() - t
-        maps, songs = maps.to(o.device), songs.to(o.device)
+        maps, songs = maps.to(o.device, torch.float32), songs.to(o.device)
         for group in optimiser.param_groups:
             group['lr'] = o.rate * min(1, (step + 1) / recipe.warmup) * max(1e-3, 0.5 * (1 + math.cos(math.pi * spent / o.minutes)))
-        with torch.autocast(o.device, torch.bfloat16):
+        with torch.autocast(o.device, torch.bfloat16, enabled=half):
             vectors = encoder.features(maps)
         vectors = torch.nn.functional.normalize(vectors.float(), dim=1)
         n = len(songs)

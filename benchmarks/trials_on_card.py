@@ -65,7 +65,7 @@ def listed(chapter: str, profile: str) -> list[tuple[str, tuple]]:
 
 def to_card(device: str) -> None:
     "Concerts, spectrograms, training and answers of this process are computed there."
-    load, found, views, doubled = encoders.load, trials._found, train._views, windows._doubled
+    load, views, doubled = encoders.load, train._views, windows._doubled
 
     def views_there(*args):
         made = views(*args)
@@ -76,7 +76,6 @@ def to_card(device: str) -> None:
     train.BatchDegrader, train._views = partial(augment.BatchDegrader, device=device), views_there
     windows._doubled = lambda x: doubled(x.to(device))
     encoders.load = partial(load, device=device)
-    trials._found = lambda encoder, *asked: found(lambda x: encoder(x.to(device)).cpu(), *asked)
 
 
 def make(o: argparse.Namespace, chapter: str, name: str, trial, args: tuple) -> None:

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TAGS', 'HEAVIEST', 'directives', 'translate', 'word', 'rerun_box', 'chapter_of', 'book_hash', 'read_nb',
-           'MystRenderer', 'mathjax_file', 'build', 'fetches', 'PageReader', 'check_page', 'toc_pages', 'check_book']
+           'MystRenderer', 'mathjax_file', 'build', 'setup', 'fetches', 'PageReader', 'check_page', 'toc_pages',
+           'check_book']
 
 # %% ../nbs/91_book.ipynb #d2d8f4f8
 _exporting = re.compile(r'\bnbdev_export\(')  # the last cell of every lesson
@@ -198,25 +200,54 @@ def build(
     root: Path | None = None,  # the project; None: this one
     fresh: bool = False,  # forget every page made before
 ) -> Path:
-    "Build the book and return its first page; a failed build or check raises `ResonanceError`."
+    "Build the book, or go on building it, and return its first page; a failed build or check raises `ResonanceError`."
     root = root or project_root()
+    if fresh:
+        shutil.rmtree(root / '_build' / '.jupyter_cache', ignore_errors=True)
     out = root / '_build' / 'html'
     (out / '_static' / 'mathjax').mkdir(parents=True, exist_ok=True)
     shutil.copyfile(mathjax_file(), out / '_static' / 'mathjax' / 'tex-svg-full.js')
     stamp = root / '_build' / 'made-with.txt'
     code = 'import sys; from jupyter_book.cli.main import main; sys.exit(main())'
     with environment(PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS=os.environ.get('PYTHONWARNINGS', 'ignore')):
-        command = [sys.executable, '-c', code, 'build', os.fspath(root), '-n', *(['-W', '--keep-going'] if strict else [])]
+        command = [sys.executable, '-c', code, 'build', os.fspath(root), '-nq', *(['-W', '--keep-going'] if strict else [])]
         same = stamp.exists() and stamp.read_text() == book_hash()
         stamp.unlink(missing_ok=True)
-        status = subprocess.run(command + ([] if same and not fresh else ['--all']), cwd=root, stdin=subprocess.DEVNULL)
-        if status.returncode:
+        if _carried_out(command + ([] if same and not fresh else ['--all']), root):
             raise ResonanceError(f'the book was not built: see the messages above, and {out / "reports"}')
         problems = check_book(root) if strict else []
         if problems:
             raise ResonanceError(f'the book has {len(problems)} problems:\n  ' + '\n  '.join(problems))
         stamp.write_text(book_hash())
     return out / 'nbs' / 'index.html'
+
+# %% ../nbs/91_book.ipynb #c84e01b7
+def _carried_out(command: list[str], root: Path) -> int:
+    "The status of a process, which ends by itself also after Ctrl-C: what it is writing is written whole."
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the child was interrupted, too
+            child.wait()
+            print('interrupted: the pages that were executed are kept; run the same command to go on', file=sys.stderr)
+            raise
+
+# %% ../nbs/91_book.ipynb #e61b5d3a
+def setup(
+    app,  # Sphinx, which calls this because `_config.yml` names this module
+) -> dict:
+    "Tell Sphinx to say which page is made, and how long it took."
+    pages, began = [], []
+
+    def told(app, name, source):
+        began[:] = [time.monotonic()]
+        where = f'[{pages.index(name) + 1}/{len(pages)}] ' if name in pages else ''
+        print(f'{where}{name.rpartition("/")[2]} …', end=' ', flush=True)
+
+    app.connect('env-before-read-docs', lambda app, env, names: pages.extend(sorted(names)))
+    app.connect('source-read', told)
+    app.connect('doctree-read', lambda *_: print(f'{time.monotonic() - began[0]:.1f} s', flush=True))
+    return {'parallel_read_safe': False}
 
 # %% ../nbs/91_book.ipynb #f609d56c
 HEAVIEST = 4_000_000  # bytes of one page

@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, ResonanceError, atomic_write, default_method, method_class, rng_for, sha256_file
+from .core import METHODS, CatalogRecognizer, MissingExtra, ResonanceError, atomic_write, default_method, method_class, rng_for, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,12 +37,15 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'BATCH_FILES', 'BATCH_S', 'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES',
            'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'StorageError', 'Catalog',
-           'read_tags', 'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'CsvReport']
+           'read_tags', 'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem',
+           'CsvReport']
 
 # %% ../nbs/02_catalog.ipynb #a5fee315
 DATABASE = 'catalogue.sqlite'
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x5245534F  # "RESO", in the header of the SQLite file
+_UNREADABLE = '''TABLE IF NOT EXISTS unreadable
+  (path TEXT PRIMARY KEY, reason TEXT NOT NULL, seen_at TEXT NOT NULL)'''
 _SCHEMA = f"""BEGIN EXCLUSIVE;
 CREATE TABLE IF NOT EXISTS songs (recording_id TEXT PRIMARY KEY, title TEXT, artist TEXT, album TEXT, duration_s REAL,
   language TEXT, genre TEXT, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, licence TEXT, added_at TEXT NOT NULL);
@@ -59,6 +62,7 @@ CREATE TABLE IF NOT EXISTS track_embeddings (id INTEGER PRIMARY KEY, track_id TE
   embedding_dim INTEGER NOT NULL, created_at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS embeddings_track ON track_embeddings (track_id);
 CREATE INDEX IF NOT EXISTS embeddings_model ON track_embeddings (model_name);
+CREATE {_UNREADABLE};
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;"""
@@ -144,15 +148,35 @@ def _open(folder: Path, create: bool) -> tuple[sqlite3.Connection, bool]:
     except sqlite3.OperationalError as e:
         raise StorageError(f'cannot open the catalogue {shown}: {e}') from e
     except sqlite3.DatabaseError as e:
-        raise ResonanceError(f'{shown}/{DATABASE} is damaged ({e}): restore it from a copy, or index into a new folder') from e
+        raise ResonanceError(f'{shown}/{DATABASE} is damaged ({e}): {_LOST}') from e
     if kind != _APPLICATION_ID or version > SCHEMA_VERSION:
         db.close()
         newer = f'was made by a newer version of this package (format {version}, this one reads {SCHEMA_VERSION}): upgrade resonance_nb'
         raise ResonanceError(f'{shown} {newer}' if kind == _APPLICATION_ID else f'{shown}/{DATABASE} belongs to another program: give a new or an empty folder')
+    if version < SCHEMA_VERSION:
+        with _plainly(folder):
+            can_write = _renew(db, can_write)
     if can_write and db.execute('PRAGMA journal_mode').fetchone()[0] != 'wal':
         with suppress(sqlite3.OperationalError):  # busy: the next one to open it will do it
             db.execute('PRAGMA journal_mode = WAL')
     return db, can_write
+
+# %% ../nbs/02_catalog.ipynb #4ba2db10
+def _renew(db: sqlite3.Connection, can_write: bool) -> bool:
+    "Bring an earlier format up to date, or this connection's view of it; returns whether it can be written."
+    if can_write:
+        try:
+            db.executescript(_SCHEMA)
+            return True
+        except sqlite3.OperationalError:  # no room or no permission: it can still be read
+            if db.in_transaction:
+                db.execute('ROLLBACK')
+    db.execute(f'CREATE TEMP {_UNREADABLE}')
+    return False
+
+
+_LOST = ('what the catalogue knew is lost, your music is not. Restore the file from a copy, or index your '
+         'music into a new folder and bring corrected titles back with `resonance songs --import`')
 
 # %% ../nbs/02_catalog.ipynb #6aba6890
 class StorageError(ResonanceError):
@@ -175,6 +199,8 @@ def _plainly(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as e:
+        if any(word in str(e) for word in ('malformed', 'not a database')):
+            raise ResonanceError(f'{show_path(folder)}/{DATABASE} is damaged ({e}): {_LOST}') from e
         full = any(word in str(e) for word in ('is full', 'disk I/O', 'readonly', 'unable to open'))
         kind, doing = (StorageError, 'write to') if full else (ResonanceError, 'use')
         raise kind(f'cannot {doing} the catalogue {show_path(folder)}: {e}') from e
@@ -263,6 +289,45 @@ def _remove(
 
 
 Catalog.songs, Catalog.song, Catalog.remove = _songs, _song, _remove
+
+# %% ../nbs/02_catalog.ipynb #7af24d96
+def _gone(path: str) -> bool:
+    "Is there certainly no such file?"
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _upwards(path: str) -> Iterator[str]:
+    "An absolute path, the folder it is in, and so on to the root."
+    yield path
+    while (above := os.path.dirname(path)) != path:
+        yield (path := above)
+
+
+def _is_below(path: str, places: set[str]) -> bool:
+    "Is this path one of these places, or in a folder of them?"
+    return any(place in places for place in _upwards(path))
+
+
+def _missing(
+    self: Catalog,
+    below: Iterable[str | os.PathLike] | None = None,  # files and folders; None: everywhere
+) -> list[dict]:
+    "The songs of which no file is left, of those that had one below these places; ordered by path."
+    files, places = {}, None if below is None else {os.path.abspath(os.fsdecode(p)) for p in below}
+    for recording_id, path in self._rows('SELECT recording_id, path FROM files'):
+        files.setdefault(recording_id, []).append(real_path(path))
+    here = (i for i, paths in files.items() if places is None or any(_is_below(p, places) for p in paths))
+    lost = {i for i in here if all(map(_gone, files[i]))}
+    return [song for song in self.songs() if song['recording_id'] in lost] if lost else []
+
+
+Catalog.missing = _missing
 
 # %% ../nbs/02_catalog.ipynb #b8b59a86
 TAGS = ('title', 'artist', 'album', 'genre', 'language', 'licence')
@@ -477,6 +542,7 @@ class IndexReport:
     failed: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
     notes: list[tuple[str, str]] = field(default_factory=list)  # (path, remark): duplicates, moves, replacements, broken ends
     seconds: float = 0.0  # sound added, seconds
+    missing: int = 0  # songs that had a file there and have none any more
 
     def lines(self) -> list[str]:
         "The failures and notes, one printable line each."
@@ -486,8 +552,9 @@ class IndexReport:
 class _Run:
     "The books of one indexing run."
 
-    def __init__(self, bar):
+    def __init__(self, bar, paths: list):
         self.report, self.bar = IndexReport(), bar
+        self.places = {os.path.abspath(os.fsdecode(p)) for p in paths}  # what was asked for
         self.seen: dict[str, str] = {}  # hash -> path of what is being fingerprinted
         self.twins: list[dict] = []  # files with the same bytes as one of those
         self.later: list[tuple] = []  # (sql, values): small changes for the end of the run
@@ -620,6 +687,14 @@ def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, c
 Catalog._publish = _publish
 
 # %% ../nbs/02_catalog.ipynb #32fbb115
+def _is_damage(error: Exception) -> bool:
+    "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
+    cause = error.__cause__ if isinstance(error, ResonanceError) else error
+    if isinstance(error, MissingExtra) or isinstance(cause, (OSError, MemoryError)):
+        return isinstance(cause, FileNotFoundError)
+    return isinstance(error, ResonanceError)
+
+
 def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None:
     "Take songs off the list whose segment is damaged or of another version: they are indexed again."
     lost, segments = {}, self._segments(method)
@@ -629,7 +704,7 @@ def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None
         try:
             cls.load(self.folder / method / segment['name'])
         except ResonanceError as e:
-            if not isinstance(e.__cause__, (OSError, MemoryError)) or isinstance(e.__cause__, FileNotFoundError):
+            if _is_damage(e):
                 lost[segment['name']] = e
     if lost:
         run.note(self.folder, f'some of it cannot be read, and those songs are indexed again ({_why(next(iter(lost.values())))})')
@@ -679,6 +754,12 @@ def _finish(self: Catalog, method: str, run: _Run) -> None:
         db.execute("""UPDATE songs SET path = (SELECT min(path) FROM files f WHERE f.recording_id = songs.recording_id)
                       WHERE NOT EXISTS (SELECT 1 FROM files f WHERE f.path = songs.path AND f.recording_id = songs.recording_id)""")
         db.execute('DELETE FROM segments WHERE name NOT IN (SELECT segment FROM indexed)')
+        told = [real_path(r['path']) for r in db.execute('SELECT path FROM unreadable')]
+        old = [(stored_path(p),) for p in told if _is_below(p, run.places) or not os.path.lexists(p)]
+        new = [(stored_path(p), show_path(why), _now()) for p, why in run.report.failed if os.path.lexists(p)]
+        db.executemany('DELETE FROM unreadable WHERE path = ?', old)
+        db.executemany('INSERT OR REPLACE INTO unreadable VALUES (?, ?, ?)', new)
+    run.report.missing = len(self.missing(run.places))
 
 # %% ../nbs/02_catalog.ipynb #8633ff36
 MAX_SEGMENTS, REST_SEGMENTS = 32, 4  # merge when there are more than this during a run; at its end
@@ -755,14 +836,26 @@ def _try_merge(self: Catalog, method: str, keep: int, run: _Run) -> None:
 FEW_FILES, WORKER_BYTES = 4, 400_000_000  # so few files are read here; memory that one worker may need
 
 
-def default_jobs() -> int:
-    "Worker processes that this machine has cores and free memory for, at least 1."
+def default_jobs(
+    n_files: int,  # to be indexed
+) -> int:
+    "Worker processes that there is work, and on this machine cores and free memory for; at least 1."
+    if n_files <= FEW_FILES:  # a worker takes half a second to start
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     with suppress(OSError, ValueError, StopIteration):
         lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:'))
         return max(1, min(cores, free // WORKER_BYTES))
     return cores
+
+
+def _shares(n_files: int, jobs: int | None, batch_files: int) -> tuple[int, int]:
+    "Processes, and files in a batch: where the number of processes is left open, all of them get work."
+    if jobs is not None:
+        return jobs, batch_files
+    jobs = default_jobs(n_files)
+    return jobs, max(1, min(batch_files, -(-n_files // jobs)))
 
 # %% ../nbs/02_catalog.ipynb #7c8ef5a4
 def _index(
@@ -783,14 +876,13 @@ def _index(
         raise ResonanceError('jobs and batch_files must be at least 1')
     if not self._can_write:
         raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: its folder is read-only or its disk is full')
-    found, bad = audio.find_audio([paths] if isinstance(paths, (str, os.PathLike)) else [*paths])
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
+    found, bad = audio.find_audio(paths)
     own = os.path.join(os.path.realpath(self.folder), '')
     found = [p for p in found if not os.path.realpath(p).startswith(own)]
-    if jobs is None:  # a worker takes half a second to start: not for a handful of files
-        jobs = default_jobs() if len(found) > FEW_FILES else 1
-        batch_files = max(1, min(batch_files, -(-len(found) // jobs)))  # so that all of them have work
+    jobs, batch_files = _shares(len(found), jobs, batch_files)
     with _writing(self.folder, wait), _bar(len(found), progress) as bar:
-        run = _Run(bar)
+        run = _Run(bar, paths)
         run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
         _sweep(self)
         if _in_rows(method):
@@ -1060,27 +1152,69 @@ def _outcome(task: dict, outcome: dict, hand_out: Callable) -> Iterator[tuple[di
         hand_out(files[at + 1:])
 
 # %% ../nbs/02_catalog.ipynb #4232f3b0
+@dataclass(frozen=True)
+class Problem:
+    "Something that is wrong with a catalogue."
+    kind: str  # 'database', 'left-over', 'damaged', 'not-loaded', 'not-indexed' or 'file-gone'
+    what: str
+    todo: str
+    method: str | None = None  # of a damaged segment
+    songs: tuple[str, ...] = ()  # the recordings that must be indexed again
+
+
+def _problems(self: Catalog) -> list[Problem]:
+    "Look for damage: none when all is well."
+    bad = [row[0] for row in self._rows('PRAGMA integrity_check') if row[0] != 'ok']
+    if bad:  # then nothing else that it says can be trusted
+        return [Problem('database', f'{DATABASE} is damaged ({bad[0]})', _LOST)]
+    present = {r[0] for r in self._rows('SELECT DISTINCT method FROM segments')}
+    found = [p for method in sorted({*METHODS} | present) for p in _method_problems(self, method)]
+    nowhere = 'recording_id NOT IN (SELECT recording_id FROM indexed)'
+    for song in self._rows(f'SELECT recording_id, path FROM songs WHERE {nowhere}'):
+        what = f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index'
+        todo = 'run `resonance index` again, or `resonance check --repair`'
+        found.append(Problem('not-indexed', what, todo, songs=(song['recording_id'],)))
+    for song in self.missing():
+        what = f'{song["recording_id"]}: its file {show_path(song["path"])} is gone'
+        found.append(Problem('file-gone', what, 'bring it back, or `resonance remove --missing`'))
+    return found
+
+
 def _check(self: Catalog) -> list[str]:
-    "Look for damage: one line per problem, none when all is well."
-    problems = [f'{DATABASE} is damaged: {row[0]}' for row in self._rows('PRAGMA integrity_check') if row[0] != 'ok']
-    for method in {*METHODS} | {r[0] for r in self._rows('SELECT DISTINCT method FROM segments')}:
+    "The problems, one line each."
+    return [f'{problem.what}: {problem.todo}' for problem in self.problems()]
+
+
+Catalog.problems, Catalog.check = _problems, _check
+
+# %% ../nbs/02_catalog.ipynb #3f2b1adc
+def _method_problems(self: Catalog, method: str) -> list[Problem]:
+    "What is wrong with the index of one method."
+    found, segments = [], self._segments(method)
+    with suppress(ResonanceError), _writing(self.folder, wait=False):
         segments = self._segments(method)
-        left_over = {p.name for p in _segment_folders(self.folder / method)} - {s['name'] for s in segments}
-        problems += [f'{method}/{name} is left over; the next `resonance index` removes it' for name in left_over]
-        for segment in segments:
-            try:
-                _assemble(self, method, [segment])
-            except Exception as e:
-                problems.append(f'{method}/{segment["name"]} ({segment["live"]} songs) cannot be loaded ({_why(e)}): run `resonance index --method {method}` again')
-    for song in self._rows('SELECT recording_id, path FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM indexed)'):
-        problems.append(f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index; run `resonance index` again')
-    for song in self.songs():
-        if not os.path.exists(song['path']):
-            problems.append(f'{song["recording_id"]}: its file {show_path(song["path"])} is gone')
-    return problems
-
-
-Catalog.check = _check
+        names = {p.name for p in _segment_folders(self.folder / method)} - {s['name'] for s in segments}
+        todo = 'the next `resonance index` removes it, or `resonance check --repair`'
+        found = [Problem('left-over', f'{method}/{name} is left over', todo) for name in sorted(names)]
+    try:
+        if segments:
+            method_class(method)()
+    except Exception as e:
+        what = f'the {method} index cannot be loaded here ({_why(e)})'
+        return [*found, Problem('not-loaded', what, 'put that right and check again')]
+    for segment in segments:
+        try:
+            _assemble(self, method, [segment])
+        except Exception as e:
+            rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
+            songs = tuple(row[0] for row in rows)
+            what = f'{method}/{segment["name"]} ({len(songs)} songs) cannot be loaded ({_why(e)})'
+            if not _is_damage(e):
+                found.append(Problem('not-loaded', what, 'put that right and check again'))
+            elif songs:  # none: merged away by another process, a moment ago
+                todo = f'run `resonance index --method {method}` again, or `resonance check --repair`'
+                found.append(Problem('damaged', what, todo, method, songs))
+    return found
 
 # %% ../nbs/02_catalog.ipynb #ebfe748e
 CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')

@@ -18,9 +18,10 @@ from . import __version__
 from .core import METHODS, ResonanceError, cache_folder, method_class
 
 # %% auto #0
-__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'listen',
-           'corpus', 'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option', 'bank_of', 'degrade',
-           'asking', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'export', 'run', 'book']
+__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'songs', 'remove',
+           'check', 'listen', 'corpus', 'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option',
+           'bank_of', 'degrade', 'asking', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'export',
+           'run', 'book']
 
 # %% ../nbs/92_cli.ipynb #18ff0726
 def main(
@@ -62,6 +63,12 @@ def cli():
       resonance identify recording.m4a --catalog my.catalogue
 
     \b
+    See what is in it, and keep it in order:
+      resonance songs --catalog my.catalogue
+      resonance remove --missing --catalog my.catalogue
+      resonance check --catalog my.catalogue
+
+    \b
     Try it without music of your own:
       resonance corpus fetch starter
     """
@@ -78,6 +85,11 @@ method_option = click.option('--method', type=click.Choice(list(METHODS)), help=
 json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.')
 
 # %% ../nbs/92_cli.ipynb #ebec3c98
+def _count(n: int, what: str) -> str:
+    "1 song, 2 songs."
+    return f'{n} {what}' if n == 1 else f'{n} {what}s'
+
+
 def _tell(report, songs, as_json: bool) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
     from resonance_nb.catalog import show_path
@@ -86,11 +98,16 @@ def _tell(report, songs, as_json: bool) -> None:
         click.echo(line, err=True)
     if as_json:
         told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
+        told['missing'] = report.missing
         told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
         click.echo(json.dumps(told))
     elif report.added or report.unchanged:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
         click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {len(songs)} songs in {show_path(songs.folder)}')
+    if report.missing and not as_json:
+        shown = show_path(songs.folder)
+        look, forget = (f'resonance {word} --missing --catalog {shown}' for word in ('songs', 'remove'))
+        click.echo(f'{_count(report.missing, "song")} whose files are gone ({look}; {forget})')
     if not report.added and not report.unchanged:
         raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else 'no audio files were found there'))
 
@@ -133,7 +150,8 @@ def _answer(found) -> str:
 
     def song(m):
         name = ' – '.join(str(m[k]) for k in ('artist', 'title') if m[k]) or m['path']
-        return f'{show_path(name)}  (at {_clock(m["offset_s"])}, confidence {m["confidence"]:.1%})'
+        gone = '  (its file is gone)' if m.get('missing') else ''
+        return f'{show_path(name)}  (at {_clock(m["offset_s"])}, confidence {m["confidence"]:.1%}){gone}'
 
     head = f'{show_path(found.query)}: '
     if found.decision == 'match':
@@ -159,6 +177,7 @@ def identify(files, catalog, method, top, as_json):
     """
     from resonance_nb.audio import find_audio, quiet_decoders
     from resonance_nb.catalog import Catalog
+    from resonance_nb.songlist import mark_missing
 
     top, failed = top or (5 if as_json else 1), 0
     with quiet_decoders(), Catalog(catalog) as songs:
@@ -169,6 +188,7 @@ def identify(files, catalog, method, top, as_json):
         for query in _progress(queries, 'identify'):
             try:
                 found = songs.identify(query, method, top)
+                mark_missing(songs, found.matches)
                 click.echo(json.dumps(asdict(found)) if as_json else _answer(found))
             except ResonanceError as e:
                 failed += 1
@@ -194,6 +214,186 @@ def _progress(items, what):
     from tqdm import tqdm
 
     return tqdm(items, what, unit='file', disable=len(items) < 10, file=sys.stderr, dynamic_ncols=True)
+
+# %% ../nbs/92_cli.ipynb #5a6e0002
+def _song_text(song: dict) -> str:
+    "A song as one line."
+    from resonance_nb.catalog import show_path
+
+    name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or os.path.basename(song['path'])
+    album = f' ({song["album"]})' if song['album'] else ''
+    gone = '  (its file is gone)' if song['missing'] else ''
+    methods = ', '.join(song['methods']) or 'in no index'
+    head = f'{song["track_id"]}  {_clock(song["duration_s"] or 0):>8}  '
+    return show_path(f'{head}{name}{album}  [{methods}]  {song["path"]}{gone}')
+
+
+def _overview_text(there: dict, folder: Path) -> str:
+    "What a catalogue holds, as one line."
+    from resonance_nb.catalog import show_path
+
+    methods = ', '.join(f'{method} {n}' for method, n in there['methods'].items()) or 'no index'
+    odd = [_count(there['missing'], 'file') + ' gone (--missing)'] if there['missing'] else []
+    odd += [_count(there['unreadable'], 'file') + ' not readable (--unreadable)'] if there['unreadable'] else []
+    size = f'{there["bytes"] / 1e6:.1f} MB in {show_path(folder)}'
+    songs = f'{_count(there["songs"], "song")}, {there["duration_s"] / 3600:.1f} hours'
+    return '; '.join([songs, methods, size, *odd])
+
+# %% ../nbs/92_cli.ipynb #5a6e0004
+def _list(catalog, words: tuple, fields: dict, missing: bool, unreadable: bool, as_json: bool) -> None:
+    "Print what is there, or what could not be read."
+    from resonance_nb.catalog import show_path
+    from resonance_nb.songlist import list_songs, list_unreadable, overview
+
+    if unreadable:
+        for entry in list_unreadable(catalog, words):
+            text = f'{show_path(entry["path"])}: {entry["reason"]} ({entry["seen_at"]})'
+            click.echo(json.dumps(entry) if as_json else text)
+        return
+    found = [song for song in list_songs(catalog, words, **fields) if song['missing'] or not missing]
+    for song in found:
+        click.echo(json.dumps(song) if as_json else _song_text(song))
+    if not as_json:
+        some = f'{len(found)} of ' if words or missing or any(fields.values()) else ''
+        click.echo(some + _overview_text(overview(catalog), catalog.folder))
+
+
+def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
+    "Write the titles to a CSV, or take them back from one."
+    from resonance_nb.catalog import show_path
+
+    if out:
+        told = {'file': os.fspath(out), 'songs': catalog.export_csv(out)}
+        click.echo(json.dumps(told) if as_json else f'{_count(told["songs"], "song")} in {show_path(out)}')
+        return
+    report = catalog.import_csv(back)
+    if as_json:
+        told = {'file': os.fspath(back), 'updated': report.updated, 'unchanged': report.unchanged}
+        told['unknown'] = [{'line': line, 'row': row} for line, row in report.unknown]
+        click.echo(json.dumps(told))
+    for line, row in report.unknown:
+        click.echo(f'{show_path(back)}, line {line}: no song fits {row}', err=True)
+    if not report.updated and not report.unchanged:
+        raise ResonanceError(f'nothing was imported: {show_path(back)} has no row that fits a song here')
+    if not as_json:
+        changed = f'{_count(report.updated, "song")} changed, {report.unchanged} as before'
+        click.echo(f'{changed}, {len(report.unknown)} unknown')
+
+# %% ../nbs/92_cli.ipynb #5a6e0005
+@cli.command()
+@click.argument('words', nargs=-1, metavar='[TEXT]...')
+@catalog_option('The catalogue.')
+@click.option('--title', metavar='TEXT', help='What must occur in the title.')
+@click.option('--artist', metavar='TEXT', help='What must occur in the artist.')
+@click.option('--album', metavar='TEXT', help='What must occur in the album.')
+@click.option('--missing', is_flag=True, help='Only songs whose file is gone.')
+@click.option('--unreadable', is_flag=True, help='Instead, the files that could not be read, and why.')
+@click.option('--export', 'out', type=click.Path(path_type=Path), metavar='FILE.csv',
+              help='Write titles, artists and so on to a table.')
+@click.option('--import', 'back', type=click.Path(path_type=Path), metavar='FILE.csv',
+              help='Take such a table back; empty cells change nothing.')
+@json_option
+def songs(words, catalog, title, artist, album, missing, unreadable, out, back, as_json):
+    """List what is indexed, or look for songs.
+
+    Every word must occur in the title, artist, album or path; case and accents do not matter. Tags that are
+    wrong are put right in a spreadsheet: --export, edit, --import.
+
+    \b
+      resonance songs --catalog my.catalogue
+      resonance songs bjork joga --catalog my.catalogue
+      resonance songs --missing --catalog my.catalogue
+      resonance songs --export titles.csv --catalog my.catalogue
+    """
+    from resonance_nb.catalog import Catalog
+
+    fields = {'title': title, 'artist': artist, 'album': album}
+    flags = {'--missing': missing, '--unreadable': unreadable, '--export': out, '--import': back}
+    chosen = [flag for flag, given in flags.items() if given]
+    if len(chosen) > 1:
+        raise click.UsageError(f'{chosen[0]} and {chosen[1]} do not go together')
+    if chosen and chosen[0] != '--missing' and any(fields.values()) or (out or back) and words:
+        raise click.UsageError(f'{chosen[0]} takes nothing to look for')
+    with Catalog(catalog) as known:
+        if out or back:
+            _table(known, out, back, as_json)
+        else:
+            _list(known, words, fields, missing, unreadable, as_json)
+
+# %% ../nbs/92_cli.ipynb #5a6e0007
+@cli.command()
+@click.argument('names', nargs=-1, type=click.Path(), metavar='[SONG]...')
+@catalog_option('The catalogue.')
+@click.option('--missing', is_flag=True, help='Songs whose file is gone: all of them, or those among SONG.')
+@click.option('--dry-run', is_flag=True, help='Only say what would be removed.')
+@click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes.')
+@json_option
+def remove(names, catalog, missing, dry_run, wait, as_json):
+    """Forget songs: they are not answered any more.
+
+    SONG is a track id or a path, as `resonance songs` lists them, or a folder, which stands for the songs
+    that are nowhere else. All of it is removed or, when a name is not known, nothing. Your files are not touched;
+    indexing them again brings the songs back. A disk that is not plugged in looks like files that are gone:
+    look with --dry-run first.
+
+    \b
+      resonance remove "Music/Old songs" --catalog my.catalogue
+      resonance remove --missing --dry-run --catalog my.catalogue
+    """
+    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.songlist import remove as forget
+
+    if not names and not missing:
+        raise click.UsageError('name the songs to remove, or give --missing')
+    with Catalog(catalog) as known:
+        done = forget(known, names, missing, dry_run, wait)
+        for song in done.songs:
+            click.echo(json.dumps(song) if as_json else _song_text(song))
+        for entry in done.unreadable:
+            click.echo(json.dumps(entry) if as_json else f'{show_path(entry["path"])}: {entry["reason"]}')
+        if not as_json:
+            kept = f'; {len(done.kept)} kept, which are in other folders too' if done.kept else ''
+            files = f' and {_count(len(done.unreadable), "unreadable file")}' if done.unreadable else ''
+            gone = f'{_count(len(done.songs), "song")}{files} {"would be " if dry_run else ""}removed'
+            click.echo(f'{gone}{kept}; {_count(len(known), "song")} in {show_path(catalog)}')
+
+# %% ../nbs/92_cli.ipynb #5a6e0009
+@cli.command()
+@catalog_option('The catalogue.')
+@click.option('--repair', is_flag=True, help='Remove left-over folders, index damaged songs again.')
+@json_option
+def check(catalog, repair, as_json):
+    """Look for damage, and say what to do about it.
+
+    Exit status 0: all is well, or was repaired; 2: something is left to do. What is whole is never touched.
+
+    \b
+      resonance check --catalog my.catalogue
+      resonance check --repair --catalog my.catalogue
+    """
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.songlist import repair as mend
+
+    with quiet_decoders(), Catalog(catalog) as known:
+        found = left = known.problems()
+        reports = mend(known, found) if repair else {}
+        for line in (line for report in reports.values() for line in report.lines()):
+            click.echo(line, err=True)
+        if repair and found:
+            left = known.problems()
+        mended = [problem for problem in found if problem not in left]
+        for problem in [*mended, *left]:
+            told = {'kind': problem.kind, 'problem': problem.what, 'todo': problem.todo}
+            told['repaired'] = problem not in left
+            text = f'repaired: {problem.what}' if told['repaired'] else f'{problem.what}: {problem.todo}'
+            click.echo(json.dumps(told) if as_json else text)
+        if not as_json:
+            for method, report in reports.items():
+                click.echo(f'{_count(report.added, "song")} indexed again ({method})')
+            fine = f'all is well: {_count(len(known), "song")} in {show_path(catalog)}'
+            click.echo(f'{_count(len(left), "problem")} left' if left else fine)
+    return 2 if left else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
 def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str):
@@ -742,25 +942,20 @@ def _checker(corpus, profile: str):
 # %% ../nbs/92_cli.ipynb #48293d43
 @cli.command()
 @click.argument('encoder', type=click.Path(path_type=Path), metavar='ENCODER')
-@corpus_option('Its train split is what the eight-bit network is fitted to.  [default: the corpus in use]')
-@click.option('--to', 'out', required=True, type=click.Path(path_type=Path), metavar='DIR', help='Where encoder.onnx and encoder-int8.onnx go.')
-def export(encoder, folder, out):
-    """Write a trained encoder for machines without torch.
+@click.option('--to', 'out', required=True, type=click.Path(path_type=Path), metavar='FILE', help='The .onnx file to write.')
+def export(encoder, out):
+    """Write a trained encoder for machines without torch, as ONNX.
 
     ENCODER is an encoder.safetensors of `resonance train`, or "shipped".
 
     \b
-      resonance export runs/train/quick/encoder.safetensors --to my-encoder
+      resonance export runs/train/quick/encoder.safetensors --to my-encoder.onnx
     """
-    from resonance_nb import train as t
-    from resonance_nb.encoders import load
+    from resonance_nb.encoders import export_onnx, load
     from resonance_nb.network import WEIGHTS
 
-    corpus = _corpus_in_use(folder)
-    network = load(WEIGHTS if str(encoder) == 'shipped' else encoder)[0]
-    windows = t.heard_windows(corpus, list(corpus.split('music', 'train').index), bank_of(corpus.folder, 'train'))
-    for path in t.export(network, out, windows):
-        click.echo(path)
+    export_onnx(load(WEIGHTS if str(encoder) == 'shipped' else encoder)[0], out)
+    click.echo(out)
 
 # %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()

@@ -42,7 +42,9 @@ def usable(
 ) -> np.ndarray:
     "Samples as `float32` that can be squared; what is broken counts as silence."
     x = np.asarray(samples)
-    return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)  # False for NaN, too
+    if x.dtype == np.float32 and x.size and -LOUDEST < x.min() and x.max() < LOUDEST:  # False for NaN, too
+        return x
+    return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
 class Embedding(SongIndex):

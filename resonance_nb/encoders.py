@@ -19,7 +19,7 @@ from .windows import RATE
 
 # %% auto #0
 __all__ = ['torch', 'nn', 'BODIES', 'MelFront', 'Encoder', 'digest', 'save', 'load', 'taken_over', 'folded', 'Asked',
-           'export_onnx', 'export_int8', 'shipped']
+           'export_onnx', 'shipped']
 
 # %% ../nbs/41_encoders.ipynb #87889299
 torch = need('torch', 'learn')
@@ -325,48 +325,16 @@ def export_onnx(
             torch.onnx.export(_Behind(encoder), (maps,), str(part), input_names=['maps'], output_names=['vectors'],
                               dynamic_axes={'maps': {0: 'n'}, 'vectors': {0: 'n'}}, opset_version=17, dynamo=False)
         model = onnx.load(str(part))
-        _say(model, encoder, 'float32')
+        _say(model, encoder)
         onnx.save(model, str(part))
 
 
-def _say(model, encoder: Encoder, precision: str) -> None:
+def _say(model, encoder: Encoder) -> None:
     "Write into a network how it is to be fed."
     about = {'format': FORMAT, 'version': VERSION, 'settings': asdict(encoder.settings), 'digest': digest(encoder),
-             'precision': precision, 'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front))}
+             'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front))}
     del model.metadata_props[:]
     model.metadata_props.add(key='resonance', value=json.dumps(about))
-
-# %% ../nbs/41_encoders.ipynb #77bb95ee
-def export_int8(
-    encoder: Encoder,  # the model
-    path: Path,  # of the .onnx file
-    windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples): sound like that which it will hear; some hundreds
-) -> None:
-    "Write an encoder in whole numbers of eight bits (static quantisation, weights channel by channel in seven bits)."
-    onnx, quantization = need('onnx', 'learn'), need('onnxruntime.quantization', 'learn')
-    maps = mel_maps(windows, encoder.settings.front)[:, None]
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.batches = ({'maps': maps[at : at + 16]} for at in range(0, len(maps), 16))
-
-        def get_next(self):
-            return next(self.batches, None)
-
-    path = Path(path)
-    whole, clear = (path.with_name(f'.{path.stem}.{name}.onnx') for name in ('float', 'prepared'))
-    try:
-        export_onnx(encoder, whole)
-        quantization.shape_inference.quant_pre_process(str(whole), str(clear))
-        with atomic_write(path) as part:
-            kinds = {'activation_type': quantization.QuantType.QUInt8, 'weight_type': quantization.QuantType.QInt8}
-            quantization.quantize_static(str(clear), str(part), Reader(), per_channel=True, reduce_range=True, **kinds)
-            model = onnx.load(str(part))
-            _say(model, encoder, 'int8')
-            onnx.save(model, str(part))
-    finally:
-        whole.unlink(missing_ok=True)
-        clear.unlink(missing_ok=True)
 
 # %% ../nbs/41_encoders.ipynb #b84082e5
 def shipped() -> tuple[Encoder, dict]:

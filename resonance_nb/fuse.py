@@ -20,7 +20,7 @@ from .embedding import HOP_S, UNREADABLE, Embedder, first_line, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
 from .match import along, best_songs, between, laid_out, rival, scan
-from .network import as_network, shipped
+from .network import as_network
 from .verify import agreement, padded, places, realign, soft_map, without_loudest
 
 # %% auto #0
@@ -66,8 +66,7 @@ class Fused(SongIndex):
         codebook: Codebook | None = None,  # of a `pq` kind; by default the one that comes with the package
     ):
         super().__init__()
-        self.encoder = as_network(encoder)  # clips are asked with all digits …
-        self.song_encoder = self.encoder if encoder is not None else shipped('int8')  # … and songs, which are rounded anyway, indexed quickly
+        self.encoder = as_network(encoder)
         self.codebook = codebook or shipped_codebook()
         if self.codebook.dim != BLOCK * self.encoder.settings.dim:
             raise ResonanceError(f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}')
@@ -85,7 +84,7 @@ class Fused(SongIndex):
 # %% ../nbs/52_fuse.ipynb #41462987
 def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
     "The codes and the peaks of a song; None for silence."
-    embedder, codes, vectors = Embedder(self.song_encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
+    embedder, codes, vectors = Embedder(self.encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
 
     def take(more: np.ndarray) -> None:
         nonlocal vectors

@@ -64,15 +64,17 @@ def mel_maps(
     from scipy.fft import rfft
 
     hann, filters = _tables(front)
-    x = np.pad(np.asarray(windows, np.float32), ((0, 0), (front.n_fft // 2, front.n_fft // 2)))
+    x = np.zeros((len(windows), windows.shape[1] + front.n_fft), np.float32)
+    x[:, front.n_fft // 2 : -(front.n_fft // 2)] = windows
     frames = np.lib.stride_tricks.sliding_window_view(x, front.n_fft, axis=1)[:, :: front.hop] * hann
     spectrum = rfft(frames.reshape(-1, front.n_fft), axis=1).view(np.float32)
     spectrum *= spectrum  # squares of real and imaginary parts, one after the other
     power = filters @ np.ascontiguousarray((spectrum[:, 0::2] + spectrum[:, 1::2]).T)
     maps = np.log(np.maximum(power, 1e-9, out=power), out=power).reshape(front.n_mels, len(x), -1)
-    maps -= maps.max(axis=(0, 2))[:, None]
+    maps -= maps.max(axis=0).max(axis=1)[:, None]  # quicker than over both axes at once
     maps *= np.float32(10 / np.log(10) / (front.range_db / 2))
-    return np.maximum(maps, -2, out=maps).transpose(1, 0, 2) + np.float32(1)
+    maps += np.float32(1)
+    return np.ascontiguousarray(np.maximum(maps, -1, out=maps).transpose(1, 0, 2))
 
 # %% ../nbs/40a_network.ipynb #4bb83511
 def front_check(
@@ -99,7 +101,6 @@ class Network:
         self._session = _session(Path(path))
         about = _about(self._session, path)
         self.digest: str = about['digest']  # of settings and weights
-        self.precision: str = about['precision']  # 'float32', or 'int8'
         self.settings = Settings(**about['settings'] | {'front': Front(**about['settings']['front'])})
         found = np.array(front_check(lambda x: mel_maps(x, self.settings.front)))
         if not np.allclose(found, about['front_check'], atol=0.02):
@@ -148,12 +149,10 @@ MODELS = Path(str(resources.files('resonance_nb') / 'models'))
 WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training and for `encoders.load`
 
 
-@lru_cache(maxsize=2)
-def shipped(
-    precision: str = 'float32',  # or 'int8'
-) -> Network:
+@lru_cache(maxsize=1)
+def shipped() -> Network:
     "The network that comes with this package; read once in a process."
-    return Network(MODELS / {'float32': 'encoder.onnx', 'int8': 'encoder-int8.onnx'}[precision])
+    return Network(MODELS / 'encoder.onnx')
 
 # %% ../nbs/40a_network.ipynb #27e9fd5b
 def embed(

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -25,14 +26,14 @@ from .augment import BatchDegrader, spec_augment
 from .core import MissingExtra, ResonanceError, atomic_write, need, rng_for
 from .encoders import Encoder, Settings
 from .mining import Memory, describe, neighbours
-from .venue import Bank, degrade
-from .windows import RATE, Cut, Levels, Packed, Sampler, Views, degrader_times, loader, pack
+from .venue import Bank
+from .windows import Cut, Levels, Packed, Sampler, Views, degrader_times, loader, pack
 
 if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
 
 # %% auto #0
-__all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'changed', 'Lamb', 'fit', 'loggers_for', 'heard_windows', 'export']
+__all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'changed', 'precision_here', 'Lamb', 'fit', 'loggers_for']
 
 # %% ../nbs/44_train.ipynb #a45b30ac
 torch = need('torch', 'learn')
@@ -71,7 +72,7 @@ class Recipe:
     schedule: str = 'cosine'  # or 'plateau': a third of the rate when validation stops rising
     warmup: int = 100  # steps
     clip: float = 5.0  # largest norm of a gradient
-    precision: str = 'bf16-mixed'  # of Lightning; '32-true' for 32 bits
+    precision: str = 'auto'  # what is quick on the machine; or one of Lightning: 'bf16-mixed', '32-true'
     validate_every: int = 1_000  # steps
     patience: int = 0  # validations without a better one before the run ends; 0: all steps
     seed: int = 0
@@ -112,6 +113,19 @@ def _with(part, names: list[str], value, whole: str):
     if type(value) is not type(old):
         raise ResonanceError(f'{whole} is a {type(old).__name__} like {old!r}, not {value!r}')
     return replace(part, **{names[0]: value})
+
+# %% ../nbs/44_train.ipynb #b3a94f1d
+def precision_here(
+    device: str = 'cpu',  # where it is trained: 'cpu' or 'cuda'
+) -> str:
+    "Lightning's word for what is quick: 'bf16-mixed' where the device multiplies 16-bit numbers, else '32-true'."
+    if device == 'cuda':
+        return 'bf16-mixed' if torch.cuda.is_bf16_supported(including_emulation=False) else '32-true'
+    cpu = getattr(torch.cpu, 'get_capabilities', dict)()
+    told = os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL').upper()  # libraries may be told to do with less
+    free = re.search('BF16|FP16|AMX|AVX10|ALL|DEFAULT', told)
+    wide = torch.backends.cpu.get_cpu_capability() not in ('DEFAULT', 'AVX2')
+    return 'bf16-mixed' if free and wide and (cpu.get('avx512_bf16') or cpu.get('amx_bf16')) else '32-true'
 
 # %% ../nbs/44_train.ipynb #ae7f954b
 class Lamb(torch.optim.Optimizer):
@@ -364,8 +378,8 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     begun, music = _started(recipe, start), pack(corpus, track_ids, music or folder / 'music', progress)  # what is refused is refused first
-    card = _card(recipe, corpus, music) | begun
-    first = _first_step(folder, card)
+    first, card = _first_step(folder, _card(recipe, corpus, music, accelerator) | begun)
+    recipe = replace(recipe, precision=card['precision'])
     if first >= recipe.steps:
         return folder / 'encoder.safetensors'
     views = _views(recipe, corpus, music, bank, progress)
@@ -382,9 +396,16 @@ def fit(
     return folder / 'encoder.safetensors'
 
 # %% ../nbs/44_train.ipynb #24e6fffb
-def _card(recipe: Recipe, corpus: Corpus, music: Packed) -> dict:
+def _device(accelerator: str) -> str:
+    "What learns: 'cpu' or 'cuda'."
+    return 'cpu' if accelerator == 'cpu' or not torch.cuda.is_available() else 'cuda'
+
+
+def _card(recipe: Recipe, corpus: Corpus, music: Packed, accelerator: str) -> dict:
     "What a model's card says of how it was made."
-    return {'recipe': json.loads(json.dumps(asdict(recipe))), 'corpus': corpus.name, 'corpus_checksum': corpus.checksum(),
+    precision = precision_here(_device(accelerator)) if recipe.precision == 'auto' else recipe.precision
+    return {'recipe': json.loads(json.dumps(asdict(recipe))), 'precision': precision,
+            'corpus': corpus.name, 'corpus_checksum': corpus.checksum(),
             'songs': len(music), 'hours': round(music.seconds() / 3600, 2), 'skipped': music.skipped, 'seed': recipe.seed}
 
 
@@ -396,8 +417,8 @@ def _started(recipe: Recipe, start: Path | None) -> dict:
     return {'started_from': {k: card[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from') if k in card}}
 
 
-def _first_step(folder: Path, card: dict) -> int:
-    "Where the run in this folder stopped; 0 for a new one, whose card is put there."
+def _first_step(folder: Path, card: dict) -> tuple[int, dict]:
+    "Where the run in this folder stopped, and its card; 0 for a new one, whose card is put there."
     path = folder / 'recipe.json'
     try:
         before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else card
@@ -406,11 +427,12 @@ def _first_step(folder: Path, card: dict) -> int:
         first = 0
     except Exception as e:  # what torch raises for a damaged file depends on where it is damaged
         raise ResonanceError(f'the run in {folder} cannot be read ({type(e).__name__}); delete it, or name another folder') from e
-    if before != card:
+    card = card | {'precision': before.get('precision', card['precision'])}  # a run keeps the one it began with
+    if before | {'precision': card['precision']} != card:
         raise ResonanceError(f'{folder} holds a run of another recipe or of other songs; name another folder, or delete this one')
     with atomic_write(path) as part:
         part.write_text(json.dumps(card, indent=2), encoding='utf-8')
-    return first
+    return first, card
 
 # %% ../nbs/44_train.ipynb #c1d2e3f4
 def _views(recipe: Recipe, corpus: Corpus, music: Packed, bank: Bank | None, progress: bool) -> Views:
@@ -456,7 +478,7 @@ def _trainer(recipe, folder, first, keeper, devices, accelerator, loggers):
     from lightning.pytorch.loggers import CSVLogger
 
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)  # remarks on hardware that is not there
-    alone, on_cpu = devices == 1, accelerator == 'cpu' or not torch.cuda.is_available()
+    alone, on_cpu = devices == 1, _device(accelerator) == 'cpu'
     logs = [CSVLogger(folder, 'log', version=f'from-{first}'), *(loggers or [])]
     return lightning.Trainer(
         max_steps=recipe.steps, accelerator=accelerator, devices=devices,
@@ -482,39 +504,3 @@ def loggers_for(
     if name == 'wandb':
         return [loggers.WandbLogger(project='resonance', save_dir=str(folder))]
     raise ResonanceError(f'unknown logger {name!r}; choose from: mlflow, wandb')
-
-# %% ../nbs/44_train.ipynb #c230c6f9
-def heard_windows(
-    corpus: Corpus,  # where the songs are
-    track_ids: list[str],  # songs to take windows of: never one of a test
-    bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
-    n: int = 512,  # windows
-    seed: int = 0,  # of places and concerts
-) -> np.ndarray:
-    "Windows of a second at 8 kHz, float32 of shape (n, 8000): every other one clean, the rest in concerts at -10 to 10 dB."
-    from resonance_nb.audio import SAMPLE_RATE, resample
-
-    windows, most = [], 2 * SAMPLE_RATE
-    for number in range(n):
-        rng = rng_for(seed, 'heard windows', number)
-        x = corpus.load('music', track_ids[int(rng.integers(len(track_ids)))])
-        at = int(rng.integers(max(1, len(x) - most)))
-        x = np.pad(x[at : at + most], (0, max(0, most - len(x) + at)))
-        if number % 2 and np.square(x[SAMPLE_RATE:]).mean() > 1e-6:
-            place = VENUES_HEARD[int(rng.integers(len(VENUES_HEARD)))]
-            x = np.append(x[:SAMPLE_RATE], degrade(x[SAMPLE_RATE:], place, rng.uniform(-10, 10), rng, bank, before=x[:SAMPLE_RATE])[0])
-        windows.append(resample(x, SAMPLE_RATE, RATE)[RATE : 2 * RATE])
-    return np.stack(windows)
-
-
-def export(
-    encoder: Encoder,  # the model
-    folder: Path,  # where encoder.onnx and encoder-int8.onnx go; made if missing
-    windows: np.ndarray,  # of `heard_windows`
-) -> list[Path]:
-    "Write an encoder for `network.Network`, as it is and in eight bits; the two files."
-    paths = [Path(folder) / 'encoder.onnx', Path(folder) / 'encoder-int8.onnx']
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    encoders.export_onnx(encoder, paths[0])
-    encoders.export_int8(encoder, paths[1], windows)
-    return paths

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from resonance_nb.venue import Bank
 
 # %% auto #0
-__all__ = ['RESTS_ON', 'QUESTIONS', 'trial', 'code_hash', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences',
-           'made_on', 'file_differences', 'reported_differences', 'show_differences', 'plot_differences']
+__all__ = ['TRIALS_VERSION', 'trial', 'choices', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences', 'made_on',
+           'file_differences', 'reported_differences', 'show_differences', 'plot_differences']
 
 # %% ../nbs/44a_trials.ipynb #d200add2
 def trial(
@@ -58,19 +58,14 @@ def trial(
     return {'right': exam.right(Embedding(encoder)).tolist(), 'minutes': card['minutes'], 'weights': weights, 'broken_steps': card['broken_steps'], 'device': machine()['cpu']}
 
 # %% ../nbs/44a_trials.ipynb #8afe2cf1
-RESTS_ON = ('audio', 'corpora', 'rooms', 'crowd', 'chain', 'venue', 'augment', 'windows', 'encoders', 'losses', 'mining', 'train')  # modules that decide what a trial finds
-QUESTIONS = 1  # version of `Pool` and `trial`: another number, other answers
+TRIALS_VERSION = 1  # raise it when concerts, training or questions change so that trials find something else
 
 
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    "SHA-256 of the modules that decide what a trial finds, as 16 hex digits."
-    import resonance_nb
-
-    folder, seen = Path(resonance_nb.__file__).parent, hashlib.sha256(f'{QUESTIONS}'.encode())
-    for name in RESTS_ON:
-        seen.update((folder / f'{name}.py').read_bytes())
-    return seen.hexdigest()[:16]
+def choices(
+    recipe: Recipe,  # of a trial
+) -> dict:
+    "What of a recipe decides a trial, as plain values: all but a precision that is left to the machine."
+    return {k: v for k, v in asdict(recipe).items() if (k, v) != ('precision', 'auto')}
 
 
 def as_line(
@@ -80,21 +75,21 @@ def as_line(
     "One trial as a line of JSON: the answers as bits in base64."
     bits = np.packbits(np.array(found['right'], bool))
     rest = {k: v for k, v in found.items() if k != 'right'}
-    return json.dumps({'trial': name, 'code': code_hash(), 'n': len(found['right']), 'right': base64.b64encode(bits.tobytes()).decode(), **rest})
+    return json.dumps({'trial': name, 'version': TRIALS_VERSION, 'n': len(found['right']), 'right': base64.b64encode(bits.tobytes()).decode(), **rest})
 
 # %% ../nbs/44a_trials.ipynb #bbab9d80
 @lru_cache(maxsize=8)
 def _lines(path: Path) -> dict[str, dict]:
-    "The trials of a file that were made with this code, by name."
+    "The trials of a file that are of this version, by name."
     found = {}
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines() if path.exists() else (), 1):
         try:
             row = json.loads(line)
             bits = np.unpackbits(np.frombuffer(base64.b64decode(row.pop('right')), np.uint8), count=row.pop('n'))
-            name, code = row.pop('trial'), row.pop('code')
+            name, version = row.pop('trial'), row.pop('version')
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise ResonanceError(f'{path}, line {number}, is no trial; take the file from the repository again') from e
-        if code == code_hash():
+        if version == TRIALS_VERSION:
             found[name] = {'right': bits.astype(bool).tolist()} | row
     return found
 
@@ -115,7 +110,7 @@ def keep(
     folder: Path,  # of a run of it, finished or not
     root: Path | None = None,  # the project; None: this one
 ) -> int:
-    "Add what a run has done to the chapter's file of trials, and drop lines of other code; the number of lines that are new."
+    "Add what a run has done to the chapter's file of trials, and drop lines of other versions; the number of lines that are new."
     path = (root or project_root()) / 'data' / 'trials' / f'{chapter}.jsonl'
     made = _lines.__wrapped__(path)
     new = [as_line(p.stem, json.loads(p.read_text(encoding='utf-8'))) for p in sorted((Path(folder) / 'partial').glob('trial-*.json')) if p.stem not in made]
@@ -163,15 +158,14 @@ def _joined(views: Views, steps: range, n: int) -> tuple:
     return tuple(torch.cat(part)[:n] for part in zip(*(views.batch(s) for s in steps)))
 
 
-def _found(encoder: Encoder, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> np.ndarray:
+def _found(encoder, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> np.ndarray:
     "Whether each heard window is most like its own clean one among those of other songs."
     import torch
 
-    with torch.inference_mode():
-        a, b = (torch.cat([encoder(part) for part in x.split(64)]) for x in (clean, heard))
-        similar, own = b @ a.T, torch.arange(len(a))
-        similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
-        return (similar.argmax(1) == own).numpy()
+    a, b = (torch.from_numpy(encoder(x.numpy())) for x in (clean, heard))
+    similar, own = b @ a.T, torch.arange(len(a))
+    similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
+    return (similar.argmax(1) == own).numpy()
 
 # %% ../nbs/44a_trials.ipynb #aa8e7d10
 def difference(

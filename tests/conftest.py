@@ -1,9 +1,15 @@
 """Where the tests find things, and what they must not touch."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# other profiles begin with this one: no limit of time, on whichever machine
+settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('patient')
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +24,17 @@ def pytest_configure(config):
     os.environ.setdefault('PYDEVD_DISABLE_FILE_VALIDATION', '1')
     os.environ.setdefault('MPLBACKEND', 'Agg')
     os.environ.pop('RESONANCE_RUN', None)
+
+
+def pytest_terminal_summary(terminalreporter):
+    "What was not looked at, and what it takes; which lessons the book's build had run."
+    done = terminalreporter.stats
+    books = sum(('run by', 'the book') in r.user_properties for r in done.get('passed', []))
+    if books:
+        terminalreporter.write_line(f'{books} lessons were run by the book, with this package')
+    why = Counter(r.longrepr[2].removeprefix('Skipped: ') for r in done.get('skipped', []))
+    if why:
+        terminalreporter.write_line(f'{why.total()} skipped: ' + '; '.join(f'{reason} ({n})' for reason, n in sorted(why.items())))
 
 
 @pytest.fixture(scope='session')

@@ -117,7 +117,7 @@ def report():
 def environment(setting):
     "The environment of a setting's children."
     path = [str(ROOT / 'tests' / 'imitate'), str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    return {**os.environ, 'OMP_NUM_THREADS': '1', **setting.env, 'PYTHONPATH': os.pathsep.join(path)}
+    return {**os.environ, 'OMP_NUM_THREADS': '1', **setting.env, 'ELSEWHERE': '1', 'PYTHONPATH': os.pathsep.join(path)}
 
 
 @contextlib.contextmanager

@@ -19,8 +19,6 @@ from resonance_nb import audio
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import RATE, make_hostile, tone, wav_header, write, write_av  # noqa: E402
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope='module')
 def shelf(tmp_path_factory):
@@ -158,7 +156,6 @@ def test_there_are_enough_hostile_files():
     assert len(HOSTILE) >= 50
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize('i', range(len(HOSTILE)), ids=HOSTILE)
 def test_hostile_file(hostile, i):
     path, expected = hostile[i]
@@ -280,6 +277,16 @@ def test_quiet_decoders_keeps_python_errors(tmp_path):
 
 # ---- long files
 
+def took_s(work, times=5):
+    "Seconds, at its quickest."
+    spent = []
+    for _ in range(times):
+        t = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - t)
+    return min(spent)
+
+
 def test_two_hours_in_bounded_memory(tmp_path):
     p, seconds = tmp_path / 'long.wav', 7200
     with open(p, 'wb') as f:
@@ -287,12 +294,13 @@ def test_two_hours_in_bounded_memory(tmp_path):
         second = (128 + 60 * np.sin(2 * np.pi * 440 * np.arange(8_000) / 8_000)).astype('u1').tobytes()
         for _ in range(seconds // 100):
             f.write(second * 100)
-    t = time.perf_counter()
-    assert audio.info(p).duration_s == seconds
-    assert time.perf_counter() - t < 0.5
     next(audio.stream(p))  # imports
+    assert audio.info(p).duration_s == seconds
+    told_s = took_s(lambda: audio.info(p))
     tracemalloc.start()
+    t = time.perf_counter()
     n = sum(map(len, audio.stream(p, block_s=30)))
+    assert told_s < (time.perf_counter() - t) / 5, 'the header says how long it is'
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert n == seconds * RATE
@@ -305,11 +313,10 @@ def test_twenty_hours_open_at_once_and_in_the_middle(tmp_path):
     with open(p, 'wb') as f:
         f.write(wav_header(1, 8_000, 8, seconds * 8_000))
         f.truncate(44 + seconds * 8_000)  # sparse
-    t = time.perf_counter()
     assert audio.info(p).duration_s == seconds
     assert len(audio.load(p, 70_000, 5)) == 80_000
     assert len(next(audio.stream(p, 30))) == 30 * RATE
-    assert time.perf_counter() - t < 1
+    assert took_s(lambda: audio.load(p, 70_000, 5)) < 50 * took_s(lambda: audio.load(p, 10, 5)), 'nothing before it is read'
 
 
 # ---- writing

@@ -1,8 +1,14 @@
 """The reader of notebooks, the check of pages, and the book itself where it has been built."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +156,34 @@ def test_contents_and_chapters_agree(root):
     promised = {p.removeprefix('nbs/') for p in book.toc_pages(root)}
     there = {p.stem for p in (root / 'nbs').glob('*.ipynb')} | {p.stem for p in (root / 'nbs').glob('*.md')}
     assert promised == there
+
+
+def test_an_interrupted_build_goes_on(tmp_path):
+    "Ctrl-C at the second page: the first one is not executed again, and the build says where it is."
+    page = lambda name, code: (tmp_path / 'nbs' / f'{name}.ipynb').write_text(writes(new_notebook(
+        cells=[new_markdown_cell(f'# {name}'), new_code_cell(f"import pathlib, time\nopen('../log', 'a').write('{name}')\n{code}")],
+        metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python', 'language': 'python'}})))
+    (tmp_path / 'nbs').mkdir()
+    page('a', ''), page('b', "while not pathlib.Path('../go').exists(): time.sleep(0.05)")
+    (tmp_path / 'nbs' / 'index.md').write_text('# Index\n')
+    shutil.copy(ROOT / '_config.yml', tmp_path)
+    (tmp_path / 'references.bib').touch()
+    (tmp_path / '_toc.yml').write_text('format: jb-book\nroot: nbs/index\nchapters:\n- file: nbs/a\n- file: nbs/b\n')
+    code = ('import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'from resonance_nb.book import build; build(False, pathlib.Path(sys.argv[1]))')
+    how = dict(start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    start = lambda: subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], **how)
+    log, first = tmp_path / 'log', start()
+    while not (log.exists() and 'b' in log.read_text()) and first.poll() is None:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGINT)
+    _, err = first.communicate()
+    assert log.read_text() == 'ab' and 'interrupted: the pages that were executed are kept' in err
+    (tmp_path / 'go').touch()
+    second = start()
+    said, err = second.communicate()
+    assert second.returncode == 0, err
+    assert log.read_text() == 'abb' and re.search(r'\[1/3\] a … \S+ s\n\[2/3\] b … \S+ s\n\[3/3\] index', said)
 
 
 def test_the_built_book_is_good(root):

@@ -24,7 +24,7 @@ def tune(seed, seconds=20):
 
 def resonance(*words, cwd=None, **how):
     "Exit status, standard output, standard error."
-    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120, **how)
+    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, **how)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -97,7 +97,7 @@ def test_many_queries_in_one_process(home):
 def test_a_name_that_is_no_utf8(home):
     name = os.fsdecode(b'caf\xe9 \n.wav')
     (home / name).write_bytes((home / 'known.wav').read_bytes())
-    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'], cwd=home, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'], cwd=home, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['decision'] == 'match' and len(done.stdout.splitlines()) == 1
 
@@ -133,13 +133,13 @@ def test_a_complaint_is_one_line_and_status_2(home, words, says):
 
 def test_a_closed_pipe_is_no_error(home):
     code = f'{sys.executable} -c "{MAIN}" identify known.wav stranger.wav --catalog c --json | true'
-    done = subprocess.run(['bash', '-c', code], cwd=home, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(['bash', '-c', code], cwd=home, capture_output=True, text=True)
     assert 'Traceback' not in done.stderr
 
 
 def test_help_waits_for_nothing():
     code = f'import sys\ntry:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint(sorted(sys.modules))'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     loaded = done.stdout.splitlines()[-1]
     for heavy in ('numpy', 'scipy', 'pandas', 'torch', 'lightning', 'transformers', 'matplotlib', 'soundfile'):
         assert f"'{heavy}'" not in loaded
@@ -177,16 +177,14 @@ def test_bench_on_a_small_corpus(tmp_path):
         tables[kind] = pd.DataFrame(rows)
     write_corpus(tmp_path, **tables)
     words = ['bench', '--corpus', tmp_path, '--snr-db', 'clean,-5', '--durations', '3', '--split', 'train', '--out']
-    for name in ('answers.csv', 'answers.jsonl'):
-        status, out, err = resonance(*words, tmp_path / name)
+    for name, *venue in (('answers.jsonl',), ('festival.csv', '--venue', 'festival')):
+        status, out, err = resonance(*words, tmp_path / name, *venue)
         assert status == 0, err
         assert 'clean' in out and '-5 dB' in out and 'false accepts' in out
     rows = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
-    assert len(rows) == len((tmp_path / 'answers.csv').read_text().splitlines()) - 1 > 0
+    assert len(rows) == len((tmp_path / 'festival.csv').read_text().splitlines()) - 1 > 0
     assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(r['duration_s'] == 3 for r in rows)
-    status, out, err = resonance(*words, tmp_path / 'festival.csv', '--venue', 'festival')
-    assert status == 0, err
-    festival, plain = (pd.read_csv(tmp_path / name).set_index(['system', 'query_id']) for name in ('festival.csv', 'answers.csv'))
+    festival, plain = (t.set_index(['system', 'query_id']) for t in (pd.read_csv(tmp_path / 'festival.csv'), pd.DataFrame(rows)))
     clean, crowded = (festival.snr_db == np.inf), (festival.snr_db == -5)
     apart = lambda rows: (festival[rows].score - plain.loc[festival[rows].index].score).abs()
     assert clean.any() and apart(clean).fillna(0).max() < 0.1 < 1 < apart(crowded).max()  # of two processes, each with its own last digits
@@ -194,7 +192,7 @@ def test_bench_on_a_small_corpus(tmp_path):
 
 def test_the_landmark_recogniser_needs_no_torch():
     code = 'import sys, resonance_nb.landmarks; print([m for m in ("torch", "lightning", "transformers", "matplotlib", "pandas") if m in sys.modules])'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
 
 
@@ -214,12 +212,12 @@ def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
     assert told[0].keys() >= {'input', 'output', 'venue', 'snr_db', 'seed', 'room', 'scene', 'source', 'phone', 'measured', 'device', 'version'}
     assert told[0]['venue'] == 'club' and abs(told[0]['measured']['snr_db'] - 3) <= 0.1
     assert len(audio.load(home / 'heard.wav')) == 7 * RATE
-    again, others = degraded(home, *words[1:]), degraded(home, *words[1:-2], '2', '--json')
-    assert np.corrcoef(audio.load(home / 'heard.wav'), first)[0, 1] < 0.8
+    (_, again, _), second = degraded(home, *words[1:]), audio.load(home / 'heard.wav')
+    (_, others, _), third = degraded(home, *words[1:-2], '2', '--json'), audio.load(home / 'heard.wav')
     drawn = lambda told: [{k: v for k, v in t.items() if k != 'measured'} for t in told]
-    assert drawn(again[1]) == drawn(told) != drawn(others[1]) and again[1][0]['measured'] == pytest.approx(told[0]['measured'], abs=0.01)
-    degraded(home, *words[1:])
-    assert np.corrcoef(audio.load(home / 'heard.wav'), first)[0, 1] > 0.9  # of another process: an encoder makes much of a last digit
+    assert drawn(again) == drawn(told) != drawn(others) and again[0]['measured'] == pytest.approx(told[0]['measured'], abs=0.01)
+    like_the_first = [np.corrcoef(x, first)[0, 1] for x in (second, third)]
+    assert like_the_first[0] > 0.9 > like_the_first[1], 'of another process: an encoder makes much of a last digit'
     assert degraded(home, 'known.wav', 'quiet.flac', '--snr-db', 'none')[1].count('no crowd') == 1
 
 

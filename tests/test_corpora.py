@@ -188,7 +188,7 @@ def test_write_splits(tmp_path):
     assert (tmp_path / 'open.csv').read_bytes() == (ROOT / 'data/splits/open.csv').read_bytes()
 
 
-@pytest.mark.skipif(not (PREPARED / 'rir.csv').exists(), reason='no prepared corpus here')
+@pytest.mark.skipif(not (PREPARED / 'rir.csv').exists(), reason='no open corpus is named: RESONANCE_CORPUS')
 def test_prepared_corpus_is_whole():
     corpus = Corpus(PREPARED)
     if len(corpus.rir) != 216:

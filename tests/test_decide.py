@@ -21,7 +21,6 @@ from resonance_nb.stream import Block
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import Toy, melody  # noqa: E402
 
-pytestmark = pytest.mark.timeout(120)
 RATE, T = 16_000, 8.0
 
 

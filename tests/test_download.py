@@ -201,14 +201,13 @@ def test_retry_after_is_obeyed(server, tmp_path):
     server.plan = [dict(status=429, headers={'Retry-After': '1'}), {}]
     begin = time.monotonic()
     fetch(server.url + '/song', tmp_path / 'song', SHA, **FAST)
-    assert 1.0 <= time.monotonic() - begin < 3.0
+    assert time.monotonic() - begin >= 1.0
 
 
 def test_slow_connection_breaks_and_goes_on(server, tmp_path):
     server.plan = [dict(send=100_000, sleep=3.0), {}]
-    begin = time.monotonic()
     assert fetch(server.url + '/song', tmp_path / 'song', SHA, **(FAST | dict(timeout_s=0.3))).read_bytes() == BODY
-    assert time.monotonic() - begin < 2.5 and server.log[1][1] == 'bytes=100000-'
+    assert server.log[1][1] == 'bytes=100000-', 'it did not wait for the rest'
 
 
 def test_redirects(server, tmp_path):
@@ -362,16 +361,17 @@ def test_fetch_open_without_manifest(tmp_path):
         fetch_open(tmp_path / 'corpus', manifest=tmp_path, progress=False)
 
 
-def test_no_network_ends_soon(offer, tmp_path):
+def test_no_network_ends_soon(offer, tmp_path, monkeypatch):
     head, rows = '', ''
     for n in range(40):
         head, row = manifest_row('music', f'{n:064x}', f'music/{n}.ogg', f'http://127.0.0.1:9/{n}.ogg', 3.0)
         rows += row.replace('0' * 12, f'{n:012d}', 1)
     (offer['manifest'] / 'open-music.csv').write_text(head + rows)
-    begin = time.monotonic()
+    asked, real = [], download._make
+    monkeypatch.setattr(download, '_make', lambda row, *a, **how: asked.append(row) or real(row, *a, **how))
     with pytest.raises(DownloadError, match='no connection to the originals'):
         fetch_open(tmp_path / 'corpus', ('music',), **(offer | dict(retries=1)))
-    assert time.monotonic() - begin < 5
+    assert len(asked) < 40, 'the rest was not tried'
 
 
 def test_one_download_at_a_time(offer, tmp_path):

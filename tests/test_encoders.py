@@ -130,7 +130,7 @@ def test_broken_samples_do_not_spread():
     assert np.isfinite(embed(Asked(encoder), x)[1]).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card with CUDA')
 def test_the_same_on_a_graphics_card(tmp_path):
     encoder = Encoder().eval()
     save(encoder.to('cuda'), tmp_path / 'e.safetensors')  # as it is while it learns there

@@ -18,7 +18,7 @@ MAIN = 'import sys; from resonance_nb.cli import main; main()'
 
 def resonance(*words, cwd, given=None):
     "Exit status, standard output, standard error."
-    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, timeout=180, input=given)
+    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, input=given)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 

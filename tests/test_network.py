@@ -46,7 +46,7 @@ def test_vectors_are_those_of_torch():
     x = np.concatenate([windows(2 * AT_ONCE + 3), np.stack([*ODD.values()]).astype(np.float32)])
     expected = encoders.Asked(encoder)(x)
     np.testing.assert_allclose(shipped()(x), expected, atol=1e-4)
-    assert shipped().digest == card['digest'] == shipped('int8').digest, 'resonance export shipped makes them anew'
+    assert shipped().digest == card['digest'], 'resonance export shipped makes it anew'
     assert shipped().settings == encoder.settings
     assert np.abs(expected[0] - expected[1]).max() > 0.01, 'other windows, other vectors'
 
@@ -61,7 +61,7 @@ def test_other_encoders_are_exported_as_they_are(tmp_path):
         encoders.export_onnx(made, tmp_path / f'{body}.onnx')
         again = Network(tmp_path / f'{body}.onnx')
         x = windows(5)[:, : RATE // 2]
-        assert (again.digest, again.settings, again.precision) == (encoders.digest(made), made.settings, 'float32')
+        assert (again.digest, again.settings) == (encoders.digest(made), made.settings)
         np.testing.assert_allclose(again(x), encoders.Asked(made)(x), atol=1e-4)
 
 
@@ -75,9 +75,8 @@ def test_vectors_do_not_depend_on_what_else_is_asked():
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize('precision', ['float32', 'int8'])
-def test_odd_windows_have_finite_vectors(precision):
-    vectors = shipped(precision)(np.stack([*ODD.values()]).astype(np.float32))
+def test_odd_windows_have_finite_vectors():
+    vectors = shipped()(np.stack([*ODD.values()]).astype(np.float32))
     assert vectors.shape == (len(ODD), 128) and vectors.dtype == np.float32 and np.isfinite(vectors).all()
 
 
@@ -102,10 +101,11 @@ def test_broken_samples_do_not_spread(value):
     np.testing.assert_allclose(ours[:3], theirs[:3], atol=1e-5)
 
 
-def test_eight_bits_say_nearly_the_same():
+def test_a_millionth_of_the_sound_moves_the_vectors_by_no_more_than_that():
     x = windows(24)
-    cosine = (shipped('int8')(x) * shipped()(x)).sum(1)
-    assert 0.98 < cosine.min() < 0.99999 and cosine.mean() > 0.995
+    disturbed = x * (1 + 1e-6 * rng_for(0, 'disturbed').standard_normal(x.shape)).astype(np.float32)
+    moved = np.linalg.norm(shipped()(disturbed) - shipped()(x), axis=1)
+    assert 0 < moved.max() < 1e-4, 'a network that rounds within moves by a hundredth'
 
 
 # ---- files that are something else

@@ -20,7 +20,7 @@ def work():
     with open(pathlib.Path.cwd().parent / 'calls.txt', 'a') as f: f.write('x')
     return seed / 2
 value = remember('half', [seed], work)
-if name == 'slow': time.sleep(60)
+if name == 'slow': time.sleep(9_999)
 if throws < 0: raise ValueError('no throws\\nat all')
 results = Results('10_dice', seed=seed)
 results.add('half', value, value - 1, value + 1, n=throws, system=name, setting={'levels': len(levels)})
@@ -86,8 +86,7 @@ def test_a_run_its_folder_and_its_repetition(lab, monkeypatch):
     assert m['status'] == 'finished' and m['pid'] is None and m['seed'] == 4 and m['changed'] == {'seed': 4, 'levels': [1]}
     assert m['parameters'] == {'seed': 4, 'throws': 100, 'levels': [1], 'name': 'die', 'fast': True, 'corpus_note': None}
     assert m['package_hash'] == runs.package_hash() and m['versions']['numpy'] and m['duration_s'] > 0 and m['machine']['cores']
-    began = time.perf_counter()
-    assert go(lab, {'seed': 4, 'levels': [1]}).manifest == m and time.perf_counter() - began < 20
+    assert go(lab, {'seed': 4, 'levels': [1]}).manifest == m
     assert (lab / 'calls.txt').read_text() == 'x'
     assert go(lab, {'seed': 4, 'levels': [1]}, force=True).folder == run.folder and (lab / 'calls.txt').read_text() == 'xx'
 
@@ -118,9 +117,7 @@ def test_a_killed_run_tells_and_goes_on(lab):
     code = f'from pathlib import Path; from resonance_nb.runs import run_chapter; run_chapter("dice", {{"name": "slow"}}, root=Path({str(lab)!r}), progress=False)'
     child = subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(300):
-            if list(lab.glob('runs/*/*/partial/half-*.json')):
-                break
+        while not list(lab.glob('runs/*/*/partial/half-*.json')) and child.poll() is None:
             time.sleep(0.1)
     finally:
         os.killpg(child.pid, signal.SIGKILL)
@@ -128,7 +125,7 @@ def test_a_killed_run_tells_and_goes_on(lab):
     manifest = next(lab.glob('runs/*/*/manifest.json'))
     assert json.loads(manifest.read_text())['status'] == 'running' and runs.load_run(manifest.parent) is None
     source = (lab / 'nbs' / '10_dice.ipynb').read_text()
-    assert 'time.sleep(60)' in source
+    assert 'time.sleep(9_999)' in source
     # the same run again, with the sleep cut short from outside: the finished piece is not made twice
     (lab / 'sitecustomize.py').write_text('import time; _s = time.sleep; time.sleep = lambda t: _s(min(t, 1))')
     old = os.environ.get('PYTHONPATH')

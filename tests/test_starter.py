@@ -141,9 +141,8 @@ def test_killed_and_resumed_is_the_same_corpus(few, whole, tmp_path):
     broken = tmp_path / 'broken'
     p = subprocess.Popen([sys.executable, '-c', script, str(broken)], start_new_session=True)
     rows = broken / '.rows'
-    deadline = time.monotonic() + 60
     while not (rows.is_dir() and len(list(rows.glob('*.json'))) >= 2):
-        assert p.poll() is None and time.monotonic() < deadline
+        assert p.poll() is None
         time.sleep(0.01)
     os.killpg(p.pid, signal.SIGKILL)
     p.wait()

@@ -25,7 +25,7 @@ def nbdev(here, command):
     code = f'from nbdev.{"export" if command == "export" else "clean"} import *; nbdev_clean()'
     if command == 'export':
         code = 'from nbdev.doclinks import nbdev_export; nbdev_export()'
-    done = subprocess.run([sys.executable, '-c', code], cwd=here, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, '-c', code], cwd=here, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
