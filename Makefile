@@ -1,6 +1,6 @@
 # Every target makes its environment by itself and never asks anything.
 .DEFAULT_GOAL := help
-.PHONY: book test bench calibrate notebooks clean help
+.PHONY: book test elsewhere bench calibrate notebooks clean help
 VENV := .venv
 PY := $(VENV)/bin/python
 # Another interpreter: make PYTHON=/path/to/python3.12 book
@@ -25,6 +25,10 @@ book: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile </dev/null
+
+# Lessons and numerical tests as other machines would run them; a choice of settings: make elsewhere ONLY=avx2,busy
+elsewhere: $(VENV)/.ready
+	@$(PY) tests/elsewhere.py $(if $(ONLY),--only $(ONLY)) </dev/null
 
 bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
@@ -56,6 +60,7 @@ clean:
 help:
 	@echo "make book       build the book: _build/html/index.html"
 	@echo "make test       run every test"
+	@echo "make elsewhere  the lessons and numerical tests as other machines would run them (hours; a choice: ONLY=avx2,busy)"
 	@echo "make bench      print the speed figures of this machine"
 	@echo "make notebooks  after editing nbs/: export the package, drop outputs, clean"
 	@echo "make calibrate  fit the recognisers' confidences anew (needs the open corpus)"

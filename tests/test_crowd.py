@@ -600,25 +600,31 @@ def test_a_scene_survives_json_and_gives_the_same_bytes(seed, duration_s, before
 
 
 ANOTHER = """
-import hashlib, numpy as np
+import sys, numpy as np
 from resonance_nb import crowd
 bank = crowd.CrowdBank(seed=1)
-h = hashlib.sha256()
 for i in range(6):
     scene = crowd.draw_scene(bank, 4.0, np.random.default_rng(i), before_s=1.0, events_per_minute=60, sing_along=0.5)
     music = np.random.default_rng(i).normal(size=64_000).astype(np.float32)
-    h.update(repr(scene).encode() + crowd.render_scene(scene, bank, 64_000, music=music).tobytes())
-print(h.hexdigest())
+    np.save(f'{folder}/{i}.npy', crowd.render_scene(scene, bank, 64_000, music=music))
+    print(scene)
 """
 
 
-def test_another_process_makes_the_same_bytes():
+def test_another_process_makes_the_same_scenes(tmp_path):
+    "The same draws exactly, the same sound to the last digits, which other threads and libraries may turn."
+    (tmp_path / 'here').mkdir(), (tmp_path / 'there').mkdir()
     here = StringIO()
     with redirect_stdout(here):
-        exec(ANOTHER, {})
+        exec(ANOTHER, {'folder': tmp_path / 'here'})
     env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONHASHSEED': '7'}
-    there = subprocess.run([sys.executable, '-c', ANOTHER], capture_output=True, text=True, env=env, check=True).stdout
-    assert here.getvalue() == there and len(there) == 65
+    code = f'folder = {str(tmp_path / "there")!r}\n{ANOTHER}'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, check=True).stdout == here.getvalue()
+    assert here.getvalue().count('\n') == 6
+    for i in range(6):
+        one, other = (np.load(tmp_path / where / f'{i}.npy') for where in ('here', 'there'))
+        assert one.std() > 1e-3
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-4 * np.abs(one).max())
 
 
 def test_the_number_of_events_and_singers_is_what_was_asked(bank):

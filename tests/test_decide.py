@@ -448,7 +448,11 @@ def test_fused_names_the_piece_however_the_stream_is_cut(fused, evening, music):
     assert told(events) == [('match', name)] and not [e for e in events if e.track_id not in (None, name)]
     match = next(e for e in events if e.kind == 'match')
     assert 3 < match.time_s < 7 and match.offset_s == pytest.approx(match.time_s, abs=0.1)
-    assert list(listen(blocks_of(evening, (31_111, 1, 777)), fused)) == events
+    cut_anew = list(listen(blocks_of(evening, (31_111, 1, 777)), fused))
+    assert [(e.kind, e.track_id) for e in cut_anew] == [(e.kind, e.track_id) for e in events]
+    for one, other in zip(cut_anew, events):  # vectors of other batches: a step sooner or later where a threshold lies between two last digits
+        assert abs(one.time_s - other.time_s) < 0.3 and one.confidence == pytest.approx(other.confidence, abs=0.05)
+        assert one.track_id is None or one.offset_s - one.time_s == pytest.approx(other.offset_s - other.time_s, abs=0.02)
 
 
 def ears(fused, x, cuts, longest_s=10.0, at=0):

@@ -25,7 +25,7 @@ from hostile import make_hostile  # noqa: E402
 from resonance_nb import audio, bench, core, mfcc as module  # noqa: E402
 from resonance_nb import catalog as catalog_module  # noqa: E402
 from resonance_nb.catalog import Catalog, StorageError, stored_path  # noqa: E402
-from resonance_nb.core import Match, Recognizer, ResonanceError, rng_for  # noqa: E402
+from resonance_nb.core import Match, Recognizer, ResonanceError, assert_same_answers, rng_for  # noqa: E402
 from resonance_nb.mfcc import (  # noqa: E402
     SCALINGS, Chroma, ChromaFront, Mfcc, MfccFront, averages, calibration, chroma, confusions, fit_space, lab_measures, mfcc,
     neighbour_purity, pca, plot_clusters, similarity_matrix,
@@ -260,11 +260,10 @@ def test_search_is_the_loops(cls, scaling, monkeypatch):
     clip = songs['s3'][: 9 * RATE] + 0.02 * rng_for(0, 'hiss').standard_normal(9 * RATE).astype(np.float32)
     found = recognizer.search(clip, 10)
     wanted = ask_slowly(songs, clip, recognizer.front, scaling)
-    assert {m.track_id: m.score for m in found} == pytest.approx(wanted, abs=1e-4)
+    assert {m.track_id: m.score for m in found} == pytest.approx(wanted, abs=7e-4)  # a score has three digits
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
     monkeypatch.setattr(module, '_CELLS_AT_ONCE', 1)  # a chunk of the clip at a time
-    for a, b in zip(recognizer.search(clip, 10), found, strict=True):
-        assert (a.track_id, a.offset_s) == (b.track_id, b.offset_s) and a.score == pytest.approx(b.score, abs=2e-6)
+    assert_same_answers(recognizer.search(clip, 10), found)
 
 
 @both
@@ -287,7 +286,7 @@ def test_whole_songs_against_whole_clips(cls):
     assert best[0].track_id == 's5' and best[0].score == pytest.approx(1, abs=1e-5) and not recognizer.calibrated
     ids, means = recognizer.song_means()
     wanted = similarity_matrix(means)[ids.index('s5')]
-    assert {m.track_id: m.score for m in best} == pytest.approx(dict(zip(ids, wanted)), abs=1e-5)
+    assert {m.track_id: m.score for m in best} == pytest.approx(dict(zip(ids, wanted)), abs=7e-4)
 
 
 @both
@@ -299,9 +298,9 @@ def test_pieces_and_order_do_not_matter(cls):
     one.add('copy of s4', sound(4)), right.add('copy of s4', sound(4))
     right.merge(left)
     clip = sound(4)[RATE : 8 * RATE]
-    assert [m.track_id for m in one.search(clip, 7)] == [m.track_id for m in right.search(clip, 7)]
-    assert [m.track_id for m in one.search(clip, 2)] == ['copy of s4', 's4']  # equal scores: by name
-    assert np.allclose([m.score for m in one.search(clip, 7)], [m.score for m in right.search(clip, 7)], atol=2e-6)
+    assert_same_answers(one.search(clip, 7), right.search(clip, 7))
+    pair = one.search(clip, 2)
+    assert {m.track_id for m in pair} == {'copy of s4', 's4'} and pair == sorted(pair, key=lambda m: (-m.score, m.track_id))  # equal scores: by name
     right.retain({f's{i}' for i in range(3)})
     small = cls()
     for i in range(3):
@@ -345,7 +344,7 @@ def test_a_second_copy_is_no_reason_for_doubt(cls):
     alone = recognizer.search(sound(3)[: 10 * RATE])[0].confidence
     recognizer.add('copy of s3', sound(3))
     first, second = recognizer.search(sound(3)[: 10 * RATE])[:2]
-    assert first.confidence == second.confidence == pytest.approx(alone, abs=0.05)
+    assert first.confidence == pytest.approx(second.confidence, abs=2e-4) and second.confidence == pytest.approx(alone, abs=0.05)
 
 
 # ---- on disk
@@ -358,7 +357,8 @@ def test_a_folder_gives_back_what_it_got(cls, tmp_path):
         recognizer.add(f's{i}', sound(i, 3 + 4 * i))
     recognizer.save(tmp_path / 'a')
     again = cls.load(tmp_path / 'a')
-    assert again.search(sound(2)) == recognizer.search(sound(2)) and len(again) == 4 and again.scaling == 'standard'
+    assert_same_answers(again.search(sound(2)), recognizer.search(sound(2)))
+    assert len(again) == 4 and again.scaling == 'standard'
     assert all(same(a[1:], b[1:]) and a[0] == b[0] for a, b in zip(recognizer.embeddings(), again.embeddings(), strict=True))
     cls().save(tmp_path / 'empty')
     assert len(cls.load(tmp_path / 'empty')) == 0 and cls.load(tmp_path / 'empty').search(sound(0)) == []
@@ -454,7 +454,13 @@ def truth(c, method='mfcc'):
     "What a catalogue knows, without what may differ between two runs."
     songs = [{k: v for k, v in song.items() if k != 'added_at'} for song in c.songs()]
     listed = sorted((r[0], r[1]) for r in c._rows('SELECT recording_id, method FROM indexed'))
-    return songs, listed, [tuple(r) for r in rows_of(c, method)]
+    rows = rows_of(c, method)
+    return songs, listed, [tuple(r)[:3] + tuple(r)[4:] for r in rows], np.array([np.frombuffer(r['embedding'], '<f4') for r in rows])
+
+
+def same_truth(a, b):
+    "Whether two catalogues know the same: vectors to the last digits, which another process may turn."
+    return a[:3] == b[:3] and a[3].shape == b[3].shape and np.allclose(a[3], b[3], atol=1e-3)
 
 
 def named(c, i, method='mfcc', **kw):
@@ -472,7 +478,7 @@ def test_indexing_fills_the_table_and_asking_reads_it(cat, music):
         order = np.lexsort((ends - starts > 5, starts))
         assert same((starts[order], ends[order], vectors[order]), theirs)
     assert [named(cat, i) for i in range(6)] == [f'song {i}.flac' for i in range(6)]
-    assert cat.recognizer('mfcc').search(sound(3)) == [Match(m.track_id, m.score, m.offset_s, m.confidence) for m in mine.search(sound(3))]
+    assert_same_answers(cat.recognizer('mfcc').search(sound(3)), mine.search(sound(3)))
     assert counts(cat.index(music, 'mfcc', progress=False)) == (0, 6, 0)
     assert cat.check() == [] and cat.methods() == ['mfcc'] and len(rows_of(cat)) == 30
     assert [*(cat.folder / 'mfcc').iterdir()] == []  # nothing but rows
@@ -546,7 +552,7 @@ def test_lost_and_damaged_rows_are_told_and_healed(cat, music, harm):
         if harm == 'nan':  # the right number of bytes: SQLite cannot know, the song must go first
             c.remove(song)
         assert counts(c.index(music, 'mfcc', progress=False)) == (1, 5, 0)
-        assert truth(c) == wanted and c.check() == [] and named(c, 0) == 'song 0.flac'
+        assert same_truth(truth(c), wanted) and c.check() == [] and named(c, 0) == 'song 0.flac'
 
 
 def test_many_batches_are_merged(tmp_path, music, monkeypatch):
@@ -556,7 +562,7 @@ def test_many_batches_are_merged(tmp_path, music, monkeypatch):
         assert len(reader.recognizer('mfcc')) == 1
         a.index(music, 'mfcc', batch_files=1, progress=False)
         b.index(music, 'mfcc', jobs=2, batch_files=2, progress=False)
-        assert truth(a) == truth(b) and len(a._segments('mfcc')) <= catalog_module.REST_SEGMENTS
+        assert same_truth(truth(a), truth(b)) and len(a._segments('mfcc')) <= catalog_module.REST_SEGMENTS
         assert len(reader.recognizer('mfcc')) == 6 and a.check() == b.check() == []
         assert sum(s['n_tracks'] for s in a._segments('mfcc')) == sum(s['live'] for s in a._segments('mfcc')) == 6
 
@@ -629,7 +635,7 @@ def test_killed_at_every_step(tmp_path, music):
             assert len(torn.recognizer('mfcc')) == len(torn) == len(with_rows) and len(rows_of(torn)) == 3 * len(torn)
             report = torn.index(files, 'mfcc', progress=False)
             assert counts(report) == (3 - killed[-1], killed[-1], 0)
-            assert truth(torn) == wanted and torn.check() == [] and not [*(folder / 'mfcc').iterdir()]
+            assert same_truth(truth(torn), wanted) and torn.check() == [] and not [*(folder / 'mfcc').iterdir()]
         shutil.rmtree(folder)
         if status == 0:
             break
@@ -711,7 +717,7 @@ def test_pca_keeps_distances_and_finds_the_wide_direction():
     points, share = pca(x, 6)
     np.testing.assert_allclose(np.linalg.norm(points[0] - points[1]), np.linalg.norm(x[0] - x[1]))
     assert share.sum() == pytest.approx(1) and share[0] > 0.6 and abs(np.corrcoef(points[:, 0], x[:, 1])[0, 1]) > 0.99
-    assert np.array_equal(pca(x)[0], pca(x.copy())[0]) and pca(x)[0].shape == (50, 2)
+    assert np.allclose(pca(x)[0], pca(x.copy())[0]) and pca(x)[0].shape == (50, 2)
     for bad in (x[:2], x[:, :1], np.full((5, 5), np.nan)):
         with pytest.raises(ResonanceError):
             pca(bad)
