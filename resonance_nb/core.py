@@ -95,9 +95,11 @@ def as_matches(
     confidences: np.ndarray,  # (n,) in [0, 1]
 ) -> list[Match]:
     "Answers as they leave a recogniser: rounded to what they promise."
-    rounded = lambda x, digits: round(float(x), digits) + 0.0  # which makes -0.0 a plain zero
-    return [Match(t, rounded(s, SCORE_DIGITS), rounded(o, OFFSET_DIGITS), rounded(c, CONFIDENCE_DIGITS))
-            for t, s, o, c in zip(track_ids, scores, offsets_s, confidences)]
+    import numpy as np
+
+    pairs = (scores, SCORE_DIGITS), (offsets_s, OFFSET_DIGITS), (confidences, CONFIDENCE_DIGITS)
+    rounded = [(np.round(np.asarray(x, float), digits) + 0.0).tolist() for x, digits in pairs]  # -0.0 becomes a plain zero
+    return [Match(*row) for row in zip(track_ids, *rounded)]
 
 # %% ../nbs/00_core.ipynb #02ca258e
 def assert_same_answers(

@@ -73,7 +73,7 @@ def of_songs(**sounds):
 
 
 def alike(a, b, codes=1.0):
-    "Whether two indexes keep the same of the same songs; `codes`: the least share of the 64 bytes of a row, where vectors of other batches may have turned a step of the eight bits."
+    "Whether two indexes keep the same of the same songs; `codes`: the least share of the 64 bytes of a row, where vectors were made in other batches."
     assert a._songs.keys() == b._songs.keys()
     for name, one in a._songs.items():
         two = b._songs[name]
@@ -106,7 +106,7 @@ def short():
 def test_however_the_samples_are_cut(short, cuts):
     many = Fused()
     many.add_stream('s', iter(np.split(sound(1, 5), sorted(cuts))))
-    assert alike(short, many, codes=0.75) and len(many._songs['s'].codes) == 5 and len(many._songs['s'].frames) > 50
+    assert alike(short, many, codes=0.95) and len(many._songs['s'].codes) == 5 and len(many._songs['s'].frames) > 50
 
 
 def test_cut_of_a_song_longer_than_what_is_waited_for(music):
@@ -117,7 +117,7 @@ def test_cut_of_a_song_longer_than_what_is_waited_for(music):
     for size in (9_999, 1_050_000):
         many = Fused()
         many.add_stream('s', (x[i : i + size] for i in range(0, len(x), size)))
-        assert alike(one, many, codes=0.75)  # windows that are a sixteenth of a second late have less than two thirds
+        assert alike(one, many, codes=0.95)  # windows that are a sixteenth of a second late have less than two thirds
 
 
 def test_a_song_is_sixty_four_bytes_for_four_windows_and_its_peaks(index, known, music):
@@ -759,7 +759,7 @@ def test_in_a_catalogue(catalogue, music, known):
         found = songs.identify(clip, top=3)  # the best method that is there, by default
         assert found.decision == 'match' and found.matches[0]['track_id'] == ids[name] and found.matches[0]['offset_s'] == pytest.approx(2.6, abs=0.05)
         keys = ('track_id', 'score', 'offset_s', 'confidence')
-        assert_same_answers([{k: m[k] for k in keys} for m in found.matches], direct.search(clip, 3), score=0.05)
+        assert_same_answers([{k: m[k] for k in keys} for m in found.matches], direct.search(clip, 3))
     assert songs.identify(cut(music[known[7]], 2.6), 'fused').decision == 'no-match'
     assert songs.identify(np.zeros(RATE, np.float32), 'fused').matches == []
     assert songs.check() == []
