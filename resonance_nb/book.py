@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -17,7 +18,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import suppress
 from html.parser import HTMLParser
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -194,11 +198,88 @@ def mathjax_file() -> Path:
             return Path(file.locate())
     raise ResonanceError("MathJax is not installed; it comes with: pip install 'resonance_nb[book]'")
 
+# %% ../nbs/91_book.ipynb #5e8be816
+def _executed(path: str) -> tuple[str, float, str]:
+    "Run a page's cells: the notebook with its outputs, seconds, and what went wrong ('' for nothing)."
+    import nbformat
+    from jupyter_cache.executors.utils import single_nb_execution
 
+    page = read_nb(Path(path).read_text(encoding='utf-8'))
+    done = single_nb_execution(page, os.path.dirname(path), timeout=-1, allow_errors=False)
+    return nbformat.writes(page), done.time, done.exc_string or ''
+
+
+def _missing(root: Path, cache) -> list[str]:
+    "Pages whose cells have not been executed with this package: studies first, which take longest."
+    found = []
+    for page in toc_pages(root):
+        path = root / f'{page}.ipynb'
+        text = path.read_text(encoding='utf-8') if path.exists() else ''
+        with suppress(KeyError):
+            if text:
+                cache.match_cache_notebook(read_nb(text))
+            continue
+        found.append(('default_exp' in text, str(path)))
+    return [path for _, path in sorted(found)]
+
+# %% ../nbs/91_book.ipynb #527c1071
+def _execute(root: Path, jobs: int) -> None:
+    "Execute the pages that are missing, some at a time, and keep each; `ResonanceError` names those that failed."
+    from jupyter_cache import get_cache
+
+    cache = get_cache(root / '_build' / '.jupyter_cache')
+    todo, running, failed = _missing(root, cache), {}, []
+    left, n_done, spawned = iter(todo), 0, multiprocessing.get_context('spawn')
+    threads = {'OMP_NUM_THREADS': '1'} if jobs > 1 else {}
+    try:
+        with environment(**threads), ProcessPoolExecutor(jobs, mp_context=spawned) as pool:
+            while len(running) or n_done < len(todo):
+                for path in islice(left, jobs - len(running)):
+                    print(f'executing {Path(path).stem} …', flush=True)
+                    running[pool.submit(_executed, path)] = path
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    path, n_done = running.pop(done), n_done + 1
+                    failed += _kept(cache, path, *done.result())
+                    print(f'[{n_done}/{len(todo)}] {Path(path).stem} … {done.result()[1]:.1f} s', flush=True)
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        raise
+    if failed:
+        raise ResonanceError(f'the book was not built: a cell failed in {", ".join(failed)}; see above')
+
+
+def _kept(cache, path: str, text: str, took_s: float, wrong: str) -> list[str]:
+    "Keep an executed page; its name if it failed."
+    import nbformat
+    from jupyter_cache.base import CacheBundleIn
+
+    if wrong:
+        print(f'{wrong}\n{path} failed', file=sys.stderr, flush=True)
+        return [Path(path).stem]
+    made = CacheBundleIn(nbformat.reads(text, as_version=4), path, data={'execution_seconds': took_s})
+    cache.cache_notebook_bundle(made, check_validity=False, overwrite=True)
+    return []
+
+# %% ../nbs/91_book.ipynb #c84e01b7
+_INTERRUPTED = 'interrupted: the pages that were executed are kept; run the same command to go on'
+
+
+def _carried_out(command: list[str], root: Path) -> int:
+    "The status of a process, which ends by itself also after Ctrl-C: what it is writing is written whole."
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the child was interrupted, too
+            child.wait()
+            print(_INTERRUPTED, file=sys.stderr)
+            raise
+
+# %% ../nbs/91_book.ipynb #653114a1
 def build(
     strict: bool = True,  # warnings are errors, and the pages are checked
     root: Path | None = None,  # the project; None: this one
     fresh: bool = False,  # forget every page made before
+    jobs: int | None = None,  # pages that are executed at a time; None: one for each core, four at most
 ) -> Path:
     "Build the book, or go on building it, and return its first page; a failed build or check raises `ResonanceError`."
     root = root or project_root()
@@ -211,6 +292,7 @@ def build(
     code = 'import sys; from jupyter_book.cli.main import main; sys.exit(main())'
     with environment(PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS=os.environ.get('PYTHONWARNINGS', 'ignore')):
         command = [sys.executable, '-c', code, 'build', os.fspath(root), '-nq', *(['-W', '--keep-going'] if strict else [])]
+        _execute(root, jobs or min(4, os.cpu_count() or 1))
         same = stamp.exists() and stamp.read_text() == book_hash()
         stamp.unlink(missing_ok=True)
         if _carried_out(command + ([] if same and not fresh else ['--all']), root):
@@ -220,17 +302,6 @@ def build(
             raise ResonanceError(f'the book has {len(problems)} problems:\n  ' + '\n  '.join(problems))
         stamp.write_text(book_hash())
     return out / 'nbs' / 'index.html'
-
-# %% ../nbs/91_book.ipynb #c84e01b7
-def _carried_out(command: list[str], root: Path) -> int:
-    "The status of a process, which ends by itself also after Ctrl-C: what it is writing is written whole."
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL) as child:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # the child was interrupted, too
-            child.wait()
-            print('interrupted: the pages that were executed are kept; run the same command to go on', file=sys.stderr)
-            raise
 
 # %% ../nbs/91_book.ipynb #e61b5d3a
 def setup(

@@ -989,10 +989,11 @@ def run(chapter, parameters, profile, force, report):
 
 @cli.command()
 @click.option('--fresh', is_flag=True, help='Forget every page made before.')
-def book(fresh):
+@click.option('--jobs', default=None, type=click.IntRange(1), metavar='N', help='Pages that are executed at a time.  [default: one for each core, four at most]')
+def book(fresh, jobs):
     """Build the book, warnings as errors, and check its pages."""
     from resonance_nb.book import build
     from resonance_nb.starter import default_corpus
 
     default_corpus()  # made here if need be, where its progress can be seen
-    click.echo(f'the book is ready: {build(fresh=fresh)}')
+    click.echo(f'the book is ready: {build(fresh=fresh, jobs=jobs)}')

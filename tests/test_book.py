@@ -158,19 +158,38 @@ def test_contents_and_chapters_agree(root):
     assert promised == there
 
 
+def small_book(folder, **pages):
+    "A book of these pages: name -> code that follows on a note in the file `log`."
+    (folder / 'nbs').mkdir()
+    for name, code in pages.items():
+        cells = [new_markdown_cell(f'# {name}'), new_code_cell(f"import pathlib, time\nopen('../log', 'a').write('{name}')\n{code}")]
+        about = {'kernelspec': {'name': 'python3', 'display_name': 'Python', 'language': 'python'}}
+        (folder / 'nbs' / f'{name}.ipynb').write_text(writes(new_notebook(cells=cells, metadata=about)))
+    (folder / 'nbs' / 'index.md').write_text('# Index\n')
+    shutil.copy(ROOT / '_config.yml', folder)
+    (folder / 'references.bib').touch()
+    listed = ''.join(f'- file: nbs/{name}\n' for name in pages)
+    (folder / '_toc.yml').write_text(f'format: jb-book\nroot: nbs/index\nchapters:\n{listed}')
+
+
+def test_pages_are_executed_side_by_side_and_one_that_fails_is_named(tmp_path, capfd):
+    "Two pages that wait for each other end only when both are executed at once; the third fails, and the others are kept."
+    meet = "open('../{}', 'w').close()\nwhile not pathlib.Path('../{}').exists(): time.sleep(0.05)".format
+    small_book(tmp_path, a=meet('one', 'two'), b=meet('two', 'one'), c="raise ValueError('no such luck')")
+    with pytest.raises(ResonanceError, match=r'a cell failed in c;'):
+        book.build(False, tmp_path, jobs=2)
+    assert 'no such luck' in capfd.readouterr().err
+    text = (tmp_path / 'nbs' / 'c.ipynb').read_text().replace('raise ', '')
+    (tmp_path / 'nbs' / 'c.ipynb').write_text(text)
+    assert book.build(False, tmp_path, jobs=2).parent.name == 'nbs'
+    assert sorted((tmp_path / 'log').read_text()) == [*'abcc']
+
+
 def test_an_interrupted_build_goes_on(tmp_path):
     "Ctrl-C at the second page: the first one is not executed again, and the build says where it is."
-    page = lambda name, code: (tmp_path / 'nbs' / f'{name}.ipynb').write_text(writes(new_notebook(
-        cells=[new_markdown_cell(f'# {name}'), new_code_cell(f"import pathlib, time\nopen('../log', 'a').write('{name}')\n{code}")],
-        metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python', 'language': 'python'}})))
-    (tmp_path / 'nbs').mkdir()
-    page('a', ''), page('b', "while not pathlib.Path('../go').exists(): time.sleep(0.05)")
-    (tmp_path / 'nbs' / 'index.md').write_text('# Index\n')
-    shutil.copy(ROOT / '_config.yml', tmp_path)
-    (tmp_path / 'references.bib').touch()
-    (tmp_path / '_toc.yml').write_text('format: jb-book\nroot: nbs/index\nchapters:\n- file: nbs/a\n- file: nbs/b\n')
+    small_book(tmp_path, a='', b="while not pathlib.Path('../go').exists(): time.sleep(0.05)")
     code = ('import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-            'from resonance_nb.book import build; build(False, pathlib.Path(sys.argv[1]))')
+            'from resonance_nb.book import build; build(False, pathlib.Path(sys.argv[1]), jobs=1)')
     how = dict(start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     start = lambda: subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], **how)
     log, first = tmp_path / 'log', start()
