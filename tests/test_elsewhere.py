@@ -51,7 +51,7 @@ def test_a_failing_test_is_told(tmp_path, capfd, monkeypatch):
     assert elsewhere.main(['--only', 'one-thread', '--', str(tmp_path / 'test_two.py')]) == 1
     said = capfd.readouterr().out
     assert '1 passed, 1 failed' in said and 'torch threads: 1' in said and 'test_b' in (elsewhere.LOGS / 'one-thread.log').read_text()
-    assert elsewhere.main(['--only', 'one-thread', '--', str(tmp_path / 'test_two.py'), '-k', 'test_a']) == 0
+    assert elsewhere.main(['--only', 'one-thread', '--', f'{tmp_path / "test_two.py"}::test_a']) == 0  # -k would also look at the folder's name
 
 
 def test_a_setting_without_effect_is_a_failure(monkeypatch):
