@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,11 +31,15 @@ def main(
     "Run the command and exit: 0 done, 2 bad usage or input, 130 interrupted."
     try:
         status = cli.main(args, prog_name='resonance', standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk can still be told in one line
     except click.exceptions.Abort:
         status = 130
     except KeyboardInterrupt:
         status = 130
     except click.UsageError as e:
+        if type(e).__name__ == 'NoArgsIsHelpError':  # click 8.2 and later
+            click.echo(e.format_message(), err=True)
+            sys.exit(2)
         where = e.ctx.command_path if e.ctx else 'resonance'
         status = _complain(f'{where}: {e.format_message()} (see {where} --help)')
     except (click.ClickException, ResonanceError) as e:
@@ -42,6 +47,10 @@ def main(
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except OSError as e:
+        status = _complain(f'resonance: {e.strerror or e}' + (f': {os.fsdecode(e.filename)}' if e.filename else ''))
+        with suppress(OSError):  # what could not be written is not tried again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status or 0)
 
 
@@ -645,7 +654,7 @@ def bank_of(
 @click.argument('out', type=click.Path(path_type=Path), metavar='OUT')
 @click.option('--venue', default='club', show_default=True, type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']), help='Where the music is played; any: drawn for each file.')
 @click.option('--snr-db', default='0', show_default=True, type=Level(), help='Music over crowd, dB; none: no crowd.')
-@click.option('--seed', default=0, show_default=True, type=int, help='Another seed, another concert.')
+@click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Another seed, another concert.')
 @click.option('--loudness', default='rms', show_default=True, type=click.Choice(['rms', 'lufs']), help='What the ratio compares.')
 @corpus_option('Measured rooms and recorded crowds.  [default: the corpus in RESONANCE_CORPUS, else simulated ones]')
 @click.option('--split', default='train', show_default=True, type=click.Choice(['train', 'validation', 'test']), help='Which part of the corpus.')
@@ -654,7 +663,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
     """Make a concert recording of clean music.
 
     IN is a file or a folder; a folder's files become FLAC files of the same names in the folder OUT.
-    The same seed gives the same concert, byte for byte.
+    The same seed gives the same concert; with the same versions on one machine, byte for byte.
 
     \b
       resonance degrade song.flac heard.flac --venue club --snr-db 0 --seed 1
@@ -710,7 +719,7 @@ def asking(
         click.option('--split', default='validation', show_default=True, type=split, help='Where the queries come from.'),
         click.option('--venue', type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']), help='Play the clips there.  [default: nowhere, only a crowd is added]'),
         click.option('--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.'),
-        click.option('--seed', default=0, show_default=True, type=int, help='Another seed, other clips and crowds.'),
+        click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Another seed, other clips and crowds.'),
     ]
     for option in reversed(options):
         command = option(command)

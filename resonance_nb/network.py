@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -120,6 +121,7 @@ class Network:
 # %% ../nbs/40a_network.ipynb #299ee3d5
 def _session(path: Path):
     "The network in a file, ready to run on this thread."
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # it tells its makers what it runs on, unless it is told not to
     try:
         import onnxruntime
     except ImportError as e:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 from .bench import machine
-from .core import ResonanceError, atomic_write, project_root
+from .core import ResonanceError, atomic_write, need, project_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +183,7 @@ def parse_value(
     text: str,  # as typed on the command line
 ) -> Any:
     "A typed value as Python: `5`, `0.5`, `true`, `null`, `[0, -5]`, or plain text; a malformed one raises `ResonanceError`."
-    import yaml
+    yaml = need('yaml', 'book')
 
     try:
         return plain(yaml.safe_load(text))
@@ -241,7 +241,7 @@ def profile_parameters(
     root: Path | None = None,  # the project; None: this one
 ) -> dict[str, Any]:
     "The parameters of a profile; an unknown one raises `ResonanceError`."
-    import yaml
+    yaml = need('yaml', 'book')
 
     folder = (root or project_root()) / 'experiments'
     known = {p.stem.removeprefix(f'{chapter}-'): p for p in folder.glob(f'{chapter}-*.yaml')}
@@ -433,7 +433,7 @@ def run_chapter(
 # %% ../nbs/90_runs.ipynb #96d23be8
 def _carry_out(notebook, folder, merged, changed, data, profile, root, progress) -> Run:
     "Execute a chapter in its folder, with the manifest written before and after."
-    import yaml
+    yaml = need('yaml', 'book')
 
     threads = os.environ.get('OMP_NUM_THREADS') or str(os.cpu_count() or 1)
     manifest = dict(run=f'{notebook.stem}/{folder.name}', chapter=notebook.stem, profile=profile, status='running')

@@ -265,3 +265,26 @@ def test_the_venues_of_the_command_are_those_of_the_package():
     from resonance_nb.venue import VENUES
 
     assert list(VENUE_NAMES) == list(VENUES)
+
+
+def real(*words, **how):
+    "The command in a process of its own."
+    return subprocess.run([sys.executable, '-c', MAIN, *words], capture_output=True, text=True, **how)
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path):
+    for words in (['songs', '--catalog', str(tmp_path / ('x' * 300))], ['index', str(tmp_path), '--catalog', str(tmp_path / ('x' * 300))]):
+        done = real(*words)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+def test_a_full_disk_behind_standard_output_is_one_line():
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, '-c', MAIN, 'corpus', 'list', '--json'], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and 'No space left' in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_words_the_help_has_its_lines():
+    done = real()
+    assert done.returncode in (0, 2) and len((done.stdout + done.stderr).splitlines()) > 10

@@ -1,6 +1,7 @@
 """The encoder without torch: the same pictures, the same vectors, in a process that cannot import torch; and files that are no encoder."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -173,12 +174,14 @@ def test_index_identify_listen_and_degrade_without_torch(tmp_path):
     import soundfile as sf
 
     (tmp_path / 'music').mkdir()
+    (tmp_path / 'home').mkdir()
     for seed in range(4):
         sf.write(tmp_path / 'music' / f'song {seed}.wav', sound(seed, 12), 16_000)
     sf.write(tmp_path / 'clip.wav', sound(2, 12)[3 * 16_000 : 9 * 16_000], 16_000)
 
     def resonance(*words):
-        done = subprocess.run([sys.executable, '-c', WITHOUT, *words], cwd=tmp_path, capture_output=True, text=True)
+        env = {k: v for k, v in os.environ.items() if k not in ('XDG_CACHE_HOME', 'ORT_DISABLE_TELEMETRY')} | {'HOME': str(tmp_path / 'home')}
+        done = subprocess.run([sys.executable, '-c', WITHOUT, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -191,9 +194,11 @@ def test_index_identify_listen_and_degrade_without_torch(tmp_path):
         assert found['matches'][0]['offset_s'] == pytest.approx(3, abs=0.1)
     events = [json.loads(line) for line in resonance('listen', '--input', 'clip.wav', '--catalog', 'c', '--json').splitlines()]
     assert [e['title'] for e in events if e['event'] == 'match'] == ['song 2']
+    assert not [*(tmp_path / 'home').rglob('*onnxruntime*')], 'the runtime keeps what it would tell its makers'
 
 
 def test_a_missing_runtime_is_told_in_one_line(monkeypatch):
+    shipped()
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ResonanceError, match='pip install onnxruntime'):
         Network(MODELS / 'encoder.onnx')
