@@ -1235,7 +1235,7 @@ def _export_csv(
     path: str | os.PathLike,  # the CSV to write (replaced in one go)
 ) -> int:  # songs written
     "Write every song's metadata; files under the CSV's folder are named relative to it."
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # what a person names may be a link
     here, songs = os.path.join(os.path.abspath(path.parent), ''), self._rows('SELECT * FROM songs ORDER BY path')
     try:
         with atomic_write(path) as part, open(part, 'w', encoding='utf-8', newline='') as f:

@@ -257,7 +257,7 @@ def atomic_write(
     path: str | os.PathLike,  # the final place
 ) -> Iterator[Path]:
     "Give a temporary path in the same folder; move it into place when the block ends well, remove it otherwise. `ResonanceError` for a device or a pipe."
-    path = Path(os.path.realpath(path))  # a link stays a link
+    path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ResonanceError(f'{path} is a device or a pipe, and cannot be replaced by a file: name a file')
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
