@@ -15,10 +15,11 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Recognizer, ResonanceError
-from .embedding import HOP_S, Embedder, usable
+from .embedding import Embedder, usable
 from .fuse import FRONT, LEAD, Fused
 from .landmarks import level_blocks
 from .match import best_songs, between
+from .network import HOP_S
 from .stream import Block, RingBuffer, silent
 
 # %% auto #0
@@ -236,7 +237,8 @@ def threshold_for(
     return float(np.interp(asked, x, y))
 
 # %% ../nbs/62_decide.ipynb #4ac0aa34
-_STEP, _LATE = round(HOP_S * SAMPLE_RATE), 2_000  # samples between two steps; samples at most that a resampler holds back
+_STEP = round(HOP_S * SAMPLE_RATE)  # samples between two steps
+_LATE = 2_000 + 1_024  # samples at most that a resampler, and the frame at the edge of a window, hold back
 KEPT = 0.72, 0.92  # of the sums after two steps: for stretches of up to 3 s, and for longer ones
 CLOSE = 24  # songs that are looked at closely, beside those that are suspected
 

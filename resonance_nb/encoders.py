@@ -178,7 +178,14 @@ class Encoder(nn.Module):
         x: torch.Tensor,  # windows at 8 kHz, shape (batch, samples)
     ) -> torch.Tensor:
         "Unit vectors, shape (batch, dim)."
-        return nn.functional.normalize(self.features(self.front(x)).float(), dim=1)
+        return self.of_maps(self.front(x))
+
+    def of_maps(
+        self,
+        maps: torch.Tensor,  # pictures of the front end, shape (batch, 1, bands, frames)
+    ) -> torch.Tensor:
+        "Unit vectors, shape (batch, dim)."
+        return nn.functional.normalize(self.features(maps).float(), dim=1)
 
 # %% ../nbs/41_encoders.ipynb #99d2dc81
 def digest(
@@ -290,11 +297,21 @@ class Asked:
         windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
     ) -> np.ndarray:
         "Unit vectors, float32 of shape (n, dim)."
+        return self._run(self._encoder, windows)
+
+    def of_maps(
+        self,
+        maps: np.ndarray,  # what it sees of windows, float32 of shape (n, bands, frames)
+    ) -> np.ndarray:
+        "Unit vectors, float32 of shape (n, dim)."
+        return self._run(self._encoder.of_maps, maps[:, None])
+
+    def _run(self, step, x: np.ndarray) -> np.ndarray:
         vectors = [np.zeros((0, self.settings.dim), np.float32)]
         with torch.inference_mode():
-            for at in range(0, len(windows), self.batch):
-                x = torch.from_numpy(np.array(windows[at : at + self.batch], np.float32))
-                vectors.append(self._encoder(x.to(self._device)).cpu().numpy())
+            for at in range(0, len(x), self.batch):
+                some = torch.from_numpy(np.array(x[at : at + self.batch], np.float32))
+                vectors.append(step(some.to(self._device)).cpu().numpy())
         return np.concatenate(vectors)
 
 # %% ../nbs/41_encoders.ipynb #85ec815e

@@ -19,8 +19,8 @@ from .core import MissingExtra, ResonanceError
 from .windows import RATE
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'AT_ONCE', 'MODELS', 'WEIGHTS', 'Front', 'Settings', 'mel_maps', 'front_check', 'Network',
-           'shipped', 'embed', 'as_network']
+__all__ = ['FORMAT', 'VERSION', 'AT_ONCE', 'MODELS', 'WEIGHTS', 'HOP_S', 'Front', 'Settings', 'mel_maps', 'front_check',
+           'Network', 'shipped', 'embed_around', 'embed', 'as_network']
 
 # %% ../nbs/40a_network.ipynb #14b26c24
 @dataclass(frozen=True)
@@ -57,25 +57,43 @@ def _tables(front: Front) -> tuple:
     return np.hanning(front.n_fft + 1)[:-1].astype(np.float32), csr_matrix(filters)
 
 
+_FRAMES = 512  # that are transformed together; more would leave the cache
+
+
+def _log_mel(frames: np.ndarray, front: Front) -> np.ndarray:
+    "Logarithm of the power in mel bands, float32 of shape (bands, n), of frames of shape (n, n_fft)."
+    from scipy.fft import rfft
+
+    (hann, filters), out = _tables(front), np.empty((front.n_mels, len(frames)), np.float32)
+    for at in range(0, len(frames), _FRAMES):
+        spectrum = rfft(frames[at : at + _FRAMES] * hann, axis=1).view(np.float32)
+        spectrum *= spectrum  # squares of real and imaginary parts, one after the other
+        power = filters @ np.ascontiguousarray((spectrum[:, 0::2] + spectrum[:, 1::2]).T)
+        out[:, at : at + _FRAMES] = np.log(np.maximum(power, 1e-9, out=power), out=power)
+    return out
+
+
+def _levelled(maps: np.ndarray, front: Front) -> np.ndarray:
+    "Logarithms of windows, shape (n, bands, frames), as the network sees them; in place."
+    maps -= maps.max(axis=1).max(axis=1)[:, None, None]  # quicker than over both axes at once
+    maps *= np.float32(10 / np.log(10) / (front.range_db / 2))
+    maps += np.float32(1)
+    return np.maximum(maps, -1, out=maps)
+
+
+def _maps(around: np.ndarray, front: Front) -> np.ndarray:
+    "Maps (n, bands, frames) of windows of shape (n, samples), each with half a frame of what is around it."
+    frames = np.lib.stride_tricks.sliding_window_view(around, front.n_fft, axis=1)[:, :: front.hop]
+    maps = _log_mel(frames.reshape(-1, front.n_fft), front).reshape(front.n_mels, len(around), -1)
+    return _levelled(np.ascontiguousarray(maps.transpose(1, 0, 2)), front)
+
+
 def mel_maps(
-    windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
+    windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples); around each is silence
     front: Front = Front(),  # the settings
 ) -> np.ndarray:
     "Log-mel pictures in [-1, 1], float32 of shape (n, bands, frames)."
-    from scipy.fft import rfft
-
-    hann, filters = _tables(front)
-    x = np.zeros((len(windows), windows.shape[1] + front.n_fft), np.float32)
-    x[:, front.n_fft // 2 : -(front.n_fft // 2)] = windows
-    frames = np.lib.stride_tricks.sliding_window_view(x, front.n_fft, axis=1)[:, :: front.hop] * hann
-    spectrum = rfft(frames.reshape(-1, front.n_fft), axis=1).view(np.float32)
-    spectrum *= spectrum  # squares of real and imaginary parts, one after the other
-    power = filters @ np.ascontiguousarray((spectrum[:, 0::2] + spectrum[:, 1::2]).T)
-    maps = np.log(np.maximum(power, 1e-9, out=power), out=power).reshape(front.n_mels, len(x), -1)
-    maps -= maps.max(axis=0).max(axis=1)[:, None]  # quicker than over both axes at once
-    maps *= np.float32(10 / np.log(10) / (front.range_db / 2))
-    maps += np.float32(1)
-    return np.ascontiguousarray(np.maximum(maps, -1, out=maps).transpose(1, 0, 2))
+    return _maps(np.pad(windows, ((0, 0), (front.n_fft // 2, front.n_fft // 2))), front)
 
 # %% ../nbs/40a_network.ipynb #4bb83511
 def front_check(
@@ -112,11 +130,17 @@ class Network:
         windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
     ) -> np.ndarray:
         "Unit vectors, float32 of shape (n, dim)."
-        vectors = [np.zeros((0, self.settings.dim), np.float32)]
-        for at in range(0, len(windows), AT_ONCE):
-            maps = mel_maps(windows[at : at + AT_ONCE], self.settings.front)
-            vectors += self._session.run(None, {'maps': maps[:, None]})
-        return np.concatenate(vectors)
+        parts = (windows[at : at + AT_ONCE] for at in range(0, len(windows), AT_ONCE))
+        return np.concatenate([self.of_maps(windows[:0]), *(self.of_maps(mel_maps(x, self.settings.front)) for x in parts)])
+
+    def of_maps(
+        self,
+        maps: np.ndarray,  # what it sees of windows, float32 of shape (n, bands, frames)
+    ) -> np.ndarray:
+        "Unit vectors, float32 of shape (n, dim)."
+        if not len(maps):
+            return np.zeros((0, self.settings.dim), np.float32)
+        return self._session.run(None, {'maps': maps[:, None]})[0]
 
 # %% ../nbs/40a_network.ipynb #299ee3d5
 def _session(path: Path):
@@ -157,19 +181,43 @@ def shipped() -> Network:
     return Network(MODELS / 'encoder.onnx')
 
 # %% ../nbs/40a_network.ipynb #27e9fd5b
+HOP_S = 0.256  # of recognisers, from one window to the next: 16 frames of the network that comes with the package
+
+
+def embed_around(
+    encoder,  # a `Network`, or anything with `settings` and `of_maps`
+    samples: np.ndarray,  # float32 at 8 kHz, shape (m,), beginning half a frame before the first window
+    hop: int,  # samples from one window to the next
+) -> np.ndarray:
+    "Unit vectors, (n, dim), of the windows whose frames are all there."
+    settings, front = encoder.settings, encoder.settings.front
+    n_frames = settings.samples // front.hop + 1
+    span = (n_frames - 1) * front.hop + front.n_fft  # samples that a window's frames hear
+    n = max(0, (len(samples) - span) // hop + 1)
+    vectors, cut = [np.zeros((0, settings.dim), np.float32)], np.lib.stride_tricks.sliding_window_view
+    if n and hop % front.hop == 0:
+        frames = _log_mel(cut(samples[: (n - 1) * hop + span], front.n_fft)[:: front.hop], front)
+        shared = cut(frames, n_frames, axis=1)[:, :: hop // front.hop].transpose(1, 0, 2)
+        parts = (_levelled(np.array(shared[at : at + AT_ONCE], order='C'), front) for at in range(0, n, AT_ONCE))
+    else:
+        alone = cut(samples, span)[::hop] if n else np.zeros((0, span))
+        parts = (_maps(alone[at : at + AT_ONCE], front) for at in range(0, n, AT_ONCE))
+    return np.concatenate(vectors + [encoder.of_maps(maps) for maps in parts])
+
+
 def embed(
-    encoder,  # a `Network`, or anything with `settings` that makes vectors (n, dim) of windows (n, samples)
+    encoder,  # a `Network`, or anything with `settings` and `of_maps`
     samples: np.ndarray,  # mono at 8 kHz, shape (n,)
     hop_s: float = 0.5,  # a window begins so often
+    whole: bool = False,  # leave out the last window when it ends in silence, unless there is no other
 ) -> tuple[np.ndarray, np.ndarray]:
     "Starts in seconds, (n,), and unit vectors, (n, dim), of the windows of a recording; none for an empty one."
-    size, hop = encoder.settings.samples, round(hop_s * RATE)
-    n = max(1, -(-(len(samples) - size) // hop) + 1) if len(samples) else 0
-    x = np.zeros((max(n, 1) - 1) * hop + size, np.float32)
-    kept = np.nan_to_num(np.asarray(samples, np.float32)[: len(x)], nan=0.0, posinf=0.0, neginf=0.0)
-    x[: len(kept)] = kept
-    windows = np.lib.stride_tricks.sliding_window_view(x, size)[::hop][:n]
-    return np.arange(n) * hop / RATE, encoder(windows)
+    size, hop, edge = encoder.settings.samples, round(hop_s * RATE), encoder.settings.front.n_fft // 2
+    n = max(1, (len(samples) - size + (0 if whole else hop - 1)) // hop + 1) if len(samples) else 0
+    x = np.zeros(edge + (n - 1) * hop + size + edge if n else 0, np.float32)
+    kept = np.asarray(samples, np.float32)[: max(0, len(x) - edge)]
+    x[edge : edge + len(kept)] = np.nan_to_num(kept, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.arange(n) * hop / RATE, embed_around(encoder, x, hop)
 
 # %% ../nbs/40a_network.ipynb #1d8a7969
 def as_network(
