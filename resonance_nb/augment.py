@@ -206,7 +206,8 @@ def _best_place(x, here, around) -> torch.Tensor:
     n = _good_size(len(k))
     fit = torch.fft.irfft(torch.fft.rfft(there, n=n) * torch.fft.rfft(wanted, n=n).conj(), n=n)[:, : 2 * _SEARCH + 1]
     power = torch.nn.functional.pad(there.square().cumsum(1), (1, 0))
-    power = (power[:, _MATCH:] - power[:, : 2 * _SEARCH + 1]).clamp_min(1e-12)
+    least = 1e-4 * power[:, -1:] + 1e-12  # less is silence and the last digits of what is around it
+    power = torch.maximum(power[:, _MATCH:] - power[:, : 2 * _SEARCH + 1], least)
     alike = fit * (power * wanted.square().sum(1, keepdim=True).clamp_min(1e-12)).rsqrt()
     away = torch.linspace(-1, 1, 2 * _SEARCH + 1, device=x.device)
     return around - _SEARCH + (alike - 0.1 * away.square()).argmax(1, keepdim=True)  # of equals, the nearest

@@ -110,7 +110,7 @@ def report():
         'torch threads': torch.get_num_threads(),
         'OpenBLAS threads': min(d['num_threads'] for d in blas),
         'clock jumps': np.ptp([time.time() - time.monotonic() for _ in range(50)]) > 3_000,
-        'disturbed': bool(min(np.abs(s - 1).max() for s in spectra) > 1e-7 and hasattr(Network.__call__, '__wrapped__')),
+        'disturbed': bool(min(np.abs(s - 1).max() for s in spectra) > 1e-7 and hasattr(Network.of_maps, '__wrapped__')),
     }
 
 

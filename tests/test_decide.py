@@ -16,6 +16,7 @@ from hypothesis import strategies as some
 from resonance_nb import decide
 from resonance_nb.core import Match, ResonanceError, rng_for
 from resonance_nb.decide import Answer, Claim, Decider, Event, Listener, Rules, calibration, listen, threshold_for
+from resonance_nb.network import HOP_S
 from resonance_nb.stream import Block
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -394,7 +395,7 @@ def test_no_stretch_is_asked_about_twice_at_one_step():
     for n in range(1, 30):
         recognizer.lengths.clear()
         listener = listener or Listener(recognizer)
-        listener.push(Block((n - 1) / 4, noise(0.25)))
+        listener.push(Block((n - 1) * HOP_S, noise(HOP_S)))
         assert len(set(recognizer.lengths)) == len(recognizer.lengths) and (len(recognizer.lengths) > 0) == (n >= 5)
 
 
@@ -470,7 +471,7 @@ def test_the_ear_keeps_what_the_whole_sound_gives(fused, evening, at):
 
     x = evening[: 9 * RATE]
     ear = ears(fused, x, [1, 2_000, 2_001, 50_000, 50_400, 99_999], at=at)
-    begins = at + -(at + decide._LATE) % 4_000
+    begins = at + -(at + decide._LATE) % decide._STEP
     vectors = fused.hear(x[begins - at :]).vectors
     assert ear._first == begins and len(vectors) - 1 <= len(ear._vectors) <= len(vectors)
     np.testing.assert_allclose(ear._vectors, vectors[: len(ear._vectors)], atol=1e-3)

@@ -15,7 +15,8 @@ from resonance_nb.starter import make_starter
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import HOP_S, Embedding, calibration, evidence_features  # noqa: E402
+from resonance_nb.embedding import Embedding, calibration, evidence_features  # noqa: E402
+from resonance_nb.network import HOP_S  # noqa: E402
 from resonance_nb.match import diagonals
 from resonance_nb.encoders import Encoder, Settings, shipped  # noqa: E402
 from resonance_nb.network import WEIGHTS  # noqa: E402

@@ -17,17 +17,23 @@ from resonance_nb import fuse as module
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import METHODS, Recognizer, ResonanceError, assert_same_answers, method_class, rng_for
 from resonance_nb.starter import default_corpus, make_starter
+from resonance_nb.network import HOP_S
 from sounds import sound
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import HOP_S, Embedding  # noqa: E402
+from resonance_nb.embedding import Embedding  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
 from resonance_nb.fuse import BLOCK, FRONT, LEAD, LONGEST_S, PIECES, SCANNED, Evidence, Fused, calibration, features, shipped_codebook  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
 MAIN = 'import sys; from resonance_nb.cli import main; main()'
 N_SONGS, SONG_S = 8, 18
+
+
+def windows_in(seconds):
+    "How many a song of whole seconds has, the last of which ends in silence."
+    return int(np.ceil((seconds - 1) / HOP_S)) + 1
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +119,7 @@ def test_cut_of_a_song_longer_than_what_is_waited_for(music):
     "Vectors are made when 256 windows have come together: a longer song is encoded in several goes, others for each cut."
     x = np.concatenate(list(music.values())[:4])[: 66 * RATE]
     one = of_songs(s=x)
-    assert len(one._songs['s'].codes) == -(-(4 * 66 - 3) // BLOCK) > 256 / BLOCK
+    assert len(one._songs['s'].codes) == -(-windows_in(66) // BLOCK) > 256 / BLOCK
     for size in (9_999, 1_050_000):
         many = Fused()
         many.add_stream('s', (x[i : i + size] for i in range(0, len(x), size)))
@@ -123,7 +129,7 @@ def test_cut_of_a_song_longer_than_what_is_waited_for(music):
 def test_a_song_is_sixty_four_bytes_for_four_windows_and_its_peaks(index, known, music):
     for name in known:
         song, n = index._songs[name], len(music[name])
-        assert song.codes.shape == (-(-(4 * SONG_S - 3) // BLOCK), 64) and song.codes.dtype == np.uint8
+        assert song.codes.shape == (-(-windows_in(SONG_S) // BLOCK), 64) and song.codes.dtype == np.uint8
         assert song.n_frames == n // FRONT.hop + 1
         assert (np.diff(song.frames) >= 0).all() and 0 <= song.frames.min() and song.frames.max() < song.n_frames
         assert 0 <= song.bins.min() and song.bins.max() <= FRONT.bin_max - FRONT.bin_min
@@ -549,7 +555,7 @@ def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known
     for name, start_s, same in zip(told.track_ids, told.start_s, told.features[:, 8]):
         first, last = t.first[t.track_ids.index(name) + np.array([0, 1])]
         rows = lambda at: index._vectors(np.minimum(first + max(at, 0) + np.arange(n), last - 1)).mean(axis=0)
-        at = int(start_s // 0.25)  # vectors are taken from the window next to the place that the peaks may have moved a little
+        at = int(start_s // HOP_S)  # vectors are taken from the window next to the place that the peaks may have moved a little
         assert any(abs(same - np.linalg.norm(rows(at + d))) < 1e-4 for d in range(-2, 4))
     assert (told.features[:, 8] < 0.99).all() and (told.features[:, 8] > 0).all()
 

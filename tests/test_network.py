@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from resonance_nb import network
+from resonance_nb.audio import mel_filters
 from resonance_nb.core import ResonanceError, rng_for
-from resonance_nb.network import AT_ONCE, MODELS, Front, Network, Settings, embed, mel_maps, shipped
+from resonance_nb.network import AT_ONCE, HOP_S, MODELS, Front, Network, Settings, embed, mel_maps, shipped
 from sounds import sound
 
 RATE = 8_000
@@ -81,15 +82,34 @@ def test_odd_windows_have_finite_vectors():
     assert vectors.shape == (len(ODD), 128) and vectors.dtype == np.float32 and np.isfinite(vectors).all()
 
 
-@pytest.mark.parametrize('n', [0, 1, 7_999, 8_000, 8_001, 12_000, 12_001, 100_003])
-def test_windows_of_a_recording(n):
-    x = np.tile(windows(14).ravel(), 1)[:n]
-    starts_s, vectors = embed(shipped(), x, 0.5)
-    expected = [s for s in range(0, n, 4_000) if s == 0 or s < n - 4_000]
-    assert (starts_s * RATE).astype(int).tolist() == expected and vectors.shape == (len(expected), 128)
+def seen(x, start, settings):
+    "A window's map by its definition, frame by frame; before and after the recording is silence."
+    front, x = settings.front, np.pad(x.astype(float), (settings.front.n_fft // 2, settings.samples + settings.front.n_fft))
+    frames = [x[start + k * front.hop :][: front.n_fft] * np.hanning(front.n_fft + 1)[:-1] for k in range(settings.samples // front.hop + 1)]
+    filters = mel_filters(RATE, front.n_fft, front.n_mels, front.low_hz, front.high_hz)
+    level_db = 10 * np.log10(np.maximum(filters @ np.abs(np.fft.rfft(frames).T) ** 2, 1e-9))
+    return (np.maximum(level_db - level_db.max(), -front.range_db) / (front.range_db / 2) + 1).astype(np.float32)
+
+
+@pytest.mark.parametrize('hop', [2_048, 4_000])
+@pytest.mark.parametrize('n', [0, 1, 5_951, 5_952, 7_999, 8_000, 8_001, 12_000, 12_001, 100_003])
+def test_windows_of_a_recording_hear_what_is_around_them(n, hop):
+    x, net = windows(14).ravel()[:n], shipped()
+    starts_s, vectors = embed(net, x, hop / RATE)
+    expected = [s for s in range(0, n, hop) if s == 0 or s < n - RATE + hop]
+    assert np.rint(starts_s * RATE).tolist() == expected and vectors.shape == (len(expected), 128)
     for start, vector in zip(expected, vectors):
-        window = np.pad(x[start : start + RATE], (0, max(0, start + RATE - n)))
-        np.testing.assert_allclose(shipped()(window[None])[0], vector, atol=1e-5)
+        np.testing.assert_allclose(net.of_maps(seen(x, start, net.settings)[None])[0], vector, atol=2e-4)
+    whole = embed(net, x, hop / RATE, whole=True)[0]
+    assert np.rint(whole * RATE).tolist() == ([s for s in expected if s + RATE <= n] or expected[:1])
+
+
+def test_the_middle_of_a_recording_does_not_hear_its_ends():
+    x = windows(14).ravel()
+    near = lambda a, b: np.linalg.norm(a - b, axis=1)
+    whole, cut_out = embed(shipped(), x, HOP_S)[1], embed(shipped(), x[10 * 2_048 :][:30_000], HOP_S, whole=True)[1]
+    moved = near(whole[10:][: len(cut_out)], cut_out)
+    assert moved[1:-1].max() < 1e-4 and moved[0] > 1e-3, 'the first window of the cut misses what came before'
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

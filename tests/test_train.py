@@ -62,7 +62,8 @@ fit(recipe, corpus, list(corpus.music.index), Path(sys.argv[1]), validate=weight
 def run(folder, changes, more=None, kill_at=None):
     "Train in a process of its own; `kill_at` is the step after which it is killed."
     code = SCRIPT.format(tests=os.path.dirname(__file__), changes=changes, more=more or {})
-    process = subprocess.Popen([sys.executable, '-c', code, str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    env = {'ELSEWHERE_PROCESS': str(os.getpid()), **os.environ}  # goes on as this process would: they are on one machine
+    process = subprocess.Popen([sys.executable, '-c', code, str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True, env=env)
     if kill_at is None:
         _, err = process.communicate()
         assert process.returncode == 0, err[-2000:]

@@ -3,7 +3,8 @@
 ELSEWHERE_DISTURB=8: the last digits of every spectrum and of every vector of a network change, by up to 8 units of
 their precision: 1e-6 in single precision, 2e-15 in double. How they change depends on the process and on the shape:
 the same computation twice in one process gives the same bits, another cut into batches does not. That is what
-other processors, libraries and numbers of threads do, only all of it at once, and more.
+other processors, libraries and numbers of threads do, only all of it at once, and more. ELSEWHERE_PROCESS=N: how they
+change in process N, for a test of what two processes of one machine promise each other.
 ELSEWHERE_CLOCK=3600: `time.time` jumps back and forth by so many seconds."""
 
 import functools
@@ -15,7 +16,7 @@ import sys
 SPECTRA = {'rfft', 'irfft', 'dct'}
 WATCHED = {
     'numpy.fft': SPECTRA, 'scipy.fft': SPECTRA, 'torch.fft': SPECTRA,
-    'resonance_nb.encoders': {'Encoder.forward'}, 'resonance_nb.network': {'Network.__call__'},
+    'resonance_nb.encoders': {'Encoder.of_maps'}, 'resonance_nb.network': {'Network.of_maps'},
 }
 
 
@@ -38,7 +39,7 @@ def disturbed(x):
         return x  # of a compiler that only looks at the shapes
     eps = float((torch if tensor else np).finfo(x.dtype).eps)
     shape, begin = tuple(x.shape), hash(tuple(x.shape)) % 65_537
-    factor = 1 + float(os.environ['ELSEWHERE_DISTURB']) * eps * np.resize(np.roll(noise(os.getpid()), -begin), shape)
+    factor = 1 + float(os.environ['ELSEWHERE_DISTURB']) * eps * np.resize(np.roll(noise(int(os.environ.get('ELSEWHERE_PROCESS', os.getpid()))), -begin), shape)
     if tensor:
         return x * torch.from_numpy(factor).to(x.device, x.real.dtype)
     return x * factor.astype(x.real.dtype)
