@@ -366,6 +366,13 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
             gone = f'{_count(len(done.songs), "song")}{files} {"would be " if dry_run else ""}removed'
             click.echo(f'{gone}{kept}; {_count(len(known), "song")} in {show_path(catalog)}')
 
+# %% ../nbs/92_cli.ipynb #06d8bcac
+def _tell_unverified(catalog) -> None:
+    "One line on standard error where not every byte can be checked."
+    if old := catalog.unverified():
+        made = f'{_count(len(old), "segment")} made by an earlier version, without checksums'
+        click.echo(f'{made}: bytes that change there may go unseen', err=True)
+
 # %% ../nbs/92_cli.ipynb #5a6e0009
 @cli.command()
 @catalog_option('The catalogue.')
@@ -374,7 +381,8 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
 def check(catalog, repair, as_json):
     """Look for damage, and say what to do about it.
 
-    Exit status 0: all is well, or was repaired; 2: something is left to do. What is whole is never touched.
+    The files of an index are compared with their checksums. Exit status 0: all is well, or was repaired;
+    2: something is left to do. What is whole is never touched.
 
     \b
       resonance check --catalog my.catalogue
@@ -402,6 +410,8 @@ def check(catalog, repair, as_json):
                 click.echo(f'{_count(report.added, "song")} indexed again ({method})')
             fine = f'all is well: {_count(len(known), "song")} in {show_path(catalog)}'
             click.echo(f'{_count(len(left), "problem")} left' if left else fine)
+        if not any(problem.kind == 'database' for problem in left):
+            _tell_unverified(known)
     return 2 if left else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
