@@ -132,7 +132,8 @@ def index(paths, catalog, method, jobs, wait, as_json):
     """Add music to a catalogue.
 
     Folders are searched for audio of any kind. Files that are there already are skipped, so the same command
-    takes in what is new, and goes on where an interruption left it.
+    takes in what is new, and goes on where an interruption left it. Files that cannot be read are listed;
+    exit status 2 says that a path you named is not there, or that nothing was indexed.
 
     \b
       resonance index ~/Music --catalog my.catalogue
@@ -142,9 +143,11 @@ def index(paths, catalog, method, jobs, wait, as_json):
 
     if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
         raise ResonanceError(f'there is no {show_path(paths[0])}')
+    lost = [p for p in paths if not os.path.exists(p)]
     with quiet_decoders(), Catalog(catalog, create=True) as songs:
         report = songs.index(paths, method, jobs=jobs, wait=wait)
         _tell(report, songs, as_json)
+    return 2 if lost else 0
 
 # %% ../nbs/92_cli.ipynb #51dd776a
 def _clock(seconds: float) -> str:

@@ -53,6 +53,23 @@ def test_again_changes_nothing(home):
     assert [f['path'].endswith('broken.mp3') for f in told['failed']] == [True]
 
 
+def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home):
+    words = ['--catalog', home / 'others', '--method', 'landmark']
+    status, out, err = resonance('index', 'music/song 0.ogg', 'no such', *words, cwd=home)
+    told = [line for line in err.splitlines() if line and 'file/s' not in line]
+    assert status == 2 and told == [f'{home / "no such"}: no such file'] and out.startswith('1 added, 0 unchanged, 1 not readable')
+    status, out, err = resonance('index', 'music', 'no such', *words, '--json', cwd=home)
+    answer = json.loads(out)
+    assert status == 2 and (answer['added'], answer['unchanged']) == (4, 1)
+    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'missing', 'failed', 'notes'}
+    assert [f['path'] for f in answer['failed']] == [str(home / 'no such'), str(home / 'music' / 'broken.mp3')]
+    status, out, err = resonance('index', 'music', 'music/broken.mp3', *words, cwd=home)
+    assert status == 0 and '5 unchanged, 1 not readable' in out  # it is there, and cannot be read
+    (home / 'leads nowhere.ogg').symlink_to('nowhere.ogg')
+    status, out, err = resonance('index', 'music', 'leads nowhere.ogg', *words, cwd=home)
+    assert status == 2 and f'{home / "leads nowhere.ogg"}: no such file' in err
+
+
 def test_identify_json_is_the_contract(home):
     status, out, err = resonance('identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=home)
     known, stranger, silence = map(json.loads, out.splitlines())
