@@ -418,15 +418,15 @@ def check(catalog, repair, as_json):
     return 2 if left else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
-def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str):
-    "The blocks of a microphone, of standard input, or of a file."
+def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str, report):
+    "The blocks of a microphone, of standard input, or of a file; what is odd about them is reported in one line."
     from resonance_nb import stream
 
     if source is None:
-        return stream.from_microphone(device, report=lambda text: click.echo(text, err=True))
+        return stream.from_microphone(device, report=report)
     if source == '-':
-        return stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype)
-    return stream.from_file(source)
+        return stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype, report=report)
+    return stream.from_file(source, report=report)
 
 
 def _told(event, songs) -> dict:
@@ -469,12 +469,21 @@ class _Meter:
                 click.echo(f'\r\x1b[2K{_clock(block.end_s):>9}  {bar} {level_db:4.0f} dB  {self.state}', nl=False, err=True)
             yield block
 
-    def say(self, text: str, state: str) -> None:
-        "A line that stays."
+    def clear(self) -> None:
+        "Make room for a line that stays."
         if self.shown:
             click.echo('\r\x1b[2K', nl=False, err=True)
+
+    def say(self, text: str, state: str) -> None:
+        "A line that stays."
+        self.clear()
         click.echo(text)
         self.state = state
+
+    def remark(self, text: str) -> None:
+        "A line on standard error that stays."
+        self.clear()
+        click.echo(f'resonance: {text}', err=True)
 
 # %% ../nbs/92_cli.ipynb #d82dbbbd
 @cli.command()
@@ -504,7 +513,7 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog) as songs:
         recognizer = _ready(songs, method)
-        with _source(source, device, rate_hz, channels, dtype) as blocks:
+        with _source(source, device, rate_hz, channels, dtype, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)
                 meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
