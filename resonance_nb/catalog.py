@@ -29,7 +29,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, MissingExtra, ResonanceError, atomic_write, default_method, method_class, rng_for, sha256_file
+from .core import METHODS, CatalogRecognizer, MissingExtra, ResonanceError, atomic_write, counted
+from .core import default_method, method_class, rng_for, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -956,6 +957,12 @@ def _bar(total: int, progress: bool):
     return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True)
 
 
+def _kept(run: _Run) -> str:
+    "What a run that ended early has done."
+    n = run.report.added
+    return f'{counted(n, "new song")} of this run {"is" if n == 1 else "are"} kept'
+
+
 def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run) -> None:
     "The middle of an indexing run, and its bad ends."
     try:
@@ -966,11 +973,10 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
         _finish(self, method, run)
         _try_merge(self, method, REST_SEGMENTS, run)
     except StorageError as e:
-        raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {run.report.added} new songs of this run '
-                           'are kept; free some space and run the same command again') from e
+        raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
+                           'free some space and run the same command again') from e
     except KeyboardInterrupt:
-        print(f'\ninterrupted: {run.report.added} new songs of this run are kept; run the same command again to go on',
-              file=sys.stderr, flush=True)
+        print(f'\ninterrupted: {_kept(run)}; run the same command again to go on', file=sys.stderr, flush=True)
         raise
     finally:
         work.close()
@@ -1264,7 +1270,7 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
     except Exception as e:
         rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
         songs, mend = tuple(row[0] for row in rows), '`resonance check --repair`'
-        head = f'{method}/{segment["name"]} ({len(songs)} songs)'
+        head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
         if not _is_damage(e):
             return Problem('not-loaded', f'{head} cannot be loaded ({_why(e)})', 'put that right and check again')
         if not songs:  # merged away by another process, a moment ago
@@ -1343,7 +1349,8 @@ def _read_csv(path: Path) -> list[tuple[int, dict]]:
         raise ResonanceError(f'{shown}: the column {twice[0]} is there twice')
     for line, row in rows[1:]:
         if len(row) != len(names):
-            raise ResonanceError(f'{shown}, line {line}: {len(row)} cells under {len(names)} column names')
+            told = f'{counted(len(row), "cell")} under {counted(len(names), "column name")}'
+            raise ResonanceError(f'{shown}, line {line}: {told}')
     return [(line, {name: _cell_in(cell.strip()) for name, cell in zip(names, row)}) for line, row in rows[1:]]
 
 # %% ../nbs/02_catalog.ipynb #12de3574

@@ -22,7 +22,7 @@ import numpy as np
 
 from . import audio
 from .audio import SAMPLE_RATE, AudioError, TruncatedAudio
-from .core import MissingExtra, ResonanceError, need
+from .core import MissingExtra, ResonanceError, counted, need
 
 # %% auto #0
 __all__ = ['SILENCE_DB', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_raw', 'with_back_pressure',
@@ -349,7 +349,8 @@ class _Raw:
         if self.kind not in _KINDS:
             raise AudioError(f'{name}: unknown kind of samples {self.kind!r}; choose from: {", ".join(_KINDS)}')
         if not (1_000 <= self.rate_hz <= 768_000 and 1 <= self.channels <= 1_024):
-            raise AudioError(f'{name}: claims {self.channels} channels at {self.rate_hz} Hz, which cannot be right')
+            claim = f'{counted(self.channels, "channel")} at {self.rate_hz} Hz'
+            raise AudioError(f'{name}: claims {claim}, which cannot be right')
         return self
 
     def mono(self, data: bytes) -> np.ndarray:
