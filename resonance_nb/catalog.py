@@ -133,8 +133,8 @@ def _make_folder(folder: Path) -> None:
     if foreign:
         raise ResonanceError(f'{shown} is no catalogue and holds other things ({show_path(foreign[0])}): give a new or an empty folder')
 
-
-def _open(folder: Path, create: bool) -> tuple[sqlite3.Connection, bool]:
+# %% ../nbs/02_catalog.ipynb #71a40944
+def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqlite3.Connection, bool]:
     "The database of a catalogue, made when asked for, and whether it can be written; one line about what is wrong otherwise."
     path, shown = folder / DATABASE, show_path(folder)
     if not path.is_file():
@@ -157,6 +157,9 @@ def _open(folder: Path, create: bool) -> tuple[sqlite3.Connection, bool]:
     if version < SCHEMA_VERSION:
         with _plainly(folder):
             can_write = _renew(db, can_write)
+        if can_write:
+            tell(f'the catalogue {shown} was made by an earlier version of this package (format {version}); '
+                 f'it is upgraded to format {SCHEMA_VERSION}, which that version cannot read')
     if can_write and db.execute('PRAGMA journal_mode').fetchone()[0] != 'wal':
         with suppress(sqlite3.OperationalError):  # busy: the next one to open it will do it
             db.execute('PRAGMA journal_mode = WAL')
@@ -214,13 +217,14 @@ class Catalog:
         self,
         folder: str | os.PathLike,  # the catalogue's folder
         create: bool = False,  # make it when it does not exist
+        report: Callable[[str], None] | None = None,  # told in one line when a catalogue is upgraded; None = nobody
     ):
         "Open a catalogue; raises `ResonanceError` when there is none, or when it is damaged or from a newer version."
         self.folder = Path(os.path.abspath(folder))
         self._lock = threading.RLock()
         self._loaded: dict[str, tuple] = {}
         self._asked: CatalogRecognizer | None = None  # the one that has answered before
-        self._db, self._can_write = _open(self.folder, create)
+        self._db, self._can_write = _open(self.folder, create, report or (lambda line: None))
 
     def close(self) -> None:
         "Close the database file; the object is of no use afterwards."

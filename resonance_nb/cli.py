@@ -60,6 +60,11 @@ def _complain(text: str) -> int:
     click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
     return 2
 
+
+def _remark(text: str) -> None:
+    "A line on standard error that is no complaint."
+    click.echo(f'resonance: {text}', err=True)
+
 # %% ../nbs/92_cli.ipynb #e1eb6c12
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 @click.version_option(__version__, message='%(prog)s %(version)s')
@@ -140,7 +145,7 @@ def index(paths, catalog, method, jobs, wait, as_json):
     if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
         raise ResonanceError(f'there is no {show_path(paths[0])}')
     lost = [p for p in paths if not os.path.exists(p)]
-    with quiet_decoders(), Catalog(catalog, create=True) as songs:
+    with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
         report = songs.index(paths, method, jobs=jobs, wait=wait)
         _tell(report, songs, as_json)
     return 2 if lost else 0
@@ -188,7 +193,7 @@ def identify(files, catalog, method, top, as_json):
     from resonance_nb.songlist import mark_missing
 
     top, failed = top or (5 if as_json else 1), 0
-    with quiet_decoders(), Catalog(catalog) as songs:
+    with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         _ready(songs, method)
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
@@ -322,7 +327,7 @@ def songs(words, catalog, title, artist, album, missing, unreadable, out, back, 
         raise click.UsageError(f'{chosen[0]} and {chosen[1]} do not go together')
     if chosen and chosen[0] != '--missing' and any(fields.values()) or (out or back) and words:
         raise click.UsageError(f'{chosen[0]} takes nothing to look for')
-    with Catalog(catalog) as known:
+    with Catalog(catalog, report=_remark) as known:
         if out or back:
             _table(known, out, back, as_json)
         else:
@@ -353,7 +358,7 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
 
     if not names and not missing:
         raise click.UsageError('name the songs to remove, or give --missing')
-    with Catalog(catalog) as known:
+    with Catalog(catalog, report=_remark) as known:
         done = forget(known, names, missing, dry_run, wait)
         for song in done.songs:
             click.echo(json.dumps(song) if as_json else _song_text(song))
@@ -391,7 +396,7 @@ def check(catalog, repair, as_json):
     from resonance_nb.catalog import Catalog, show_path
     from resonance_nb.songlist import repair as mend
 
-    with quiet_decoders(), Catalog(catalog) as known:
+    with quiet_decoders(), Catalog(catalog, report=_remark) as known:
         found = left = known.problems()
         reports = mend(known, found) if repair else {}
         for line in (line for report in reports.values() for line in report.lines()):
@@ -479,7 +484,7 @@ class _Meter:
     def remark(self, text: str) -> None:
         "A line on standard error that stays."
         self.clear()
-        click.echo(f'resonance: {text}', err=True)
+        _remark(text)
 
 # %% ../nbs/92_cli.ipynb #d82dbbbd
 @cli.command()
@@ -507,7 +512,7 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     from resonance_nb.decide import listen as decided
 
     meter = _Meter(sys.stderr.isatty() and not as_json)
-    with quiet_decoders(), Catalog(catalog) as songs:
+    with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = _ready(songs, method)
         with _source(source, device, rate_hz, channels, dtype, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):

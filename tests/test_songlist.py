@@ -558,11 +558,34 @@ def test_an_old_catalogue_is_brought_up_to_date(cat, music):
         assert c.index(music, 'toy', progress=False).unchanged == 7 and len(list_unreadable(other)) == 1 and c.check() == []
 
 
+def test_an_upgrade_is_told_once_to_whoever_asks(cat, capfd):
+    cat.close()
+    for report in (True, False):
+        as_format_1(cat.folder)
+        told = []
+        for _ in range(2):  # the second time there is nothing to upgrade
+            Catalog(cat.folder, report=told.append if report else None).close()
+        assert len(told) == report and format_of(cat.folder) == (2, 1)
+        assert all('earlier version' in line and 'upgraded' in line and line.isprintable() for line in told)
+    assert capfd.readouterr() == ('', '')  # importers get no line that they did not ask for
+
+
+@pytest.mark.parametrize('words', [['songs'], ['check'], ['remove', '--missing'], ['index', 'music', '--method', 'landmark'],
+                                   ['identify', 'clip.wav'], ['listen', '--input', 'clip.wav']])
+def test_every_command_tells_of_an_upgrade_on_standard_error(home, words):
+    sf.write(home / 'clip.wav', toy.melody(4)[8_000:], 16_000)
+    as_format_1(home / 'c')
+    status, out, err = resonance(*words, '--json', '--catalog', 'c', cwd=home)
+    told = [line for line in err.splitlines() if 'upgraded' in line]
+    assert status == 0 and len(told) == 1 and told[0].startswith('resonance: the catalogue') and isinstance(rows(out), list)
+    assert 'upgraded' not in resonance(*words, '--json', '--catalog', 'c', cwd=home)[2]
+
+
 def test_an_old_catalogue_that_cannot_be_written_to_is_still_asked(cat, music, monkeypatch):
     cat.close()
     as_format_1(cat.folder)
     monkeypatch.setattr(module, '_SCHEMA', module._SCHEMA.replace('COMMIT;', 'SELECT no_room;'))  # an error in the middle
-    with Catalog(cat.folder) as c:
+    with Catalog(cat.folder, report=lambda line: pytest.fail(line)) as c:  # it is not upgraded
         assert heard(c, 3) and list_unreadable(c) == [] and len(list_songs(c)) == 7 and c.check() == []
         with pytest.raises(StorageError, match='cannot be written to'):
             c.index(music, 'toy', progress=False)
