@@ -20,7 +20,7 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write
+from .core import ResonanceError, atomic_write, counted
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'FORMATS', 'SUFFIXES', 'AudioError', 'TruncatedAudio', 'printable', 'AudioInfo', 'info', 'resample',
@@ -357,7 +357,8 @@ def _decoder(path):
         raise
     try:
         if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
-            raise AudioError(f'{printable(path)}: claims {dec.channels} channels at {dec.rate} Hz, which cannot be right')
+            claim = f'{counted(dec.channels, "channel")} at {dec.rate} Hz'
+            raise AudioError(f'{printable(path)}: claims {claim}, which cannot be right')
         yield dec
     finally:
         dec.close()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, rng_for
+from .core import ResonanceError, atomic_write, counted, rng_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,8 @@ def protocol(
     known = tuple(t for s in songs if s not in unknown_songs for t in sorted(played[s]))
     catalogue = tuple(sorted(t for t, s in songs_of.items() if s not in unknown_songs))
     if not known:
-        raise ResonanceError(f'no known song is left in the {split} split of {corpus.name}: it has {len(played)} songs')
+        there = counted(len(played), 'song')
+        raise ResonanceError(f'no known song is left in the {split} split of {corpus.name}: it has {there}')
     return Protocol(catalogue, known, unknown, split, seed)
 
 # %% ../nbs/10_bench.ipynb #1e89ed2f

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .core import ResonanceError, project_root
+from .core import ResonanceError, counted, project_root
 from .runs import environment, literals, package_hash
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def build(
             raise ResonanceError(f'the book was not built: see the messages above, and {out / "reports"}')
         problems = check_book(root) if strict else []
         if problems:
-            raise ResonanceError(f'the book has {len(problems)} problems:\n  ' + '\n  '.join(problems))
+            raise ResonanceError(f'the book has {counted(len(problems), "problem")}:\n  ' + '\n  '.join(problems))
         stamp.write_text(book_hash())
     return out / 'nbs' / 'index.html'
 

@@ -29,16 +29,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, MissingExtra, ResonanceError, atomic_write, default_method, method_class, rng_for, sha256_file
+from .core import METHODS, CatalogRecognizer, MissingExtra, ResonanceError, atomic_write, counted
+from .core import default_method, method_class, rng_for, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'BATCH_FILES', 'BATCH_S', 'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES',
-           'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'StorageError', 'Catalog',
-           'read_tags', 'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem',
-           'CsvReport']
+__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'MAX_SEGMENTS', 'REST_SEGMENTS',
+           'FEW_FILES', 'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path',
+           'StorageError', 'Catalog', 'read_tags', 'fingerprint', 'IndexReport', 'default_jobs', 'Identification',
+           'worker', 'Problem', 'CsvReport']
 
 # %% ../nbs/02_catalog.ipynb #a5fee315
 DATABASE = 'catalogue.sqlite'
@@ -132,8 +133,8 @@ def _make_folder(folder: Path) -> None:
     if foreign:
         raise ResonanceError(f'{shown} is no catalogue and holds other things ({show_path(foreign[0])}): give a new or an empty folder')
 
-
-def _open(folder: Path, create: bool) -> tuple[sqlite3.Connection, bool]:
+# %% ../nbs/02_catalog.ipynb #71a40944
+def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqlite3.Connection, bool]:
     "The database of a catalogue, made when asked for, and whether it can be written; one line about what is wrong otherwise."
     path, shown = folder / DATABASE, show_path(folder)
     if not path.is_file():
@@ -156,6 +157,9 @@ def _open(folder: Path, create: bool) -> tuple[sqlite3.Connection, bool]:
     if version < SCHEMA_VERSION:
         with _plainly(folder):
             can_write = _renew(db, can_write)
+        if can_write:
+            tell(f'the catalogue {shown} was made by an earlier version of this package (format {version}); '
+                 f'it is upgraded to format {SCHEMA_VERSION}, which that version cannot read')
     if can_write and db.execute('PRAGMA journal_mode').fetchone()[0] != 'wal':
         with suppress(sqlite3.OperationalError):  # busy: the next one to open it will do it
             db.execute('PRAGMA journal_mode = WAL')
@@ -213,13 +217,14 @@ class Catalog:
         self,
         folder: str | os.PathLike,  # the catalogue's folder
         create: bool = False,  # make it when it does not exist
+        report: Callable[[str], None] | None = None,  # told in one line when a catalogue is upgraded; None = nobody
     ):
         "Open a catalogue; raises `ResonanceError` when there is none, or when it is damaged or from a newer version."
         self.folder = Path(os.path.abspath(folder))
         self._lock = threading.RLock()
         self._loaded: dict[str, tuple] = {}
         self._asked: CatalogRecognizer | None = None  # the one that has answered before
-        self._db, self._can_write = _open(self.folder, create)
+        self._db, self._can_write = _open(self.folder, create, report or (lambda line: None))
 
     def close(self) -> None:
         "Close the database file; the object is of no use afterwards."
@@ -467,6 +472,7 @@ def _save(recognizer: CatalogRecognizer, part: Path) -> int:
     try:
         part.mkdir(parents=True)
         recognizer.save(part)
+        _write_checksums(part)
         files = [p for p in part.rglob('*') if p.is_file()]
         for place in (*files, *(p for p in part.rglob('*') if p.is_dir()), part):
             _sync(place)
@@ -487,6 +493,40 @@ def _segment_folders(place: Path) -> list[Path]:
     with suppress(OSError):
         return [p for p in place.iterdir() if re.fullmatch(r'(\.part-)?[0-9a-f]{32}', p.name)]
     return []
+
+# %% ../nbs/02_catalog.ipynb #c0ed4813
+CHECKSUMS = 'SHA256SUMS'  # beside the files of a segment: the SHA-256 of each, as `sha256sum` writes and checks it
+
+
+class _Changed(ResonanceError):
+    "A segment holds other bytes than those that were written."
+
+
+def _checksums(place: Path) -> dict[str, str]:
+    "The SHA-256 of each file of a segment, by its path in there; hidden files are an operating system's."
+    files = sorted(p for p in place.rglob('[!.]*') if p.is_file() and p != place / CHECKSUMS)
+    return {p.relative_to(place).as_posix(): sha256_file(p) for p in files}
+
+
+def _write_checksums(place: Path) -> None:
+    "List the files of a segment that is about to be published."
+    lines = [f'{sha256}  {name}\n' for name, sha256 in _checksums(place).items()]
+    (place / CHECKSUMS).write_bytes(''.join(lines).encode())
+
+
+def _verify(place: Path) -> bool:
+    "Compare a segment with its checksums; False when it has none, `_Changed` when it holds other bytes."
+    try:
+        lines = (place / CHECKSUMS).read_bytes().decode('utf-8', 'replace').splitlines()
+    except FileNotFoundError:  # written by an earlier version
+        return False
+    entries = [re.fullmatch('([0-9a-f]{64})  (.+)', line) for line in lines]
+    if not entries or None in entries:
+        raise _Changed(CHECKSUMS)
+    listed, there = {m[2]: m[1] for m in entries}, _checksums(place)
+    if changed := sorted(name for name in listed | there if listed.get(name) != there.get(name)):
+        raise _Changed(', '.join(map(show_path, changed)))
+    return True
 
 # %% ../nbs/02_catalog.ipynb #4c2bb26b
 _ROWS = 'rows-'  # a segment of such a name has no folder: its songs' vectors are rows of `track_embeddings`
@@ -552,8 +592,9 @@ class IndexReport:
 class _Run:
     "The books of one indexing run."
 
-    def __init__(self, bar, paths: list):
+    def __init__(self, bar, paths: list, again: Iterable[str] = ()):
         self.report, self.bar = IndexReport(), bar
+        self.again = {*again}  # segments that are not believed
         self.places = {os.path.abspath(os.fsdecode(p)) for p in paths}  # what was asked for
         self.seen: dict[str, str] = {}  # hash -> path of what is being fingerprinted
         self.twins: list[dict] = []  # files with the same bytes as one of those
@@ -605,8 +646,9 @@ def _plan(self: Catalog, method: str, found: Iterable[Path], run: _Run) -> Itera
 # %% ../nbs/02_catalog.ipynb #d5fedcce
 def _known(self: Catalog, method: str, file: dict, run: _Run) -> bool:
     "Are these bytes indexed already? Then remember where they were seen."
-    rows = self._rows('SELECT s.path FROM songs s JOIN indexed USING (recording_id) WHERE sha256 = ? AND method = ?', file['sha256'], method)
-    if not rows:
+    rows = self._rows('SELECT s.path, segment FROM songs s JOIN indexed USING (recording_id) '
+                      'WHERE sha256 = ? AND method = ?', file['sha256'], method)
+    if not rows or rows[0]['segment'] in run.again:
         return False
     path, song_path = stored_path(file['path']), rows[0]['path']
     first = real_path(song_path)
@@ -697,6 +739,8 @@ def _is_damage(error: Exception) -> bool:
 
 def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None:
     "Take songs off the list whose segment is damaged or of another version: they are indexed again."
+    if _in_rows(method):
+        return _forget_stale(self, method, cls)
     lost, segments = {}, self._segments(method)
     if segments:
         cls()  # what a method itself lacks, a library or its model, is no fault of the segments
@@ -801,8 +845,9 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
     "Merge small segments; only the lock's holder may do this."
     segments = [s for s in self._segments(method) if s['live']]
     small = _to_merge(segments, keep)
-    chosen = [s for s in segments if s in small or s['live'] < s['n_tracks'] / 2]
-    if not chosen:
+    dying = [s for s in segments if s['live'] < s['n_tracks'] / 2]
+    chosen = [s for s in segments if (s in small or s in dying) and _is_whole(self, method, s)]
+    if not chosen or len(chosen) == 1 and chosen[0] not in dying:
         return
     part, old = _new_part(self.folder / method), [(s['name'],) for s in chosen]
 
@@ -823,6 +868,16 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
 
 
 Catalog._merge = _merge
+
+# %% ../nbs/02_catalog.ipynb #114ca67a
+def _is_whole(self: Catalog, method: str, segment: dict) -> bool:
+    "May a segment be merged? Not if it would carry changed bytes into a new one."
+    try:
+        if not _in_rows(method):
+            _verify(self.folder / method / segment['name'])
+        return True
+    except (_Changed, OSError):
+        return False
 
 
 def _try_merge(self: Catalog, method: str, keep: int, run: _Run) -> None:
@@ -866,6 +921,7 @@ def _index(
     progress: bool = True,  # a bar on standard error
     wait: bool = True,  # for another writer; False: raise instead
     batch_files: int = BATCH_FILES,  # files in a segment, at most
+    again: Iterable[str] = (),  # names of segments whose songs are learned again, although their files are known
 ) -> IndexReport:
     "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
     from resonance_nb import audio
@@ -882,13 +938,10 @@ def _index(
     found = [p for p in found if not os.path.realpath(p).startswith(own)]
     jobs, batch_files = _shares(len(found), jobs, batch_files)
     with _writing(self.folder, wait), _bar(len(found), progress) as bar:
-        run = _Run(bar, paths)
+        run = _Run(bar, paths, again)
         run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
         _sweep(self)
-        if _in_rows(method):
-            _forget_stale(self, method, cls)
-        else:
-            _forget_unreadable(self, method, cls, run)
+        _forget_unreadable(self, method, cls, run)
         new = _plan(self, method, found, run)
         batches = iter(lambda: [*islice(new, batch_files)], [])
         work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
@@ -908,6 +961,12 @@ def _bar(total: int, progress: bool):
     return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True)
 
 
+def _kept(run: _Run) -> str:
+    "What a run that ended early has done."
+    n = run.report.added
+    return f'{counted(n, "new song")} of this run {"is" if n == 1 else "are"} kept'
+
+
 def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run) -> None:
     "The middle of an indexing run, and its bad ends."
     try:
@@ -918,11 +977,10 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
         _finish(self, method, run)
         _try_merge(self, method, REST_SEGMENTS, run)
     except StorageError as e:
-        raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {run.report.added} new songs of this run '
-                           'are kept; free some space and run the same command again') from e
+        raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
+                           'free some space and run the same command again') from e
     except KeyboardInterrupt:
-        print(f'\ninterrupted: {run.report.added} new songs of this run are kept; run the same command again to go on',
-              file=sys.stderr, flush=True)
+        print(f'\ninterrupted: {_kept(run)}; run the same command again to go on', file=sys.stderr, flush=True)
         raise
     finally:
         work.close()
@@ -1160,6 +1218,7 @@ class Problem:
     todo: str
     method: str | None = None  # of a damaged segment
     songs: tuple[str, ...] = ()  # the recordings that must be indexed again
+    segment: str | None = None  # where they are, if it can be loaded and is not to be believed
 
 
 def _problems(self: Catalog) -> list[Problem]:
@@ -1202,19 +1261,40 @@ def _method_problems(self: Catalog, method: str) -> list[Problem]:
     except Exception as e:
         what = f'the {method} index cannot be loaded here ({_why(e)})'
         return [*found, Problem('not-loaded', what, 'put that right and check again')]
-    for segment in segments:
-        try:
-            _assemble(self, method, [segment])
-        except Exception as e:
-            rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
-            songs = tuple(row[0] for row in rows)
-            what = f'{method}/{segment["name"]} ({len(songs)} songs) cannot be loaded ({_why(e)})'
-            if not _is_damage(e):
-                found.append(Problem('not-loaded', what, 'put that right and check again'))
-            elif songs:  # none: merged away by another process, a moment ago
-                todo = f'run `resonance index --method {method}` again, or `resonance check --repair`'
-                found.append(Problem('damaged', what, todo, method, songs))
-    return found
+    return found + [p for segment in segments if (p := _segment_problem(self, method, segment))]
+
+
+def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | None:
+    "What is wrong with a segment: it cannot be loaded, or it is not what was written."
+    try:
+        _assemble(self, method, [segment])
+        if segment['live'] and not _in_rows(method):
+            _verify(self.folder / method / segment['name'])
+        return None
+    except Exception as e:
+        rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
+        songs, mend = tuple(row[0] for row in rows), '`resonance check --repair`'
+        head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
+        if not _is_damage(e):
+            return Problem('not-loaded', f'{head} cannot be loaded ({_why(e)})', 'put that right and check again')
+        if not songs:  # merged away by another process, a moment ago
+            return None
+        if isinstance(e, _Changed):
+            what = f'{head} was changed after it was written ({e})'
+            return Problem('damaged', what, f'run {mend}', method, songs, segment['name'])
+        todo = f'run `resonance index --method {method}` again, or {mend}'
+        return Problem('damaged', f'{head} cannot be loaded ({_why(e)})', todo, method, songs)
+
+
+# %% ../nbs/02_catalog.ipynb #34c3812a
+def _unverified(self: Catalog) -> list[str]:
+    "The segments, as METHOD/NAME, that an earlier version wrote without checksums: bytes that change there may go unseen."
+    rows = self._rows('SELECT method, name FROM segments ORDER BY rowid')
+    places = [self.folder / method / name for method, name in rows if not name.startswith(_ROWS)]
+    return [f'{p.parent.name}/{p.name}' for p in places if p.is_dir() and not (p / CHECKSUMS).exists()]
+
+
+Catalog.unverified = _unverified
 
 # %% ../nbs/02_catalog.ipynb #ebfe748e
 CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')
@@ -1273,7 +1353,8 @@ def _read_csv(path: Path) -> list[tuple[int, dict]]:
         raise ResonanceError(f'{shown}: the column {twice[0]} is there twice')
     for line, row in rows[1:]:
         if len(row) != len(names):
-            raise ResonanceError(f'{shown}, line {line}: {len(row)} cells under {len(names)} column names')
+            told = f'{counted(len(row), "cell")} under {counted(len(names), "column name")}'
+            raise ResonanceError(f'{shown}, line {line}: {told}')
     return [(line, {name: _cell_in(cell.strip()) for name, cell in zip(names, row)}) for line, row in rows[1:]]
 
 # %% ../nbs/02_catalog.ipynb #12de3574

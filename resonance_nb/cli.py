@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .core import METHODS, ResonanceError, cache_folder, method_class
+from .core import METHODS, ResonanceError, cache_folder, counted, method_class
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'songs', 'remove',
@@ -60,6 +60,11 @@ def _complain(text: str) -> int:
     click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
     return 2
 
+
+def _remark(text: str) -> None:
+    "A line on standard error that is no complaint."
+    click.echo(f'resonance: {text}', err=True)
+
 # %% ../nbs/92_cli.ipynb #e1eb6c12
 @click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 @click.version_option(__version__, message='%(prog)s %(version)s')
@@ -94,11 +99,6 @@ method_option = click.option('--method', type=click.Choice(list(METHODS)), help=
 json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.')
 
 # %% ../nbs/92_cli.ipynb #ebec3c98
-def _count(n: int, what: str) -> str:
-    "1 song, 2 songs."
-    return f'{n} {what}' if n == 1 else f'{n} {what}s'
-
-
 def _tell(report, songs, as_json: bool) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
     from resonance_nb.catalog import show_path
@@ -112,11 +112,12 @@ def _tell(report, songs, as_json: bool) -> None:
         click.echo(json.dumps(told))
     elif report.added or report.unchanged:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
-        click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {len(songs)} songs in {show_path(songs.folder)}')
+        there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
+        click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {there}')
     if report.missing and not as_json:
         shown = show_path(songs.folder)
         look, forget = (f'resonance {word} --missing --catalog {shown}' for word in ('songs', 'remove'))
-        click.echo(f'{_count(report.missing, "song")} whose files are gone ({look}; {forget})')
+        click.echo(f'{counted(report.missing, "song")} whose files are gone ({look}; {forget})')
     if not report.added and not report.unchanged:
         raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else 'no audio files were found there'))
 
@@ -132,7 +133,8 @@ def index(paths, catalog, method, jobs, wait, as_json):
     """Add music to a catalogue.
 
     Folders are searched for audio of any kind. Files that are there already are skipped, so the same command
-    takes in what is new, and goes on where an interruption left it.
+    takes in what is new, and goes on where an interruption left it. Files that cannot be read are listed;
+    exit status 2 says that a path you named is not there, or that nothing was indexed.
 
     \b
       resonance index ~/Music --catalog my.catalogue
@@ -142,9 +144,11 @@ def index(paths, catalog, method, jobs, wait, as_json):
 
     if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
         raise ResonanceError(f'there is no {show_path(paths[0])}')
-    with quiet_decoders(), Catalog(catalog, create=True) as songs:
+    lost = [p for p in paths if not os.path.exists(p)]
+    with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
         report = songs.index(paths, method, jobs=jobs, wait=wait)
         _tell(report, songs, as_json)
+    return 2 if lost else 0
 
 # %% ../nbs/92_cli.ipynb #51dd776a
 def _clock(seconds: float) -> str:
@@ -189,7 +193,7 @@ def identify(files, catalog, method, top, as_json):
     from resonance_nb.songlist import mark_missing
 
     top, failed = top or (5 if as_json else 1), 0
-    with quiet_decoders(), Catalog(catalog) as songs:
+    with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         _ready(songs, method)
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
@@ -242,10 +246,10 @@ def _overview_text(there: dict, folder: Path) -> str:
     from resonance_nb.catalog import show_path
 
     methods = ', '.join(f'{method} {n}' for method, n in there['methods'].items()) or 'no index'
-    odd = [_count(there['missing'], 'file') + ' gone (--missing)'] if there['missing'] else []
-    odd += [_count(there['unreadable'], 'file') + ' not readable (--unreadable)'] if there['unreadable'] else []
+    odd = [counted(there['missing'], 'file') + ' gone (--missing)'] if there['missing'] else []
+    odd += [counted(there['unreadable'], 'file') + ' not readable (--unreadable)'] if there['unreadable'] else []
     size = f'{there["bytes"] / 1e6:.1f} MB in {show_path(folder)}'
-    songs = f'{_count(there["songs"], "song")}, {there["duration_s"] / 3600:.1f} hours'
+    songs = f'{counted(there["songs"], "song")}, {there["duration_s"] / 3600:.1f} hours'
     return '; '.join([songs, methods, size, *odd])
 
 # %% ../nbs/92_cli.ipynb #5a6e0004
@@ -273,7 +277,7 @@ def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
 
     if out:
         told = {'file': os.fspath(out), 'songs': catalog.export_csv(out)}
-        click.echo(json.dumps(told) if as_json else f'{_count(told["songs"], "song")} in {show_path(out)}')
+        click.echo(json.dumps(told) if as_json else f'{counted(told["songs"], "song")} in {show_path(out)}')
         return
     report = catalog.import_csv(back)
     if as_json:
@@ -285,7 +289,7 @@ def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
     if not report.updated and not report.unchanged:
         raise ResonanceError(f'nothing was imported: {show_path(back)} has no row that fits a song here')
     if not as_json:
-        changed = f'{_count(report.updated, "song")} changed, {report.unchanged} as before'
+        changed = f'{counted(report.updated, "song")} changed, {report.unchanged} as before'
         click.echo(f'{changed}, {len(report.unknown)} unknown')
 
 # %% ../nbs/92_cli.ipynb #5a6e0005
@@ -305,8 +309,8 @@ def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
 def songs(words, catalog, title, artist, album, missing, unreadable, out, back, as_json):
     """List what is indexed, or look for songs.
 
-    Every word must occur in the title, artist, album or path; case and accents do not matter. Tags that are
-    wrong are put right in a spreadsheet: --export, edit, --import.
+    Every word must occur in the title, artist, album or path, several words in quotes as one phrase; case and
+    accents do not matter. Tags that are wrong are put right in a spreadsheet: --export, edit, --import.
 
     \b
       resonance songs --catalog my.catalogue
@@ -323,7 +327,7 @@ def songs(words, catalog, title, artist, album, missing, unreadable, out, back, 
         raise click.UsageError(f'{chosen[0]} and {chosen[1]} do not go together')
     if chosen and chosen[0] != '--missing' and any(fields.values()) or (out or back) and words:
         raise click.UsageError(f'{chosen[0]} takes nothing to look for')
-    with Catalog(catalog) as known:
+    with Catalog(catalog, report=_remark) as known:
         if out or back:
             _table(known, out, back, as_json)
         else:
@@ -354,17 +358,24 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
 
     if not names and not missing:
         raise click.UsageError('name the songs to remove, or give --missing')
-    with Catalog(catalog) as known:
+    with Catalog(catalog, report=_remark) as known:
         done = forget(known, names, missing, dry_run, wait)
         for song in done.songs:
             click.echo(json.dumps(song) if as_json else _song_text(song))
         for entry in done.unreadable:
             click.echo(json.dumps(entry) if as_json else f'{show_path(entry["path"])}: {entry["reason"]}')
         if not as_json:
-            kept = f'; {len(done.kept)} kept, which are in other folders too' if done.kept else ''
-            files = f' and {_count(len(done.unreadable), "unreadable file")}' if done.unreadable else ''
-            gone = f'{_count(len(done.songs), "song")}{files} {"would be " if dry_run else ""}removed'
-            click.echo(f'{gone}{kept}; {_count(len(known), "song")} in {show_path(catalog)}')
+            kept = f'; {len(done.kept)} kept, found in other folders too' if done.kept else ''
+            files = f' and {counted(len(done.unreadable), "unreadable file")}' if done.unreadable else ''
+            gone = f'{counted(len(done.songs), "song")}{files} {"would be " if dry_run else ""}removed'
+            click.echo(f'{gone}{kept}; {counted(len(known), "song")} in {show_path(catalog)}')
+
+# %% ../nbs/92_cli.ipynb #06d8bcac
+def _tell_unverified(catalog) -> None:
+    "One line on standard error where not every byte can be checked."
+    if old := catalog.unverified():
+        made = f'{counted(len(old), "segment")} made by an earlier version, without checksums'
+        click.echo(f'{made}: bytes that change there may go unseen', err=True)
 
 # %% ../nbs/92_cli.ipynb #5a6e0009
 @cli.command()
@@ -374,7 +385,8 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
 def check(catalog, repair, as_json):
     """Look for damage, and say what to do about it.
 
-    Exit status 0: all is well, or was repaired; 2: something is left to do. What is whole is never touched.
+    The files of an index are compared with their checksums. Exit status 0: all is well, or was repaired;
+    2: something is left to do. What is whole is never touched.
 
     \b
       resonance check --catalog my.catalogue
@@ -384,7 +396,7 @@ def check(catalog, repair, as_json):
     from resonance_nb.catalog import Catalog, show_path
     from resonance_nb.songlist import repair as mend
 
-    with quiet_decoders(), Catalog(catalog) as known:
+    with quiet_decoders(), Catalog(catalog, report=_remark) as known:
         found = left = known.problems()
         reports = mend(known, found) if repair else {}
         for line in (line for report in reports.values() for line in report.lines()):
@@ -399,21 +411,23 @@ def check(catalog, repair, as_json):
             click.echo(json.dumps(told) if as_json else text)
         if not as_json:
             for method, report in reports.items():
-                click.echo(f'{_count(report.added, "song")} indexed again ({method})')
-            fine = f'all is well: {_count(len(known), "song")} in {show_path(catalog)}'
-            click.echo(f'{_count(len(left), "problem")} left' if left else fine)
+                click.echo(f'{counted(report.added, "song")} indexed again ({method})')
+            fine = f'all is well: {counted(len(known), "song")} in {show_path(catalog)}'
+            click.echo(f'{counted(len(left), "problem")} left' if left else fine)
+        if not any(problem.kind == 'database' for problem in left):
+            _tell_unverified(known)
     return 2 if left else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
-def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str):
-    "The blocks of a microphone, of standard input, or of a file."
+def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str, report):
+    "The blocks of a microphone, of standard input, or of a file; what is odd about them is reported in one line."
     from resonance_nb import stream
 
     if source is None:
-        return stream.from_microphone(device, report=lambda text: click.echo(text, err=True))
+        return stream.from_microphone(device, report=report)
     if source == '-':
-        return stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype)
-    return stream.from_file(source)
+        return stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype, report=report)
+    return stream.from_file(source, report=report)
 
 
 def _told(event, songs) -> dict:
@@ -456,12 +470,21 @@ class _Meter:
                 click.echo(f'\r\x1b[2K{_clock(block.end_s):>9}  {bar} {level_db:4.0f} dB  {self.state}', nl=False, err=True)
             yield block
 
-    def say(self, text: str, state: str) -> None:
-        "A line that stays."
+    def clear(self) -> None:
+        "Make room for a line that stays."
         if self.shown:
             click.echo('\r\x1b[2K', nl=False, err=True)
+
+    def say(self, text: str, state: str) -> None:
+        "A line that stays."
+        self.clear()
         click.echo(text)
         self.state = state
+
+    def remark(self, text: str) -> None:
+        "A line on standard error that stays."
+        self.clear()
+        _remark(text)
 
 # %% ../nbs/92_cli.ipynb #d82dbbbd
 @cli.command()
@@ -489,9 +512,9 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     from resonance_nb.decide import listen as decided
 
     meter = _Meter(sys.stderr.isatty() and not as_json)
-    with quiet_decoders(), Catalog(catalog) as songs:
+    with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = _ready(songs, method)
-        with _source(source, device, rate_hz, channels, dtype) as blocks:
+        with _source(source, device, rate_hz, channels, dtype, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)
                 meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
@@ -538,10 +561,11 @@ def corpus_fetch(name, folder, limit):
         click.echo(note if isinstance(note, str) else ': '.join(map(str, note)), err=True)
     if not len(made.music):
         raise ResonanceError(f'no song has arrived in {made.folder}: look at the lines above, and run the same command again to go on')
-    click.echo(f'{made.folder}: {len(made.music)} songs, {len(made.noise)} crowds, {len(made.rir)} rooms')
+    counts = ((made.music, 'song'), (made.noise, 'crowd'), (made.rir, 'room'))
+    click.echo(f'{made.folder}: {", ".join(counted(len(table), what) for table, what in counts)}')
     click.echo(f'to use it: export RESONANCE_CORPUS={made.folder}')
 
-
+# %% ../nbs/92_cli.ipynb #0edffb5c
 @corpus.command('check')
 @click.argument('folder', type=click.Path(path_type=Path), metavar='DIR')
 @click.option('--full', is_flag=True, help='Decode every file, not only its header.')
@@ -553,7 +577,7 @@ def corpus_check(folder, full):
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
-        raise ResonanceError(f'{folder} has {len(problems)} problems')
+        raise ResonanceError(f'{folder} has {counted(len(problems), "problem")}')
     click.echo(f'{folder} is whole')
 
 # %% ../nbs/92_cli.ipynb #c0a5e002
@@ -758,7 +782,7 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
             answers.to_json(out, orient='records', lines=True)
         else:
             answers.to_csv(out, index=False)
-        click.echo(f'{len(answers)} answers in {out}')
+        click.echo(f'{counted(len(answers), "answer")} in {out}')
 
 
 # %% ../nbs/92_cli.ipynb #33c00002
@@ -822,7 +846,8 @@ def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max
     corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs)
     made = services.pack(corpus, queries, plan, out, venue, int(rate_hz), with_songs or '', seed)
     minutes = sum(q.duration_s for q in made.queries) / 60
-    click.echo(f'{len(made.files)} questions ({minutes:.1f} minutes) and a catalogue of {len(plan.catalogue_ids)} songs in {out}')
+    asked = f'{counted(len(made.files), "question")} ({minutes:.1f} minutes)'
+    click.echo(f'{asked} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
     if private := services.not_to_share(corpus, made):
         click.echo(f'resonance: do not pass on what is made of songs whose licence forbids derived works: {", ".join(private)}', err=True)
     click.echo(f'give away everything but {out / "answers.json"}; {out / "INSTRUCTIONS.md"} says the rest')
@@ -858,7 +883,7 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
     out = services.save_record(record, out or made / f'{service}.json')
     click.echo(_bench_text(frame, b))
     counts = ', '.join(f'{n} {kind}' for kind, n in services.count_answers(record).items() if n or kind == 'unanswered')
-    click.echo(f'{len(record["questions"])} questions: {counts}; recorded in {out}')
+    click.echo(f'{counted(len(record["questions"]), "question")}: {counts}; recorded in {out}')
 
 # %% ../nbs/92_cli.ipynb #33c00008
 @bench.command('acrcloud')
@@ -881,9 +906,10 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
 
     client = AcrCloud.from_environment(rng_for(seed, 'acrcloud'), queries_per_s=queries_per_s)
     told = answer_pack(client, Pack.load(folder), out, limit)
+    kept = counted(told['kept'] + told['asked'], 'answer')
     for file, why in told['failed']:
         click.echo(f'resonance: {file}: {why}', err=True)
-    click.echo(f'{told["kept"] + told["asked"]} answers in {out} ({told["asked"]} new), {told["left"]} questions left')
+    click.echo(f'{kept} in {out} ({told["asked"]} new), {counted(told["left"], "question")} left')
     if not told['failed'] and not told['left']:
         click.echo(f'now: resonance bench import {out} --pack {folder} --service ACRCloud')
     return 2 if told['failed'] else 0
@@ -926,7 +952,8 @@ def train(profile, folder, out, start, changes, stop_after, workers, devices, lo
         raise ResonanceError(f'stopped before the first validation; run the same command again to go on (the run is in {out})')
     card = load(path)[1]
     told = {'encoder': str(path), 'steps': card['steps'], 'minutes': card['minutes'], 'validation': card['validation']}
-    click.echo(json.dumps(told) if as_json else f'{path}: {card["steps"]} steps, right for {card["validation"].get("top1", 0):.1%} of the validation clips')
+    right = f'right for {card["validation"].get("top1", 0):.1%} of the validation clips'
+    click.echo(json.dumps(told) if as_json else f'{path}: {counted(card["steps"], "step")}, {right}')
 
 # %% ../nbs/92_cli.ipynb #92a1b773
 def _corpus_in_use(folder: Path | None):

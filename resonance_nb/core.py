@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'VectorRecognizer', 'best_first', 'as_matches', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'need', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files',
+           'ResonanceError', 'MissingExtra', 'need', 'counted', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files',
            'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
@@ -169,6 +169,14 @@ def need(
         return importlib.import_module(module)
     except ImportError as e:
         raise MissingExtra(f"{module} is not installed; it comes with: pip install 'resonance_nb[{extra}]'") from e
+
+# %% ../nbs/00_core.ipynb #838d2b0d
+def counted(
+    n: int,  # how many
+    what: str,  # of what, as one is called; many are called the same with an s
+) -> str:
+    "A number with its noun: 1 song, 2 songs."
+    return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
 # %% ../nbs/00_core.ipynb #4e0f18d2
 class SongIndex:

@@ -29,7 +29,7 @@ import numpy as np
 
 from . import bench
 from .audio import SAMPLE_RATE, encode, printable, resample
-from .core import METHODS, Match, ResonanceError, atomic_write, project_root, rng_for, sha256_file
+from .core import METHODS, Match, ResonanceError, atomic_write, counted, project_root, rng_for, sha256_file
 from .corpora import safe_id
 
 if TYPE_CHECKING:
@@ -610,7 +610,8 @@ def _csv_answers(text: str, source: str) -> list[Answer]:
     found = []
     for where, row in rows[1:]:
         if any(cell.strip() for cell in row[len(fields) :]):
-            raise ServiceError(f'{where}: has {len(row)} cells, the header has {len(fields)}; put texts that hold {delimiter!r} in quotes')
+            raise ServiceError(f'{where}: has {counted(len(row), "cell")}, the header has {len(fields)}; '
+                               f'put texts that hold {delimiter!r} in quotes')
         found.append(_answer({f: cell for f, cell in zip(fields, row) if f}, where, source))
     return found
 

@@ -194,7 +194,7 @@ def repair(
     "Remove what is left over; index damaged songs again whose files are there, with every method they had."
     if not any(problem.kind in _MENDABLE for problem in problems):
         return {}
-    again, there = {}, {}
+    again, there, changed = {}, {}, {problem.segment for problem in problems if problem.segment}
     folders = [method for method in METHODS if (catalog.folder / method).is_dir()]
     usual = catalog.methods() or folders or [default_method()]  # for songs in no index
     for problem in (p for p in problems if p.songs):
@@ -205,5 +205,5 @@ def repair(
             there[recording_id] = real_path(path)
     with _writing(catalog.folder, wait=True):
         _sweep(catalog)
-    return {method: catalog.index([there[i] for i in sorted(ids) if i in there], method, progress=progress)
-            for method, ids in again.items()}
+    paths = {method: [there[i] for i in sorted(ids) if i in there] for method, ids in again.items()}
+    return {method: catalog.index(paths[method], method, progress=progress, again=changed) for method in paths}

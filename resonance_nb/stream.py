@@ -22,7 +22,7 @@ import numpy as np
 
 from . import audio
 from .audio import SAMPLE_RATE, AudioError, TruncatedAudio
-from .core import MissingExtra, ResonanceError, need
+from .core import MissingExtra, ResonanceError, counted, need
 
 # %% auto #0
 __all__ = ['SILENCE_DB', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_raw', 'with_back_pressure',
@@ -212,6 +212,15 @@ def _resampled(pieces):
     if change is not None:
         yield change(np.zeros(0, np.float32), last=True), 0.0
 
+
+def _noticed(pieces, name, report):
+    "The same pieces; the first of them that holds what is no number is reported."
+    for x, lost_s, rate_hz in pieces:
+        if report is not None and not np.isfinite(x).all():
+            report(f'{name}: holds non-finite samples (NaN or infinity); they are taken for silence')
+            report = None
+        yield x, lost_s, rate_hz
+
 # %% ../nbs/61_stream.ipynb #7f25b08b
 def _cut(pieces, block_s):
     "Blocks of exactly `block_s` from pieces at 16 kHz; shorter ones only before a loss and at the end."
@@ -279,11 +288,13 @@ def from_file(
     path,  # an audio or video file
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
     realtime: bool = False,  # as if it were being played: each block when it would have been heard
+    report: Callable[[str], None] | None = None,  # told in one line, once, when samples are no numbers; None = nobody
 ) -> Source:
     "A file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if it breaks off."
     _size(block_s)
     audio.info(path)
-    closed, blocks = threading.Event(), _blocks(_decoded(path), block_s)
+    pieces = _noticed(_decoded(path), audio.printable(path), report)
+    closed, blocks = threading.Event(), _blocks(pieces, block_s)
     return Source(_paced(blocks, closed) if realtime else blocks, closed, live=realtime)
 
 # %% ../nbs/61_stream.ipynb #416bf79d
@@ -338,7 +349,8 @@ class _Raw:
         if self.kind not in _KINDS:
             raise AudioError(f'{name}: unknown kind of samples {self.kind!r}; choose from: {", ".join(_KINDS)}')
         if not (1_000 <= self.rate_hz <= 768_000 and 1 <= self.channels <= 1_024):
-            raise AudioError(f'{name}: claims {self.channels} channels at {self.rate_hz} Hz, which cannot be right')
+            claim = f'{counted(self.channels, "channel")} at {self.rate_hz} Hz'
+            raise AudioError(f'{name}: claims {claim}, which cannot be right')
         return self
 
     def mono(self, data: bytes) -> np.ndarray:
@@ -420,6 +432,7 @@ def from_raw(
     dtype: str = 'int16',  # or 'float32', 'uint8', 'int24', 'int32', 'float64'; little-endian
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
     live: bool = False,  # does the sound come from something that cannot wait, such as a sound card?
+    report: Callable[[str], None] | None = None,  # told in one line, once, when samples are no numbers; None = nobody
 ) -> Source:
     "Raw samples as a stream, or WAV if it begins with a WAV header; raises `AudioError`, at the end `TruncatedAudio` if the header promised more."
     _size(block_s)
@@ -427,7 +440,8 @@ def from_raw(
         raise AudioError('the stream of samples is closed already')
     source = _Bytes(fileobj, closed := threading.Event())
     raw = _Raw(rate, channels, dtype).check(source.name)
-    return Source(_blocks(_raw_pieces(source, raw, block_s), block_s), closed, live)
+    pieces = _noticed(_raw_pieces(source, raw, block_s), source.name, report)
+    return Source(_blocks(pieces, block_s), closed, live)
 
 # %% ../nbs/61_stream.ipynb #46f01d1c
 class _Queue:

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import encoders, losses
 from .augment import BatchDegrader, spec_augment
-from .core import MissingExtra, ResonanceError, atomic_write, need, rng_for
+from .core import MissingExtra, ResonanceError, atomic_write, counted, need, rng_for
 from .encoders import Encoder, Settings
 from .mining import Memory, describe, neighbours
 from .venue import Bank
@@ -226,7 +226,8 @@ def _skip(self) -> None:
     "Count a step that is left out; too many are the end."
     self.broken += 1
     if self.broken > 20 or self.trainer.world_size > 1:
-        raise ResonanceError(f'the loss or its gradient is not a number in {self.broken} steps: lower the rate of learning, or ask for 32-bit precision')
+        raise ResonanceError(f'the loss or its gradient is not a number in {counted(self.broken, "step")}: '
+                             'lower the rate of learning, or ask for 32-bit precision')
 
 
 def _broken(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Callable, Iterator
 import numpy as np
 
 from . import audio
-from .core import ResonanceError, atomic_write, rng_for
+from .core import ResonanceError, atomic_write, counted, rng_for
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,8 @@ def pack(
             levels.append(_quarter_levels(x))
             lengths[id] = len(x)
     if not lengths:
-        raise ResonanceError(f'none of the {len(track_ids)} songs can be read; the first: {next(iter(skipped.values()), "none was named")}')
+        first = next(iter(skipped.values()), 'none was named')
+        raise ResonanceError(f'none of the {counted(len(track_ids), "song")} can be read; the first: {first}')
     with atomic_write(folder / 'levels.npy') as part, open(part, 'wb') as out:
         np.save(out, np.concatenate(levels), allow_pickle=False)
     told = about | {'songs': [(i, int(song_of[i]), n) for i, n in lengths.items()], 'skipped': skipped}

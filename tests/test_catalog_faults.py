@@ -165,7 +165,7 @@ def test_killed_at_every_step(tmp_path):
             assert len(torn.recognizer('toy')) == len(torn)
             report = torn.index(music, 'toy', progress=False)
             assert (report.added, report.unchanged, report.failed) == (4 - killed[-1], killed[-1], [])
-            assert toy.truth(torn, 4) == wanted and torn.check() == []
+            assert toy.truth(torn, 4) == wanted and torn.check() == [] and torn.unverified() == []
         if status == 0:
             break
         assert status == -signal.SIGKILL
@@ -266,6 +266,30 @@ def test_repairing_killed_at_every_step(tmp_path):
 
     assert killed_at_each_step(tmp_path, tmp_path / 'base', lambda c: repair(c, c.problems(), progress=False), look) > 10
     assert left[0] == left[-1] == 3 and 0 in left  # killed before and after the damaged one was forgotten
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
+    "No song leaves an index before it is in it again, so that nothing is forgotten in silence."
+    monkeypatch.setenv('TOY_BALLAST', '64')
+    toy.write_songs(tmp_path / 'music', 3)
+    with Catalog(tmp_path / 'base', create=True) as c:
+        c.index(tmp_path / 'music', 'toy', batch_files=2, progress=False), c.index(tmp_path / 'music', 'stream-toy', progress=False)
+        wanted = toy.truth(c, 3)
+        file = c.folder / 'toy' / c._segments('toy')[0]['name'] / 'songs.npz'
+    data = file.read_bytes()
+    file.write_bytes(data.replace(bytes(64), bytes(63) + b'x', 1))  # what no one reads
+    kinds = []
+
+    def look(folder, finished):
+        with Catalog(folder) as torn:
+            assert len(torn._rows("SELECT * FROM indexed WHERE method = 'toy'")) == 3 and toy.truth(torn, 3) == wanted
+            kinds.append({p.kind for p in torn.problems()})
+            repair(torn, torn.problems(), progress=False)
+            assert torn.check() == [] and toy.truth(torn, 3) == wanted and segments(folder) == named(torn)
+
+    assert killed_at_each_step(tmp_path, tmp_path / 'base', lambda c: repair(c, c.problems(), progress=False), look) > 10
+    assert 'damaged' in kinds[0] and kinds[-1] == set() and all('not-indexed' not in k for k in kinds)
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')

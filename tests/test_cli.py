@@ -1,14 +1,16 @@
 """The command as people and programs use it: in processes of its own."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from resonance_nb import audio
+from resonance_nb import audio, stream
 from resonance_nb.core import rng_for
 
 RATE = audio.SAMPLE_RATE
@@ -51,6 +53,23 @@ def test_again_changes_nothing(home):
     told = json.loads(out)
     assert status == 0 and told['added'] == 0 and told['unchanged'] == 5 and told['songs'] == 5
     assert [f['path'].endswith('broken.mp3') for f in told['failed']] == [True]
+
+
+def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home):
+    words = ['--catalog', home / 'others', '--method', 'landmark']
+    status, out, err = resonance('index', 'music/song 0.ogg', 'no such', *words, cwd=home)
+    told = [line for line in err.splitlines() if line and 'file/s' not in line]
+    assert status == 2 and told == [f'{home / "no such"}: no such file'] and out.startswith('1 added, 0 unchanged, 1 not readable')
+    status, out, err = resonance('index', 'music', 'no such', *words, '--json', cwd=home)
+    answer = json.loads(out)
+    assert status == 2 and (answer['added'], answer['unchanged']) == (4, 1)
+    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'missing', 'failed', 'notes'}
+    assert [f['path'] for f in answer['failed']] == [str(home / 'no such'), str(home / 'music' / 'broken.mp3')]
+    status, out, err = resonance('index', 'music', 'music/broken.mp3', *words, cwd=home)
+    assert status == 0 and '5 unchanged, 1 not readable' in out  # it is there, and cannot be read
+    (home / 'leads nowhere.ogg').symlink_to('nowhere.ogg')
+    status, out, err = resonance('index', 'music', 'leads nowhere.ogg', *words, cwd=home)
+    assert status == 2 and f'{home / "leads nowhere.ogg"}: no such file' in err
 
 
 def test_identify_json_is_the_contract(home):
@@ -149,6 +168,36 @@ def test_help_waits_for_nothing():
 def test_every_help_teaches(command):
     status, out, err = resonance(*command, '--help')
     assert status == 0 and 'Usage: resonance' in out and len(out.splitlines()) > 4 and err == ''
+
+
+def test_one_is_not_many(tmp_path):
+    (tmp_path / 'music').mkdir()
+    audio.save(tmp_path / 'music' / 'song.ogg', tune(0))
+    said = lambda *words: resonance(*words, '--catalog', 'c', cwd=tmp_path)[1].splitlines()[-1]
+    assert said('index', 'music', '--method', 'landmark') == f'1 added, 0 unchanged; 1 song in {tmp_path / "c"}'
+    assert said('songs').startswith('1 song, ') and said('songs', 'song').startswith('1 of 1 song, ')
+    peaks = next((tmp_path / 'c' / 'landmark').glob('*/peaks.npy'))
+    peaks.write_bytes(peaks.read_bytes()[:-8])
+    assert '(1 song)' in json.loads(said('check', '--json'))['problem'] and said('check') == '1 problem left'
+    assert said('check', '--repair') == 'all is well: 1 song in c'
+    (tmp_path / 'one.csv').write_text('path,title\nx\n')
+    status, out, err = resonance('songs', '--import', 'one.csv', '--catalog', 'c', cwd=tmp_path)
+    assert err == 'resonance: one.csv, line 2: 1 cell under 2 column names\n'
+    with pytest.raises(audio.AudioError, match='claims 1 channel at 9 Hz'):
+        stream.from_raw(io.BytesIO(bytes(99)), 9)
+
+
+def test_no_number_stands_before_a_noun_for_many(root):
+    "Where the command prints a count, `counted` chooses the noun."
+    nouns = 'song|file|folder|question|answer|problem|crowd|room|step|segment|track|cell|column|channel|row|clip|page'
+    found = re.findall(rf"[^\n]*\}} (?:new )?(?:{nouns})s\b[^\n]*", (root / 'resonance_nb' / 'cli.py').read_text(encoding='utf-8'))
+    assert not found
+
+
+def test_quoted_words_are_a_phrase(home):
+    found = lambda *words: resonance('songs', *words, '--catalog', 'c', '--json', cwd=home)[1].splitlines()
+    assert len(found('song 3')) == 1 and found('3', 'song') and found('3 song') == []
+    assert 'quotes' in resonance('songs', '--help')[1]
 
 
 def test_corpora_are_listed_and_checked():

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 from resonance_nb import audio
 from resonance_nb.core import rng_for
@@ -83,6 +84,21 @@ def test_what_cannot_be_is_told_in_one_line(home, words, told):
     catalog = [] if '--catalog' in words else ['--catalog', 'c']
     status, out, err = resonance('listen', *catalog, *words, cwd=home)
     assert status == 2 and told in err and len(err.strip().splitlines()) == 1 and not out.strip()
+
+
+def test_samples_that_are_no_numbers_are_told_once_and_the_rest_is_heard(home, heard):
+    x = audio.load(home / 'show.flac')
+    x[2 * RATE : 4 * RATE], x[40 * RATE] = np.nan, np.inf  # two pieces, not one
+    sf.write(home / 'bad.wav', x, RATE, subtype='FLOAT')
+    told = [(e['event'], e['title']) for e in events(heard[1]) if e['event'] in ('match', 'lost')]
+    for source, given, name in (('bad.wav', None, 'bad.wav'), ('-', x.astype('<f4').tobytes(), 'standard input')):
+        words = ['listen', '--catalog', 'c', '--input', source, '--dtype', 'float32', '--json']
+        status, out, err = resonance(*words, cwd=home, given=given)
+        assert status == 0 and [(e['event'], e['title']) for e in events(out) if e['event'] in ('match', 'lost')] == told
+        assert err == f'resonance: {name}: holds non-finite samples (NaN or infinity); they are taken for silence\n'
+    sf.write(home / 'nothing else.wav', np.full(3 * RATE, np.nan, np.float32), RATE, subtype='FLOAT')
+    status, out, err = resonance('listen', '--catalog', 'c', '--input', 'nothing else.wav', '--json', cwd=home)
+    assert status == 0 and [e['event'] for e in events(out)] == ['listening'] and len(err.splitlines()) == 1
 
 
 def test_an_empty_pipe_is_told(home):

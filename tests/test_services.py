@@ -1122,7 +1122,7 @@ def test_the_command_says_what_went_wrong(commanded, tmp_path):
     pack, out = commanded[0], tmp_path / 'answers.jsonl'
     with Stub(behaviours=[status(1001), (404, {}), (404, {}), (404, {})]) as stub:
         code, said, err = resonance('bench', 'acrcloud', '--pack', pack, '--out', out, '--rate', '100', env=keys(stub))
-        assert code == 2 and '1 answers' in said and len([line for line in err.splitlines() if 'HTTP 404' in line]) == 3
+        assert code == 2 and '1 answer in' in said and len([line for line in err.splitlines() if 'HTTP 404' in line]) == 3
         code, said, err = resonance('bench', 'acrcloud', '--pack', pack, '--out', out, env=keys(stub, 'wrong secret'))
         assert code == 2 and '3014' in err and 'wrong secret' not in err and 'Traceback' not in err
     nothing = {k: v for k, v in os.environ.items() if not k.startswith('ACRCLOUD')}

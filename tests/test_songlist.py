@@ -412,6 +412,123 @@ def test_a_damaged_database_is_one_problem(cat, monkeypatch):
     assert [p.kind for p in problems] == ['database'] and 'your music is not' in problems[0].todo and repair(cat, problems) == {}
 
 
+# ---- bytes that change where the shapes still fit
+
+
+def flip(path, at=-1):
+    "Change one bit of a file."
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def files_below(folder):
+    return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+@pytest.mark.parametrize('method, name', [('landmark', 'peaks.npy'), ('chromaprint', 'words.npy'), ('fused', 'codes.npy')])
+def test_a_changed_bit_is_seen_by_check_alone_and_its_songs_are_made_anew(tmp_path, music, monkeypatch, method, name):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music / 'a', method, progress=False), c.index(music / 'b', method, progress=False)
+        bad, whole = (c.folder / method / s['name'] for s in c._segments(method))
+        before = files_below(whole)
+        flip(bad / name)
+    with monkeypatch.context() as m:  # opening and asking take no time for it
+        m.setattr(module, 'sha256_file', lambda path: pytest.fail(f'{path} was hashed'))
+        with Catalog(tmp_path / 'c') as c:
+            assert c.identify(toy.melody(5), method).matches
+    with Catalog(tmp_path / 'c') as c:
+        found = c.problems()
+        assert [(p.kind, p.method, len(p.songs)) for p in found] == [('damaged', method, 4)]
+        line, = c.check()
+        assert bad.name in line and name in line and 'resonance check --repair' in line and line.isprintable()
+        assert c.index(music, method, progress=False).unchanged == 7 and c.problems() == found
+        assert repair(c, found, progress=False)[method].added == 4
+        assert c.check() == [] and len(c.recognizer(method)) == 7 and not bad.exists()
+        assert files_below(whole) == before and repair(c, c.problems(), progress=False) == {}
+
+
+@pytest.mark.parametrize('spoil', [lambda data: b'', lambda data: b'\x00\xff' * 40, lambda data: data[: len(data) // 2],
+                                   lambda data: data.replace(b'peaks', b'../../../peaks'), lambda data: b'\n' + data])
+def test_checksums_that_changed_are_damage_too(tmp_path, music, spoil):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music, 'landmark', progress=False)
+        sums = next((c.folder / 'landmark').glob(f'*/{module.CHECKSUMS}'))
+        sums.write_bytes(spoil(sums.read_bytes()))
+        assert [p.kind for p in c.problems()] == ['damaged'] and len(c.check()) == 1 and c.check()[0].isprintable()
+        assert repair(c, c.problems(), progress=False)['landmark'].added == 7 and c.check() == []
+
+
+def test_checksums_are_those_of_sha256sum(cat):
+    if not shutil.which('sha256sum'):
+        pytest.skip('needs sha256sum')
+    place = next((cat.folder / 'toy').iterdir())
+    done = subprocess.run(['sha256sum', '--check', '--strict', module.CHECKSUMS], cwd=place, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'songs.npz: OK\n')
+
+
+def test_what_cannot_be_made_again_keeps_its_place(tmp_path, music):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music, 'landmark', progress=False)
+        (music / 'a' / 'song 001.wav').unlink(), flip(next((c.folder / 'landmark').glob('*/peaks.npy')))
+        assert repair(c, c.problems(), progress=False)['landmark'].added == 6
+        assert [(p.kind, len(p.songs)) for p in c.problems()] == [('damaged', 1), ('file-gone', 0)]
+        assert c.identify(toy.melody(1), 'landmark', 1).matches[0]['title'] == 'song 001'  # it may still be right
+        remove(c, missing=True)
+        assert c.check() == [] and len(c) == 6
+
+
+def test_changed_bytes_are_not_merged_into_a_new_segment(tmp_path, music):
+    songs = sorted(music.rglob('*.wav'))
+    with Catalog(tmp_path / 'c', create=True) as c:
+        for path in songs[:4]:
+            c.index(path, 'landmark', progress=False)
+        bad = c.folder / 'landmark' / c._segments('landmark')[0]['name']
+        flip(bad / 'peaks.npy')
+        c.index(songs[4], 'landmark', progress=False), c.index(songs[5], 'landmark', progress=False)
+        assert len(c._segments('landmark')) < 6 and bad.is_dir() and [p.segment for p in c.problems()] == [bad.name]
+        c.index(songs[6], 'landmark', progress=False)
+        remove(c, [songs[6]])
+        assert [p.segment for p in c.problems()] == [bad.name]
+        assert repair(c, c.problems(), progress=False)['landmark'].added == 1
+        assert c.check() == [] and len(c.recognizer('landmark')) == 6
+
+
+def test_a_segment_is_not_written_again_alone(tmp_path, music, monkeypatch):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        with monkeypatch.context() as m:
+            m.setattr(module, 'REST_SEGMENTS', 5)
+            for path in sorted(music.rglob('*.wav'))[:5]:
+                c.index(path, 'landmark', progress=False)
+        before = c._segments('landmark')
+        smallest = min(before, key=lambda s: s['bytes'])  # one of the two that would be merged
+        flip(c.folder / 'landmark' / smallest['name'] / 'peaks.npy')
+        c.index(music / 'a', 'landmark', progress=False)
+        assert c._segments('landmark') == before and len(before) == 5
+
+
+def without_checksums(folder):
+    "Make a catalogue what an earlier version of the package would have made."
+    for sums in [*folder.rglob(module.CHECKSUMS)]:
+        sums.unlink()
+
+
+def test_catalogues_without_checksums_stay_as_good_as_they_were(tmp_path, music):
+    songs = sorted(music.rglob('*.wav'))
+    with Catalog(tmp_path / 'c', create=True) as c:
+        for path in songs[:4]:
+            c.index(path, 'toy', progress=False)
+        c.index(music, 'mfcc', progress=False)  # has no files
+        assert c.unverified() == []
+        without_checksums(c.folder)
+    with Catalog(tmp_path / 'c') as c:
+        assert c.check() == [] and heard(c, 2, 'toy')
+        assert c.unverified() == [f'toy/{s["name"]}' for s in c._segments('toy')]
+        report = c.index(songs[:5], 'toy', progress=False)
+        assert (report.added, report.unchanged) == (1, 4) and c.check() == []
+        assert len(c.unverified()) == 2  # two were merged with the new one, and have checksums now
+
+
 # ---- catalogues of the first format
 
 
@@ -441,11 +558,34 @@ def test_an_old_catalogue_is_brought_up_to_date(cat, music):
         assert c.index(music, 'toy', progress=False).unchanged == 7 and len(list_unreadable(other)) == 1 and c.check() == []
 
 
+def test_an_upgrade_is_told_once_to_whoever_asks(cat, capfd):
+    cat.close()
+    for report in (True, False):
+        as_format_1(cat.folder)
+        told = []
+        for _ in range(2):  # the second time there is nothing to upgrade
+            Catalog(cat.folder, report=told.append if report else None).close()
+        assert len(told) == report and format_of(cat.folder) == (2, 1)
+        assert all('earlier version' in line and 'upgraded' in line and line.isprintable() for line in told)
+    assert capfd.readouterr() == ('', '')  # importers get no line that they did not ask for
+
+
+@pytest.mark.parametrize('words', [['songs'], ['check'], ['remove', '--missing'], ['index', 'music', '--method', 'landmark'],
+                                   ['identify', 'clip.wav'], ['listen', '--input', 'clip.wav']])
+def test_every_command_tells_of_an_upgrade_on_standard_error(home, words):
+    sf.write(home / 'clip.wav', toy.melody(4)[8_000:], 16_000)
+    as_format_1(home / 'c')
+    status, out, err = resonance(*words, '--json', '--catalog', 'c', cwd=home)
+    told = [line for line in err.splitlines() if 'upgraded' in line]
+    assert status == 0 and len(told) == 1 and told[0].startswith('resonance: the catalogue') and isinstance(rows(out), list)
+    assert 'upgraded' not in resonance(*words, '--json', '--catalog', 'c', cwd=home)[2]
+
+
 def test_an_old_catalogue_that_cannot_be_written_to_is_still_asked(cat, music, monkeypatch):
     cat.close()
     as_format_1(cat.folder)
     monkeypatch.setattr(module, '_SCHEMA', module._SCHEMA.replace('COMMIT;', 'SELECT no_room;'))  # an error in the middle
-    with Catalog(cat.folder) as c:
+    with Catalog(cat.folder, report=lambda line: pytest.fail(line)) as c:  # it is not upgraded
         assert heard(c, 3) and list_unreadable(c) == [] and len(list_songs(c)) == 7 and c.check() == []
         with pytest.raises(StorageError, match='cannot be written to'):
             c.index(music, 'toy', progress=False)
@@ -557,6 +697,21 @@ def test_check_command(home):
     damage(next((home / 'c' / 'landmark').iterdir()), 'noise')
     status, out, err = resonance('check', '--repair', '--catalog', 'c', '--json', cwd=home)
     assert status == 2 and [(r['kind'], r['repaired']) for r in rows(out)] == [('damaged', True), ('not-indexed', False), ('file-gone', False)]
+
+
+def test_check_tells_a_changed_bit_in_one_line(home):
+    without_checksums(home / 'c')
+    status, out, err = resonance('check', '--catalog', 'c', cwd=home)
+    assert (status, out) == (0, 'all is well: 7 songs in c\n') and err.startswith('1 segment made by an earlier version')
+    assert len(err.splitlines()) == 1 and resonance('check', '--catalog', 'c', '--json', cwd=home) == (0, '', err)
+    shutil.rmtree(home / 'c')
+    assert resonance('index', 'music', '--catalog', 'c', '--method', 'landmark', cwd=home)[0] == 0
+    for peaks in (home / 'c' / 'landmark').glob('*/peaks.npy'):
+        flip(peaks)
+    status, out, err = resonance('check', '--catalog', 'c', '--json', cwd=home)
+    assert (status, err) == (2, '') and {r['kind'] for r in rows(out)} == {'damaged'} and 'peaks.npy' in rows(out)[0]['problem']
+    status, out, err = resonance('check', '--repair', '--catalog', 'c', cwd=home)
+    assert status == 0 and out.splitlines()[-2:] == ['7 songs indexed again (landmark)', 'all is well: 7 songs in c']
 
 
 def test_a_damaged_database_is_told_in_one_line(home):

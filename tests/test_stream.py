@@ -249,13 +249,15 @@ def test_hostile_files(hostile):
     for path, expectation in hostile:
         heard, said = [], None
         try:
-            with st.from_file(path) as source:
+            with st.from_file(path, report=(told := []).append) as source:
                 for block in source:
                     heard.append(block)
         except ResonanceError as e:
             said = e
         check_blocks(heard)
         assert said is None or '\n' not in str(said)
+        odd = path.name in ('nan.wav', 'inf.wav')
+        assert len(told) == odd and all('non-finite' in line and line.isprintable() for line in told), path.name
         if path.name in ('nan.wav', 'inf.wav'):  # refused by `audio.load`; a listener goes on
             assert said is None and len(joined(heard)) == 4 * RATE and joined(heard)[30_000] == 0
         elif expectation == 'ok':
@@ -392,7 +394,9 @@ def test_full_scale_stays_in_range():
 def test_what_is_no_number_is_silence_and_stays_local(rate, bad):
     x = np.full(rate, 0.25, np.float32)
     x[rate // 2 : rate // 2 + 3] = bad
-    y = joined(check_blocks(list(st.from_raw(io.BytesIO(x.tobytes()), rate, 1, 'float32'))))
+    told = []
+    y = joined(check_blocks(list(st.from_raw(io.BytesIO(x.tobytes()), rate, 1, 'float32', report=told.append))))
+    assert told == ['the stream: holds non-finite samples (NaN or infinity); they are taken for silence']
     assert np.abs(y[4_000:6_000] - 0.25).max() < 1e-3 and np.abs(y[10_000:12_000] - 0.25).max() < 1e-3 and y[8_000] < 0.1
 
 
