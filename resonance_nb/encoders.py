@@ -279,7 +279,7 @@ def folded(
             part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
     return quick
 
-
+# %% ../nbs/41_encoders.ipynb #53c6c55f
 class Asked:
     "A torch encoder in the form that recognisers ask: windows in, unit vectors out, as NumPy arrays."
 

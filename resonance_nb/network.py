@@ -72,7 +72,7 @@ def _log_mel(frames: np.ndarray, front: Front) -> np.ndarray:
         out[:, at : at + _FRAMES] = np.log(np.maximum(power, 1e-9, out=power), out=power)
     return out
 
-
+# %% ../nbs/40a_network.ipynb #8d5726b9
 def _levelled(maps: np.ndarray, front: Front) -> np.ndarray:
     "Logarithms of windows, shape (n, bands, frames), as the network sees them; in place."
     maps -= maps.max(axis=1).max(axis=1)[:, None, None]  # quicker than over both axes at once
