@@ -248,7 +248,7 @@ class _Ear:
 
     def __init__(self, fused: Fused, longest_s: float):
         self.fused, self._table = fused, None
-        self._most = round((longest_s - fused.encoder.settings.window_s) / HOP_S) + 1
+        self._most = int((longest_s - fused.encoder.settings.window_s) / HOP_S + 1e-6) + 1
 
     def begin(self, at: int) -> None:
         "Forget what was; the next sample is number `at` on the stream's clock."

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy import Toy, melody  # noqa: E402
 
 RATE, T = 16_000, 8.0
+GRAIN_S = 0.125  # half of a note of `toy`: so well it knows where a clip is
 
 
 def play(script, threshold=T, rules=Rules(), decider=None):
@@ -305,8 +306,8 @@ def said(toy, show):
 def test_a_show(said):
     assert told(said) == [('match', 'song 0'), ('lost', 'song 0'), ('match', 'song 2')]
     first, lost, second = (e for e in said if e.kind in ('match', 'lost'))
-    assert 5 < first.time_s < 9 and first.offset_s == pytest.approx(first.time_s - 4 + 2, abs=0.01)
-    assert 16 < lost.time_s < 30 and 40 < second.time_s < 45 and second.offset_s == pytest.approx(second.time_s - 40 + 5, abs=0.01)
+    assert 5 < first.time_s < 9 and first.offset_s == pytest.approx(first.time_s - 4 + 2, abs=GRAIN_S)
+    assert 16 < lost.time_s < 30 and 40 < second.time_s < 45 and second.offset_s == pytest.approx(second.time_s - 40 + 5, abs=GRAIN_S)
 
 
 @pytest.mark.parametrize('sizes', [(160,), (4_001,), (1, 7_999), (100_000, 3), (10_000_000,)], ids=str)
@@ -322,8 +323,9 @@ def test_any_other_cut_too(toy, show, said, sizes):
 
 
 def test_the_clock_may_begin_anywhere(toy, show, said):
-    later = list(listen(blocks_of(show[: 9 * RATE], start_s=1_000.0), toy))
-    assert later == [replace(e, time_s=e.time_s + 1_000) for e in said if e.time_s <= 9]
+    later = list(listen(blocks_of(show[: 9 * RATE], start_s=4_000 * HOP_S), toy))
+    expected = [replace(e, time_s=e.time_s + 4_000 * HOP_S) for e in said if e.time_s <= 9]
+    assert [e.as_dict() for e in later] == [e.as_dict() for e in expected]  # to the millisecond
 
 
 def test_loss_is_survived_and_told_of(toy):
@@ -337,7 +339,7 @@ def test_loss_is_survived_and_told_of(toy):
     for b in whole[:24]:
         listener.push(b)
     events = listener.push(Block(100_000.0, x[:4_000]))
-    assert told(events) == [('lost', 'song 0')] and events[0].time_s == 6 + listener.rules.quiet_s
+    assert told(events) == [('lost', 'song 0')] and events[0].time_s - 6 - listener.rules.quiet_s < HOP_S
     with pytest.raises(ResonanceError, match='comes after one that ends at 100000.250 s'):
         listener.push(Block(7.0, x[:4_000]))
 
@@ -345,7 +347,7 @@ def test_loss_is_survived_and_told_of(toy):
 def test_silence(toy):
     assert [e.kind for e in listen(blocks_of(hush(30)), toy)] == ['listening']
     events = list(listen(blocks_of(np.concatenate([melody(0, 8), hush(3), melody(0, 20)[11 * RATE :], hush(10)])), toy))
-    assert told(events) == [('match', 'song 0'), ('lost', 'song 0')] and 25.5 < events[-1].time_s < 27, 'it went on during the pause'
+    assert told(events) == [('match', 'song 0'), ('lost', 'song 0')] and 25.5 < events[-1].time_s < 27.25, 'it went on during the pause'
 
 
 def test_broken_samples_and_empty_blocks(toy, said, show):
@@ -483,7 +485,7 @@ def test_the_ear_keeps_what_the_whole_sound_gives(fused, evening, at):
 def test_the_ear_forgets(fused, evening):
     x = np.concatenate([evening, evening])
     ear = ears(fused, x, np.arange(4_000, len(x), 4_000), longest_s=5.0)
-    assert len(ear._vectors) == 17 and len(ear._levels) <= 5 * RATE // 512 + 8
+    assert len(ear._vectors) == 16 and len(ear._levels) <= 5 * RATE // 512 + 8
     fresh = ears(fused, x[ear._first - 2_000 :], [], longest_s=5.0, at=ear._first - 2_000)
     np.testing.assert_allclose(ear._vectors[-12:], fresh._vectors[-12:], atol=2e-2)
 

@@ -728,7 +728,7 @@ def test_it_fulfils_the_contract(index):
     assert isinstance(index, Recognizer) and all(hasattr(index, n) for n in ('merge', 'retain', '__len__', 'add_stream'))
     assert 0 < index.accept_confidence < 1 and len(index) == N_SONGS and not hasattr(index, 'stored_in')
     assert index.name == 'fused' and method_class('fused') is Fused and next(iter(METHODS)) == 'fused', 'the best comes first'
-    assert index.model_name == f'fused/{index.digest}@0.25s/{shipped_codebook().digest}/{FRONT.digest()}'
+    assert index.model_name == f'fused/{index.digest}@0.256s/{shipped_codebook().digest}/{FRONT.digest()}'
 
 
 def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
