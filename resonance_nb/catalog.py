@@ -737,10 +737,10 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, ResonanceError)
 
 
-def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None:
-    "Take songs off the list whose segment is damaged or of another version: they are indexed again."
+def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str], str]:
+    "Take songs off the list whose segment is damaged or of another version; which they are, and why."
     if _in_rows(method):
-        return _forget_stale(self, method, cls)
+        return _forget_stale(self, method, cls), 'of another version, or cut short'
     lost, segments = {}, self._segments(method)
     if segments:
         cls()  # what a method itself lacks, a library or its model, is no fault of the segments
@@ -750,11 +750,31 @@ def _forget_unreadable(self: Catalog, method: str, cls: type, run: _Run) -> None
         except ResonanceError as e:
             if _is_damage(e):
                 lost[segment['name']] = e
+    if not lost:
+        return set(), ''
+    rows = [row for name in lost for row in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', name)]
+    with self._transaction() as db:
+        db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
+        db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
+    return {row[0] for row in rows}, _why(next(iter(lost.values())))
+
+# %% ../nbs/02_catalog.ipynb #398e33a7
+def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> list[Path]:
+    "A file of each of these recordings that has one, if none of them is asked for anyway."
+    asked, there = {os.path.abspath(p) for p in besides}, {}
+    for recording_id, path in self._rows('SELECT recording_id, path FROM files ORDER BY path'):
+        if recording_id in recording_ids and os.path.isfile(place := real_path(path)):
+            there.setdefault(recording_id, []).append(place)
+    return [Path(places[0]) for places in there.values() if not asked.intersection(map(os.path.abspath, places))]
+
+
+def _tell_lost(self: Catalog, method: str, lost: set[str], why: str, run: _Run) -> None:
+    "Say what became of songs that had been taken off the list."
+    left = lost - {row[0] for row in self._rows('SELECT recording_id FROM indexed WHERE method = ?', method)}
     if lost:
-        run.note(self.folder, f'some of it cannot be read, and those songs are indexed again ({_why(next(iter(lost.values())))})')
-        with self._transaction() as db:
-            db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
-            db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
+        run.note(self.folder, f'some of it could not be read, and those songs were indexed again ({why})')
+    if left:
+        run.note(self.folder, f'{counted(len(left), "song")} of it could not be indexed again: the files are gone or unreadable')
 
 # %% ../nbs/02_catalog.ipynb #d1656202
 def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) -> None:
@@ -936,16 +956,19 @@ def _index(
     found, bad = audio.find_audio(paths)
     own = os.path.join(os.path.realpath(self.folder), '')
     found = [p for p in found if not os.path.realpath(p).startswith(own)]
-    jobs, batch_files = _shares(len(found), jobs, batch_files)
-    with _writing(self.folder, wait), _bar(len(found), progress) as bar:
-        run = _Run(bar, paths, again)
-        run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
+    with _writing(self.folder, wait):
         _sweep(self)
-        _forget_unreadable(self, method, cls, run)
-        new = _plan(self, method, found, run)
-        batches = iter(lambda: [*islice(new, batch_files)], [])
-        work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
-        _go(self, method, work, run)
+        lost, why = _forget_unreadable(self, method, cls)
+        found += _files_of(self, lost, found)
+        jobs, batch_files = _shares(len(found), jobs, batch_files)
+        with _bar(len(found), progress) as bar:
+            run = _Run(bar, paths, again)
+            run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
+            new = _plan(self, method, found, run)
+            batches = iter(lambda: [*islice(new, batch_files)], [])
+            work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
+            _go(self, method, work, run)
+        _tell_lost(self, method, lost, why, run)
     return run.report
 
 
@@ -1000,7 +1023,8 @@ def _recognizer(
     "The recogniser that knows this catalogue's songs, kept in memory until the catalogue changes."
     shown = show_path(self.folder)
     if method is None and not self.methods():
-        raise ResonanceError(f'the catalogue {shown} holds no songs yet: run `resonance index FOLDER --catalog {shown}`')
+        none = 'no song of the catalogue {} is in an index' if len(self) else 'the catalogue {} holds no songs yet'
+        raise ResonanceError(f'{none.format(shown)}: run `resonance index FOLDER --catalog {shown}`')
     method = method or self.methods()[0]
     with self._lock:
         segments = self._segments(method)
@@ -1229,11 +1253,15 @@ def _problems(self: Catalog) -> list[Problem]:
     present = {r[0] for r in self._rows('SELECT DISTINCT method FROM segments')}
     found = [p for method in sorted({*METHODS} | present) for p in _method_problems(self, method)]
     nowhere = 'recording_id NOT IN (SELECT recording_id FROM indexed)'
+    missing = self.missing()
+    gone = {song['recording_id'] for song in missing}
     for song in self._rows(f'SELECT recording_id, path FROM songs WHERE {nowhere}'):
+        if song['recording_id'] in gone:  # that is said below, and indexing cannot help
+            continue
         what = f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index'
         todo = 'run `resonance index` again, or `resonance check --repair`'
         found.append(Problem('not-indexed', what, todo, songs=(song['recording_id'],)))
-    for song in self.missing():
+    for song in missing:
         what = f'{song["recording_id"]}: its file {show_path(song["path"])} is gone'
         found.append(Problem('file-gone', what, 'bring it back, or `resonance remove --missing`'))
     return found
@@ -1506,10 +1534,13 @@ def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) 
     return cls.from_embeddings(*_arrays(rows))
 
 
-def _forget_stale(self: Catalog, method: str, cls: type) -> None:
-    "Take songs off the list whose vectors are missing, cut short, or of another front end: they are indexed again."
+def _forget_stale(self: Catalog, method: str, cls: type) -> set[str]:
+    "Take songs off the list whose vectors are missing, cut short, or of another front end; which they are."
     model = cls().model_name
     with self._transaction() as db:
         db.execute('DELETE FROM track_embeddings WHERE substr(model_name, 1, ?) = ? AND model_name <> ?', (len(method) + 1, f'{method}/', model))
-        db.execute("""DELETE FROM indexed WHERE method = ? AND recording_id NOT IN (SELECT track_id FROM track_embeddings WHERE model_name = ?
-                      GROUP BY track_id HAVING min(length(embedding) = 4 * embedding_dim))""", (method, model))
+        stale = """FROM indexed WHERE method = ? AND recording_id NOT IN (SELECT track_id FROM track_embeddings WHERE model_name = ?
+                   GROUP BY track_id HAVING min(length(embedding) = 4 * embedding_dim))"""
+        lost = {row[0] for row in db.execute(f'SELECT recording_id {stale}', (method, model))}
+        db.execute(f'DELETE {stale}', (method, model))
+    return lost

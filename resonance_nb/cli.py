@@ -394,29 +394,30 @@ def check(catalog, repair, as_json):
     """
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog, show_path
-    from resonance_nb.songlist import repair as mend
+    from resonance_nb.songlist import lacking, repair as mend
 
     with quiet_decoders(), Catalog(catalog, report=_remark) as known:
-        found = left = known.problems()
+        found = known.problems()
         reports = mend(known, found) if repair else {}
         for line in (line for report in reports.values() for line in report.lines()):
             click.echo(line, err=True)
-        if repair and found:
-            left = known.problems()
+        left = known.problems() if repair and found else found
         mended = [problem for problem in found if problem not in left]
+        short = {problem: n for problem in mended if (n := lacking(known, problem))}
         for problem in [*mended, *left]:
             told = {'kind': problem.kind, 'problem': problem.what, 'todo': problem.todo}
-            told['repaired'] = problem not in left
-            text = f'repaired: {problem.what}' if told['repaired'] else f'{problem.what}: {problem.todo}'
+            told['repaired'] = problem not in left and problem not in short
+            todo = f'{counted(short[problem], "song")} could not be indexed again' if problem in short else problem.todo
+            text = f'repaired: {problem.what}' if told['repaired'] else f'{problem.what}: {todo}'
             click.echo(json.dumps(told) if as_json else text)
         if not as_json:
             for method, report in reports.items():
                 click.echo(f'{counted(report.added, "song")} indexed again ({method})')
             fine = f'all is well: {counted(len(known), "song")} in {show_path(catalog)}'
-            click.echo(f'{counted(len(left), "problem")} left' if left else fine)
+            click.echo(f'{counted(n, "problem")} left' if (n := len(left) + len(short)) else fine)
         if not any(problem.kind == 'database' for problem in left):
             _tell_unverified(known)
-    return 2 if left else 0
+    return 2 if left or short else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
 def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str, report):

@@ -16,7 +16,7 @@ from .catalog import _gone, _is_below, _sweep, _upwards, _writing
 from .core import METHODS, ResonanceError, default_method
 
 # %% auto #0
-__all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'mark_missing', 'Removal', 'remove', 'repair']
+__all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'mark_missing', 'Removal', 'remove', 'repair', 'lacking']
 
 # %% ../nbs/02a_songlist.ipynb #50a6000b
 _PLAIN = str.maketrans({'ø': 'o', 'ł': 'l', 'đ': 'd', 'ð': 'd', 'þ': 'th', 'æ': 'ae', 'œ': 'oe', 'ı': 'i',
@@ -207,3 +207,12 @@ def repair(
         _sweep(catalog)
     paths = {method: [there[i] for i in sorted(ids) if i in there] for method, ids in again.items()}
     return {method: catalog.index(paths[method], method, progress=progress, again=changed) for method in paths}
+
+
+def lacking(
+    catalog: Catalog,  # the catalogue
+    problem: Problem,  # one that it had, before it was repaired
+) -> int:
+    "How many songs of a damaged segment are in no index of its method now: their files are gone or unreadable."
+    have = {row[0] for row in catalog._rows('SELECT recording_id FROM indexed WHERE method = ?', problem.method)}
+    return len({*problem.songs} - have) if problem.method else 0

@@ -335,7 +335,7 @@ class _Bytes:
 # %% ../nbs/61_stream.ipynb #07ec053e
 _KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}  # bytes of a sample, little-endian
 _FILES = {b'OggS': 'an Ogg', b'fLaC': 'a FLAC', b'ID3\x03': 'an MP3', b'ID3\x04': 'an MP3', b'FORM': 'an AIFF',
-          b'RIFX': 'a big-endian WAV', b'\x1aE\xdf\xa3': 'a Matroska'}
+          b'RIFX': 'a big-endian WAV', b'0&\xb2u': 'a WMA', b'\x1aE\xdf\xa3': 'a Matroska'}
 
 
 @dataclass(frozen=True)
@@ -401,10 +401,12 @@ def _wav_header(source):
 def _raw_pieces(source, raw, block_s):
     "The samples of a binary stream as they come."
     data, left = source.exactly(4), None
-    if data in _FILES:
-        raise AudioError(f'{source.name}: is {_FILES[data]} file, not raw samples; send it through: ffmpeg -i - -f wav -')
     if data in (b'RIFF', b'RF64'):
         (raw, left), data = _wav_header(source), b''
+    else:
+        data += source.exactly(4)
+        if kind := 'an MP4' if data[4:] == b'ftyp' else _FILES.get(data[:4]):
+            raise AudioError(f'{source.name}: is {kind} file, not raw samples; send it through: ffmpeg -i - -f wav -')
     frame, promised, heard = raw.channels * _KINDS[raw.kind], left, 0
     portion = min(max(1, round(block_s * raw.rate_hz)) * frame, 2**20)
     while True:

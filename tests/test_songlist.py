@@ -353,9 +353,39 @@ def test_repair_leaves_to_people_what_only_they_can_do(tmp_path, music):
         (music / 'a' / 'song 001.wav').unlink()
         damage(next((c.folder / 'landmark').iterdir()), 'half')
         assert repair(c, c.problems(), progress=False)['landmark'].added == 6
-        assert sorted(p.kind for p in c.problems()) == ['file-gone', 'not-indexed']
+        assert [p.kind for p in c.problems()] == ['file-gone'], 'indexing would not help it'
         remove(c, missing=True)
         assert c.check() == [] and len(c) == 6
+
+
+@pytest.mark.parametrize('method', ['landmark', 'mfcc'])
+def test_indexing_a_part_brings_back_all_of_what_was_damaged(tmp_path, music, method):
+    toy.write_songs(tmp_path / 'more', 1, first=7)
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music, method, progress=False), c.index(music, 'toy', progress=False)
+        if method == 'landmark':
+            damage(next((c.folder / 'landmark').iterdir()), 'half')
+        else:
+            with c._transaction() as db:
+                db.execute("UPDATE track_embeddings SET model_name = 'mfcc/of another version'")
+        (music / 'b' / 'song 006.wav').unlink()
+        report = c.index(tmp_path / 'more', method, progress=False)
+        notes = ' '.join(text for _, text in report.notes)
+        assert report.added == 7 and 'were indexed again' in notes and '1 song of it could not be' in notes
+        assert len(c.recognizer(method)) == 7 and [p.kind for p in c.problems()] == ['file-gone']
+        notes = c.index(tmp_path / 'more', method, progress=False).notes
+        assert notes == [], 'what is whole is not touched again'
+
+
+def test_what_could_not_be_indexed_again_is_not_called_repaired(tmp_path, music):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music / 'a', 'landmark', progress=False)
+        damage(next((c.folder / 'landmark').iterdir()), 'half')
+    (music / 'a' / 'song 001.wav').unlink()
+    done = subprocess.run([sys.executable, '-c', MAIN, 'check', '--repair', '--catalog', str(tmp_path / 'c')], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 2 and lines[0].endswith(': 1 song could not be indexed again') and 'repaired' not in done.stdout
+    assert '3 songs indexed again (landmark)' in lines and lines[-1] == '2 problems left'
 
 
 def test_repair_of_songs_in_no_index(cat, music):
@@ -696,7 +726,7 @@ def test_check_command(home):
     (home / 'music' / 'a' / 'song 000.wav').unlink()
     damage(next((home / 'c' / 'landmark').iterdir()), 'noise')
     status, out, err = resonance('check', '--repair', '--catalog', 'c', '--json', cwd=home)
-    assert status == 2 and [(r['kind'], r['repaired']) for r in rows(out)] == [('damaged', True), ('not-indexed', False), ('file-gone', False)]
+    assert status == 2 and [(r['kind'], r['repaired']) for r in rows(out)] == [('damaged', False), ('file-gone', False)], 'one song of it is not mended'
 
 
 def test_check_tells_a_changed_bit_in_one_line(home):

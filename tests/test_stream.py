@@ -458,6 +458,7 @@ def test_a_pipe_that_breaks_off(sound):
 
 @pytest.mark.parametrize('data, said', [
     (b'OggS' + bytes(99), 'is an Ogg file'), (b'fLaC' + bytes(99), 'is a FLAC file'), (b'ID3\x03' + bytes(99), 'is an MP3 file'),
+    (b'\0\0\0\x1cftypM4A ' + bytes(99), 'is an MP4 file'), (b'0&\xb2u' + bytes(99), 'is a WMA file'),
     (b'RIFX' + bytes(99), 'big-endian'), (b'RIFF' + bytes(99), 'begins as a WAV file'), (b'RIFF\0\0\0\0WAVEfmt ', 'breaks off'),
     (wav_header()[:30], 'breaks off'), (wav_header()[:36] + b'data' + bytes(90), 'holds no samples|no plain samples'),
     (wav_header(channels=0) + bytes(99), 'cannot be right'), (wav_header(rate=1) + bytes(99), 'cannot be right'),
