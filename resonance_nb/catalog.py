@@ -772,7 +772,7 @@ def _tell_lost(self: Catalog, method: str, lost: set[str], why: str, run: _Run) 
     "Say what became of songs that had been taken off the list."
     left = lost - {row[0] for row in self._rows('SELECT recording_id FROM indexed WHERE method = ?', method)}
     if lost:
-        run.note(self.folder, f'some of it could not be read, and those songs were indexed again ({why})')
+        run.note(self.folder, f'some of it could not be read ({why}): {counted(len(lost - left), "song")} indexed again')
     if left:
         run.note(self.folder, f'{counted(len(left), "song")} of it could not be indexed again: the files are gone or unreadable')
 

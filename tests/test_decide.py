@@ -339,7 +339,7 @@ def test_loss_is_survived_and_told_of(toy):
     for b in whole[:24]:
         listener.push(b)
     events = listener.push(Block(100_000.0, x[:4_000]))
-    assert told(events) == [('lost', 'song 0')] and events[0].time_s - 6 - listener.rules.quiet_s < HOP_S
+    assert told(events) == [('lost', 'song 0')] and 0 <= events[0].time_s - 6 - listener.rules.quiet_s < HOP_S
     with pytest.raises(ResonanceError, match='comes after one that ends at 100000.250 s'):
         listener.push(Block(7.0, x[:4_000]))
 

@@ -39,7 +39,9 @@ def disturbed(x):
         return x  # of a compiler that only looks at the shapes
     eps = float((torch if tensor else np).finfo(x.dtype).eps)
     shape, begin = tuple(x.shape), hash(tuple(x.shape)) % 65_537
-    factor = 1 + float(os.environ['ELSEWHERE_DISTURB']) * eps * np.resize(np.roll(noise(int(os.environ.get('ELSEWHERE_PROCESS', os.getpid()))), -begin), shape)
+    process = int(os.environ.get('ELSEWHERE_PROCESS', os.getpid()))
+    changes = np.resize(np.roll(noise(process), -begin), shape)
+    factor = 1 + float(os.environ['ELSEWHERE_DISTURB']) * eps * changes
     if tensor:
         return x * torch.from_numpy(factor).to(x.device, x.real.dtype)
     return x * factor.astype(x.real.dtype)
