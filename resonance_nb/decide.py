@@ -317,7 +317,7 @@ def _proposed(self: _Ear, clip: np.ndarray, suspects: list[_Suspect]) -> tuple[n
     place = place[cosine.reshape(place.shape).argmax(axis=0), np.arange(len(song))]
     newest_s = (self._first + (len(self._vectors) - 1) * _STEP) / SAMPLE_RATE
     there = [(self._number[s.track_id], round((newest_s - s.lag_s) / HOP_S)) for s in suspects if s.track_id in self._number]
-    there = [(i, at) for i, at in there if 0 <= at < t.first[i + 1] - t.first[i] and not (abs(place[song == i] - at) <= 2).any()]
+    there = [(i, at) for i, at in there if 0 <= at < t.last[i] - t.first[i] and not (abs(place[song == i] - at) <= 2).any()]
     song, place = np.concatenate([np.stack([song, place], 1), np.array(there, np.int64).reshape(-1, 2)]).T
     order = np.lexsort((place, song))
     return song[order], place[order] - (n - 1)
@@ -326,7 +326,7 @@ def _proposed(self: _Ear, clip: np.ndarray, suspects: list[_Suspect]) -> tuple[n
 def _cosines(fused: Fused, clip: np.ndarray, song: np.ndarray, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Mean cosine of each place, and the window, not a whole number, at which the clip begins: the best within a window either way."
     t, n, rows = fused._prepared(), len(clip), np.arange(len(song))
-    low, high = t.first[song, None], t.first[song + 1, None]
+    low, high = t.first[song, None], t.last[song, None]
     at = begin[:, None] + low + np.arange(-2, n + 2)
     inside = (at >= low) & (at < high)
     similar = fused._vectors(np.where(inside, at, low), clip) * inside[..., None]

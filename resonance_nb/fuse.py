@@ -82,6 +82,14 @@ class Fused(SongIndex):
         return f'{self.name}/{self.digest}@{HOP_S:g}s/{self.codebook.digest}/{FRONT.digest()}'
 
 # %% ../nbs/52_fuse.ipynb #41462987
+LEAST = 5  # frames of a song, 128 ms, that its last window hears at least
+
+
+def _windows(n_frames):
+    "Windows of songs of so many frames of peaks, the last of which end in silence."
+    return np.maximum(FRONT.hop * (n_frames - LEAST) // round(HOP_S * SAMPLE_RATE), 0) + 1
+
+
 def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
     "The codes and the peaks of a song; None for silence."
     embedder, codes, vectors = Embedder(self.encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
@@ -100,9 +108,10 @@ def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
             yield block
 
     frames, bins, n_frames = peaks(tapped(), FRONT)
-    take(embedder.push(np.zeros(0, np.float32), last=True))
-    take(vectors[-1:].repeat(-len(vectors) % BLOCK, axis=0))
-    return _Song(np.concatenate(codes), frames, bins - FRONT.bin_min, n_frames) if embedder.heard else None
+    behind = round((self.encoder.settings.window_s + BLOCK * HOP_S) * SAMPLE_RATE)
+    take(embedder.push(np.zeros(behind, np.float32), last=True))
+    kept = np.concatenate(codes)[: -(-_windows(n_frames) // BLOCK)]
+    return _Song(kept, frames, bins - FRONT.bin_min, n_frames) if embedder.heard else None
 
 
 Fused._kept_of = _kept_of
@@ -123,7 +132,8 @@ class _Table:
     axes: np.ndarray  # (SCANNED, dim) which they are
     scan_first: np.ndarray  # (songs + 1,) where each song's rows begin
     left: np.ndarray  # (rows,) rows of the same song after each
-    first: np.ndarray  # (songs + 1,) where each song's windows begin, a multiple of `BLOCK`
+    first: np.ndarray  # (songs,) where each song's windows begin, a multiple of `BLOCK`
+    last: np.ndarray  # (songs,) where they end; windows that only fill the last block follow
     peak_frames: np.ndarray  # (peaks,) ascending, counted over all songs
     peak_bins: np.ndarray  # (peaks,)
     first_frame: np.ndarray  # (songs + 1,) where each song's frames begin
@@ -144,20 +154,24 @@ def _prepared(self: Fused) -> _Table:
     if self._table is None:
         songs, axes = [*self._songs.values()], _principal_axes(self.codebook)
         codes = np.concatenate([s.codes for s in songs])
-        lengths = BLOCK * np.array([len(s.codes) for s in songs])
-        stride = BLOCK if lengths.sum() > MANY else 1
-        rows, lead = lengths // stride, LEAD // stride
-        (first, _), (scan_first, left) = laid_out(lengths), laid_out(rows + lead)
-        scan, row = np.zeros((scan_first[-1], len(axes)), np.float32), np.arange(rows.sum()) + np.repeat(lead * np.arange(1, len(songs) + 1), rows)
+        blocks, n_frames = np.array([(len(s.codes), s.n_frames) for s in songs]).T
+        stride, lead = (BLOCK, LEAD // BLOCK) if BLOCK * blocks.sum() > MANY else (1, LEAD)
+        windows = np.minimum(_windows(n_frames), BLOCK * blocks)
+        rows, coded = -(-windows // stride), blocks * BLOCK // stride
+        first, (scan_first, left) = laid_out(blocks * BLOCK)[0][:-1], laid_out(rows + lead)
+        number = np.arange(coded.sum()) - np.repeat(first // stride, coded)  # of each row in its song
+        there, row = number < np.repeat(rows, coded), number + np.repeat(scan_first[:-1] + lead, coded)
+        scan = np.zeros((scan_first[-1], len(axes)), np.float32)
         along_axes = self.codebook.arrays['rotation'].reshape(-1, BLOCK, axes.shape[1])[:, ::stride] @ axes.T
         a_block = along_axes.shape[1]
         for at in range(0, len(codes), _AT_ONCE):
             seen = (self.codebook.decode(codes[at : at + _AT_ONCE]) @ along_axes.reshape(-1, a_block * len(axes))).reshape(-1, len(axes))
-            scan[row[a_block * at :][: len(seen)]] = seen
-        first_frame = np.append(0, np.cumsum([s.n_frames for s in songs]))
+            here = slice(a_block * at, a_block * at + len(seen))
+            scan[row[here][there[here]]] = seen[there[here]]
+        first_frame = np.append(0, np.cumsum(n_frames))
         frames = np.concatenate([s.frames + at for s, at in zip(songs, first_frame)])
         bins = np.concatenate([s.bins for s in songs])
-        self._table = _Table([*self._songs], codes, stride, scan, axes, scan_first, left, first, frames, bins, first_frame)
+        self._table = _Table([*self._songs], codes, stride, scan, axes, scan_first, left, first, first + windows, frames, bins, first_frame)
     return self._table
 
 # %% ../nbs/52_fuse.ipynb #572e2f86
@@ -195,7 +209,7 @@ def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np
     song, row = best_songs(scan(some, t.scan, t.left, max(step // t.stride, 1), turns=turns), t.scan_first, CANDIDATES, left_out)
     place = row * t.stride - step * np.arange(turns)[:, None] - LEAD  # a clip may begin before its song
     near = place[..., None] + np.arange(-2, 3)
-    low, high = (np.tile(np.repeat(x[song], 5), turns) for x in (t.first[:-1], t.first[1:]))
+    low, high = (np.tile(np.repeat(x[song], 5), turns) for x in (t.first, t.last))
     cosine = along(self._vectors, clip, near.ravel() + low, low, high)[0].reshape(near.shape)
     turn, rows = cosine[..., 1:4].max(axis=2).argmax(axis=0), np.arange(len(song))
     near, cosine = near[turn, rows], cosine[turn, rows]
@@ -322,7 +336,7 @@ def _there(self: Fused, song: np.ndarray, at: np.ndarray, n_windows: int) -> np.
     "Vectors of songs where the clip was found, (n, windows, dim)."
     t = self._prepared()
     begin = np.maximum(np.rint(at).astype(np.int64), 0) + t.first[song]
-    return self._vectors(np.minimum(begin[:, None] + np.arange(n_windows), t.first[song + 1, None] - 1))
+    return self._vectors(np.minimum(begin[:, None] + np.arange(n_windows), t.last[song, None] - 1))
 
 
 def _logit(

@@ -22,7 +22,7 @@ from sounds import sound
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import Embedding  # noqa: E402
+from resonance_nb.embedding import Embedding, clip_vectors  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
 from resonance_nb.fuse import BLOCK, FRONT, LEAD, LONGEST_S, PIECES, SCANNED, Evidence, Fused, calibration, features, shipped_codebook  # noqa: E402
 
@@ -32,8 +32,8 @@ N_SONGS, SONG_S = 8, 18
 
 
 def windows_in(seconds):
-    "How many a song of whole seconds has, the last of which ends in silence."
-    return int(np.ceil((seconds - 1) / HOP_S)) + 1
+    "How many a song of whole seconds has: the last begins 128 ms, four frames of the peaks, or more before its end."
+    return int((seconds - 0.128) / HOP_S) + 1
 
 
 @pytest.fixture(scope='module')
@@ -140,12 +140,14 @@ def test_four_vectors_in_64_bytes_stand_for_what_the_encoder_gave(index, known, 
     for name in known[:4]:
         exact.add(name, music[name])
         vectors, number = exact._songs[name], t.track_ids.index(name)
-        first, last = t.first[number : number + 2]
-        assert first % BLOCK == 0 and last - first == -(-len(vectors) // BLOCK) * BLOCK
+        first, last = t.first[number], t.last[number]
+        assert first % BLOCK == 0 and last - first == windows_in(SONG_S) > len(vectors)
         kept = index._vectors(np.arange(first, last))
         assert (kept[: len(vectors)] * vectors).sum(1).mean() > 0.9, 'unit vectors, so this is a cosine but for the length'
         np.testing.assert_allclose(t.scan[t.scan_first[number] + LEAD :][: last - first], kept @ t.axes.T, atol=1e-4)
-        assert (kept[len(vectors) :] @ vectors[-1] > 0.6).all(), 'the last is repeated'
+        end = [music[name][begin:] for begin in range(0, len(music[name]), round(HOP_S * RATE))][len(vectors) : len(kept)]
+        behind = np.stack([clip_vectors(exact.encoder, x)[0] for x in end])
+        assert (kept[len(vectors) :] * behind).sum(1).mean() > 0.8, 'they hear the end of the song, and then silence'
     rows = np.array([[first + 5, first], [first + 6, first + 5]])
     np.testing.assert_allclose(index._vectors(rows), kept[rows - first], atol=1e-6)
     np.testing.assert_allclose(t.axes @ t.axes.T, np.eye(SCANNED), atol=1e-5)
@@ -163,9 +165,11 @@ def large(index, monkeypatch):
 
 def test_of_a_large_collection_one_window_of_four_is_scanned(index, large, known):
     few, many = index._prepared(), large._prepared()
-    assert (few.stride, many.stride) == (1, BLOCK) and len(many.scan) == len(few.scan) // BLOCK
-    np.testing.assert_allclose(many.scan, few.scan[::BLOCK], atol=1e-5)
-    assert (many.scan_first * BLOCK == few.scan_first).all() and (many.first == few.first).all()
+    assert (few.stride, many.stride) == (1, BLOCK)
+    for i in range(len(known)):
+        one, of_four = (t.scan[t.scan_first[i] : t.scan_first[i + 1]] for t in (few, many))
+        np.testing.assert_allclose(of_four, one[::BLOCK], atol=1e-5)
+    assert (many.first == few.first).all() and (many.last == few.last).all()
 
 
 @pytest.mark.parametrize('long_s', [1.0, 1.3, 2.0, 3.1, 5.0, 10.0])
@@ -251,6 +255,41 @@ def test_a_handful_of_songs_is_no_reason_to_believe(validation, n_songs):
     for name in [*own][:n_songs]:
         best = few.search(own[name], 1)[0]
         assert best.track_id == name and best.confidence >= few.accept_confidence
+
+
+@pytest.fixture(scope='module')
+def brief(music):
+    "Songs of 0.4 to 2.4 s, so that most of their last blocks are not full."
+    return {name: x[9 * RATE :][: round((0.4 + i * 0.18) * RATE)] for i, (name, x) in enumerate(music.items())}
+
+
+def test_a_place_is_a_window_that_hears_something_of_the_song(brief):
+    index = of_songs(**brief)
+    table = index._prepared()
+    for i, x in enumerate(brief.values()):
+        hop, n = round(HOP_S * RATE), int(table.last[i] - table.first[i])
+        assert 1_500 < len(x) - hop * (n - 1) < hop + 2_600, 'samples of the song that the last window hears'
+        rows = table.scan[table.scan_first[i] : table.scan_first[i + 1]]
+        assert not rows[:LEAD].any() and len(rows) == LEAD + n and rows[LEAD:].any(axis=1).all()
+
+
+@pytest.mark.parametrize('seconds', [0.4, 0.6, 0.8, 1.0])
+def test_the_end_of_a_short_song_is_found_where_it_is(brief, seconds):
+    index, there = of_songs(**brief), 0
+    long = {name: x for name, x in brief.items() if len(x) > seconds * RATE}
+    for name, x in long.items():
+        best = index.search(x[-round(seconds * RATE) :])[0]
+        there += best.track_id == name and abs(best.offset_s - (len(x) / RATE - seconds)) < 0.1
+    assert there >= len(long) - 1, f'{there} of {len(long)}'
+
+
+def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
+    index = of_songs(**brief)
+    for song in index._songs.values():
+        song.codes = song.codes[:1]
+    table = index._prepared()
+    assert (table.last - table.first == np.minimum([BLOCK], [int((len(x) / RATE - 0.128) / HOP_S) + 1 for x in brief.values()])).all()
+    assert all(index.search(x[: round(0.8 * RATE)])[0].track_id == name for name, x in list(brief.items())[3:])
 
 
 @pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
@@ -553,7 +592,7 @@ def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known
     told = index.evidence(heard)
     t, n = index._prepared(), len(heard.vectors)
     for name, start_s, same in zip(told.track_ids, told.start_s, told.features[:, 8]):
-        first, last = t.first[t.track_ids.index(name) + np.array([0, 1])]
+        first, last = (edge[t.track_ids.index(name)] for edge in (t.first, t.last))
         rows = lambda at: index._vectors(np.minimum(first + max(at, 0) + np.arange(n), last - 1)).mean(axis=0)
         at = int(start_s // HOP_S)  # vectors are taken from the window next to the place that the peaks may have moved a little
         assert any(abs(same - np.linalg.norm(rows(at + d))) < 1e-4 for d in range(-2, 4))
