@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, MissingExtra, ResonanceError, atomic_write, counted
+from .core import METHODS, CatalogRecognizer, MissingExtra, OtherVersion, ResonanceError, atomic_write, counted
 from .core import default_method, method_class, rng_for, sha256_file
 
 if TYPE_CHECKING:
@@ -729,6 +729,9 @@ def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, c
 Catalog._publish = _publish
 
 # %% ../nbs/02_catalog.ipynb #32fbb115
+_OTHER = 'by another version of this package, or with another model'
+
+
 def _is_damage(error: Exception) -> bool:
     "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
     cause = error.__cause__ if isinstance(error, ResonanceError) else error
@@ -756,7 +759,8 @@ def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str],
     with self._transaction() as db:
         db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
         db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
-    return {row[0] for row in rows}, _why(next(iter(lost.values())))
+    first = next(iter(lost.values()))
+    return {row[0] for row in rows}, f'made {_OTHER}' if isinstance(first, OtherVersion) else _why(first)
 
 # %% ../nbs/02_catalog.ipynb #398e33a7
 def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> list[Path]:
@@ -772,7 +776,7 @@ def _tell_lost(self: Catalog, method: str, lost: set[str], why: str, run: _Run) 
     "Say what became of songs that had been taken off the list."
     left = lost - {row[0] for row in self._rows('SELECT recording_id FROM indexed WHERE method = ?', method)}
     if lost:
-        run.note(self.folder, f'some of it could not be read ({why}): {counted(len(lost - left), "song")} indexed again')
+        run.note(self.folder, f'some of it cannot be used ({why}): {counted(len(lost - left), "song")} indexed again')
     if left:
         run.note(self.folder, f'{counted(len(left), "song")} of it could not be indexed again: the files are gone or unreadable')
 
@@ -1039,6 +1043,9 @@ def _recognizer(
                 if before != segments:
                     continue
                 lost = [s['name'] for s in segments if s['live'] and not _in_rows(method) and not (self.folder / method / s['name']).is_dir()]
+                if isinstance(e, OtherVersion):
+                    again = f'run `resonance index FOLDER --catalog {shown} --method {method}`, which makes it again'
+                    raise ResonanceError(f'the {method} index of {shown} was made {_OTHER}: {again}') from e
                 if isinstance(e, ResonanceError) and not lost:
                     raise
                 why = f'has lost the folder {method}/{lost[0]}: run `resonance index` again to rebuild it' if lost else f'cannot be loaded ({_why(e)})'
@@ -1237,10 +1244,10 @@ def _outcome(task: dict, outcome: dict, hand_out: Callable) -> Iterator[tuple[di
 @dataclass(frozen=True)
 class Problem:
     "Something that is wrong with a catalogue."
-    kind: str  # 'database', 'left-over', 'damaged', 'not-loaded', 'not-indexed' or 'file-gone'
+    kind: str  # 'database', 'left-over', 'damaged', 'outdated', 'not-loaded', 'not-indexed' or 'file-gone'
     what: str
     todo: str
-    method: str | None = None  # of a damaged segment
+    method: str | None = None  # of a damaged or outdated segment
     songs: tuple[str, ...] = ()  # the recordings that must be indexed again
     segment: str | None = None  # where they are, if it can be loaded and is not to be believed
 
@@ -1311,6 +1318,8 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
             what = f'{head} was changed after it was written ({e})'
             return Problem('damaged', what, f'run {mend}', method, songs, segment['name'])
         todo = f'run `resonance index --method {method}` again, or {mend}'
+        if isinstance(e, OtherVersion):
+            return Problem('outdated', f'{head} was made {_OTHER}', todo, method, songs)
         return Problem('damaged', f'{head} cannot be loaded ({_why(e)})', todo, method, songs)
 
 

@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, SongIndex, as_matches, atomic_write, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
@@ -480,10 +480,10 @@ def _read(folder: Path) -> tuple[dict, np.ndarray]:
     except (OSError, ValueError, KeyError, TypeError, EOFError, ResonanceError) as e:
         raise ResonanceError(f'{folder} is not a readable chromaprint index ({e}); index the music again') from e
     if kind != (FORMAT, VERSION):
-        raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}')
+        raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
     here = about['front'].digest()
     if about['front_end'] != here:
-        raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {here}; index the music again')
+        raise OtherVersion(folder, f'front end {about["front_end"]}', here)
     lengths = [n for _, n in about['tracks']]
     if stored.dtype != np.uint32 or stored.shape != (sum(lengths),) or min(lengths, default=1) < 1 or len(dict(about['tracks'])) != len(lengths):
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')

@@ -374,8 +374,8 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
 def _tell_unverified(catalog) -> None:
     "One line on standard error where not every byte can be checked."
     if old := catalog.unverified():
-        made = f'{counted(len(old), "segment")} made by an earlier version, without checksums'
-        click.echo(f'{made}: bytes that change there may go unseen', err=True)
+        without = f'{counted(len(old), "segment")} without checksums (made by an earlier version, or SHA256SUMS was deleted)'
+        click.echo(f'{without}: bytes that change there may go unseen', err=True)
 
 # %% ../nbs/92_cli.ipynb #5a6e0009
 @cli.command()
@@ -440,6 +440,7 @@ def _told(event, songs) -> dict:
     if event.track_id:
         song = songs.song(event.track_id)
         names = {'title': song['title'], 'artist': song['artist'], 'path': real_path(song['path'])}
+        found['offset_s'] = min(found['offset_s'], song['duration_s'] or found['offset_s'])  # a song is lost some seconds after its end
     return {'event': found.pop('kind'), 'time_s': found.pop('time_s'), 'track_id': found.pop('track_id')} | names | found
 
 
@@ -512,6 +513,9 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     from resonance_nb.catalog import Catalog
     from resonance_nb.decide import listen as decided
 
+    given = click.get_current_context().get_parameter_source
+    if raw := [name for name in ('rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE' and source != '-']:
+        _remark(f'--{raw[0].removesuffix("_hz")} is for raw samples (--input -); files and microphones say it themselves')
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = _ready(songs, method)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'VectorRecognizer', 'best_first', 'as_matches', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'need', 'counted', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files',
-           'atomic_write', 'project_root', 'cache_folder']
+           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'counted', 'SongIndex', 'rng_for', 'sha256_file',
+           'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -158,6 +158,18 @@ class ResonanceError(Exception):
 
 class MissingExtra(ResonanceError):
     "An optional library is not installed."
+
+
+class OtherVersion(ResonanceError):
+    "An index is whole, but of another format or model than this package makes."
+
+    def __init__(
+        self,
+        folder,  # of the index
+        made: str,  # its format or model
+        here: str,  # those of this package
+    ):
+        super().__init__(f'{folder} was made by another version or with another model ({made}; here: {here}): index the music again')
 
 
 def need(

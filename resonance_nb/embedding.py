@@ -16,7 +16,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample
-from .core import Match, ResonanceError, SongIndex, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
@@ -244,7 +244,7 @@ def _load(cls, folder: Path, **options) -> Embedding:
         raise ResonanceError(f'{folder} is not a readable index of vectors ({first_line(e)}); index the music again') from e
     self = cls(**options)
     if kind != (FORMAT, VERSION) or made != self.model_name:
-        raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]} of {made}; this package reads {FORMAT} version {VERSION} of {self.model_name}: index the music again')
+        raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
     lengths = [n for _, n in tracks]
     if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or vectors.shape != (sum(lengths), self.encoder.settings.dim) or not np.isfinite(vectors).all():
         raise ResonanceError(f'{folder} is damaged (its vectors do not fit its songs); index the music again')

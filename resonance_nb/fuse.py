@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, SongIndex, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
 from .embedding import UNREADABLE, Embedder, clip_vectors, first_line, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
@@ -415,7 +415,7 @@ def _load(cls, folder: Path, **options) -> Fused:
     except UNREADABLE as e:
         raise ResonanceError(f'{folder} is not a readable index of vectors and peaks ({first_line(e)}); index the music again') from e
     if kind != (FORMAT, VERSION) or made != self.model_name:
-        raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]} of {made}; this package reads {FORMAT} version {VERSION} of {self.model_name}: index the music again')
+        raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
     blocks, sizes = ([t[i] for t in tracks] for i in (1, 2))
     parts = len(self.codebook.arrays['centroids'])
     fits = codes.shape == (sum(blocks), parts) and packed.shape == (sum(sizes),) and codes.dtype == np.uint8 and packed.dtype == np.uint16

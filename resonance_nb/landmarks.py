@@ -15,7 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, ResonanceError, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, as_matches, best_first
 from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
@@ -753,7 +753,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind = about['format'], about['version']
         if kind != (FORMAT, VERSION):
-            raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}: index the music again')
+            raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
         about |= {'front': Front(**about['front']), 'search': Search(**about['search']), 'tracks': [(str(t), int(n)) for t, n in about['tracks']]}
         arrays = {n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False)) for n in ('counts', 'postings', 'peaks')}
         arrays['starts'], arrays['postings'] = _unpack_postings(arrays.pop('counts'), arrays['postings'])
@@ -762,7 +762,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         raise ResonanceError(f'{folder} is not a readable landmark index ({e}); index the music again') from e
     here = about['front'].digest()
     if about['front_end'] != here:
-        raise ResonanceError(f'{folder} was made with front end {about["front_end"]}, this package makes {here}; index the music again')
+        raise OtherVersion(folder, f'front end {about["front_end"]}', here)
     if max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0)) > sum(n for _, n in about['tracks']):
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
     return about, arrays

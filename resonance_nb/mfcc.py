@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, stft
-from .core import Match, ResonanceError, SongIndex, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -440,10 +440,10 @@ def _load(cls, folder: Path) -> Averages:
     except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as e:
         raise ResonanceError(f'{folder} is not a readable index of averages ({e}); index the music again') from e
     if kind != (FORMAT, VERSION):
-        raise ResonanceError(f'{folder} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}')
+        raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
     here = self.model_name if made.startswith(f'{cls.name}/') else cls().model_name
     if made != here:
-        raise ResonanceError(f'{folder} was made with front end {made}, this package makes {here}; index the music again')
+        raise OtherVersion(folder, made, here)
     lengths = [n for _, n in tracks]
     if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or times.shape != (sum(lengths), 2) or vectors.shape != (sum(lengths), self.front.dim):
         raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')

@@ -183,7 +183,7 @@ def remove(
     return chosen
 
 # %% ../nbs/02a_songlist.ipynb #50a60022
-_MENDABLE = ('left-over', 'damaged', 'not-indexed')  # kinds of `Problem` that need nobody
+_MENDABLE = ('left-over', 'damaged', 'outdated', 'not-indexed')  # kinds of `Problem` that need nobody
 
 
 def repair(

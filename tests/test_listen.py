@@ -57,6 +57,7 @@ def test_one_song_is_named_and_lost_and_nothing_else(heard):
     assert match['title'] == 'piece 1' and match['path'].endswith('piece 1.flac')
     assert 6 < match['time_s'] < 12 and match['offset_s'] == pytest.approx(match['time_s'] - 4, abs=0.15)
     assert 0.5 < match['confidence'] <= 1 and 26 < lost['time_s'] < 38
+    assert match['offset_s'] < lost['offset_s'] <= 25, 'a place in the song, not behind its end'
     assert set(match) == {'event', 'time_s', 'track_id', 'title', 'artist', 'path', 'offset_s', 'confidence'}
     assert [e['time_s'] for e in told] == sorted(e['time_s'] for e in told)
 
@@ -92,13 +93,19 @@ def test_samples_that_are_no_numbers_are_told_once_and_the_rest_is_heard(home, h
     sf.write(home / 'bad.wav', x, RATE, subtype='FLOAT')
     told = [(e['event'], e['title']) for e in events(heard[1]) if e['event'] in ('match', 'lost')]
     for source, given, name in (('bad.wav', None, 'bad.wav'), ('-', x.astype('<f4').tobytes(), 'standard input')):
-        words = ['listen', '--catalog', 'c', '--input', source, '--dtype', 'float32', '--json']
+        words = ['listen', '--catalog', 'c', '--input', source, '--json', *(['--dtype', 'float32'] if given else [])]
         status, out, err = resonance(*words, cwd=home, given=given)
         assert status == 0 and [(e['event'], e['title']) for e in events(out) if e['event'] in ('match', 'lost')] == told
         assert err == f'resonance: {name}: holds non-finite samples (NaN or infinity); they are taken for silence\n'
     sf.write(home / 'nothing else.wav', np.full(3 * RATE, np.nan, np.float32), RATE, subtype='FLOAT')
     status, out, err = resonance('listen', '--catalog', 'c', '--input', 'nothing else.wav', '--json', cwd=home)
     assert status == 0 and [e['event'] for e in events(out)] == ['listening'] and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('words', [['--rate', '8000'], ['--channels', '2'], ['--dtype', 'float32']])
+def test_what_is_said_of_raw_samples_means_nothing_for_a_file(home, heard, words):
+    status, out, err = resonance('listen', '--catalog', 'c', '--input', 'show.flac', '--json', *words, cwd=home)
+    assert (status, out) == heard[:2] and err == f'resonance: {words[0]} is for raw samples (--input -); files and microphones say it themselves\n'
 
 
 def test_an_empty_pipe_is_told(home):

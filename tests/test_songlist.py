@@ -489,6 +489,22 @@ def test_checksums_that_changed_are_damage_too(tmp_path, music, spoil):
         assert repair(c, c.problems(), progress=False)['landmark'].added == 7 and c.check() == []
 
 
+@pytest.mark.parametrize('method', ['landmark', 'landmark-dense', 'chromaprint', 'fused'])
+def test_an_index_of_another_version_is_told_with_the_command_that_makes_it_again(tmp_path, music, method):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music / 'a', method, progress=False)
+        for about in (c.folder / method).glob('*/index.json'):
+            about.write_text(json.dumps(json.loads(about.read_text()) | {'version': 77}))
+    with Catalog(tmp_path / 'c') as c:
+        with pytest.raises(ResonanceError, match='was made by another version') as told:
+            c.identify(toy.melody(1), method)
+        assert f'`resonance index FOLDER --catalog {c.folder} --method {method}`' in str(told.value) and len(str(told.value)) < 300 + len(str(c.folder))
+        found = c.problems()
+        assert [(p.kind, p.method, len(p.songs)) for p in found] == [('outdated', method, 4)]
+        assert repair(c, found, progress=False)[method].added == 4 and c.check() == []
+        assert c.identify(toy.melody(1), method, 1).matches[0]['title'] == 'song 001'
+
+
 def test_checksums_are_those_of_sha256sum(cat):
     if not shutil.which('sha256sum'):
         pytest.skip('needs sha256sum')
@@ -732,7 +748,7 @@ def test_check_command(home):
 def test_check_tells_a_changed_bit_in_one_line(home):
     without_checksums(home / 'c')
     status, out, err = resonance('check', '--catalog', 'c', cwd=home)
-    assert (status, out) == (0, 'all is well: 7 songs in c\n') and err.startswith('1 segment made by an earlier version')
+    assert (status, out) == (0, 'all is well: 7 songs in c\n') and err.startswith('1 segment without checksums (made by an earlier version')
     assert len(err.splitlines()) == 1 and resonance('check', '--catalog', 'c', '--json', cwd=home) == (0, '', err)
     shutil.rmtree(home / 'c')
     assert resonance('index', 'music', '--catalog', 'c', '--method', 'landmark', cwd=home)[0] == 0
