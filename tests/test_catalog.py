@@ -7,8 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -372,13 +372,13 @@ def test_read_only_folder_can_be_asked(cat, music):
             try: c.index(sys.argv[3], "toy", progress=False)
             except core.ResonanceError as e: print(e)
         """
-    for folder in takewhile(lambda f: f.stat().st_mode & 0o777 == 0o700, cat.folder.parents):  # pytest's own, one more in a worker
+    with tempfile.TemporaryDirectory() as d:  # pytest keeps its own folders closed to others
+        os.chmod(d, 0o755)
+        folder = shutil.copytree(cat.folder, Path(d, 'c'))
+        os.chmod(folder, 0o555)
+        words = [str(folder), str(Path(toy.__file__).parent), str(music)]
+        done = subprocess.run([sys.executable, '-c', program, *words], capture_output=True, text=True)
         os.chmod(folder, 0o755)
-    os.chmod(cat.folder, 0o555)
-    try:
-        done = subprocess.run([sys.executable, '-c', program, str(cat.folder), str(Path(toy.__file__).parent), str(music)], capture_output=True, text=True)
-    finally:
-        os.chmod(cat.folder, 0o755)
     first, second = done.stdout.splitlines() or [done.stderr, '']
     assert first == 'match' and 'cannot be written to' in second
 

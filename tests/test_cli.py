@@ -44,7 +44,7 @@ def home(tmp_path_factory):
     status, out, err = resonance('index', 'music', '--catalog', 'c', cwd=home)
     assert status == 0, err
     assert '5 added' in out and '1 not readable' in out
-    assert [line for line in err.splitlines() if 'broken.mp3' in line and 'file/s' not in line]
+    assert [line for line in err.splitlines() if 'broken.mp3' in line and '%|' not in line]
     return home
 
 
@@ -58,7 +58,7 @@ def test_again_changes_nothing(home):
 def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home):
     words = ['--catalog', home / 'others', '--method', 'landmark']
     status, out, err = resonance('index', 'music/song 0.ogg', 'no such', *words, cwd=home)
-    told = [line for line in err.splitlines() if line and 'file/s' not in line]
+    told = [line for line in err.splitlines() if line and '%|' not in line]
     assert status == 2 and told == [f'{home / "no such"}: no such file'] and out.startswith('1 added, 0 unchanged, 1 not readable')
     status, out, err = resonance('index', 'music', 'no such', *words, '--json', cwd=home)
     answer = json.loads(out)
@@ -144,7 +144,7 @@ def test_a_name_that_is_no_utf8(home):
 def test_a_complaint_is_one_line_and_status_2(home, words, says):
     cwd = home if words[0] != 'run' else None
     status, out, err = resonance(*words, cwd=cwd)
-    lines = [line for line in err.splitlines() if 'file/s' not in line and line.strip()]
+    lines = [line for line in err.splitlines() if '%|' not in line and line.strip()]
     assert status == 2 and out == ''
     assert says in err and lines[-1].startswith('resonance') and 'Traceback' not in err
     assert len([line for line in lines if line.startswith('resonance')]) == 1
