@@ -9,376 +9,32 @@ import errno
 import io
 import math
 import os
-import re
 import stat
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, counted
+from . import sandbox
+from .core import atomic_write
+from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable, reason
 
 # %% auto #0
-__all__ = ['SAMPLE_RATE', 'FORMATS', 'SUFFIXES', 'AudioError', 'TruncatedAudio', 'printable', 'AudioInfo', 'info', 'resample',
-           'load', 'stream', 'encode', 'save', 'stft', 'mel_filters', 'log_mel', 'rms_db', 'peak_db', 'lufs',
-           'find_audio', 'quiet_decoders']
+__all__ = ['SAMPLE_RATE', 'FORMATS', 'SUFFIXES', 'info', 'resample', 'load', 'stream', 'encode', 'save', 'stft', 'mel_filters',
+           'log_mel', 'rms_db', 'peak_db', 'lufs', 'find_audio', 'quiet_decoders']
 
 # %% ../nbs/01_audio.ipynb #f97f8909
 SAMPLE_RATE = 16_000  # samples a second, everywhere inside the package
 
-# %% ../nbs/01_audio.ipynb #c934c16e
-class AudioError(ResonanceError):
-    "A file that cannot be read or written as audio, told in one line."
-
-
-class TruncatedAudio(AudioError):
-    "A recording that breaks off: raised after everything that could be decoded was handed out."
-
-    def __init__(
-        self,
-        message: str,  # one line
-        decoded_s: float,  # how far into the recording decoding came, seconds
-        promised_s: float | None = None,  # the length its header claims, seconds; None when it claims nothing
-    ):
-        super().__init__(message)
-        self.decoded_s, self.promised_s = decoded_s, promised_s
-
-    def __reduce__(self):
-        return type(self), (str(self), self.decoded_s, self.promised_s)
-
-
-def printable(
-    path,  # a path, str or bytes
-) -> str:
-    "A file's name for one line on a terminal: bytes that are no UTF-8, line ends and control characters are escaped."
-    text = os.fsencode(path).decode('utf-8', 'backslashreplace')
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-
-# %% ../nbs/01_audio.ipynb #7af5caec
-_WHY = {errno.ENOENT: 'no such file', errno.ENOTDIR: 'no such file', errno.EACCES: 'no permission to read it',
-        errno.EPERM: 'no permission to read it', errno.ELOOP: 'a link that leads back to itself',
-        errno.ENAMETOOLONG: 'its name is too long'}
-
-
-def _reason(e):
-    "Why the system refused, in a few words."
-    return _WHY.get(getattr(e, 'errno', None)) or getattr(e, 'strerror', None) or 'cannot be opened'
-
-
-def _open_fd(path) -> int:
-    "Open a regular, non-empty file for reading; anything else raises `AudioError` at once."
-    try:
-        s = os.stat(path)
-        if stat.S_ISDIR(s.st_mode):
-            raise AudioError(f'{printable(path)}: is a folder')
-        if not stat.S_ISREG(s.st_mode):
-            raise AudioError(f'{printable(path)}: is not a regular file')
-        if s.st_size == 0:
-            raise AudioError(f'{printable(path)}: is empty')
-        flags = ('O_NONBLOCK', 'O_CLOEXEC', 'O_BINARY')
-        return os.open(path, sum({getattr(os, f, 0) for f in flags}, os.O_RDONLY))
-    except (OSError, ValueError, TypeError) as e:
-        raise AudioError(f'{printable(path)}: {_reason(e)}') from e
-
-# %% ../nbs/01_audio.ipynb #1fb84985
-def _mono(
-    planes,  # channels first, shape (channels, n)
-) -> np.ndarray:  # shape (n,), memory of its own
-    "The mean of the channels."
-    total = np.array(planes[0], dtype='float32')
-    for p in planes[1:]:
-        total += p
-    if len(planes) > 1:
-        total *= np.float32(1 / len(planes))
-    return total
-
-# %% ../nbs/01_audio.ipynb #4585f8ff
-def _promised_chunk(log: str) -> float:
-    "By what factor a data chunk was promised longer than it is, from libsndfile's log (1.0 = as promised)."
-    for claimed, there in re.findall(r'(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)', log):
-        claimed, there = int(claimed), int(there)
-        placeholder = claimed >= 0xFFFF0000 or 0x7FFF0000 <= claimed <= 0x80000000
-        if claimed > there > 0 and not placeholder:
-            return claimed / there
-    return 1.0
-
-# %% ../nbs/01_audio.ipynb #9a1082e4
-def _peek(fd: int, at: int, n: int) -> bytes:
-    "Up to `n` bytes from a place in an open file, which stays where it was."
-    here = os.lseek(fd, 0, os.SEEK_CUR)
-    os.lseek(fd, at, os.SEEK_SET)
-    data = os.read(fd, n)
-    os.lseek(fd, here, os.SEEK_SET)
-    return data
-
-
-def _ogg_is_cut(fd: int) -> bool:
-    "Does an Ogg file end in the middle of a page (RFC 3533, section 6)?"
-    tail = _peek(fd, max(0, os.fstat(fd).st_size - 131_072), 131_072)
-    page = tail.rfind(b'OggS')
-    if page < 0:
-        return True
-    table = tail[page + 27 : page + 27 + (tail[page + 26] if len(tail) > page + 26 else 255)]
-    return len(tail) < page + 27 + len(table) + sum(table) or len(table) < 1
-
-# %% ../nbs/01_audio.ipynb #a48b307c
-def _mp3_has_length(fd: int) -> bool:
-    "Has an MP3 a Xing, Info or VBRI tag, after its ID3v2 tag if any?"
-    head, skip = _peek(fd, 0, 10), 0
-    if head[:3] == b'ID3' and len(head) == 10:
-        skip = 10 + sum((b & 127) << s for b, s in zip(head[6:10], (21, 14, 7, 0)))
-    head = _peek(fd, skip, 4096)
-    return any(tag in head for tag in (b'Xing', b'Info', b'VBRI'))
-
-# %% ../nbs/01_audio.ipynb #357cf7a8
-class _Refused(Exception):
-    "This decoder does not know the file; the next one may."
-
-
-class _Sndfile:
-    "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`."
-
-    def __init__(self, fd):
-        import soundfile as sf
-
-        self.fd, self.broken, self.cut, self.codec = fd, False, False, ''
-        os.lseek(fd, 0, os.SEEK_SET)
-        try:
-            self.f = f = sf.SoundFile(fd, closefd=False)
-        except Exception as e:
-            raise _Refused from e
-        self.rate, self.channels, self.frames = f.samplerate, f.channels, f.frames
-        if not 0 < f.frames < 2**48 or (f.format == 'MP3' and not _mp3_has_length(fd)):
-            f.close()
-            raise _Refused
-        self.codec = {'MPEG_LAYER_III': 'mp3'}.get(f.subtype, f.subtype.lower())
-        self.promised = f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
-        self.cut = f.format == 'OGG' and _ogg_is_cut(fd)
-
-    def close(self):
-        self.f.close()
-        os.close(self.fd)
-
-# %% ../nbs/01_audio.ipynb #a2d65431
-def _sndfile_seek(self, frame):
-    "Go to a frame; returns where the next block will begin."
-    try:
-        return self.f.seek(frame) if frame else 0
-    except Exception:
-        return self.f.seek(0)
-
-
-def _sndfile_blocks(self):
-    "Mono blocks at the recording's own rate; ends early, with `broken` set, where decoding fails."
-    n = max(1024, 131_072 // self.channels)
-    while True:
-        buffer = np.full((n, self.channels), np.nan, 'float32')
-        try:
-            got = len(self.f.read(n, dtype='float32', out=buffer))
-        except Exception:
-            self.broken = True
-            got = int(np.isfinite(buffer[:, -1]).cumprod().sum())
-        if got:
-            yield buffer[:got, 0] if self.channels == 1 else _mono(buffer[:got].T)
-        if got < n:
-            return
-
-
-_Sndfile.seek, _Sndfile.blocks = _sndfile_seek, _sndfile_blocks
-
-# %% ../nbs/01_audio.ipynb #156c00eb
-_CONTAINERS = ('mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
-               'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,rm,tak,opus')
-
-
-class _File(io.FileIO):
-    "A file for FFmpeg, which may ask for impossible places and wants a number, not an exception."
-
-    def seek(self, offset, whence=0):
-        try:
-            return super().seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            return -1
-
-# %% ../nbs/01_audio.ipynb #a3fbc2b3
-class _Container:
-    "A recording open in FFmpeg: the same attributes and methods as `_Sndfile`."
-
-    def __init__(self, fd):
-        import av
-
-        os.lseek(fd, 0, os.SEEK_SET)
-        self.file, self.c, self.broken, self.cut, self.start = _File(fd, 'rb'), None, False, False, 0
-        try:
-            self.c = av.open(self.file, 'r', metadata_errors='replace', options={'format_whitelist': _CONTAINERS})
-            if not self.c.streams.audio:
-                raise _Refused('has no sound in it')
-            self._describe()
-        except Exception as e:
-            self.close()
-            raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
-
-    def _describe(self):
-        s = self.s = self.c.streams.audio[0]
-        self.rate, self.channels = s.codec_context.sample_rate, s.codec_context.channels
-        self.codec, self.mp4 = s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
-        self.exact = bool(s.time_base) and s.time_base.denominator == self.rate * s.time_base.numerator
-        self.frames = self.promised = self._promise()
-
-    def close(self):
-        if self.c is not None:
-            self.c.close()
-        self.file.close()
-
-# %% ../nbs/01_audio.ipynb #6b74f535
-_FROM_START_S = 600  # up to here, compressed recordings in containers are decoded from their start
-
-
-def _container_promise(self):
-    "The frames a container claims for its sound, or None where it only guesses."
-    if self.mp4 and self.s.duration:
-        return float(self.s.duration * self.s.time_base) * self.rate
-    if self.c.format.name.startswith(('matroska', 'asf', 'flac', 'wav')) and len(self.c.streams) == 1 and self.c.duration:
-        return self.c.duration / 1e6 * self.rate
-    return None
-
-
-def _container_seek(self, frame):
-    """Go to a frame and return where the next block begins.
-
-    Only MP4 counts time in samples, and even there a decoder carries state, so the first ten minutes
-    are always decoded from the start; later places are entered a second early."""
-    if frame < _FROM_START_S * self.rate or not (self.mp4 and self.exact):
-        return 0
-    try:
-        self.c.seek(frame - self.rate, stream=self.s)
-    except Exception:
-        self.c.seek(0, stream=self.s)
-    self.start = frame
-    return frame
-
-
-_Container._promise, _Container.seek = _container_promise, _container_seek
-
-# %% ../nbs/01_audio.ipynb #93ee4ad4
-_SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**63)}  # sample format -> zero, full scale
-
-
-def _planes(frame):
-    "A decoded frame as float32, shape (channels, n), full scale at 1."
-    x = frame.to_ndarray()
-    if not frame.format.is_planar:
-        x = x.reshape(-1, frame.layout.nb_channels).T
-    zero, full = _SCALE.get(frame.format.name.rstrip('p') if frame.format.is_planar else frame.format.name, (0, 1))
-    return x.astype('float32') if full == 1 else (x.astype('float64') - zero).astype('float32') / np.float32(full)
-
-# %% ../nbs/01_audio.ipynb #6cf29c02
-def _container_frames(self):
-    "Decoded frames, and None for every packet that could not be decoded."
-    packets = self.c.demux(self.s)
-    while True:
-        try:
-            packet = next(packets, None)
-        except Exception:
-            self.broken = True
-            return
-        if packet is None:
-            return
-        try:
-            yield from packet.decode()
-        except Exception:
-            yield None
-
-# %% ../nbs/01_audio.ipynb #0699e81e
-def _container_mono(self):
-    "Mono pieces from `start` on, at the recording's own rate; ends early, with `broken` set, where decoding fails."
-    drop, lost, size, sought = None, 0, 1024, self.start > 0
-    for frame in self._frames():
-        if frame is None:
-            lost += size
-            continue
-        if frame.sample_rate != self.rate:
-            self.broken = True
-            return
-        size, x = frame.samples, _mono(_planes(frame))
-        started = drop is not None
-        if not started:
-            at = 0 if frame.pts is None else float(frame.pts * frame.time_base) * self.rate
-            drop = round(self.start - at) if sought else max(0, round(-at))
-        for i in range(0, lost if started else 0, 65_536):
-            yield np.zeros(min(65_536, lost - i), 'float32')
-        lost = 0
-        cut, drop = min(drop, len(x)), max(0, drop - len(x))
-        if cut < len(x):
-            yield x[cut:]
-    self.broken |= lost > self.rate // 4
-
-
-_Container._frames, _Container.mono = _container_frames, _container_mono
-
-# %% ../nbs/01_audio.ipynb #4d40b57c
-def _container_blocks(self):
-    "The pieces of `mono` gathered into blocks, without the padding after the last sample of an MP4."
-    parts, n, done = [], 0, self.start
-    end = round(self.promised) if self.mp4 and self.promised else None
-    for x in self.mono():
-        parts.append(x)
-        n += len(x)
-        if n >= 65_536:
-            yield np.concatenate(parts)
-            parts, n, done = [], 0, done + n
-    if end is not None and 0 < done + n - end <= 4096:
-        n = max(0, end - done)
-    if n:
-        yield np.concatenate(parts)[:n]
-
-
-_Container.blocks = _container_blocks
-
-# %% ../nbs/01_audio.ipynb #27e5737a
-@contextmanager
-def _decoder(path):
-    "The recording behind a path, open in whichever decoder knows it; raises `AudioError`."
-    fd = _open_fd(path)
-    dec = None
-    try:
-        dec = _Sndfile(fd)
-    except _Refused:
-        try:
-            dec = _Container(fd)
-        except _Refused as e:
-            raise AudioError(f'{printable(path)}: {e}') from None
-    except BaseException:
-        os.close(fd)
-        raise
-    try:
-        if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
-            claim = f'{counted(dec.channels, "channel")} at {dec.rate} Hz'
-            raise AudioError(f'{printable(path)}: claims {claim}, which cannot be right')
-        yield dec
-    finally:
-        dec.close()
-
-# %% ../nbs/01_audio.ipynb #ec232dfa
-@dataclass(frozen=True)
-class AudioInfo:
-    "What a recording's header says."
-    duration_s: float | None  # its length in seconds; None when the container does not say
-    sample_rate_hz: int  # its own rate, before any resampling
-    channels: int  # before mixing to mono
-    codec: str  # e.g. 'pcm_16', 'flac', 'vorbis', 'mp3', 'aac'
-
-
+# %% ../nbs/01_audio.ipynb #79d93305
 def info(
     path,  # an audio or video file
 ) -> AudioInfo:
     "Length, rate, channels and codec without decoding; raises `AudioError`."
-    with _decoder(path) as d:
-        return AudioInfo(None if d.frames is None else d.frames / d.rate, d.rate, d.channels, d.codec)
+    return sandbox.info(path)
 
 # %% ../nbs/01_audio.ipynb #cd485123
 def resample(
@@ -392,67 +48,7 @@ def resample(
     x = np.ascontiguousarray(samples, dtype='float32')
     return x if from_hz == to_hz or not len(x) else soxr.resample(x, from_hz, to_hz)
 
-# %% ../nbs/01_audio.ipynb #bf82b592
-def _next(dec, blocks):
-    "The next block, or None at the end; whatever a decoder stumbles over means that it is broken there."
-    try:
-        return next(blocks, None)
-    except Exception:
-        dec.broken = True
-        return None
-
-
-def _seek(dec, first, to_hz):
-    "Go shortly before output sample `first`; returns the native frame there and the output samples to drop."
-    g = math.gcd(dec.rate, to_hz)
-    up, down = to_hz // g, dec.rate // g
-    at = dec.seek(max(0, (first - to_hz // 4) // up) * down)
-    return at, first - at // down * up
-
-
-def _ending(path, dec, heard, given, first, to_hz):
-    "After the last block: complain if more was promised, or if nothing was given."
-    promised = dec.promised
-    missing = 0.0 if promised is None else promised - heard
-    if dec.broken or dec.cut or missing > max(0.25 * dec.rate, 0.005 * (promised or 0)):
-        of = f' of {promised / dec.rate:.2f} s' if missing > 0 and not dec.cut else ''
-        text = f'{printable(path)}: is damaged or cut off; {heard / dec.rate:.2f} s{of} can be decoded'
-        raise TruncatedAudio(text, heard / dec.rate, promised / dec.rate if of else None)
-    if not given and first:
-        raise AudioError(f'{printable(path)}: {first / to_hz:.2f} s is beyond its end at {heard / dec.rate:.2f} s')
-    if not given:
-        raise AudioError(f'{printable(path)}: holds no samples')
-
-# %% ../nbs/01_audio.ipynb #d5566efc
-def _pieces(path, start_s, duration_s, to_hz):
-    "The samples of a range in pieces of any size, clipped to [-1, 1]; raises `AudioError`, at the end `TruncatedAudio`."
-    import soxr
-
-    first, want = round(start_s * to_hz), None if duration_s is None else round(duration_s * to_hz)
-    with _decoder(path) as dec:
-        if dec.frames is not None and first / to_hz > max(dec.frames, dec.promised or 0) / dec.rate + 1:
-            raise AudioError(f'{printable(path)}: {start_s:.2f} s is beyond its end at {dec.frames / dec.rate:.2f} s')
-        heard, skip = _seek(dec, first, to_hz)
-        given, blocks = 0, dec.blocks()
-        change = None if dec.rate == to_hz else soxr.ResampleStream(dec.rate, to_hz, 1, dtype='float32')
-        while (block := _next(dec, blocks)) is not None or change is not None:
-            if block is not None:
-                heard += len(block)
-                if not math.isfinite(np.sum(block, dtype='float64')):
-                    raise AudioError(f'{printable(path)}: holds non-finite samples (NaN or infinity)')
-            x = block if change is None else change.resample_chunk(np.empty(0, 'float32') if block is None else block, last=block is None)
-            x, skip = x[skip:], max(0, skip - len(x))
-            x = x if want is None else x[: want - given]
-            if len(x):
-                given += len(x)
-                yield np.clip(x, -1, 1, out=x)
-            if given == want:
-                return
-            if block is None:
-                break
-        _ending(path, dec, heard, given, first, to_hz)
-
-
+# %% ../nbs/01_audio.ipynb #94d40205
 def _check_range(path, start_s, duration_s, to_hz):
     "Refuse a range that means nothing."
     if not (math.isfinite(start_s) and start_s >= 0):
@@ -469,7 +65,7 @@ def load(
 ) -> np.ndarray:  # mono float32, shape (n,), in [-1, 1]; n = round(duration_s * rate), less only at the recording's end
     "A recording, or an exact excerpt of it; raises `AudioError`, and `TruncatedAudio` if the file breaks off inside it."
     _check_range(path, start_s, duration_s, sample_rate_hz)
-    pieces = list(_pieces(path, start_s, duration_s, sample_rate_hz))
+    pieces = list(sandbox.pieces(path, start_s, duration_s, sample_rate_hz))
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 # %% ../nbs/01_audio.ipynb #7badd3fc
@@ -483,7 +79,7 @@ def stream(
     "A recording block by block, in bounded memory; raises like `load`, after handing out all that could be decoded."
     _check_range(path, start_s, duration_s, sample_rate_hz)
     size = max(1, round(block_s * sample_rate_hz))
-    parts, n, pieces, problem = [], 0, _pieces(path, start_s, duration_s, sample_rate_hz), None
+    parts, n, pieces, problem = [], 0, sandbox.pieces(path, start_s, duration_s, sample_rate_hz), None
     while True:
         try:
             x = next(pieces, None)
@@ -684,7 +280,7 @@ def _entry(e, folders, links, found, problems):
         mode = e.stat().st_mode
     except OSError as why:
         if e.is_symlink() and Path(e.name).suffix.lower() in SUFFIXES | {''}:
-            problems.append((Path(e.path), 'a link that leads nowhere' if why.errno == errno.ENOENT else _reason(why)))
+            problems.append((Path(e.path), 'a link that leads nowhere' if why.errno == errno.ENOENT else reason(why)))
         return
     if stat.S_ISDIR(mode):
         (links if e.is_symlink() else folders).append(e.path)
@@ -704,7 +300,7 @@ def find_audio(
         try:
             (folders if stat.S_ISDIR(os.stat(p).st_mode) else found).append(os.fsdecode(p))
         except (OSError, ValueError) as why:
-            problems.append((Path(os.fsdecode(p)), _reason(why)))
+            problems.append((Path(os.fsdecode(p)), reason(why)))
     while folders or links:  # links last, so that a folder is found under its own name
         is_link, folder = not folders, (folders or links).pop()
         try:
@@ -717,7 +313,7 @@ def find_audio(
             elif is_link:
                 problems.append((Path(folder), 'a link to a folder that was searched already'))
         except OSError as why:
-            problems.append((Path(folder), _reason(why)))
+            problems.append((Path(folder), reason(why)))
     return sorted({Path(f) for f in found}, key=os.fsencode), sorted(problems, key=lambda x: os.fsencode(x[0]))
 
 # %% ../nbs/01_audio.ipynb #ff703b50

@@ -420,11 +420,13 @@ class _Blocks:
             self.error = e
 
     def check(self) -> str | None:
-        "Raise what went wrong, unless it was a late break-off: that is returned as a note."
+        "Raise what went wrong, unless it was late, or damage that was read past: that is returned as a note."
         from resonance_nb import audio
 
         if self.error is None:
             return None
+        if isinstance(self.error, audio.DamagedAudio):
+            return str(self.error).removeprefix(f'{audio.printable(self.path)}: ')
         if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
             return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read and are indexed'
         raise self.error

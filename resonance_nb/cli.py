@@ -60,6 +60,12 @@ def _complain(text: str) -> int:
     click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
     return 2
 
+# %% ../nbs/92_cli.ipynb #8edbc3ce
+def _one_thread() -> None:
+    "For a command that answers one question: threads that wait for each other cost more than they give. Before NumPy is imported."
+    for library in ('OMP', 'OPENBLAS', 'MKL'):
+        os.environ.setdefault(f'{library}_NUM_THREADS', '1')
+
 
 def _remark(text: str) -> None:
     "A line on standard error that is no complaint."
@@ -139,6 +145,7 @@ def index(paths, catalog, method, jobs, wait, as_json):
     \b
       resonance index ~/Music --catalog my.catalogue
     """
+    _one_thread()
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog, show_path
 
@@ -188,10 +195,13 @@ def identify(files, catalog, method, top, as_json):
       resonance identify recording.m4a --catalog my.catalogue
       resonance identify clips/ --catalog my.catalogue --json
     """
+    _one_thread()
+    from resonance_nb import sandbox
     from resonance_nb.audio import find_audio, quiet_decoders
     from resonance_nb.catalog import Catalog
     from resonance_nb.songlist import mark_missing
 
+    sandbox.warm()  # it starts while the catalogue is read
     top, failed = top or (5 if as_json else 1), 0
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         _ready(songs, method)
@@ -509,6 +519,8 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
       resonance listen --catalog my.catalogue --input concert.mp3 --json
       ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | resonance listen --catalog my.catalogue --input -
     """
+    _one_thread()
+    from resonance_nb import sandbox
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog
     from resonance_nb.decide import listen as decided
@@ -516,6 +528,8 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     given = click.get_current_context().get_parameter_source
     if raw := [name for name in ('rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE' and source != '-']:
         _remark(f'--{raw[0].removesuffix("_hz")} is for raw samples (--input -); files and microphones say it themselves')
+    if source not in (None, '-'):
+        sandbox.warm()
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = _ready(songs, method)
@@ -698,6 +712,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
       resonance degrade song.flac heard.flac --venue club --snr-db 0 --seed 1
       resonance degrade ~/Music heard/ --venue any --snr-db -5 --json > concerts.jsonl
     """
+    _one_thread()
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import show_path
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, Callable, Iterable, Iterator
 
 import numpy as np
 
-from . import audio
+from . import audio, sandbox
 from .audio import SAMPLE_RATE, AudioError, TruncatedAudio
 from .core import MissingExtra, ResonanceError, counted, need
 
@@ -274,14 +274,10 @@ def _paced(blocks, closed):
         yield block
 
 
-def _decoded(path):
-    "A file's pieces at its own rate; raises as `audio.stream` does."
-    with audio._decoder(path) as found:
-        heard, blocks = 0, found.blocks()
-        while (x := audio._next(found, blocks)) is not None:
-            heard += len(x)
-            yield x, 0.0, found.rate
-        audio._ending(path, found, heard, heard, 0, SAMPLE_RATE)
+def _decoded(path, report):
+    "A file's pieces; raises as `audio.stream` does."
+    for x in sandbox.pieces(path, 0.0, None, SAMPLE_RATE, report or (lambda line: None)):
+        yield x, 0.0, SAMPLE_RATE
 
 # %% ../nbs/61_stream.ipynb #ba5e0c4d
 def from_file(
@@ -293,8 +289,7 @@ def from_file(
     "A file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if it breaks off."
     _size(block_s)
     audio.info(path)
-    pieces = _noticed(_decoded(path), audio.printable(path), report)
-    closed, blocks = threading.Event(), _blocks(pieces, block_s)
+    closed, blocks = threading.Event(), _blocks(_decoded(path, report), block_s)
     return Source(_paced(blocks, closed) if realtime else blocks, closed, live=realtime)
 
 # %% ../nbs/61_stream.ipynb #416bf79d
@@ -317,7 +312,7 @@ class _Bytes:
                     continue
                 data = self.get(n)
             except (OSError, ValueError) as e:
-                raise AudioError(f'{self.name}: breaks off: {audio._reason(e) if isinstance(e, OSError) else e}') from e
+                raise AudioError(f'{self.name}: breaks off: {audio.reason(e) if isinstance(e, OSError) else e}') from e
             if isinstance(data, str):
                 raise AudioError(f'{self.name}: gives text; open it for reading bytes')
             if data is not None:

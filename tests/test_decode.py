@@ -1,0 +1,239 @@
+"""Decoders: files that are damaged in the middle, that say too little about themselves, whose channels cancel, with several recordings."""
+
+import io
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hostile import write, write_av
+
+from resonance_nb import decode
+from resonance_nb.core import rng_for
+from resonance_nb.decode import AudioError, DamagedAudio, TruncatedAudio
+
+RATE = 16_000
+
+
+def sweep(seconds, rate=44_100, begin_hz=300.0):
+    "A rising tone: every moment has its own pitch, so that a place in it can be found again."
+    t = np.arange(round(seconds * rate)) / rate
+    return (0.4 * np.sin(2 * np.pi * (begin_hz * t + 20 * t**2))).astype('float32')
+
+
+def heard(path):
+    "The samples at 16 kHz, and what was raised in the end."
+    got, why = [np.zeros(0, np.float32)], None
+    try:
+        got += decode.pieces(path, 0.0, None, RATE)
+    except TruncatedAudio as e:
+        why = e
+    return np.concatenate(got), why
+
+
+def pitch_hz(x, at_s):
+    "The strongest frequency around a moment."
+    part = x[round(at_s * RATE) - 2048 : round(at_s * RATE) + 2048]
+    spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part)), 4 * len(part)))
+    return spectrum.argmax() * RATE / (4 * len(part))
+
+
+def place_s(x, at_s, begin_hz=300.0):
+    "The moment of a sweep that is heard at this one."
+    return (pitch_hz(x, at_s) - begin_hz) / 40
+
+
+def made(path, x, rate=44_100, **how):
+    "A file of a format that soundfile writes."
+    sf.write(path, x, rate, **({'format': 'OGG', 'subtype': 'OPUS'} if path.suffix == '.opus' else how))
+    return path.read_bytes()
+
+
+# ---- damage in the middle
+
+@pytest.mark.parametrize('suffix, changed, lost_s', [('.flac', 1, 0.6), ('.mp3', 2_000, 1.5), ('.ogg', 500, 3.5), ('.opus', 500, 2.5)])
+@pytest.mark.parametrize('where', [0.3, 0.55, 0.8])
+def test_what_is_behind_damage_is_read_and_is_where_it_was(tmp_path, suffix, changed, lost_s, where):
+    path, rate = tmp_path / f'x{suffix}', 48_000 if suffix == '.opus' else 44_100
+    data = bytearray(made(path, np.stack([sweep(20, rate)] * 2, 1), rate))
+    at = int(len(data) * where)
+    data[at : at + changed] = bytes(b ^ 0xFF for b in data[at : at + changed])
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert len(x) / RATE == pytest.approx(20, abs=0.15)
+    loud = lambda m: np.abs(x[round(m * RATE) - 2048 : round(m * RATE) + 2048]).reshape(-1, 64).max(1).min() > 0.05
+    moments = [m for m in np.arange(1, 19.5, 0.25) if loud(m)]
+    assert len(moments) > 60 - 8 * lost_s and all(abs(place_s(x, m) - m) < 0.12 for m in moments)
+    assert isinstance(why, DamagedAudio) and 'the rest is read' in str(why) and len(str(why).splitlines()) == 1
+    silent = np.abs(x[: len(x) // 160 * 160]).reshape(-1, 160).max(1) < 1e-4
+    assert silent.sum() * 0.01 < lost_s
+
+
+def test_a_file_that_ends_early_is_still_cut_off(tmp_path):
+    data = made(tmp_path / 'x.flac', sweep(10))
+    (tmp_path / 'x.flac').write_bytes(data[: len(data) // 2])
+    x, why = heard(tmp_path / 'x.flac')
+    assert 4 < len(x) / RATE < 6 and type(why) is TruncatedAudio and 'cut off' in str(why) and why.promised_s == pytest.approx(10)
+
+
+# ---- lengths that lie, and rates that change
+
+@pytest.mark.parametrize('n, tags', [(2, False), (3, False), (3, True)])
+def test_recordings_behind_each_other_are_one(tmp_path, n, tags):
+    one = made(tmp_path / 'x.mp3', sweep(8))
+    tag = b'ID3\x03\0\0\0\0\x02\0' + bytes(256) if tags else b''
+    (tmp_path / 'x.mp3').write_bytes((tag + one) * n)
+    x, why = heard(tmp_path / 'x.mp3')
+    assert why is None and len(x) / RATE == pytest.approx(8 * n, abs=0.1 * n)
+    for k in range(n):
+        assert place_s(x, 8 * k + 4) == pytest.approx(4, abs=0.1 * (k + 1))
+
+
+def test_a_word_in_a_tag_is_no_length(tmp_path):
+    "Two tags, and in the second the word that a length begins with; libsndfile would guess a length from the first frames."
+    x = np.concatenate([0.5 * rng_for(0, 'noise').standard_normal(44_100 * 2), np.zeros(44_100 * 20)]).astype('float32')
+    write_av(tmp_path / 'x.mp3', np.stack([x, x], 1), codec='libmp3lame', container='mp3', options={'write_xing': '0', 'id3v2_version': '0'})
+    data = (tmp_path / 'x.mp3').read_bytes()
+    first, second = b'ID3\x03\0\0\0\0\0\x0a' + bytes(10), b'ID3\x03\0\0\0\0\x01\0' + b'TXXXInformation'.ljust(128, b'\0')
+    (tmp_path / 'x.mp3').write_bytes(first + second + data[data.index(b'\xff\xfb') :])
+    assert len(heard(tmp_path / 'x.mp3')[0]) / RATE == pytest.approx(22, abs=0.2)
+
+
+@pytest.mark.parametrize('suffix', ['.mp3', '.aac', '.ogg'])
+def test_a_rate_that_changes_on_the_way(tmp_path, suffix):
+    whole = b''
+    for rate in (44_100, 22_050, 48_000):
+        path, x = tmp_path / f'{rate}{suffix}', sweep(6, rate)
+        whole += write_av(path, np.stack([x, x], 1), rate, container='adts').read_bytes() if suffix == '.aac' else made(path, x, rate)
+    (tmp_path / f'all{suffix}').write_bytes(whole)
+    x, why = heard(tmp_path / f'all{suffix}')
+    assert why is None and len(x) / RATE == pytest.approx(18, abs=0.3)
+    for k in range(3):
+        assert place_s(x, 6 * k + 3) == pytest.approx(3, abs=0.2), k
+
+
+def test_a_wav_whose_length_does_not_fit_into_its_header(tmp_path):
+    "4 GiB and a little, nearly all of it a hole in the file: the 32 bits say only the little."
+    path, rate, extra = tmp_path / 'night.wav', 192_000, 3_000_000
+    n = 2**32 + extra
+    with open(path, 'wb') as f:
+        f.write(b'RIFF' + struct.pack('<I', (n + 36) % 2**32) + b'WAVEfmt ' + struct.pack('<IHHIIHH', 16, 1, 8, rate, rate * 16, 16, 16))
+        f.write(b'data' + struct.pack('<I', n % 2**32))
+        f.truncate(44 + n)
+    whole_s = n / (rate * 16)
+    got = decode.pieces(path, 0.0, None, RATE)
+    total = sum(len(next(got, ())) for _ in range(40)) / RATE
+    assert extra / (rate * 16) * 1.5 < total, 'read beyond what the header says'
+    assert decode.info(path).duration_s == pytest.approx(whole_s)
+
+
+# ---- tags around FLAC, sound that begins late, several recordings
+
+@pytest.mark.parametrize('front, back', [(0, True), (300, False), (300, True), (70_000, False)])
+def test_foreign_tags_around_flac_are_no_damage(tmp_path, front, back):
+    plain = made(tmp_path / 'x.flac', sweep(6))
+    size = bytes((front >> s) & 127 for s in (21, 14, 7, 0))
+    tag = b'ID3\x04\0\0' + size + bytes(front) if front else b''
+    expected = heard(tmp_path / 'x.flac')[0]
+    (tmp_path / 'x.flac').write_bytes(tag + plain + b'TAG'.ljust(128, b'\0') * back)
+    x, why = heard(tmp_path / 'x.flac')
+    assert why is None and np.array_equal(x, expected)
+    np.testing.assert_allclose(np.concatenate([*decode.pieces(tmp_path / 'x.flac', 3.1, 1.0, RATE)]), expected[49_600:65_600], atol=2e-5)
+
+
+@pytest.mark.parametrize('name, container, codec', [('x.mka', 'matroska', 'libvorbis'), ('x.mp4', 'mp4', 'aac'), ('x.flv', 'flv', 'aac')])
+def test_sound_that_begins_late_is_whole(tmp_path, name, container, codec):
+    import av
+
+    x = sweep(6)
+    with av.open(str(tmp_path / name), 'w', format=container) as c:
+        s = c.add_stream(codec, rate=44_100, layout='mono')
+        for i in range(0, len(x), 1024):
+            frame = av.AudioFrame.from_ndarray(x[None, i : i + 1024].copy(), format='fltp', layout='mono')
+            frame.sample_rate, frame.pts = 44_100, i + 5 * 44_100
+            c.mux(s.encode(frame))
+        c.mux(s.encode(None))
+    y, why = heard(tmp_path / name)
+    assert why is None and 5.9 < len(y) / RATE < 11.2
+
+
+def several(path, sounds, default):
+    "A Matroska file with several recordings of which one is marked as the default."
+    import av
+    from av.stream import Disposition
+
+    with av.open(str(path), 'w', format='matroska') as c:
+        streams = [c.add_stream('flac', rate=44_100, layout='mono') for _ in sounds]
+        for i, s in enumerate(streams):
+            s.disposition = Disposition.default.value if i == default else 0
+        for s, x in zip(streams, sounds):
+            frame = av.AudioFrame.from_ndarray((x * 32767).astype('int16')[None], format='s16', layout='mono')
+            frame.sample_rate, frame.pts = 44_100, 0
+            for begin in range(0, len(x), 4096):
+                part = av.AudioFrame.from_ndarray((x[begin : begin + 4096] * 32767).astype('int16')[None], format='s16', layout='mono')
+                part.sample_rate, part.pts = 44_100, begin
+                c.mux(s.encode(part))
+            c.mux(s.encode(None))
+    return path
+
+
+@pytest.mark.parametrize('sounds, default, chosen', [('ab', 0, 0), ('ab', 1, 1), ('-b', 0, 1), ('--b', 0, 2), ('a-', 1, 0), ('--', 0, None), ('ab', None, 0)])
+def test_of_several_recordings_the_default_or_the_first_that_sounds(tmp_path, sounds, default, chosen):
+    kinds = {'a': sweep(5), 'b': sweep(5, begin_hz=2000.0), '-': np.zeros(5 * 44_100, np.float32)}
+    x, why = heard(several(tmp_path / 'x.mkv', [kinds[k] for k in sounds], default))
+    assert why is None and len(x) == 5 * RATE
+    if chosen is None:
+        assert not x.any()
+    else:
+        assert pitch_hz(x, 2.5) == pytest.approx({'a': 400, 'b': 2100}[sounds[chosen]], abs=20)
+
+
+# ---- channels
+
+@pytest.mark.parametrize('channels, expected', [
+    ([1, -1], 1), ([0.5, -0.5, 0], 0.5), ([1, -0.98], 1), ([1, 0], 0.5), ([1, 1], 1), ([0.6, 0.2], 0.4), ([0, 0], 0), ([-1], -1),
+])
+def test_channels_that_cancel_are_heard(tmp_path, channels, expected):
+    x = sweep(2, RATE)
+    write(tmp_path / 'x.wav', np.stack([c * x for c in channels], 1), RATE, coding='FLOAT')
+    y, _ = heard(tmp_path / 'x.wav')
+    np.testing.assert_allclose(y, np.clip(expected * x, -1, 1), atol=1e-6)
+
+
+# ---- files that are shown in part
+
+def test_a_part_of_a_file_is_a_file(tmp_path):
+    data = rng_for(0, 'part').bytes(10_000)
+    (tmp_path / 'x').write_bytes(data)
+    fd = os.open(tmp_path / 'x', os.O_RDONLY)
+    try:
+        for begin, end in ((0, None), (100, None), (100, 9_000), (0, 10)):
+            part, known = decode._File(fd, begin, end), io.BytesIO(data[begin:end])
+            rng = rng_for(1, str(begin), str(end))
+            for _ in range(200):
+                n, to, whence = int(rng.integers(0, 3_000)), int(rng.integers(-200, 9_999)), int(rng.integers(0, 3))
+                assert part.read(n) == known.read(n) and part.tell() == known.tell()
+                legal = to + (0, known.tell(), len(known.getvalue()))[whence] >= 0
+                assert part.seek(to, whence) == (known.seek(to, whence) if legal else -1) and part.tell() == known.tell()
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize('name', ['x.flv', 'y.flv'])
+def test_flv_is_decoded(tmp_path, name):
+    x = sweep(5)
+    write_av(tmp_path / name, np.stack([x, x], 1), codec='libmp3lame' if name == 'x.flv' else 'aac', container='flv')
+    y, why = heard(tmp_path / name)
+    assert why is None and len(y) / RATE == pytest.approx(5, abs=0.1) and place_s(y, 2.5) == pytest.approx(2.5, abs=0.1)
+
+
+def test_samples_that_are_no_numbers_are_refused_or_told(tmp_path):
+    x = sweep(2, RATE)
+    x[5_000] = np.nan
+    write(tmp_path / 'x.wav', x[:, None], RATE, coding='FLOAT')
+    with pytest.raises(AudioError, match='non-finite'):
+        heard(tmp_path / 'x.wav')
+    told = []
+    y = np.concatenate([*decode.pieces(tmp_path / 'x.wav', 0.0, None, RATE, told.append)])
+    assert len(told) == 1 and 'taken for silence' in told[0] and y[5_000] == 0 and np.allclose(np.delete(y, 5_000), np.delete(x, 5_000), atol=1e-6)
