@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'MAX_SEGMENTS', 'REST_SEGMENTS',
-           'FEW_FILES', 'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path',
+           'FEW_FILES', 'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'command',
            'StorageError', 'Catalog', 'read_tags', 'fingerprint', 'IndexReport', 'default_jobs', 'Identification',
            'worker', 'Problem', 'CsvReport']
 
@@ -99,6 +100,14 @@ def show_path(
         pass
     return text if text.isprintable() else ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
+
+def command(
+    words: str,  # what stands behind `resonance`
+    folder: str | os.PathLike,  # of the catalogue
+) -> str:
+    "A command for this catalogue, as it can be typed."
+    return f'`resonance {words} --catalog {shlex.quote(show_path(folder))}`'
+
 # %% ../nbs/02_catalog.ipynb #14d11029
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
     "Open the file, for reading alone where writing is impossible; returns the connection and whether it can write."
@@ -133,17 +142,34 @@ def _make_folder(folder: Path) -> None:
     if foreign:
         raise ResonanceError(f'{shown} is no catalogue and holds other things ({show_path(foreign[0])}): give a new or an empty folder')
 
+
+def _segment_folders(place: Path) -> list[Path]:
+    "Every folder in a method's folder that is, was or would have been a segment."
+    with suppress(OSError):
+        return [p for p in place.iterdir() if re.fullmatch(r'(\.part-)?[0-9a-f]{32}', p.name)]
+    return []
+
+
+def _has_segments(folder: Path) -> bool:
+    "Are there indexes in a catalogue's folder?"
+    return any(_segment_folders(folder / method) for method in METHODS)
+
 # %% ../nbs/02_catalog.ipynb #71a40944
 def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqlite3.Connection, bool]:
     "The database of a catalogue, made when asked for, and whether it can be written; one line about what is wrong otherwise."
     path, shown = folder / DATABASE, show_path(folder)
     if not path.is_file():
+        if _has_segments(folder):
+            raise ResonanceError(f'{shown} has lost its {DATABASE}: {_LOST}')
         if not create:
-            raise ResonanceError(f'no catalogue at {shown}: make one with `resonance index FOLDER --catalog {shown}`')
+            raise ResonanceError(f'no catalogue at {shown}: make one with {command("index FOLDER", folder)}')
         _make_folder(folder)
     try:
         db, can_write = _connect(path)
-        if can_write and not db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]:
+        empty = not db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        if empty and _has_segments(folder):
+            raise sqlite3.DatabaseError('it is empty, but there are indexes beside it')
+        if empty and can_write:
             db.executescript(_SCHEMA)  # all of it or nothing; does no harm when another process was faster
         kind, version = (db.execute(f'PRAGMA {p}').fetchone()[0] for p in ('application_id', 'user_version'))
     except sqlite3.OperationalError as e:
@@ -180,7 +206,7 @@ def _renew(db: sqlite3.Connection, can_write: bool) -> bool:
 
 
 _LOST = ('what the catalogue knew is lost, your music is not. Restore the file from a copy, or index your '
-         'music into a new folder and bring corrected titles back with `resonance songs --import`')
+         'music into a new folder and bring corrected titles back with `resonance songs --import FILE.csv`')
 
 # %% ../nbs/02_catalog.ipynb #6aba6890
 class StorageError(ResonanceError):
@@ -489,13 +515,6 @@ def _new_part(
     "A name for a segment that is not finished."
     return place / f'.part-{uuid.uuid4().hex}'
 
-
-def _segment_folders(place: Path) -> list[Path]:
-    "Every folder in a method's folder that is, was or would have been a segment."
-    with suppress(OSError):
-        return [p for p in place.iterdir() if re.fullmatch(r'(\.part-)?[0-9a-f]{32}', p.name)]
-    return []
-
 # %% ../nbs/02_catalog.ipynb #c0ed4813
 CHECKSUMS = 'SHA256SUMS'  # beside the files of a segment: the SHA-256 of each, as `sha256sum` writes and checks it
 
@@ -734,6 +753,12 @@ Catalog._publish = _publish
 _OTHER = 'by another version of this package, or with another model'
 
 
+def _what_is_wrong(error: Exception, place: Path) -> str:
+    "Why a segment cannot be loaded, in few words: without its name, and without advice."
+    text = _why(error).replace(f'{show_path(place)}/', '').removeprefix(f'{show_path(place)} ')
+    return re.sub('[;:] index the music again$', '', text)
+
+
 def _is_damage(error: Exception) -> bool:
     "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
     cause = error.__cause__ if isinstance(error, ResonanceError) else error
@@ -761,8 +786,9 @@ def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str],
     with self._transaction() as db:
         db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
         db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
-    first = next(iter(lost.values()))
-    return {row[0] for row in rows}, f'made {_OTHER}' if isinstance(first, OtherVersion) else _why(first)
+    where, first = next(iter(lost.items()))
+    why = f'made {_OTHER}' if isinstance(first, OtherVersion) else _what_is_wrong(first, self.folder / method / where)
+    return {row[0] for row in rows}, why
 
 # %% ../nbs/02_catalog.ipynb #398e33a7
 def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> list[Path]:
@@ -777,10 +803,11 @@ def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> li
 def _tell_lost(self: Catalog, method: str, lost: set[str], why: str, run: _Run) -> None:
     "Say what became of songs that had been taken off the list."
     left = lost - {row[0] for row in self._rows('SELECT recording_id FROM indexed WHERE method = ?', method)}
-    if lost:
-        run.note(self.folder, f'some of it cannot be used ({why}): {counted(len(lost - left), "song")} indexed again')
+    if lost - left:
+        run.note(self.folder, f'some of it could not be used ({why}): {counted(len(lost - left), "song")} indexed again')
     if left:
-        run.note(self.folder, f'{counted(len(left), "song")} of it could not be indexed again: the files are gone or unreadable')
+        again = '' if lost - left else f' ({why})'
+        run.note(self.folder, f'{counted(len(left), "song")} of it could not be used{again}, nor indexed again: the files are gone or unreadable')
 
 # %% ../nbs/02_catalog.ipynb #d1656202
 def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) -> None:
@@ -1030,7 +1057,7 @@ def _recognizer(
     shown = show_path(self.folder)
     if method is None and not self.methods():
         none = 'no song of the catalogue {} is in an index' if len(self) else 'the catalogue {} holds no songs yet'
-        raise ResonanceError(f'{none.format(shown)}: run `resonance index FOLDER --catalog {shown}`')
+        raise ResonanceError(f'{none.format(shown)}: run {command("index FOLDER", self.folder)}')
     method = method or self.methods()[0]
     with self._lock:
         segments = self._segments(method)
@@ -1044,17 +1071,26 @@ def _recognizer(
                 before, segments = segments, self._segments(method)
                 if before != segments:
                     continue
-                lost = [s['name'] for s in segments if s['live'] and not _in_rows(method) and not (self.folder / method / s['name']).is_dir()]
-                if isinstance(e, OtherVersion):
-                    again = f'run `resonance index FOLDER --catalog {shown} --method {method}`, which makes it again'
-                    raise ResonanceError(f'the {method} index of {shown} was made {_OTHER}: {again}') from e
-                if isinstance(e, ResonanceError) and not lost:
+                if isinstance(e, MissingExtra):
                     raise
-                why = f'has lost the folder {method}/{lost[0]}: run `resonance index` again to rebuild it' if lost else f'cannot be loaded ({_why(e)})'
-                raise ResonanceError(f'the {method} index of {shown} {why}') from e
+                raise ResonanceError(f'the {method} index of {shown} {_trouble(self, method, segments, e)}') from e
 
 
 Catalog.methods, Catalog.recognizer = _methods, _recognizer
+
+# %% ../nbs/02_catalog.ipynb #4106cc07
+def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
+    "What keeps an index from being loaded, and what helps."
+    places = {s['name']: self.folder / method / s['name'] for s in segments if s['live'] and not _in_rows(method)}
+    lost, mend = [name for name, place in places.items() if not place.is_dir()], f'run {command("check --repair", self.folder)}'
+    if lost:
+        return f'has lost the folder {method}/{lost[0]}: {mend}'
+    if isinstance(error, OtherVersion):
+        return f'was made {_OTHER}: {mend}, which makes it again'
+    if not _is_damage(error):
+        return f'cannot be loaded ({_why(error)})'
+    where = next((place for name, place in places.items() if name in str(error)), self.folder)
+    return f'is damaged ({_what_is_wrong(error, where)}): {mend}'
 
 # %% ../nbs/02_catalog.ipynb #d9cad13c
 QUERY_S = 300.0  # of a longer query file only the beginning is read, seconds
@@ -1268,11 +1304,12 @@ def _problems(self: Catalog) -> list[Problem]:
         if song['recording_id'] in gone:  # that is said below, and indexing cannot help
             continue
         what = f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index'
-        todo = 'run `resonance index` again, or `resonance check --repair`'
+        todo = f'run {command("check --repair", self.folder)}'
         found.append(Problem('not-indexed', what, todo, songs=(song['recording_id'],)))
     for song in missing:
         what = f'{song["recording_id"]}: its file {show_path(song["path"])} is gone'
-        found.append(Problem('file-gone', what, 'bring it back, or `resonance remove --missing`'))
+        moved, forget = (command(words, self.folder) for words in ('index FOLDER', 'remove --missing'))
+        found.append(Problem('file-gone', what, f'bring it back; if it was moved, run {moved} where it is now; {forget} forgets it'))
     return found
 
 
@@ -1290,7 +1327,7 @@ def _method_problems(self: Catalog, method: str) -> list[Problem]:
     with suppress(ResonanceError), _writing(self.folder, wait=False):
         segments = self._segments(method)
         names = {p.name for p in _segment_folders(self.folder / method)} - {s['name'] for s in segments}
-        todo = 'the next `resonance index` removes it, or `resonance check --repair`'
+        todo = f'the next indexing removes it, or {command("check --repair", self.folder)}'
         found = [Problem('left-over', f'{method}/{name} is left over', todo) for name in sorted(names)]
     try:
         if segments:
@@ -1310,7 +1347,7 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
         return None
     except Exception as e:
         rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
-        songs, mend = tuple(row[0] for row in rows), '`resonance check --repair`'
+        songs, todo = tuple(row[0] for row in rows), f'run {command("check --repair", self.folder)}'
         head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
         if not _is_damage(e):
             return Problem('not-loaded', f'{head} cannot be loaded ({_why(e)})', 'put that right and check again')
@@ -1318,11 +1355,11 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
             return None
         if isinstance(e, _Changed):
             what = f'{head} was changed after it was written ({e})'
-            return Problem('damaged', what, f'run {mend}', method, songs, segment['name'])
-        todo = f'run `resonance index --method {method}` again, or {mend}'
+            return Problem('damaged', what, todo, method, songs, segment['name'])
         if isinstance(e, OtherVersion):
             return Problem('outdated', f'{head} was made {_OTHER}', todo, method, songs)
-        return Problem('damaged', f'{head} cannot be loaded ({_why(e)})', todo, method, songs)
+        why = _what_is_wrong(e, self.folder / method / segment['name'])
+        return Problem('damaged', f'{head} cannot be loaded ({why})', todo, method, songs)
 
 
 # %% ../nbs/02_catalog.ipynb #34c3812a
@@ -1541,7 +1578,7 @@ def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) 
         others = self._rows('SELECT DISTINCT model_name FROM track_embeddings WHERE track_id = ? AND substr(model_name, 1, ?) = ?',
                             lost[0], len(method) + 1, f'{method}/')
         raise ResonanceError(f'{show_path(self.folder)} has no vectors of {model} for {len(lost)} of its songs, but of '
-                             f'{", ".join(r[0] for r in others) or "no other front end"}: run `resonance index --method {method}` again')
+                             f'{", ".join(r[0] for r in others) or "no other front end"}: run {command("check --repair", self.folder)}')
     return cls.from_embeddings(*_arrays(rows))
 
 

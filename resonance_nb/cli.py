@@ -107,7 +107,7 @@ json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JS
 # %% ../nbs/92_cli.ipynb #ebec3c98
 def _tell(report, songs, as_json: bool) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.catalog import command, show_path
 
     for line in report.lines():
         click.echo(line, err=True)
@@ -121,9 +121,8 @@ def _tell(report, songs, as_json: bool) -> None:
         there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
         click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {there}')
     if report.missing and not as_json:
-        shown = show_path(songs.folder)
-        look, forget = (f'resonance {word} --missing --catalog {shown}' for word in ('songs', 'remove'))
-        click.echo(f'{counted(report.missing, "song")} whose files are gone ({look}; {forget})')
+        look, forget = (command(f'{word} --missing', songs.folder) for word in ('songs', 'remove'))
+        click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
     if not report.added and not report.unchanged:
         raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else 'no audio files were found there'))
 
@@ -224,11 +223,11 @@ def identify(files, catalog, method, top, as_json):
 # %% ../nbs/92_cli.ipynb #47c61bc0
 def _ready(songs, method: str | None):
     "The recogniser that will be asked; what it cannot answer is told before any question."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.catalog import command, show_path
 
     if method and songs.methods() and method not in songs.methods():
         shown = show_path(songs.folder)
-        raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(songs.methods())}: run `resonance index FOLDER --catalog {shown} --method {method}`')
+        raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(songs.methods())}: run {command(f"index FOLDER --method {method}", songs.folder)}')
     return songs.recognizer(method)
 
 

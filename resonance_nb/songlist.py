@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Iterable
 
-from .catalog import REST_SEGMENTS, Catalog, IndexReport, Problem, real_path, show_path, stored_path
+from .catalog import REST_SEGMENTS, Catalog, IndexReport, Problem, command, real_path, show_path, stored_path
 from .catalog import _gone, _is_below, _sweep, _upwards, _writing
 from .core import METHODS, ResonanceError, default_method
 
@@ -112,7 +112,7 @@ def _unknown(catalog: Catalog, name: str) -> ResonanceError:
     "The complaint about a name that fits nothing; songs that are called so are told with their ids."
     found = list_songs(catalog, [name])[:3]
     alike = [f'{song["track_id"]} ({show_path(song["title"] or song["path"])})' for song in found]
-    listed = f'`resonance songs --catalog {show_path(catalog.folder)}` lists what there is'
+    listed = f'{command("songs", catalog.folder)} lists what there is'
     hint = f'did you mean {" or ".join(alike)}?' if alike else listed
     shown = show_path(name)
     return ResonanceError(f'no song has the id or path {shown}, nor is one in a folder of that name; {hint}')

@@ -177,7 +177,7 @@ def test_a_lost_segment_is_told_and_healed(cat, music):
     place = next((cat.folder / 'toy').iterdir())
     shutil.rmtree(place)
     with Catalog(cat.folder) as c:
-        with pytest.raises(ResonanceError, match='has lost the folder toy/.*run `resonance index` again'):
+        with pytest.raises(ResonanceError, match='has lost the folder toy/.*run `resonance check --repair --catalog '):
             c.identify(clip(0))
         assert 'cannot be loaded' in ' '.join(c.check())
         assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
@@ -195,9 +195,9 @@ def test_segments_that_this_version_cannot_read_are_made_again(cat, music, monke
 
     monkeypatch.setattr(toy.Toy, 'load', classmethod(load))
     with Catalog(cat.folder) as c:
-        with pytest.raises(ResonanceError, match='index the music again'):
+        with pytest.raises(ResonanceError, match=r'is damaged .version 1; this package reads version 2.: run `resonance check --repair --catalog '):
             c.identify(clip(0))
-        assert all('run `resonance index --method toy` again' in line for line in c.check())
+        assert all('run `resonance check --repair --catalog ' in line for line in c.check())
         report = c.index(music, 'toy', progress=False)
         assert counts(report) == (6, 0, 0) and 'version 1' in report.notes[0][1]
         assert c.identify(clip(0)).decision == 'match' and c.check() == []

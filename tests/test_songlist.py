@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -498,7 +500,7 @@ def test_an_index_of_another_version_is_told_with_the_command_that_makes_it_agai
     with Catalog(tmp_path / 'c') as c:
         with pytest.raises(ResonanceError, match='was made by another version') as told:
             c.identify(toy.melody(1), method)
-        assert f'`resonance index FOLDER --catalog {c.folder} --method {method}`' in str(told.value) and len(str(told.value)) < 300 + len(str(c.folder))
+        assert f'`resonance check --repair --catalog {c.folder}`' in str(told.value) and len(str(told.value)) < 300 + len(str(c.folder))
         found = c.problems()
         assert [(p.kind, p.method, len(p.songs)) for p in found] == [('outdated', method, 4)]
         assert repair(c, found, progress=False)[method].added == 4 and c.check() == []
@@ -709,7 +711,7 @@ def test_titles_go_out_to_a_spreadsheet_and_come_back(home):
 def test_index_says_what_is_gone_and_remove_forgets_it(home):
     (home / 'music' / 'a' / 'song 001.wav').unlink(), (home / 'music' / 'b' / 'song 004.wav').unlink()
     status, out, err = resonance('index', 'music/a', '--catalog', 'c', '--method', 'landmark', cwd=home)
-    assert status == 0 and out.splitlines()[-1].startswith('1 song whose files are gone (resonance songs --missing --catalog')
+    assert status == 0 and out.splitlines()[-1].startswith('the files of 1 song are gone (`resonance songs --missing --catalog ')
     status, out, err = resonance('index', 'music', '--catalog', 'c', '--method', 'landmark', '--json', cwd=home)
     assert [r['missing'] for r in rows(out)] == [2]
     sf.write(home / 'clip.wav', toy.melody(4)[8_000:], 16_000), sf.write(home / 'other.wav', toy.melody(5)[8_000:], 16_000)
@@ -758,6 +760,39 @@ def test_check_tells_a_changed_bit_in_one_line(home):
     assert (status, err) == (2, '') and {r['kind'] for r in rows(out)} == {'damaged'} and 'peaks.npy' in rows(out)[0]['problem']
     status, out, err = resonance('check', '--repair', '--catalog', 'c', cwd=home)
     assert status == 0 and out.splitlines()[-2:] == ['7 songs indexed again (landmark)', 'all is well: 7 songs in c']
+
+
+@pytest.mark.parametrize('words', [['check', '--repair'], ['check'], ['songs'], ['identify', 'clip.wav'], ['index', 'music']])
+@pytest.mark.parametrize('emptied', [True, False])
+def test_a_catalogue_that_lost_its_database_is_not_taken_for_a_new_one(home, words, emptied):
+    c = home / 'c'
+    before = sorted(p.name for p in c.glob('*/*'))
+    for extra in ('-wal', '-shm'):
+        (c / f'catalogue.sqlite{extra}').unlink(missing_ok=True)
+    (c / 'catalogue.sqlite').write_bytes(b'') if emptied else (c / 'catalogue.sqlite').unlink()
+    status, out, err = resonance(*words, '--catalog', 'c', cwd=home)
+    assert (status, out) == (2, '') and len(err.splitlines()) == 1 and 'your music is not' in err and 'catalogue.sqlite' in err
+    assert before and sorted(p.name for p in c.glob('*/*')) == before, 'nothing is swept away'
+
+
+def commands(text):
+    "The commands that a message names, as a shell takes them."
+    return [shlex.split(words) for words in re.findall('`(resonance [^`]+)`', text)]
+
+
+def test_the_commands_that_check_names_can_be_typed(home):
+    (home / 'c').rename(home / "the c's")
+    next((home / "the c's").glob('*/*/index.json')).unlink()
+    (home / 'music' / 'a' / 'song 001.wav').rename(home / 'music' / 'song 001 moved.wav')
+    status, out, _ = resonance('check', '--catalog', "the c's", cwd=home)
+    told = commands(out)
+    assert status == 2 and {tuple(words[1:3]) for words in told} == {('check', '--repair'), ('index', 'FOLDER'), ('remove', '--missing')}
+    for words in sorted(told, key=lambda words: words[1] != 'index'):
+        assert words[-2:] == ['--catalog', str(home / "the c's")]
+        status, _, err = resonance(*[str(home / 'music') if w == 'FOLDER' else w for w in words[1:]], cwd=home)
+        assert status == 0, err
+    status, out, _ = resonance('check', '--catalog', "the c's", cwd=home)
+    assert status == 0 and out.startswith('all is well: 7 songs')
 
 
 def test_a_damaged_database_is_told_in_one_line(home):
