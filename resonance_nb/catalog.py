@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -604,6 +605,7 @@ class IndexReport:
     notes: list[tuple[str, str]] = field(default_factory=list)  # (path, remark): duplicates, moves, replacements, broken ends
     seconds: float = 0.0  # sound added, seconds
     missing: int = 0  # songs that had a file there and have none any more
+    passed_over: Counter = field(default_factory=Counter)  # files that are no recordings, by suffix, and what is 'hidden'
 
     def lines(self) -> list[str]:
         "The failures and notes, one printable line each."
@@ -986,7 +988,7 @@ def _index(
     if not self._can_write:
         raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: its folder is read-only or its disk is full')
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
-    found, bad = audio.find_audio(paths)
+    found, bad = audio.find_audio(paths, passed_over := Counter())
     own = os.path.join(os.path.realpath(self.folder), '')
     found = [p for p in found if not os.path.realpath(p).startswith(own)]
     with _writing(self.folder, wait):
@@ -996,6 +998,7 @@ def _index(
         jobs, batch_files = _shares(len(found), jobs, batch_files)
         with _bar(len(found), progress) as bar:
             run = _Run(bar, paths, again)
+            run.report.passed_over = passed_over
             run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
             new = _plan(self, method, found, run)
             batches = iter(lambda: [*islice(new, batch_files)], [])

@@ -30,7 +30,7 @@ def main(
 ) -> None:
     "Run the command and exit: 0 done, 2 bad usage or input, 130 interrupted."
     try:
-        status = cli.main(args, prog_name='resonance', standalone_mode=False)
+        status = _invoke(args)
         sys.stdout.flush()  # here, where a full disk can still be told in one line
     except click.exceptions.Abort:
         status = 130
@@ -59,6 +59,17 @@ def _complain(text: str) -> int:
     line = ' '.join(text.split())
     click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
     return 2
+
+# %% ../nbs/92_cli.ipynb #e2c2cea7
+def _invoke(args: list[str] | None):
+    "Run the command; unlike `click`'s own way, a pipe that was closed is told apart from a failure."
+    if os.name == 'nt' or '_RESONANCE_COMPLETE' in os.environ:  # there click expands patterns, and completes words for a shell
+        return cli.main(args, prog_name='resonance', standalone_mode=False)
+    try:
+        with cli.make_context('resonance', sys.argv[1:] if args is None else [*args]) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as e:
+        return e.exit_code
 
 # %% ../nbs/92_cli.ipynb #8edbc3ce
 def _one_thread() -> None:
@@ -113,13 +124,17 @@ def _tell(report, songs, as_json: bool) -> None:
         click.echo(line, err=True)
     if as_json:
         told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
-        told['missing'] = report.missing
+        told |= {'missing': report.missing, 'passed_over': dict(report.passed_over)}
         told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
         click.echo(json.dumps(told))
     elif report.added or report.unchanged:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
         there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
         click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {there}')
+    if report.passed_over:
+        kinds = [f'{n} {kind}' for kind, n in report.passed_over.most_common(8)]
+        more = len(report.passed_over) - len(kinds)
+        click.echo(show_path(f'passed over: {", ".join(kinds)}' + f' and {counted(more, "other kind")}' * bool(more)), err=True)
     if report.missing and not as_json:
         look, forget = (command(f'{word} --missing', songs.folder) for word in ('songs', 'remove'))
         click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
