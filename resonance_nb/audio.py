@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printab
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'FORMATS', 'SUFFIXES', 'info', 'resample', 'load', 'stream', 'encode', 'save', 'stft', 'mel_filters',
-           'log_mel', 'rms_db', 'peak_db', 'lufs', 'find_audio', 'quiet_decoders']
+           'log_mel', 'rms_db', 'peak_db', 'lufs', 'hidden', 'find_audio', 'quiet_decoders']
 
 # %% ../nbs/01_audio.ipynb #f97f8909
 SAMPLE_RATE = 16_000  # samples a second, everywhere inside the package
@@ -267,35 +268,48 @@ def lufs(
         return float(pyloudnorm.Meter(sample_rate_hz).integrated_loudness(x))
 
 # %% ../nbs/01_audio.ipynb #498ddce8
-SUFFIXES = frozenset(
-    '.wav .wave .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .mp4 .m4v .mov .aac .alac .wma .webm .mkv .mka .aif .aiff .aifc '
-    '.caf .au .w64 .rf64 .avi .flv .ts .3gp .ape .wv .tta .amr .ac3'.split())  # what a folder is searched for
+SUFFIXES = frozenset(  # what a folder is searched for: recordings, and films, that FFmpeg reads here
+    '.wav .wave .flac .ogg .oga .ogv .ogm .ogx .opus .spx .mp3 .mp2 .mp1 .mpga .m4a .m4b .m4r .mp4 .m4v .mov .qt .aac .adts .alac '
+    '.wma .wmv .asf .webm .weba .mkv .mka .aif .aiff .aifc .caf .au .snd .w64 .rf64 .avi .divx .flv .f4v .ts .mts .m2ts .m2t .mpg '
+    '.mpeg .vob .3gp .3g2 .ape .wv .tta .tak .mpc .dsf .dff .amr .awb .ac3 .eac3 .dts .rm .ra .voc .mxf .nut'.split())
 
 
-def _entry(e, folders, links, found, problems):
-    "Sort one folder entry into folders to visit, files found, or problems."
-    if e.name.startswith('.'):
+def hidden(
+    name: str,  # of a file or folder, without its place
+) -> bool:
+    "Does it begin with a dot, as programs hide what is theirs? Two dots and more begin a title."
+    return name.startswith('.') and not name.startswith('..')
+
+
+def _entry(e, folders, links, found, problems, passed_over):
+    "Sort one folder entry into folders to visit, files found, problems, or what is passed over."
+    if hidden(e.name):
+        passed_over['hidden'] += 1
         return
+    suffix = Path(e.name).suffix.lower()
     try:
         mode = e.stat().st_mode
     except OSError as why:
-        if e.is_symlink() and Path(e.name).suffix.lower() in SUFFIXES | {''}:
+        if e.is_symlink() and suffix in SUFFIXES | {''}:
             problems.append((Path(e.path), 'a link that leads nowhere' if why.errno == errno.ENOENT else reason(why)))
         return
     if stat.S_ISDIR(mode):
         (links if e.is_symlink() else folders).append(e.path)
-    elif Path(e.name).suffix.lower() in SUFFIXES:
-        if stat.S_ISREG(mode):
-            found.append(Path(e.path))
-        else:
-            problems.append((Path(e.path), 'is not a regular file'))
+    elif suffix not in SUFFIXES:
+        passed_over[suffix or 'without suffix'] += 1
+    elif stat.S_ISREG(mode):
+        found.append(Path(e.path))
+    else:
+        problems.append((Path(e.path), 'is not a regular file'))
 
 # %% ../nbs/01_audio.ipynb #8d88592a
 def find_audio(
     paths: Iterable,  # folders (searched with all below them) and files (taken as they are)
+    passed_over: Counter | None = None,  # counts the files that are no recordings, by suffix, and what is 'hidden'
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     "Audio files below these paths, sorted and each once, and what could not be visited with the reason; never raises."
     found, problems, folders, links, visited = [], [], [], [], set()
+    passed_over = Counter() if passed_over is None else passed_over
     for p in [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths:
         try:
             (folders if stat.S_ISDIR(os.stat(p).st_mode) else found).append(os.fsdecode(p))
@@ -309,7 +323,7 @@ def find_audio(
                 visited.add((s.st_dev, s.st_ino))
                 with os.scandir(folder) as entries:
                     for e in entries:
-                        _entry(e, folders, links, found, problems)
+                        _entry(e, folders, links, found, problems, passed_over)
             elif is_link:
                 problems.append((Path(folder), 'a link to a folder that was searched already'))
         except OSError as why:

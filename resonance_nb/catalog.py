@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -604,6 +605,7 @@ class IndexReport:
     notes: list[tuple[str, str]] = field(default_factory=list)  # (path, remark): duplicates, moves, replacements, broken ends
     seconds: float = 0.0  # sound added, seconds
     missing: int = 0  # songs that had a file there and have none any more
+    passed_over: Counter = field(default_factory=Counter)  # files that are no recordings, by suffix, and what is 'hidden'
 
     def lines(self) -> list[str]:
         "The failures and notes, one printable line each."
@@ -613,8 +615,8 @@ class IndexReport:
 class _Run:
     "The books of one indexing run."
 
-    def __init__(self, bar, paths: list, again: Iterable[str] = ()):
-        self.report, self.bar = IndexReport(), bar
+    def __init__(self, bar, paths: list, again: Iterable[str] = (), rehash: bool = False):
+        self.report, self.bar, self.rehash = IndexReport(), bar, rehash
         self.again = {*again}  # segments that are not believed
         self.places = {os.path.abspath(os.fsdecode(p)) for p in paths}  # what was asked for
         self.seen: dict[str, str] = {}  # hash -> path of what is being fingerprinted
@@ -633,13 +635,13 @@ class _Run:
         self.report.notes.append((os.path.abspath(path), text))
 
 # %% ../nbs/02_catalog.ipynb #ea7f4c5b
-def _facts(self: Catalog, path: Path) -> dict:
+def _facts(self: Catalog, path: Path, rehash: bool) -> dict:
     "What can be said of a file without listening to it; `replaces` is the recording that was at this path before."
     info = os.stat(path)
     if not stat.S_ISREG(info.st_mode):
         raise ResonanceError('not a regular file')
     old = self._rows('SELECT f.*, s.sha256 FROM files f JOIN songs s USING (recording_id) WHERE f.path = ?', stored_path(path))
-    same = bool(old) and (old[0]['size'], old[0]['mtime_ns']) == (info.st_size, info.st_mtime_ns)
+    same = bool(old) and not rehash and (old[0]['size'], old[0]['mtime_ns']) == (info.st_size, info.st_mtime_ns)
     sha256 = old[0]['sha256'] if same else sha256_file(path)
     replaces = old[0]['recording_id'] if old and old[0]['sha256'] != sha256 else None
     return {'path': os.path.abspath(path), 'size': info.st_size, 'mtime_ns': info.st_mtime_ns, 'same': same,
@@ -650,7 +652,7 @@ def _plan(self: Catalog, method: str, found: Iterable[Path], run: _Run) -> Itera
     "The files that must be fingerprinted; the others are ticked off in the run's report."
     for path in found:
         try:
-            file = _facts(self, path)
+            file = _facts(self, path, run.rehash)
         except StorageError:
             raise
         except (OSError, ResonanceError) as e:
@@ -791,6 +793,15 @@ def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str],
     return {row[0] for row in rows}, why
 
 # %% ../nbs/02_catalog.ipynb #398e33a7
+def _files_in(self: Catalog, paths: list) -> tuple[list[Path], list[tuple[Path, str]], Counter]:
+    "The audio files below these paths, without the catalogue's own; what could not be visited, and what was passed over."
+    from resonance_nb import audio
+
+    found, bad = audio.find_audio(paths, passed_over := Counter())
+    own = os.path.join(os.path.realpath(self.folder), '')
+    return [p for p in found if not os.path.realpath(p).startswith(own)], bad, passed_over
+
+
 def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> list[Path]:
     "A file of each of these recordings that has one, if none of them is asked for anyway."
     asked, there = {os.path.abspath(p) for p in besides}, {}
@@ -975,10 +986,9 @@ def _index(
     wait: bool = True,  # for another writer; False: raise instead
     batch_files: int = BATCH_FILES,  # files in a segment, at most
     again: Iterable[str] = (),  # names of segments whose songs are learned again, although their files are known
+    rehash: bool = False,  # read every file, also those whose date and size are as they were
 ) -> IndexReport:
     "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
-    from resonance_nb import audio
-
     method = method or default_method()
     cls, place = method_class(method), self.folder / method
     if (jobs or 1) < 1 or batch_files < 1:
@@ -986,16 +996,15 @@ def _index(
     if not self._can_write:
         raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: its folder is read-only or its disk is full')
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
-    found, bad = audio.find_audio(paths)
-    own = os.path.join(os.path.realpath(self.folder), '')
-    found = [p for p in found if not os.path.realpath(p).startswith(own)]
+    found, bad, passed_over = _files_in(self, paths)
     with _writing(self.folder, wait):
         _sweep(self)
         lost, why = _forget_unreadable(self, method, cls)
         found += _files_of(self, lost, found)
         jobs, batch_files = _shares(len(found), jobs, batch_files)
         with _bar(len(found), progress) as bar:
-            run = _Run(bar, paths, again)
+            run = _Run(bar, paths, again, rehash)
+            run.report.passed_over = passed_over
             run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
             new = _plan(self, method, found, run)
             batches = iter(lambda: [*islice(new, batch_files)], [])

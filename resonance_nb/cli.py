@@ -30,7 +30,7 @@ def main(
 ) -> None:
     "Run the command and exit: 0 done, 2 bad usage or input, 130 interrupted."
     try:
-        status = cli.main(args, prog_name='resonance', standalone_mode=False)
+        status = _invoke(args)
         sys.stdout.flush()  # here, where a full disk can still be told in one line
     except click.exceptions.Abort:
         status = 130
@@ -59,6 +59,17 @@ def _complain(text: str) -> int:
     line = ' '.join(text.split())
     click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
     return 2
+
+# %% ../nbs/92_cli.ipynb #e2c2cea7
+def _invoke(args: list[str] | None):
+    "Run the command; unlike `click`'s own way, a pipe that was closed is told apart from a failure."
+    if os.name == 'nt' or '_RESONANCE_COMPLETE' in os.environ:  # there click expands patterns, and completes words for a shell
+        return cli.main(args, prog_name='resonance', standalone_mode=False)
+    try:
+        with cli.make_context('resonance', sys.argv[1:] if args is None else [*args]) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as e:
+        return e.exit_code
 
 # %% ../nbs/92_cli.ipynb #8edbc3ce
 def _one_thread() -> None:
@@ -105,7 +116,7 @@ method_option = click.option('--method', type=click.Choice(list(METHODS)), help=
 json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.')
 
 # %% ../nbs/92_cli.ipynb #ebec3c98
-def _tell(report, songs, as_json: bool) -> None:
+def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
     from resonance_nb.catalog import command, show_path
 
@@ -113,18 +124,35 @@ def _tell(report, songs, as_json: bool) -> None:
         click.echo(line, err=True)
     if as_json:
         told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
-        told['missing'] = report.missing
+        told |= {'missing': report.missing, 'pruned': pruned, 'passed_over': dict(report.passed_over)}
         told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
         click.echo(json.dumps(told))
     elif report.added or report.unchanged:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
+        forgotten = f', {pruned} forgotten' if pruned else ''
         there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
-        click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}; {there}')
+        click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}{forgotten}; {there}')
+    if report.passed_over:
+        kinds = [f'{n} {kind}' for kind, n in report.passed_over.most_common(8)]
+        more = len(report.passed_over) - len(kinds)
+        click.echo(show_path(f'passed over: {", ".join(kinds)}' + f' and {counted(more, "other kind")}' * bool(more)), err=True)
     if report.missing and not as_json:
         look, forget = (command(f'{word} --missing', songs.folder) for word in ('songs', 'remove'))
         click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
     if not report.added and not report.unchanged:
         raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else 'no audio files were found there'))
+
+# %% ../nbs/92_cli.ipynb #c65103f0
+def _prune(songs, paths, report, wait: bool) -> int:
+    "Forget the songs of these places whose files are gone, and count them; none where nothing is left, as of a disk that is not there."
+    from resonance_nb.songlist import remove as forget
+
+    if not report.added and not report.unchanged:
+        _remark('nothing is pruned: no file was found, perhaps a disk is not there')
+        return 0
+    gone = [song['recording_id'] for song in songs.missing(paths)]
+    report.missing = 0
+    return len(forget(songs, gone, wait=wait).songs) if gone else 0
 
 # %% ../nbs/92_cli.ipynb #8ec5b451
 @cli.command()
@@ -133,8 +161,10 @@ def _tell(report, songs, as_json: bool) -> None:
 @method_option
 @click.option('--jobs', default=None, type=click.IntRange(1), metavar='N', help='Processes that decode and fingerprint.  [default: one for each core]')
 @click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes to the catalogue.')
+@click.option('--again', is_flag=True, help='Read every file, also those whose date and size are as they were: some programs write tags so.')
+@click.option('--prune', is_flag=True, help='Forget songs of these folders whose files are gone.')
 @json_option
-def index(paths, catalog, method, jobs, wait, as_json):
+def index(paths, catalog, method, jobs, wait, again, prune, as_json):
     """Add music to a catalogue.
 
     Folders are searched for audio of any kind. Files that are there already are skipped, so the same command
@@ -152,8 +182,9 @@ def index(paths, catalog, method, jobs, wait, as_json):
         raise ResonanceError(f'there is no {show_path(paths[0])}')
     lost = [p for p in paths if not os.path.exists(p)]
     with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
-        report = songs.index(paths, method, jobs=jobs, wait=wait)
-        _tell(report, songs, as_json)
+        report = songs.index(paths, method, jobs=jobs, wait=wait, rehash=again)
+        pruned = _prune(songs, paths, report, wait) if prune and report.missing and not lost else 0
+        _tell(report, songs, as_json, pruned)
     return 2 if lost else 0
 
 # %% ../nbs/92_cli.ipynb #51dd776a

@@ -382,6 +382,58 @@ def test_find_audio_named_things(tmp_path):
     assert audio.find_audio([]) == ([], [])
 
 
+def test_what_is_passed_over_is_counted_and_titles_with_dots_are_not(tmp_path):
+    from collections import Counter
+
+    for folder in ('...And Justice for All', '..odd', '.cache', 'scans'):
+        (tmp_path / folder).mkdir()
+    taken = ['...And Justice for All/Blackened.mp3', '...Baby.ogg', '..odd/a.flac', 'film.WMV', 'tape.dts', 'b.MPC']
+    for name in [*taken, '.hidden.mp3', '._resource.mp3', '.cache/x.ogg', 'cover.jpg', 'scans/1.JPG', 'notes', 'list.txt']:
+        (tmp_path / name).write_bytes(b'x')
+    found, problems = audio.find_audio([tmp_path], passed_over := Counter())
+    assert [str(p.relative_to(tmp_path)) for p in found] == sorted(taken, key=os.fsencode) and not problems
+    assert passed_over == {'hidden': 3, '.jpg': 2, '.txt': 1, 'without suffix': 1}
+
+
+WRITTEN = {  # suffix -> FFmpeg's container, coding and rate, where its encoder is here
+    '.wmv': ('asf', 'wmav2', 44_100), '.asf': ('asf', 'wmav1', 44_100), '.m2ts': ('mpegts', 'ac3', 48_000), '.mts': ('mpegts', 'mp2', 48_000),
+    '.ts': ('mpegts', 'aac', 48_000), '.mpg': ('mpeg', 'mp2', 44_100), '.vob': ('vob', 'ac3', 48_000), '.3g2': ('3g2', 'aac', 44_100),
+    '.eac3': ('eac3', 'eac3', 48_000), '.ac3': ('ac3', 'ac3', 48_000), '.dts': ('dts', 'dca', 48_000), '.ogv': ('ogg', 'libvorbis', 44_100),
+    '.spx': ('ogg', 'libspeex', 16_000), '.f4v': ('f4v', 'aac', 44_100), '.flv': ('flv', 'libmp3lame', 44_100), '.mp2': ('mp2', 'mp2', 44_100),
+    '.wv': ('wv', 'wavpack', 44_100), '.tta': ('tta', 'tta', 44_100), '.nut': ('nut', 'pcm_s16le', 44_100), '.voc': ('voc', 'pcm_u8', 44_100),
+    '.rm': ('rm', 'ac3', 44_100), '.au': ('au', 'pcm_s16be', 44_100), '.caf': ('caf', 'pcm_s16be', 44_100), '.avi': ('avi', 'libmp3lame', 44_100),
+    '.mxf': ('mxf_opatom', 'pcm_s16le', 48_000), '.w64': ('w64', 'pcm_s16le', 44_100), '.mkv': ('matroska', 'opus', 48_000),
+}
+
+
+@pytest.mark.parametrize('suffix', WRITTEN)
+def test_what_a_folder_is_searched_for_is_decoded(tmp_path, suffix):
+    import av
+
+    container, coding, rate = WRITTEN[suffix]
+    assert suffix in audio.SUFFIXES
+    x = tone(4, rate, 2)
+    try:
+        with av.open(str(tmp_path / f'x{suffix}'), 'w', format=container) as c:
+            s = c.add_stream(coding, rate=rate, layout='stereo', options={'strict': '-2'})
+            s.bit_rate = 128_000
+            s.open()
+            kind, size = s.format.name, s.codec_context.frame_size or 1152
+            resampler = av.AudioResampler(format=kind, layout='stereo', rate=rate, frame_size=size)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x.T), format='fltp', layout='stereo')
+            frame.sample_rate, frame.pts = rate, 0
+            for part in [*resampler.resample(frame), *resampler.resample(None)]:
+                c.mux(s.encode(part))
+            c.mux(s.encode(None))
+    except (ValueError, av.FFmpegError) as e:
+        pytest.skip(f'FFmpeg cannot write it here: {e}')
+    y = audio.load(tmp_path / f'x{suffix}')
+    known = soxr.resample(x.mean(axis=1), rate, RATE)
+    assert len(y) / RATE == pytest.approx(4, abs=0.2)
+    heard, there = (np.abs(np.fft.rfft(v[RATE : 3 * RATE]))[: 20 * 350].reshape(350, 20).max(1) for v in (y, known))
+    assert np.corrcoef(heard, there)[0, 1] > 0.95, 'the same chord'
+
+
 def test_find_audio_through_links_once(tmp_path):
     (tmp_path / 'music/deep').mkdir(parents=True)
     (tmp_path / 'music/deep/x.ogg').write_bytes(b'x')

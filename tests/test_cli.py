@@ -55,6 +55,17 @@ def test_again_changes_nothing(home):
     assert [f['path'].endswith('broken.mp3') for f in told['failed']] == [True]
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
+@pytest.mark.parametrize('words', [['identify', 'music/song 0.ogg'], ['identify', 'music', '--json'], ['songs'], ['--help']])
+def test_a_reader_that_has_seen_enough_is_no_error(home, words):
+    catalog = [] if words == ['--help'] else ['--catalog', 'c']
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, '-c', MAIN, *words, *catalog], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.close()  # as `head` does
+        err = process.stderr.read()
+        assert process.wait() == 0 and b'Traceback' not in err and b'rror' not in err, err
+
+
 def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home):
     words = ['--catalog', home / 'others', '--method', 'landmark']
     status, out, err = resonance('index', 'music/song 0.ogg', 'no such', *words, cwd=home)
@@ -63,7 +74,7 @@ def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home)
     status, out, err = resonance('index', 'music', 'no such', *words, '--json', cwd=home)
     answer = json.loads(out)
     assert status == 2 and (answer['added'], answer['unchanged']) == (4, 1)
-    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'missing', 'failed', 'notes'}
+    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'missing', 'pruned', 'passed_over', 'failed', 'notes'}
     assert [f['path'] for f in answer['failed']] == [str(home / 'no such'), str(home / 'music' / 'broken.mp3')]
     status, out, err = resonance('index', 'music', 'music/broken.mp3', *words, cwd=home)
     assert status == 0 and '5 unchanged, 1 not readable' in out  # it is there, and cannot be read

@@ -775,6 +775,34 @@ def test_a_catalogue_that_lost_its_database_is_not_taken_for_a_new_one(home, wor
     assert before and sorted(p.name for p in c.glob('*/*')) == before, 'nothing is swept away'
 
 
+def test_pruning_forgets_what_is_gone_and_only_that(home):
+    (home / 'music' / 'a' / 'song 001.wav').unlink()
+    (home / 'music' / 'b').rename(home / 'elsewhere')
+    index = lambda *words: resonance('index', *words, '--catalog', 'c', '--method', 'landmark', '--json', cwd=home)
+    told = json.loads(index('music')[1])
+    assert (told['songs'], told['missing'], told['pruned']) == (7, 4, 0)
+    told = json.loads(index('music/a', '--prune')[1])
+    assert (told['songs'], told['missing'], told['pruned']) == (6, 0, 1), 'of another folder nothing is forgotten'
+    told = json.loads(index('elsewhere', 'music', '--prune')[1])
+    assert (told['songs'], told['unchanged'], told['pruned']) == (6, 6, 0), 'what was moved is no longer missing'
+    shutil.rmtree(home / 'music'), shutil.rmtree(home / 'elsewhere')
+    (home / 'music').mkdir()  # as a disk that is not plugged in
+    status, out, err = index('music', '--prune')
+    assert json.loads(out)['songs'] == 6 and 'nothing is pruned' in err
+
+
+def test_tags_written_without_a_new_date_are_read_when_asked(tmp_path, music):
+    path = music / 'a' / 'song 001.wav'
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music, 'landmark', progress=False)
+        was, data = os.stat(path), bytearray(path.read_bytes())
+        data[-2:] = bytes(b ^ 1 for b in data[-2:])
+        path.write_bytes(data), os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert c.index(music, 'landmark', progress=False).unchanged == 7
+        report = c.index(music, 'landmark', progress=False, rehash=True)
+        assert (report.added, report.unchanged, len(c)) == (1, 6, 7) and 'its bytes changed' in report.notes[0][1]
+
+
 def commands(text):
     "The commands that a message names, as a shell takes them."
     return [shlex.split(words) for words in re.findall('`(resonance [^`]+)`', text)]
