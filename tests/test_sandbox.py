@@ -148,7 +148,8 @@ def test_a_fork_has_decoders_of_its_own(fragile):
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_no_decoder_outlives_the_program(fragile, how):
-    program = ('import sys, time; from resonance_nb import sandbox; p = sandbox.pieces(sys.argv[1], 0.0, None, 16_000); next(p); '
+    program = ('import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); '  # a job in the background ignores it
+               'from resonance_nb import sandbox; p = sandbox.pieces(sys.argv[1], 0.0, None, 16_000); next(p); '
                'print(sandbox._busy[0].process.pid, flush=True); time.sleep(600)')
     with subprocess.Popen([sys.executable, '-c', program, str(fragile)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         pid = int(parent.stdout.readline())
