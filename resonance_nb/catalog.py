@@ -758,7 +758,8 @@ _OTHER = 'by another version of this package, or with another model'
 def _what_is_wrong(error: Exception, place: Path) -> str:
     "Why a segment cannot be loaded, in few words: without its name, and without advice."
     text = _why(error).replace(f'{show_path(place)}/', '').removeprefix(f'{show_path(place)} ')
-    return re.sub('[;:] index the music again$', '', text)
+    text = re.sub('[;:] index the music again$', '', text)
+    return re.sub(r'^is damaged \((.*)\)$', r'\1', text)
 
 
 def _is_damage(error: Exception) -> bool:
@@ -1587,7 +1588,7 @@ def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) 
         others = self._rows('SELECT DISTINCT model_name FROM track_embeddings WHERE track_id = ? AND substr(model_name, 1, ?) = ?',
                             lost[0], len(method) + 1, f'{method}/')
         raise ResonanceError(f'{show_path(self.folder)} has no vectors of {model} for {len(lost)} of its songs, but of '
-                             f'{", ".join(r[0] for r in others) or "no other front end"}: run {command("check --repair", self.folder)}')
+                             f'{", ".join(r[0] for r in others) or "no other front end"}')
     return cls.from_embeddings(*_arrays(rows))
 
 

@@ -845,11 +845,11 @@ def test_a_damaged_segment_is_told_with_its_cure(catalogue):
     place = next((songs.folder / 'fused').iterdir())
     np.save(place / 'codes.npy', np.zeros((3, 16), np.uint8))
     with Catalog(songs.folder) as again:
-        with pytest.raises(ResonanceError, match='index') as error:
+        with pytest.raises(ResonanceError, match='the fused index of .* is damaged .its arrays do not fit its songs.: run `resonance check --repair ') as error:
             again.identify(sound(1), 'fused')
         assert '\n' not in str(error.value)
         (problem,) = again.check()
-        assert place.name in problem and 'run `resonance index --method fused` again' in problem
+        assert place.name in problem and 'run `resonance check --repair --catalog ' in problem
         again.index(folder, 'fused', progress=False)
         assert again.check() == [] and len(again.recognizer('fused')) == 4
 

@@ -503,7 +503,7 @@ def test_from_the_command_line(tmp_path, music):
     with sqlite3.connect(c / 'catalogue.sqlite') as db:  # empty the table behind its back: what is asked is what is stored
         db.execute("DELETE FROM track_embeddings WHERE model_name LIKE 'mfcc/%'")
     done = run('identify', clip, '--catalog', c, '--method', 'mfcc', '--json')
-    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1 and 'resonance index --method mfcc' in done.stderr
+    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.count('run `resonance check --repair --catalog ') == 1
 
 
 def test_methods_share_a_catalogue(cat, music):
@@ -548,7 +548,7 @@ def test_lost_and_damaged_rows_are_told_and_healed(cat, music, harm):
         assert '\n' not in str(error.value)
         if harm == 'front':
             assert Mfcc().model_name in str(error.value) and 'mfcc/0123456789abcdef' in str(error.value)
-        assert any('run `resonance index --method mfcc` again' in p for p in c.check())
+        assert any('run `resonance check --repair --catalog ' in p for p in c.check())
         if harm == 'nan':  # the right number of bytes: SQLite cannot know, the song must go first
             c.remove(song)
         assert counts(c.index(music, 'mfcc', progress=False)) == (1, 5, 0)
