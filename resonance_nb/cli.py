@@ -144,15 +144,15 @@ def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
 
 # %% ../nbs/92_cli.ipynb #c65103f0
 def _prune(songs, paths, report, wait: bool) -> int:
-    "Forget the songs of these places whose files are gone, and count them; none where nothing is left, as of a disk that is not there."
-    from resonance_nb.songlist import remove as forget
+    "Forget the songs of these places whose files are gone, and count them."
+    from resonance_nb.catalog import show_path
+    from resonance_nb.songlist import prune
 
-    if not report.added and not report.unchanged:
-        _remark('nothing is pruned: no file was found, perhaps a disk is not there')
-        return 0
-    gone = [song['recording_id'] for song in songs.missing(paths)]
-    report.missing = 0
-    return len(forget(songs, gone, wait=wait).songs) if gone else 0
+    removal, kept = prune(songs, paths, wait)
+    report.missing = len(songs.missing(paths))
+    for place in kept:
+        _remark(f'nothing of {show_path(place)} is forgotten: no song is left there, perhaps a disk is not plugged in')
+    return len(removal.songs)
 
 # %% ../nbs/92_cli.ipynb #8ec5b451
 @cli.command()
@@ -183,7 +183,7 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
     lost = [p for p in paths if not os.path.exists(p)]
     with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
         report = songs.index(paths, method, jobs=jobs, wait=wait, rehash=again)
-        pruned = _prune(songs, paths, report, wait) if prune and report.missing and not lost else 0
+        pruned = _prune(songs, paths, report, wait) if prune else 0
         _tell(report, songs, as_json, pruned)
     return 2 if lost else 0
 

@@ -128,7 +128,9 @@ def _peek(fd: int, at: int, n: int) -> bytes:
 def _behind_id3(fd: int) -> int:
     "Where the first byte after all ID3v2 tags is (ID3v2.4, section 3.1)."
     at = 0
-    while (head := _peek(fd, at, 10))[:3] == b'ID3' and len(head) == 10:
+    for _ in range(64):  # a file of nothing but tags is no reason to read all of it
+        if (head := _peek(fd, at, 10))[:3] != b'ID3' or len(head) < 10:
+            break
         at += 10 + sum((b & 127) << s for b, s in zip(head[6:10], (21, 14, 7, 0))) + 10 * bool(head[5] & 16)
     return at
 
@@ -228,7 +230,9 @@ def _mp3_goes_on(fd: int) -> bool:
 def _long_wav_part(fd: int) -> tuple[int, int] | None:
     "Where the samples of a WAV that is longer than its header can say begin and end; None for a shorter file."
     size, at = os.fstat(fd).st_size, 12
-    while size >= 2**32 and len(head := _peek(fd, at, 8)) == 8:
+    for _ in range(1_000 if size >= 2**32 else 0):
+        if len(head := _peek(fd, at, 8)) < 8:
+            break
         if head[:4] == b'data':
             return at + 8, size
         n = int.from_bytes(head[4:], 'little')
@@ -250,13 +254,14 @@ class _Sndfile:
         os.lseek(fd, 0, os.SEEK_SET)
         part = _flac_part(fd)
         try:
-            self.f = f = sf.SoundFile(_File(fd, *part) if part else fd, **({} if part else {'closefd': False}))
+            f = sf.SoundFile(_File(fd, *part)) if part else sf.SoundFile(fd, closefd=False)
+            if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
+                raw = (f.samplerate, f.channels, f.subtype, 'LITTLE', 'RAW')
+                f.close()
+                f = sf.SoundFile(_File(fd, *part), 'r', *raw)
         except Exception as e:
             raise _Refused from e
-        self.rate, self.channels, self.frames = f.samplerate, f.channels, f.frames
-        if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
-            self.f = f = sf.SoundFile(_File(fd, *part), 'r', f.samplerate, f.channels, f.subtype, format='RAW', endian='LITTLE')
-            self.frames = f.frames
+        self.f, self.rate, self.channels, self.frames = f, f.samplerate, f.channels, f.frames
         says_too_little = {'MP3': _mp3_goes_on, 'OGG': _ogg_needs_care}
         if not 0 < f.frames < 2**48 or says_too_little.get(f.format, lambda fd: False)(fd):
             f.close()
@@ -642,14 +647,6 @@ def _ending(path, dec, given: int, first: int, rate_hz: int) -> None:
         raise DamagedAudio(f'{printable(path)}: {_gaps_text(dec.gaps)}', dec.heard_s)
 
 # %% ../nbs/01a_decode.ipynb #1e27a1c0
-def info(
-    path,  # an audio or video file
-) -> AudioInfo:
-    "Length, rate, channels and codec without decoding; raises `AudioError`."
-    with _decoder(path) as d:
-        return AudioInfo(None if d.frames is None else d.frames / d.rate, d.rate, d.channels, d.codec)
-
-
 def pieces(
     path,  # an audio or video file
     start_s: float,  # where to begin

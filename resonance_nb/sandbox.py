@@ -53,9 +53,6 @@ def _limit(memory_bytes: int) -> None:
             _, hard = resource.getrlimit(what)
             resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
-
-
-
 # %% ../nbs/01b_sandbox.ipynb #cfaf0010
 def serve(
     limits: dict,  # stalled_s, memory_bytes
@@ -166,9 +163,6 @@ def _end_all() -> None:
         with suppress(OSError, IndexError):
             (_idle or _busy).pop().end()
 
-
-
-
 # %% ../nbs/01b_sandbox.ipynb #a4517d6c
 def warm() -> None:
     "Have a process ready that will be needed soon, without waiting for it."
@@ -242,12 +236,20 @@ def _died(how: int, path, decoded_s: float) -> AudioError:
         return TruncatedAudio(f'{printable(path)}: {why}; {decoded_s:.2f} s can be decoded', decoded_s)
     return AudioError(f'{printable(path)}: {why}')
 
+# %% ../nbs/01b_sandbox.ipynb #aad29481
+def _folder() -> str:
+    "The folder that we are in; the root, where it is gone."
+    try:
+        return os.getcwd()
+    except OSError:
+        return os.path.abspath(os.sep)
+
 
 def _asked(task: dict, path) -> Iterator[tuple[bytes, bytes]]:
     "The frames of an answer; raises its errors."
     decoder, whole, heard = _take(), False, 0
     try:
-        decoder.ask({'path': os.fsdecode(path), 'cwd': os.getcwd(), **task})
+        decoder.ask({'path': os.fsdecode(path), 'cwd': _folder(), **task})
         while not whole:
             frame = decoder.answer()
             if frame is None:

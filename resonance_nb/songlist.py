@@ -16,7 +16,7 @@ from .catalog import _gone, _is_below, _sweep, _upwards, _writing
 from .core import METHODS, ResonanceError, default_method
 
 # %% auto #0
-__all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'mark_missing', 'Removal', 'remove', 'repair', 'lacking']
+__all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'mark_missing', 'Removal', 'remove', 'prune', 'repair', 'lacking']
 
 # %% ../nbs/02a_songlist.ipynb #50a6000b
 _PLAIN = str.maketrans({'ø': 'o', 'ł': 'l', 'đ': 'd', 'ð': 'd', 'þ': 'th', 'æ': 'ae', 'œ': 'oe', 'ı': 'i',
@@ -181,6 +181,22 @@ def remove(
                 catalog._merge(method, REST_SEGMENTS)
         _sweep(catalog)
     return chosen
+
+# %% ../nbs/02a_songlist.ipynb #5a2496d8
+def prune(
+    catalog: Catalog,  # the catalogue
+    places: Iterable[str | os.PathLike],  # folders and files
+    wait: bool = True,  # for another writer; False: raise instead
+) -> tuple[Removal, list[str]]:
+    "Forget the songs of these places whose files are gone; also returns the places where none is left, whose songs are kept."
+    places = [os.path.abspath(os.fsdecode(place)) for place in places]
+    known = [real_path(path) for path, in catalog._rows('SELECT path FROM files')]
+    alive = {above for path in known if not _gone(path) for above in _upwards(path)}
+    here = [place for place in places if place in alive]
+    gone = [song['recording_id'] for song in catalog.missing(here)]
+    removal = remove(catalog, gone, wait=wait) if gone else Removal([], [], [])
+    kept = [place for place in places if place not in alive and catalog.missing([place])]
+    return removal, kept
 
 # %% ../nbs/02a_songlist.ipynb #50a60022
 _MENDABLE = ('left-over', 'damaged', 'outdated', 'not-indexed')  # kinds of `Problem` that need nobody

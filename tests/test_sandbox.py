@@ -71,7 +71,7 @@ def test_the_same_samples_as_without_it(tmp_path):
     assert sandbox.info(path) == decode.info(path)
 
 
-@pytest.mark.parametrize('what, told', [('crash', 'crashed its decoder (SIGSEGV)'), ('memory', 'needs more memory'), ('bug', 'cannot be decoded')])
+@pytest.mark.parametrize('what, told', [('crash', 'crashed its decoder (SIGSEGV)'), pytest.param('memory', 'needs more memory', marks=pytest.mark.skipif(sys.platform != 'linux', reason='only there memory is limited')), ('bug', 'cannot be decoded')])
 def test_a_decoder_that_fails_costs_one_line(fragile, what, told):
     bad = fragile.rename(fragile.with_name(f'{what}.wav'))
     for _ in range(2):
@@ -90,16 +90,16 @@ def test_what_came_before_a_crash_is_kept(fragile):
 
 @pytest.mark.parametrize('name', ['stall.wav', 'later stall.wav'])
 def test_a_decoder_that_never_comes_back_is_ended(fragile, monkeypatch, name):
-    monkeypatch.setattr(sandbox, 'STALLED_S', 2)
+    monkeypatch.setattr(sandbox, 'STALLED_S', 4)
     x, why = heard(fragile.rename(fragile.with_name(name)))
     assert 'stalled' in str(why) and bool(len(x)) == ('later' in name)
 
 
 def test_whoever_takes_the_samples_may_be_slow(fragile, monkeypatch):
-    monkeypatch.setattr(sandbox, 'STALLED_S', 1)
+    monkeypatch.setattr(sandbox, 'STALLED_S', 4)
     n = 0
     for i, x in enumerate(sandbox.pieces(fragile, 0.0, None, RATE)):
-        time.sleep(1.3 if i == 1 else 0)
+        time.sleep(5 if i == 1 else 0)
         n += len(x)
     assert n == 60 * RATE
 
@@ -155,6 +155,13 @@ def test_no_decoder_outlives_the_program(fragile, how):
         pid = int(parent.stdout.readline())
         parent.send_signal(how)
     assert gone(pid)
+
+
+def test_a_folder_that_is_gone_is_no_reason_to_fail(fragile, monkeypatch, tmp_path):
+    (tmp_path / 'gone').mkdir()
+    monkeypatch.chdir(tmp_path / 'gone')
+    (tmp_path / 'gone').rmdir()
+    assert len(audio.load(fragile, 0, 1)) == RATE
 
 
 def test_a_path_is_that_of_the_folder_we_are_in(fragile, monkeypatch):

@@ -20,7 +20,7 @@ from resonance_nb import catalog as module  # noqa: E402
 from resonance_nb import core  # noqa: E402
 from resonance_nb.catalog import Catalog, StorageError  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402
-from resonance_nb.songlist import fold, list_songs, list_unreadable, mark_missing, overview, remove, repair  # noqa: E402
+from resonance_nb.songlist import fold, list_songs, list_unreadable, mark_missing, overview, prune, remove, repair  # noqa: E402
 
 MAIN = 'import sys; from resonance_nb.cli import main; main()'
 
@@ -788,7 +788,16 @@ def test_pruning_forgets_what_is_gone_and_only_that(home):
     shutil.rmtree(home / 'music'), shutil.rmtree(home / 'elsewhere')
     (home / 'music').mkdir()  # as a disk that is not plugged in
     status, out, err = index('music', '--prune')
-    assert json.loads(out)['songs'] == 6 and 'nothing is pruned' in err
+    assert json.loads(out)['songs'] == 6 and 'nothing of' in err and 'is forgotten' in err
+
+
+def test_of_two_folders_the_one_that_is_not_there_keeps_its_songs(tmp_path, music):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music, 'landmark', progress=False)
+        (music / 'a' / 'song 001.wav').unlink(), shutil.rmtree(music / 'b'), (music / 'b').mkdir()
+        removal, kept = prune(c, [music / 'a', music / 'b'])
+        assert [s['title'] for s in removal.songs] == ['song 001'] and kept == [str(music / 'b')] and len(c) == 6
+        assert prune(c, [music / 'a'])[0].songs == [] and c.missing([music / 'b']) and len(c) == 6
 
 
 def test_tags_written_without_a_new_date_are_read_when_asked(tmp_path, music):
