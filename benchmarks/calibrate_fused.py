@@ -113,6 +113,8 @@ told = {
     'weights': recognizer._weights,
     'floor': floor,
     'few': before.get('few', {'songs': [1, 200], 'logit': [0.0, 0.0]}),
+    'noise': before['noise'],
+    'steady': before['steady'],
     'intercept': float(coefficients[0]),
     'coefficients': [float(w) for w in coefficients[1:]],
     'accept_confidence': float(np.nextafter(threshold, 1)),

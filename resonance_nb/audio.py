@@ -15,17 +15,18 @@ from collections import Counter
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import numpy as np
 
 from . import sandbox
-from .core import atomic_write
+from .core import Match, as_matches, atomic_write
 from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable, reason
 
 # %% auto #0
-__all__ = ['SAMPLE_RATE', 'FORMATS', 'SUFFIXES', 'info', 'resample', 'load', 'stream', 'encode', 'save', 'stft', 'mel_filters',
-           'log_mel', 'rms_db', 'peak_db', 'lufs', 'hidden', 'find_audio', 'quiet_decoders']
+__all__ = ['SAMPLE_RATE', 'FORMATS', 'PAUSE_S', 'SUFFIXES', 'info', 'resample', 'load', 'stream', 'encode', 'save', 'stft',
+           'mel_filters', 'log_mel', 'rms_db', 'peak_db', 'lufs', 'stretches', 'search_stretches', 'hidden',
+           'find_audio', 'quiet_decoders']
 
 # %% ../nbs/01_audio.ipynb #f97f8909
 SAMPLE_RATE = 16_000  # samples a second, everywhere inside the package
@@ -266,6 +267,47 @@ def lufs(
 
     with np.errstate(divide='ignore'):
         return float(pyloudnorm.Meter(sample_rate_hz).integrated_loudness(x))
+
+# %% ../nbs/01_audio.ipynb #40758e1d
+PAUSE_S = 1.0  # a shorter silence belongs to the sound around it
+
+
+def stretches(
+    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    below_db: float = 50.0,  # what is so much quieter than the loudest half second is silence
+) -> list[slice]:
+    "The parts of a clip that sound, in order; the whole clip when nothing does."
+    size, pause = SAMPLE_RATE // 20, round(20 * PAUSE_S)  # blocks of 50 ms, of which so many are a pause
+    x = np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -8, 8)  # one broken sample is not the loudest sound
+    blocks = np.pad(x, (0, -len(x) % size), 'edge' if len(x) else 'constant').reshape(-1, size)
+    power = blocks.var(axis=1, dtype=np.float64)  # a constant is no sound
+    loudest = np.convolve(power, np.full(10, 0.1)).max() if len(power) else 0.0
+    loud = np.flatnonzero(power > loudest * 10 ** (-below_db / 10))
+    if not len(loud):
+        return [slice(0, len(x))]
+    cuts = np.flatnonzero(np.diff(loud) > pause)
+    first, last = loud[np.append(0, cuts + 1)], loud[np.append(cuts, -1)] + 1
+    first[0] *= first[0] >= pause
+    last[-1] = len(blocks) if len(blocks) - last[-1] < pause else last[-1]
+    return [slice(a, min(b, len(x))) for a, b in (size * np.stack([first, last], 1)).tolist()]
+
+# %% ../nbs/01_audio.ipynb #ad2024c6
+def search_stretches(
+    search: Callable[[np.ndarray], list[Match]],  # a clip's answers, best first
+    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+) -> list[Match]:
+    "The most confident answers to a stretch of a clip that sounds, as answers to the clip: whoever is asked n times has n chances to be wrong, and n times less odds."
+    parts = stretches(samples) if np.ndim(samples) == 1 else []
+    if parts in ([], [slice(0, len(samples))]):
+        return search(samples)
+    best: list[Match] = []
+    for part in parts:
+        found = search(samples[part])
+        if found and (not best or found[0].confidence > best[0].confidence):
+            odds = [m.confidence / max(1 - m.confidence, 1e-9) / len(parts) for m in found]
+            offsets_s = [m.offset_s - part.start / SAMPLE_RATE for m in found]
+            best = as_matches([m.track_id for m in found], [m.score for m in found], offsets_s, [o / (1 + o) for o in odds])
+    return best
 
 # %% ../nbs/01_audio.ipynb #498ddce8
 SUFFIXES = frozenset(  # what a folder is searched for: recordings, and films, that FFmpeg reads here

@@ -18,7 +18,7 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
+from .audio import SAMPLE_RATE, search_stretches
 from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first
 
 # %% auto #0
@@ -442,12 +442,17 @@ def _evidence(self, samples: np.ndarray) -> Evidence:
     return Evidence([ids[i] for i in order], error[order], start_s[order], bits, variety(clip[0]))
 
 
-def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
-    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when it is silent or too short."
+def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
+    "The best `k` songs for a stretch of sound."
     found = self.evidence(samples)
     logit = self._coefficients[0] + features(found.error, found.bits, found.varied, self._chance)[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
     return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
+
+
+def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
+    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when it is silent or too short."
+    return search_stretches(lambda x: _answers(self, x, k), samples)
 
 
 Chromaprint.evidence, Chromaprint.search = _evidence, _search

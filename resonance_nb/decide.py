@@ -354,7 +354,7 @@ def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
     song, begin = self._proposed(clip, suspects)
     cosine, at = _cosines(self.fused, clip, song, begin)
     found = self.fused._judged(song, cosine, at, self._levels[frame:], n, (level_at - begins) / _STEP)
-    logits = self.fused.logit(found.features)
+    logits = self.fused.logit(found)
     return Answer(begins / SAMPLE_RATE, tuple(Claim(t, level_at / SAMPLE_RATE - s, round(v, 3)) for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())))
 
 

@@ -15,7 +15,7 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, resample
+from .audio import SAMPLE_RATE, resample, search_stretches
 from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
@@ -166,16 +166,21 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     return names[order].tolist(), best[order], at[order] * HOP_S, len(clip)
 
 
+def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
+    "The best `k` songs for a stretch of sound."
+    track_ids, scores, starts_s, n = self.ranking(samples)
+    logit = self._coefficients[0] + evidence_features(scores, n)[:k] @ self._coefficients[1:]
+    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
+    return as_matches(track_ids[:k], scores, starts_s, confidence)
+
+
 def _search(
     self: Embedding,
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
     k: int = 5,  # answers at most
 ) -> list[Match]:
     "The best `k` songs for a clip, best first; [] when nothing was heard."
-    track_ids, scores, starts_s, n = self.ranking(samples)
-    logit = self._coefficients[0] + evidence_features(scores, n)[:k] @ self._coefficients[1:]
-    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    return as_matches(track_ids[:k], scores, starts_s, confidence)
+    return search_stretches(lambda x: _answers(self, x, k), samples)
 
 
 Embedding._prepared, Embedding.ranking, Embedding.search = _prepared, _ranking, _search

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
+from .audio import SAMPLE_RATE, resample, stretches
 from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
 from .embedding import UNREADABLE, Embedder, clip_vectors, first_line, usable
 from .index import Codebook
-from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
+from .landmarks import DENSE, level_blocks, own_agreement, pack_peaks, peaks, unpack_peaks
 from .match import along, best_songs, between, laid_out, rival, scan
 from .network import HOP_S, as_network
-from .verify import agreement, padded, places, realign, soft_map, without_loudest
+from .verify import FEWEST, agreement, highest, padded, places, realign, soft_map, unpadded, without_loudest
 
 # %% auto #0
 __all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
-           'PIECES', 'shipped_codebook', 'calibration', 'Fused', 'Heard', 'Evidence', 'features']
+           'PIECES', 'DECKS', 'FULLY', 'PARTLY', 'CLEAR_DB', 'shipped_codebook', 'shipped_noises', 'calibration',
+           'Fused', 'Heard', 'Evidence', 'features']
 
 # %% ../nbs/52_fuse.ipynb #8aacdbe1
 FRONT = DENSE[0]  # of the peaks
@@ -36,6 +37,12 @@ BLOCK = 4  # vectors, one after the other, that are coded together
 def shipped_codebook() -> Codebook:
     "The codebook that comes with this package, for the vectors of its encoder."
     return Codebook.load(Path(str(resources.files('resonance_nb') / 'models' / 'codebook.npz')))
+
+
+@lru_cache(maxsize=1)
+def shipped_noises() -> np.ndarray:
+    "What crowds and noise sound like to the encoder of this package: directions of unit length, float32 (64, dim)."
+    return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(np.float32)
 
 
 def calibration(
@@ -74,6 +81,8 @@ class Fused(SongIndex):
         fitted = calibration(self.model_name)
         self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
         self._weights, self._floor = fitted['weights'], fitted['floor']
+        self._noise, self._steady = fitted['noise'], fitted['steady']
+        self._noises = shipped_noises() if self.calibrated else np.zeros((1, self.encoder.settings.dim), np.float32)
         self._coefficients, self._few = np.array([fitted['intercept'], *fitted['coefficients']]), fitted['few']
 
     @property
@@ -234,14 +243,13 @@ Fused._candidates, Fused._vectors = _candidates, _vectors
 FINALISTS, SHIFTS = 24, tuple(range(-4, 5))  # places that are realigned; frames of 32 ms earlier and later
 
 
-def _checked(self: Fused, level_db: np.ndarray, song: np.ndarray, at: np.ndarray, cosine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Agreement of the peaks at each candidate's place, the same without the part that agrees most, and the place in seconds."
-    t, frame_s = self._prepared(), FRONT.hop / SAMPLE_RATE
-    around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
+def _checked(self: Fused, around: np.ndarray, song: np.ndarray, at: np.ndarray, cosine: np.ndarray) -> tuple[np.ndarray, ...]:
+    "Agreement of the peaks at each candidate's place, the same without the part that agrees most, the place in seconds, speed and pitch."
+    t, frame_s, n_frames = self._prepared(), FRONT.hop / SAMPLE_RATE, unpadded(around)
 
     def look(which, start):
         first, last = t.first_frame[song[which]], t.first_frame[song[which] + 1]
-        return places(t.peak_frames, t.peak_bins, start + first, first, last, len(level_db))
+        return places(t.peak_frames, t.peak_bins, start + first, first, last, n_frames)
 
     start, everyone = np.rint(at * HOP_S / frame_s).astype(np.int64), np.arange(len(song))
     tried = agreement(around, look(everyone, start), SHIFTS)
@@ -252,7 +260,9 @@ def _checked(self: Fused, level_db: np.ndarray, song: np.ndarray, at: np.ndarray
     found, rest, start_s = realign([around], there, FRONT.bin_min), z.copy(), start * frame_s
     z[best], rest[best] = found.z, without_loudest([around], there, found, FRONT.bin_min)
     start_s[best] = (start[best] - found.shift) * frame_s
-    return z, rest, start_s
+    speed, pitch = np.ones((2, len(song)))
+    speed[best], pitch[best] = found.speed, found.pitch
+    return z, rest, start_s, speed, pitch
 
 
 def _score(self: Fused, cosine: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -267,11 +277,13 @@ Fused._checked, Fused._score = _checked, _score
 class Evidence:
     "What a clip says of its candidates, best first."
     track_ids: list[str]
-    score: np.ndarray  # (n,) weighted sum of the next two
+    score: np.ndarray  # (n,) weighted sum of the next two, less `noise`
     cosine: np.ndarray  # (n,) mean over the clip's windows
     agreement: np.ndarray  # (n,) of the peaks, in standard deviations of chance
     start_s: np.ndarray  # (n,) where the clip starts in the song
     features: np.ndarray  # (n, 9) what the confidence is made of
+    noise: np.ndarray  # (n,) what is taken off the score, and off the log odds, because the song sounds like noise there
+    steady: np.ndarray  # (n,) bool: much of the song fits as well, so that this place says nothing
 
 
 NEAREST = 20  # other songs, those that the vectors like best, whose peaks say how easily peaks agree; a listener looks at few more
@@ -307,7 +319,7 @@ def _evidence(
     "What the clip says of the songs; nothing when nothing was heard."
     none = np.zeros(0)
     if not self._songs or not len(heard.vectors) or not len(heard.level_db):
-        return Evidence([], none, none, none, none, np.zeros((0, 9)))
+        return Evidence([], none, none, none, none, np.zeros((0, 9)), none, none.astype(bool))
     t, left_out = self._prepared(), set(left_out)
     hidden = np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int) if left_out else np.zeros(0, int)
     return self._judged(*self._candidates(heard.vectors, hidden), heard.level_db, len(heard.vectors))
@@ -319,19 +331,6 @@ Fused.evidence = _evidence
 COMPARED = 16  # songs that are compared with each other, and with themselves
 
 
-def _judged(self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0) -> Evidence:
-    "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
-    z, rest, start_s = self._checked(level_db, song, at + later, cosine)
-    score, names = self._score(cosine, z), np.array([self._prepared().track_ids[s] for s in song], str)
-    order = best_first(score, names)
-    order = order[np.sort(np.unique(song[order], return_index=True)[1])]
-    song, cosine, at, z, rest, start_s, score, names = (x[order] for x in (song, cosine, at, z, rest, start_s, score, names))
-    there = self._there(song[:COMPARED], at[:COMPARED], n_windows)
-    twin, same = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED), np.ones(len(song))
-    same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
-    return Evidence(names.tolist(), score, cosine, z, start_s, features(score, twin, cosine, z, rest, same, n_windows, self._floor))
-
-
 def _there(self: Fused, song: np.ndarray, at: np.ndarray, n_windows: int) -> np.ndarray:
     "Vectors of songs where the clip was found, (n, windows, dim)."
     t = self._prepared()
@@ -339,35 +338,96 @@ def _there(self: Fused, song: np.ndarray, at: np.ndarray, n_windows: int) -> np.
     return self._vectors(np.minimum(begin[:, None] + np.arange(n_windows), t.last[song, None] - 1))
 
 
+def _noise_in(self: Fused, there: np.ndarray) -> np.ndarray:
+    "What songs lose for sounding like noise where the clip was found, (n,)."
+    like = (there @ self._noises.T).max(axis=2).mean(axis=1)
+    return self._noise['weight'] * np.maximum(like - self._noise['likeness'], 0)
+
+
+def _is_steady(self: Fused, around: np.ndarray, song: int, z: float, start_s: float, speed: float, pitch: float) -> bool:
+    "Do places all over a song agree with a clip nearly as well as the one where it was found?"
+    t, n_frames = self._prepared(), unpadded(around)
+    first, last = t.first_frame[song], t.first_frame[song + 1]
+    starts = np.arange(min(0, last - first - n_frames), max(1, last - first - n_frames), ELSEWHERE)
+    starts = starts[np.abs(starts - start_s * SAMPLE_RATE / FRONT.hop) > AWAY]
+    starts = starts[:: -(-len(starts) // OTHERS) or 1]
+    if not len(starts):
+        return False
+    look = places(t.peak_frames, t.peak_bins, starts + first, np.full(len(starts), first), np.full(len(starts), last), n_frames)
+    lead = z - np.quantile(agreement(around, look, (-1, 0, 1), speed, pitch, FRONT.bin_min).max(axis=0), 0.9)
+    return bool(np.round(lead, 3) < max(self._steady['lead'], self._steady['share'] * z))
+
+# %% ../nbs/52_fuse.ipynb #43dcb7a9
+AWAY, ELSEWHERE, OTHERS = 48, 13, 60  # frames from the place that was found, frames from one other place to the next, other places at most
+
+
+def _judged(
+    self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0
+) -> Evidence:
+    "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
+    around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
+    z, rest, start_s, speed, pitch = self._checked(around, song, at + later, cosine)
+    score, names = self._score(cosine, z), np.array([self._prepared().track_ids[s] for s in song], str)
+    order = best_first(score, names)
+    order = order[np.sort(np.unique(song[order], return_index=True)[1])]
+    there, noise = self._there(song[order[:COMPARED]], at[order[:COMPARED]], n_windows), np.zeros(len(score))
+    noise[order[:COMPARED]] = self._noise_in(there)
+    if noise.any():
+        score = score - noise
+        order = order[best_first(score[order], names[order])]
+        there = self._there(song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
+    song, cosine, z, rest, start_s, speed, pitch, score, names, noise = (
+        x[order] for x in (song, cosine, z, rest, start_s, speed, pitch, score, names, noise))
+    twin, same = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED), np.ones(len(song))
+    same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
+    steady = np.zeros(len(song), bool)
+    steady[:1] = [self._is_steady(around, s, *found) for s, *found in zip(song[:1], z, start_s, speed, pitch)]
+    known = features(score, twin, cosine, z, rest, same, n_windows, self._floor)
+    return Evidence(names.tolist(), score, cosine, z, start_s, known, noise, steady)
+
+# %% ../nbs/52_fuse.ipynb #d46c3a44
 def _logit(
     self: Fused,
-    known: np.ndarray,  # (n, 9) of `features`
+    found: Evidence,  # of a clip
 ) -> np.ndarray:
     "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
     few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
-    return self._coefficients[0] - few + known @ self._coefficients[1:]
+    logit = self._coefficients[0] - few + found.features @ self._coefficients[1:] - found.noise
+    refused = np.log(self.accept_confidence / (2 - self.accept_confidence))  # half the probability that is accepted
+    return np.where(found.steady, np.minimum(logit, refused), logit)
 
 
-Fused._judged, Fused._there, Fused.logit = _judged, _there, _logit
+Fused._judged, Fused._there, Fused._noise_in, Fused._is_steady, Fused.logit = _judged, _there, _noise_in, _is_steady, _logit
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
 LONGEST_S, PIECES = 12.0, 6  # of a longer clip, so many pieces of this length are asked
 
 
-def _pieces(n: int) -> list[slice]:
-    "Which samples of a clip are asked together."
-    size = round(LONGEST_S * SAMPLE_RATE)
-    if n <= 1.25 * size:
-        return [slice(0, n)]
-    starts = np.linspace(0, n - size, min(PIECES, -(-n // size))).astype(int)
-    return [slice(s, s + size) for s in starts.tolist()]
+def _pieces(samples: np.ndarray) -> list[slice]:
+    "Which samples of a clip are asked together: its stretches of sound, of longer ones several parts."
+    size, pieces = round(LONGEST_S * SAMPLE_RATE), []
+    for part in stretches(samples):
+        n = part.stop - part.start
+        if n <= 1.25 * size:
+            pieces.append(part)
+        else:
+            starts = part.start + np.linspace(0, n - size, min(PIECES, -(-n // size))).astype(int)
+            pieces += [slice(s, s + size) for s in starts.tolist()]
+    longest = max(p.stop - p.start for p in pieces)
+    pieces = [p for p in pieces if p.stop - p.start >= longest / 2]
+    chosen = np.linspace(0, len(pieces) - 1, min(PIECES, len(pieces))).astype(int)
+    return [pieces[i] for i in chosen.tolist()]
+
+# %% ../nbs/52_fuse.ipynb #615cf0bb
+DECKS = 0.97, 1.03  # speeds that a clip may have been played at when nothing fits; within two percent of each, peaks are bent to fit
 
 
-def _matches(self: Fused, found: Evidence, k: int, later_s: float, tries: int) -> list[Match]:
-    "Answers to a piece that begins so much later than the clip."
-    logit = self.logit(found.features[:k]) - np.log(tries)
+def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, tries: int) -> list[Match]:
+    "Answers to a piece of a clip, of which so many are asked; the clip began so much earlier."
+    found = self.evidence(self.hear(samples))
+    logit = self.logit(found)[:k] - np.log(tries)
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    return as_matches(found.track_ids[:k], found.score, found.start_s - later_s, confidence)
+    return as_matches(found.track_ids[:k], found.score, found.start_s - earlier_s, confidence)
 
 
 def _search(
@@ -376,15 +436,51 @@ def _search(
     k: int = 5,  # answers at most
 ) -> list[Match]:
     "The best `k` songs for a clip, best first; [] when nothing was heard."
-    best, pieces = [], _pieces(len(samples))
+    best, closest, pieces = [], None, _pieces(samples)
     for piece in pieces:
-        found = _matches(self, self.evidence(self.hear(samples[piece])), k, piece.start / SAMPLE_RATE, len(pieces))
+        found = _matches(self, samples[piece], k, piece.start / SAMPLE_RATE, len(pieces))
         if found and (not best or found[0].confidence > best[0].confidence):
+            best, closest = found, piece
+    if not best or best[0].confidence >= self.accept_confidence:
+        return best
+    for speed in DECKS:
+        slowed = resample(samples[closest], SAMPLE_RATE, round(SAMPLE_RATE * speed))
+        found = _matches(self, slowed, k, closest.start * speed / SAMPLE_RATE, len(pieces) + len(DECKS))
+        if found and found[0].confidence > max(best[0].confidence, self.accept_confidence):
             best = found
     return best
 
 
 Fused.search = _search
+
+# %% ../nbs/52_fuse.ipynb #a20f1435
+FULLY, PARTLY, CLEAR_DB = 0.85, 0.6, 19.0  # shares of a clip's own agreement; how far its typical cell lies below the loudest around it
+
+
+def _relation(
+    self: Fused,
+    samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,)
+    match: Match,  # what it was found to be
+) -> str | None:
+    "'recording' when a clip is the very recording that was found, 'version' when it is another version of it, None when that cannot be told."
+    t, shares, depths_db = self._prepared(), [], []
+    song = t.track_ids.index(match.track_id)
+    first, last = t.first_frame[song : song + 2]
+    for piece in _pieces(usable(samples)):
+        level_db = np.concatenate(list(level_blocks([usable(samples[piece])], FRONT)) or [self.hear(samples[:0]).level_db])
+        around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
+        start = round((match.offset_s * SAMPLE_RATE + piece.start) / FRONT.hop)
+        at = places(t.peak_frames, t.peak_bins, *(np.array([x]) for x in (start + first, first, last)), len(level_db))
+        if at.counts[0] >= FEWEST:
+            found = realign([around], at, FRONT.bin_min)
+            shares.append(float(found.z[0] / own_agreement(level_db, around, at.counts, FRONT)[0]))
+            depths_db.append(float(np.median(highest(level_db, 7, 31) - level_db)))
+    if max(shares, default=0) >= FULLY:
+        return 'recording'
+    return 'version' if shares and max(shares) < PARTLY and min(depths_db) > CLEAR_DB else None
+
+
+Fused.relation = _relation
 
 # %% ../nbs/52_fuse.ipynb #69c7c77f
 def _save(self: Fused, folder: Path) -> None:

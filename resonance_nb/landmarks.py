@@ -14,14 +14,15 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
+from .audio import SAMPLE_RATE, search_stretches
 from .core import Match, OtherVersion, ResonanceError, as_matches, best_first
 from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
 __all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes',
            'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features', 'chance_agreement',
-           'agreement_features', 'calibration', 'Landmarks', 'DenseLandmarks', 'Evidence', 'shares_sound']
+           'agreement_features', 'calibration', 'Landmarks', 'DenseLandmarks', 'Evidence', 'own_agreement',
+           'shares_sound']
 
 # %% ../nbs/30_landmarks.ipynb #6e4ab52d
 @dataclass(frozen=True)
@@ -585,8 +586,13 @@ def _finalists(z: np.ndarray, track: np.ndarray, most: int, each: int) -> np.nda
     return np.sort(kept[np.argsort(-z[kept], kind='stable')[:most]])
 
 # %% ../nbs/30_landmarks.ipynb #bd1cc994
-def _own_agreement(level_db: np.ndarray, around: np.ndarray, counts: np.ndarray, front: Front) -> np.ndarray:
-    "The agreement of a place with `counts` peaks if they were the clip's own, picked as a song's."
+def own_agreement(
+    level_db: np.ndarray,  # levels of the clip, dB, shape (frames, bins)
+    around: np.ndarray,  # its map from `verify.padded`
+    counts: np.ndarray,  # (n,) peaks of each place
+    front: Front,  # how songs' peaks are picked
+) -> np.ndarray:
+    "The agreement of places with so many peaks if they were the clip's own, picked as a song's, (n,)."
     near = front.pns // 2 * 2 + 1
     frames, bins = _query_peaks(level_db, Search(frames=near, bins=near), front)
     margin = (len(around) - len(level_db)) // 2
@@ -624,12 +630,12 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
     features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, self._least())
-    plain = found.z[best] > 0.97 * _own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
+    plain = found.z[best] > 0.97 * own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
     return Evidence(names[best].tolist(), score[best], start_s, features, rest < 0.4 * found.z[best], plain)
 
 # %% ../nbs/30_landmarks.ipynb #977ab171
-def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
-    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
+def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
+    "The best `k` songs for a stretch of sound."
     found = self.evidence(samples, k)
     logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
@@ -637,6 +643,11 @@ def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
     confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
     confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)
     return as_matches(found.track_ids[:k], found.score, found.start_s, confidence)
+
+
+def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
+    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
+    return search_stretches(lambda x: _answers(self, x, k), samples)
 
 
 def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:

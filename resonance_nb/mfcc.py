@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, mel_filters, stft
+from .audio import SAMPLE_RATE, mel_filters, search_stretches, stft
 from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
 
 if TYPE_CHECKING:
@@ -376,12 +376,17 @@ def _place(self, track_id: str, starts_s: np.ndarray, unit: np.ndarray) -> float
 Averages.ranking, Averages._place = _ranking, _place
 
 # %% ../nbs/32_mfcc.ipynb #d6ff779f
-def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
-    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard; raises `ResonanceError` for non-finite samples."
+def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
+    "The best `k` songs for a stretch of sound."
     track_ids, scores, clip = self.ranking(samples)
     logit = self._coefficients[0] + features(scores, self._usual)[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
     return as_matches(track_ids[:k], scores, [self._place(t, *clip) for t in track_ids[:k]], confidence)
+
+
+def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
+    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard; raises `ResonanceError` for non-finite samples."
+    return search_stretches(lambda x: _answers(self, x, k), samples)
 
 
 Averages.search = _search

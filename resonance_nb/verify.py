@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['FEWEST', 'SPEEDS', 'PITCHES', 'highest', 'soft_map', 'ranges', 'Places', 'places', 'padded', 'agreement', 'Alignment',
-           'realign', 'without_loudest']
+__all__ = ['FEWEST', 'SPEEDS', 'PITCHES', 'highest', 'soft_map', 'ranges', 'Places', 'places', 'padded', 'unpadded', 'agreement',
+           'Alignment', 'realign', 'without_loudest']
 
 # %% ../nbs/30a_verify.ipynb #e7ff2ec3
 def _highest_along(x: np.ndarray, width: int) -> np.ndarray:
@@ -122,6 +122,13 @@ def padded(
 ) -> np.ndarray:
     "The map with zeros before and after it, so that a place may be tried a little earlier or later."
     return np.pad(cells, ((_MARGIN, _MARGIN), (0, 0)))
+
+
+def unpadded(
+    around: np.ndarray,  # a map from `padded`
+) -> int:
+    "The frames of the clip in it."
+    return len(around) - 2 * _MARGIN
 
 
 def agreement(
