@@ -248,7 +248,7 @@ def _ask_all(songs, query, method: str | None, cue: Path | None):
         with atomic_write(cue) as part:
             part.write_bytes(sheet)
         if left_out:
-            _remark(f'{show_path(cue)}: a cue sheet holds {CUE_TRACKS} tracks; {counted(left_out, "song")} of the end are not in it')
+            _remark(f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out')
     return found
 
 # %% ../nbs/92_cli.ipynb #96b631f3
@@ -258,13 +258,18 @@ def _bar_of_time(blocks, duration_s: float | None):
 
     from resonance_nb.audio import SAMPLE_RATE
 
-    total = None if duration_s is None else round(duration_s)
-    with tqdm(None, 'identify', total, unit='s', disable=total is not None and total < 120, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-        heard = 0
+    bar, heard, total = None, 0, round(duration_s or 0) or None
+    try:
         for block in blocks:
             yield block
             heard += len(block)
-            bar.update(heard // SAMPLE_RATE - bar.n)
+            if bar is None and max(heard / SAMPLE_RATE, duration_s or 0) >= 120:
+                bar = tqdm(None, 'identify', total, unit='s', file=sys.stderr, dynamic_ncols=True, leave=False)
+            if bar is not None:
+                bar.update(heard // SAMPLE_RATE - bar.n)
+    finally:
+        if bar is not None:
+            bar.close()
 
 # %% ../nbs/92_cli.ipynb #6b40683c
 @cli.command()

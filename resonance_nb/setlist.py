@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['STRETCH_S', 'STEP_S', 'NEAR_S', 'GONE_S', 'LEAST', 'MOST', 'ENOUGH', 'KEPT_S', 'BACK_S', 'CLAIMS', 'EDGE_S',
-           'FIRST_S', 'CUE_TRACKS', 'CUE_FRAMES', 'UNKNOWN_S', 'Found', 'find_songs', 'SetList', 'set_list',
+           'FIRST_S', 'FAINT', 'CUE_TRACKS', 'CUE_FRAMES', 'UNKNOWN_S', 'Found', 'find_songs', 'SetList', 'set_list',
            'cue_sheet', 'compare']
 
 # %% ../nbs/62b_setlist.ipynb #1cadfb41
@@ -158,7 +158,8 @@ def _finish(self: _Tracer, before_s: float) -> None:
 _Tracer._take, _Tracer._finish = _take, _finish
 
 # %% ../nbs/62b_setlist.ipynb #0aa04b85
-EDGE_S, FIRST_S = 3.5, 5.0  # of a song in a stretch, more or less, make it known; that early in a song it is taken to be its first note
+EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
+FIRST_S, FAINT = 5.0, 0.4  # so early in a song it may have begun at its first note; so much of the level says that it was there
 
 
 def _change(cosine: np.ndarray, level: float) -> int:
@@ -169,7 +170,7 @@ def _change(cosine: np.ndarray, level: float) -> int:
 
 def _level(cosine: np.ndarray) -> float:
     "Half of what cosines are where the song is heard well."
-    return float(np.percentile(cosine, 75)) / 2
+    return float(np.percentile(cosine, 75)) / 2 if len(cosine) else 0.0
 
 
 def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -193,14 +194,16 @@ _Tracer._likeness = _likeness
 # %% ../nbs/62b_setlist.ipynb #5b19e8c3
 def _begin(self: _Tracer, trace: _Trace) -> None:
     "Say when the song begins."
-    first = trace.answers[0]
+    first, fades_in = trace.answers[0], True
     trace.from_s, note_s = first.begin_s + EDGE_S, float(trace.lag_s(first.begin_s))
     if isinstance(self.recognizer, Fused):
         at_s, cosine = self._likeness(trace, first.begin_s - BACK_S, first.end_s)
-        i = _change(cosine, _level(cosine[at_s > first.begin_s])) if (at_s > first.begin_s).any() else len(at_s)
-        if i < len(at_s):
+        level = _level(cosine[at_s > first.begin_s])
+        if (i := _change(cosine, level)) < len(at_s):
             trace.from_s = float(at_s[i])
-    if trace.from_s < note_s + FIRST_S:
+        before = cosine[(at_s > note_s) & (at_s < trace.from_s)]
+        fades_in = len(before) * HOP_S < 1 or before.mean() > FAINT * level
+    if fades_in and trace.from_s < note_s + FIRST_S:
         trace.from_s = max(note_s, 0.0)
 
 
@@ -210,8 +213,7 @@ def _end(self: _Tracer, trace: _Trace) -> None:
     trace.to_s = last.end_s - EDGE_S
     if isinstance(self.recognizer, Fused):
         at_s, cosine = self._likeness(trace, last.begin_s, self._ring.end_s)
-        i = _change(cosine[::-1], _level(cosine[at_s < last.end_s])) if (at_s < last.end_s).any() else len(at_s)
-        if i < len(at_s):
+        if (i := _change(cosine[::-1], _level(cosine[at_s < last.end_s]))) < len(at_s):
             trace.to_s = float(at_s[len(at_s) - 1 - i])
     trace.to_s = max(trace.to_s, trace.from_s + 1.0)
 
@@ -329,7 +331,7 @@ def cue_sheet(
     quoted = name.replace('"', "'")
     lines, last = [f'FILE "{quoted}" {_KINDS.get(Path(name).suffix.lower(), "WAVE")}'], -1
     for number, (at_s, title, performer) in enumerate(tracks[:CUE_TRACKS], 1):
-        last = max(last + 1, int(at_s * CUE_FRAMES))
+        last = max(last + 1, int(at_s * CUE_FRAMES) if number > 1 or at_s >= 1 else 0)
         seconds, frames = divmod(last, CUE_FRAMES)
         lines += [f'  TRACK {number:02} AUDIO', f'    TITLE {_cue_text(title)}']
         lines += [f'    PERFORMER {_cue_text(performer)}'] if performer else []
