@@ -1,21 +1,15 @@
 """Every song of a recording: scripted answers, toy songs, cuts of any size, memory, files that are damaged, cue sheets."""
 
-import json
 import os
-import re
-import signal
-import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from resonance_nb import audio, setlist
 from resonance_nb.concert import Evening, Part
-from resonance_nb.core import Match, ResonanceError, rng_for
+from resonance_nb.core import Match, rng_for
 from resonance_nb.setlist import Found, SetList, compare, cue_sheet, find_songs
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -150,3 +144,79 @@ def test_hours_need_no_more_memory_than_minutes():
 
     peak(200)
     assert peak(4_000) < 1.2 * peak(400) + 200_000
+
+
+# ---- cue sheets
+
+
+def a_list(songs, duration_s=200.0, query='mix.flac'):
+    keys = ('from_s', 'to_s', 'title', 'artist')
+    return SetList(query, duration_s, [{'path': '/music/file name.ogg', **dict(zip(keys, s))} for s in songs], (), 0.0)
+
+
+def sheet_of(*songs, to='mix.cue', **how):
+    sheet, left_out = cue_sheet(a_list(songs, **how), to)
+    return sheet.decode('utf-8', 'surrogateescape').splitlines(), left_out
+
+
+def tracks_of(lines):
+    "Time in frames, title and performer of each track, read as a player reads them."
+    out = []
+    for line in lines:
+        word, _, rest = line.strip().partition(' ')
+        if word == 'TRACK':
+            assert rest == f'{len(out) + 1:02} AUDIO'
+            out.append([None, None, None])
+        elif word in ('TITLE', 'PERFORMER'):
+            assert rest[0] == rest[-1] == '"' and rest.count('"') == 2
+            out[-1][1 if word == 'TITLE' else 2] = rest[1:-1]
+        elif rest.startswith('01 '):
+            minutes, seconds, frames = map(int, rest[3:].split(':'))
+            assert seconds < 60 and frames < 75
+            out[-1][0] = (minutes * 60 + seconds) * 75 + frames
+    return out
+
+
+def test_a_cue_sheet():
+    lines, left_out = sheet_of((4.5, 60, 'One', 'Somebody'), (61.2, 100, None, None), (150, 199, 'Two "and" three\nfour', 'Zoë'))
+    assert lines[0] == 'FILE "mix.flac" WAVE' and left_out == 0
+    assert tracks_of(lines) == [[337, 'One', 'Somebody'], [4590, 'file name', None], [7500, 'Unknown', None], [11250, "Two 'and' three\\nfour", 'Zoë']]
+    assert '    INDEX 00 00:00:00' in lines and sum('INDEX 00' in line for line in lines) == 1
+
+
+def test_cue_sheets_of_nothing_of_hours_and_of_songs_that_begin_together():
+    assert tracks_of(sheet_of()[0]) == [[0, 'Unknown', None]]
+    assert tracks_of(sheet_of((0.02, 190, 'One', None))[0]) == [[0, 'One', None]]
+    late, _ = sheet_of((71_000, 71_990, 'Late', None), duration_s=72_000.0)
+    assert tracks_of(late) == [[0, 'Unknown', None], [71_000 * 75, 'Late', None]] and '    INDEX 01 1183:20:00' in late
+    assert [t[0] for t in tracks_of(sheet_of((0, 90, 'a', None), (90, 95, 'b', None), (90, 199, 'c', None))[0])] == [0, 6750, 6751]
+
+
+def test_a_cue_sheet_of_many_songs_says_how_many_it_leaves_out():
+    songs = [(40.0 * i, 40.0 * i + 20, f'song {i}', None) for i in range(120)]
+    lines, left_out = sheet_of(*songs, duration_s=4_800.0)
+    tracks = tracks_of(lines)
+    assert len(tracks) == 99 and left_out == 21 and tracks[98][1] == 'song 98'
+    assert sheet_of(*songs[:60], duration_s=2_400.0)[1] == 0
+
+
+def test_the_recording_is_named_as_seen_from_the_sheet(tmp_path):
+    assert sheet_of(query=str(tmp_path / 'a' / 'x.mp3'), to=tmp_path / 'x.cue')[0][0] == f'FILE "{os.path.join("a", "x.mp3")}" MP3'
+    odd = os.fsdecode(b'caf\xe9 "x".aiff')
+    assert sheet_of(query=odd)[0][0] == f'FILE "{os.fsdecode(b"caf")}\udce9 \'x\'.aiff" AIFF'
+
+
+# ---- what a list is worth
+
+
+def test_compare():
+    on = Evening((Part('song', 10, 40, 'a'), Part('unknown', 60, 30, 'u'), Part('song', 100, 40, 'b')), 150)
+    say = lambda track, begin, end: Found(track, begin, end, 0.0, 0.9)
+    songs, names = compare(on, [say('b', 102, 139), say('a', 20, 60), say('a', 10, 15), say('u', 60, 90)])
+    assert songs.found.tolist() == [True, True] and names.right.tolist() == [False, True, False, True]
+    assert songs.from_error_s.tolist() == [10, 2] and songs.to_error_s.tolist() == [10, -1]
+    assert not compare(on, [say('a', 40, 90)])[0].found.any(), 'less than half of it'
+    assert compare(on, [say('live', 10, 50)], {'live': 'a'})[0].found.tolist() == [True, False]
+    quick = compare(on, [say('a', 10 / 1.1, 50 / 1.1)], tempo=1.1)[0]
+    assert quick.from_error_s[0] == pytest.approx(0) and quick.to_error_s[0] == pytest.approx(0)
+    assert len(compare(Evening((), 9), [])[0]) == 0 and compare(Evening((), 9), [say('a', 1, 2)])[1].right.tolist() == [False]
