@@ -97,7 +97,7 @@ class _Tracer:
     "Follows a recording from its beginning to its end."
 
     def __init__(self, recognizer: Recognizer):
-        self.recognizer, self._ring = recognizer, RingBuffer(KEPT_S)
+        self.recognizer, self.ring = recognizer, RingBuffer(KEPT_S)
         self._room = round(STEP_S * SAMPLE_RATE)  # samples until the next question
         self.live: list[_Trace] = []
         self.over: list[_Trace] = []
@@ -106,14 +106,14 @@ class _Tracer:
         "Take in sound, shape (n,)."
         while len(samples):
             x, samples = samples[: self._room], samples[self._room :]
-            self._ring.write(x)
+            self.ring.write(x)
             self._room -= len(x)
             if not self._room:
                 self.ask()
 
     def ask(self) -> None:
         "Ask about the last stretch."
-        x, now_s, self._room = self._ring.last(STRETCH_S), self._ring.end_s, round(STEP_S * SAMPLE_RATE)
+        x, now_s, self._room = self.ring.last(STRETCH_S), self.ring.end_s, round(STEP_S * SAMPLE_RATE)
         part = _sounding(x)
         begin_s = now_s - (len(x) - part.start) / SAMPLE_RATE
         found = self.recognizer.search(x[part], k=CLAIMS) if part.stop else []
@@ -121,16 +121,6 @@ class _Tracer:
             if (logit := _log_odds(m.confidence)) >= LEAST:
                 self._take(m.track_id, _Answer(begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit))
         self._finish(now_s - GONE_S)
-
-    @property
-    def heard_s(self) -> float:
-        return self._ring.end_s
-
-    def end(self) -> None:
-        "Nothing follows."
-        if self._room < round(STEP_S * SAMPLE_RATE):
-            self.ask()
-        self._finish(math.inf)
 
 # %% ../nbs/62b_setlist.ipynb #3b781850
 def _take(self: _Tracer, track_id: str, answer: _Answer) -> None:
@@ -155,7 +145,14 @@ def _finish(self: _Tracer, before_s: float) -> None:
             self.over.append(trace)
 
 
-_Tracer._take, _Tracer._finish = _take, _finish
+def _nothing_follows(self: _Tracer) -> None:
+    "The recording is over."
+    if self._room < round(STEP_S * SAMPLE_RATE):
+        self.ask()
+    self._finish(math.inf)
+
+
+_Tracer._take, _Tracer._finish, _Tracer.end = _take, _finish, _nothing_follows
 
 # %% ../nbs/62b_setlist.ipynb #0aa04b85
 EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
@@ -175,7 +172,7 @@ def _level(cosine: np.ndarray) -> float:
 
 def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple[np.ndarray, np.ndarray]:
     "Middle of each window of what was heard in between, in seconds, and its cosine with the song's window there: those that lie in the song."
-    ring, fused = self._ring, self.recognizer
+    ring, fused = self.ring, self.recognizer
     x = ring.last(max(ring.end_s - from_s, STEP_S))
     from_s = ring.end_s - len(x) / SAMPLE_RATE
     vectors = clip_vectors(fused.encoder, x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)])
@@ -212,7 +209,7 @@ def _end(self: _Tracer, trace: _Trace) -> None:
     last = trace.answers[-1]
     trace.to_s = last.end_s - EDGE_S
     if isinstance(self.recognizer, Fused):
-        at_s, cosine = self._likeness(trace, last.begin_s, self._ring.end_s)
+        at_s, cosine = self._likeness(trace, last.begin_s, self.ring.end_s)
         if (i := _change(cosine[::-1], _level(cosine[at_s < last.end_s]))) < len(at_s):
             trace.to_s = float(at_s[len(at_s) - 1 - i])
     trace.to_s = max(trace.to_s, trace.from_s + 1.0)
@@ -251,7 +248,7 @@ def find_songs(
     for block in blocks:
         tracer.push(np.asarray(block, np.float32))
     tracer.end()
-    enough = ENOUGH if tracer.heard_s > STRETCH_S else min(ENOUGH, _log_odds(recognizer.accept_confidence))  # of a short clip, as `identify`
+    enough = ENOUGH if tracer.ring.end_s > STRETCH_S else min(ENOUGH, _log_odds(recognizer.accept_confidence))  # of a short clip, as `identify`
     found = []
     for t in _settled(tracer.over, enough):
         offset_s = t.from_s - float(t.lag_s(t.from_s))
