@@ -455,7 +455,7 @@ class _Blocks:
         if isinstance(self.error, audio.DamagedAudio):
             return str(self.error).removeprefix(f'{audio.printable(self.path)}: ')
         if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
-            return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read and are indexed'
+            return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read'
         raise self.error
 
     def whole(self) -> np.ndarray:
@@ -477,6 +477,8 @@ def _learn(recognizer: CatalogRecognizer, file: dict) -> dict:
     else:
         recognizer.add(file['recording_id'], blocks.whole())
     note = blocks.check()
+    if note and note.startswith('breaks off'):
+        note += ' and are indexed'
     if len(recognizer) == known:
         raise ResonanceError('nothing to fingerprint: silent or too short')
     now = os.stat(file['path'])
@@ -1108,13 +1110,38 @@ QUERY_S = 300.0  # of a longer query file only the beginning is read, seconds
 
 @dataclass(frozen=True)
 class Identification:
-    "The answer to one question; `dataclasses.asdict` gives the JSON of the command line."
+    "The answer to one question; `as_dict` gives the JSON of the command line."
     query: str  # the path asked about, or 'samples'
     decision: str  # 'match' or 'no-match'
     matches: list[dict]  # track_id, title, artist, path, score, confidence, offset_s; best first
     elapsed_ms: float  # decoding and searching, without loading the index
+    heard_s: float | None = None  # of a longer file: how much was heard, from its beginning on; None: all of it
+    duration_s: float | None = None  # of such a file: how long it says it is; None where it does not say
+    problems: tuple[str, ...] = ()  # where the file is damaged or breaks off, as `index` says it
+
+    def as_dict(self) -> dict:
+        "For a line of JSON: `heard_s` and `duration_s` where not all was heard, `problems` where there are some."
+        told = {k: getattr(self, k) for k in ('query', 'decision', 'matches', 'elapsed_ms')}
+        if self.heard_s is not None:
+            told |= {'heard_s': self.heard_s, 'duration_s': self.duration_s}
+        return told | ({'problems': [*self.problems]} if self.problems else {})
 
 
+def _heard(path: str) -> tuple[np.ndarray, dict]:
+    "The sound of a query file, and what an `Identification` says of it."
+    from resonance_nb import audio
+
+    blocks, most = _Blocks(path, QUERY_S + 1), round(QUERY_S * audio.SAMPLE_RATE)
+    samples = blocks.whole()
+    note, length_s = blocks.check(), None
+    told = {'problems': (note,) if note else ()}
+    if len(samples) <= most:
+        return samples, told
+    with suppress(ResonanceError):
+        length_s = audio.info(path).duration_s
+    return samples[:most], told | {'heard_s': QUERY_S, 'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None}
+
+# %% ../nbs/02_catalog.ipynb #816e1d35
 def _identify(
     self: Catalog,
     query: np.ndarray | str | os.PathLike,  # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
@@ -1128,17 +1155,17 @@ def _identify(
     if recognizer is not self._asked:  # modules and tables are not for the first question to wait for
         recognizer.search(rng_for(0, 'first question').normal(0, 0.1, SAMPLE_RATE).astype('float32'), k=1)
         self._asked = recognizer
-    begin, name = time.perf_counter(), 'samples'
+    begin, name, told = time.perf_counter(), 'samples', {}
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
-        query = _Blocks(name, QUERY_S).whole()
+        query, told = _heard(name)
     matches = []
     for m in recognizer.search(query, k=top) if len(query) else []:
         for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):  # none: removed a moment ago
             matches.append({'track_id': m.track_id, 'title': row['title'], 'artist': row['artist'], 'path': real_path(row['path']),
                             'score': float(m.score), 'confidence': float(m.confidence), 'offset_s': float(m.offset_s)})
     sure = bool(matches) and matches[0]['confidence'] >= recognizer.accept_confidence
-    return Identification(name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000)
+    return Identification(name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told)
 
 
 Catalog.identify = _identify

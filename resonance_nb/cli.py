@@ -209,47 +209,133 @@ def _answer(found) -> str:
         return '\n'.join(lines)
     return head + 'no match' + (f'; nearest: {song(found.matches[0])}' if found.matches else '')
 
+# %% ../nbs/92_cli.ipynb #019ed335
+def _tell_limits(found, songs) -> None:
+    "What was not heard of a file, and what is damaged in it."
+    from resonance_nb.catalog import command, show_path
+
+    name, problems = show_path(found.query), found.problems
+    for problem in problems:
+        _remark(f'{name}: {problem}')
+    if getattr(found, 'heard_s', None) is not None:
+        of = f' of {_clock(found.duration_s)}' if found.duration_s else ''
+        _remark(f'{name}: only the first {_clock(found.heard_s)}{of} were heard; every song of it: {command(f"identify --all {shlex.quote(name)}", songs.folder)}')
+
+# %% ../nbs/92_cli.ipynb #99f3a271
+def _set_text(found) -> str:
+    "The songs of a recording for people: when each begins and ends, what it is, how sure that is."
+    from resonance_nb.catalog import show_path
+
+    head = f'{show_path(found.query)}: {counted(len(found.songs), "song") if found.songs else "no song of the catalogue"} in {_clock(found.duration_s)}'
+    width, lines = len(_clock(found.duration_s)), [head]
+    for song in found.songs:
+        name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or song['path']
+        gone = '  (its file is gone)' if song.get('missing') else ''
+        times = f'{_clock(song["from_s"]):>{width}} – {_clock(song["to_s"]):>{width}}'
+        lines.append(f'  {times}  {show_path(name)}  (confidence {song["confidence"]:.1%}){gone}')
+    return '\n'.join(lines)
+
+
+def _ask_all(songs, query, method: str | None, cue: Path | None):
+    "Every song of a recording, with a bar while it lasts, and a cue sheet if one is wanted."
+    from resonance_nb.catalog import show_path
+    from resonance_nb.core import atomic_write
+    from resonance_nb.setlist import CUE_TRACKS, cue_sheet, set_list
+
+    found = set_list(songs, query, method, _bar_of_time)
+    if cue:
+        sheet, left_out = cue_sheet(found, cue)
+        with atomic_write(cue) as part:
+            part.write_bytes(sheet)
+        if left_out:
+            _remark(f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out')
+    return found
+
+# %% ../nbs/92_cli.ipynb #96b631f3
+def _bar_of_time(blocks, duration_s: float | None):
+    "Hand on blocks of samples; a bar on standard error shows how much was heard."
+    from tqdm import tqdm
+
+    from resonance_nb.audio import SAMPLE_RATE
+
+    bar, heard, total = None, 0, round(duration_s or 0) or None
+    try:
+        for block in blocks:
+            yield block
+            heard += len(block)
+            if bar is None and max(heard / SAMPLE_RATE, duration_s or 0) >= 120:
+                bar = tqdm(None, 'identify', total, unit='s', file=sys.stderr, dynamic_ncols=True, leave=False)
+            if bar is not None:
+                bar.update(heard // SAMPLE_RATE - bar.n)
+    finally:
+        if bar is not None:
+            bar.close()
+
 # %% ../nbs/92_cli.ipynb #6b40683c
 @cli.command()
 @click.argument('files', nargs=-1, required=True, type=click.Path(), metavar='FILE...')
 @catalog_option('The catalogue to ask.')
 @method_option
 @click.option('--top', default=None, type=click.IntRange(1), metavar='K', help='Candidates to list.  [default: 1; 5 with --json]')
+@click.option('--all', 'whole', is_flag=True, help='Every song of a recording, with its times: for mixes, concerts, broadcasts.')
+@click.option('--cue', type=click.Path(path_type=Path, dir_okay=False), metavar='FILE.cue', help='With --all, of one recording: write a cue sheet, too.')
 @json_option
-def identify(files, catalog, method, top, as_json):
+def identify(files, catalog, method, top, whole, cue, as_json):
     """Say which song is playing in a recording, or that it is none in the catalogue.
 
-    A folder stands for the audio files in it.
+    A folder stands for the audio files in it. Of a long file the first five minutes are heard; --all hears all of it.
 
     \b
       resonance identify recording.m4a --catalog my.catalogue
       resonance identify clips/ --catalog my.catalogue --json
+      resonance identify --all mix.mp3 --cue mix.cue --catalog my.catalogue
     """
     _one_thread()
+    _check_whole(whole, cue, top)
     from resonance_nb import sandbox
     from resonance_nb.audio import find_audio, quiet_decoders
     from resonance_nb.catalog import Catalog
-    from resonance_nb.songlist import mark_missing
 
     sandbox.warm()  # it starts while the catalogue is read
-    top, failed = top or (5 if as_json else 1), 0
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         _ready(songs, method)
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')
-        for query in _progress(queries, 'identify'):
-            try:
-                found = songs.identify(query, method, top)
-                mark_missing(songs, found.matches)
-                click.echo(json.dumps(asdict(found)) if as_json else _answer(found))
-            except ResonanceError as e:
-                failed += 1
-                click.echo(f'resonance: {e}', err=True)
-                if as_json:
-                    nothing = {'query': os.fspath(query), 'decision': 'no-match', 'matches': [], 'elapsed_ms': 0.0}
-                    click.echo(json.dumps(nothing | {'error': str(e)}))
-    return 2 if failed else 0
+        if cue and len(queries) > 1:
+            raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
+        ask = (lambda q: _ask_all(songs, q, method, cue)) if whole else lambda q: songs.identify(q, method, top or (5 if as_json else 1))
+        return 2 if _ask_each(queries, ask, songs, whole, as_json) else 0
+
+# %% ../nbs/92_cli.ipynb #51884f42
+def _check_whole(whole: bool, cue: Path | None, top: int | None) -> None:
+    "Options that do not go together."
+    if cue and not whole:
+        raise click.UsageError('--cue goes with --all')
+    if whole and top:
+        raise click.UsageError('--top does not go with --all, which tells every song and no candidates')
+    if cue and cue.suffix.lower() != '.cue':
+        raise click.UsageError(f'--cue wants a name that ends in .cue, not {cue.name!r}')
+
+
+def _ask_each(queries, ask, songs, whole: bool, as_json: bool) -> int:
+    "Print the answers one by one; returns how many files could not be asked about."
+    from resonance_nb.songlist import mark_missing
+
+    failed, nothing = 0, {'duration_s': 0.0, 'songs': [], 'problems': []} if whole else {'decision': 'no-match', 'matches': []}
+    for query in queries if whole else _progress(queries, 'identify'):
+        try:
+            found = ask(query)
+            mark_missing(songs, found.songs if whole else found.matches)
+            text = _set_text if whole else _answer
+            click.echo(json.dumps(found.as_dict()) if as_json else text(found))
+            _tell_limits(found, songs)
+        except ResonanceError as e:
+            failed += 1
+            click.echo(f'resonance: {e}', err=True)
+            if as_json:
+                click.echo(json.dumps({'query': os.fspath(query), **nothing, 'elapsed_ms': 0.0, 'error': str(e)}))
+    return failed
 
 # %% ../nbs/92_cli.ipynb #47c61bc0
 def _ready(songs, method: str | None):

@@ -124,6 +124,72 @@ def test_many_queries_in_one_process(home):
     assert 'file' in err  # the progress bar
 
 
+@pytest.fixture(scope='module')
+def mix(home):
+    "A recording of three of the songs, one of them twice, and what the catalogue does not know; another that is damaged, one that breaks off, one that is long."
+    parts = [tune(0), tune(77, 24), tune(3)[4 * RATE :], tune(1), tune(1)]
+    audio.save(home / 'mix.flac', np.concatenate(parts))
+    whole = bytearray(audio.encode(tune(4, 30), codec='ogg'))
+    middle = len(whole) // 2
+    (home / 'hurt.ogg').write_bytes(whole[:middle] + bytes(600) + whole[middle + 600 :])
+    (home / 'cut.flac').write_bytes(audio.encode(tune(3), codec='flac')[:150_000])
+    audio.save(home / 'long.flac', np.concatenate([tune(2)] * 16))
+    return 'mix.flac'
+
+
+def test_every_song_of_a_recording(home, mix):
+    status, out, err = resonance('identify', '--all', mix, 'stranger.wav', 'gone.wav', 'hurt.ogg', '--catalog', 'c', '--json', cwd=home)
+    told, stranger, gone, hurt = map(json.loads, out.splitlines())
+    assert status == 2 and len(err.splitlines()) == 2
+    for answer in (told, stranger, gone, hurt):
+        assert set(answer) - {'error'} == {'query', 'duration_s', 'songs', 'problems', 'elapsed_ms'}
+    keys = {'track_id', 'title', 'artist', 'path', 'from_s', 'to_s', 'offset_s', 'confidence'}
+    assert all(set(song) == keys for song in told['songs'] + hurt['songs'])
+    assert [s['title'] for s in told['songs']] == ['song 0', 'song 3', 'song 1', 'song 1']
+    for song, (begin_s, end_s, offset_s) in zip(told['songs'], [(0, 20, 0), (44, 60, 4), (60, 80, 0), (80, 100, 0)]):
+        assert (song['from_s'], song['to_s']) == (pytest.approx(begin_s, abs=2), pytest.approx(end_s, abs=2))
+        assert song['offset_s'] - song['from_s'] == pytest.approx(offset_s - begin_s, abs=0.2)
+    assert (told['query'], told['duration_s'], told['problems']) == (mix, 100.0, [])
+    assert stranger['songs'] == gone['songs'] == stranger['problems'] == [] and 'gone.wav' in gone['error'] and gone['error'] in err
+    assert 'is damaged at' in hurt['problems'][0] and f'hurt.ogg: {hurt["problems"][0]}' in err
+
+
+def test_every_song_for_people_and_as_a_cue_sheet(home, mix):
+    status, out, err = resonance('identify', '--all', mix, '--cue', 'mix.cue', '--catalog', 'c', cwd=home)
+    head, *songs = out.splitlines()
+    assert status == 0 and err == '' and head == 'mix.flac: 4 songs in 1:40.0'
+    assert re.match(r'  0:\d\d\.\d – 0:\d\d\.\d  song 0  \(confidence \d+\.\d%\)$', songs[0]) and len(songs) == 4
+    sheet = (home / 'mix.cue').read_text().splitlines()
+    assert sheet[0] == 'FILE "mix.flac" WAVE' and sum('INDEX 01' in line for line in sheet) == 5
+    assert [line.split('"')[1] for line in sheet if 'TITLE' in line] == ['song 0', 'Unknown', 'song 3', 'song 1', 'song 1']
+
+
+@pytest.mark.parametrize('words, says', [
+    (['known.wav', '--cue', 'a.cue'], '--all'), (['--all', 'known.wav', '--top', '2'], '--top'), (['--all', 'known.wav', '--cue', 'known.wav'], '.cue'),
+    (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'), (['--all', 'known.wav', '--cue', 'no/such/a.cue'], 'a.cue')])
+def test_questions_about_a_recording_that_make_no_sense(home, mix, words, says):
+    before = (home / 'known.wav').read_bytes()
+    status, out, err = resonance('identify', *words, '--catalog', 'c', cwd=home)
+    assert status == 2 and says in err and len(err.splitlines()) == 1
+    assert (home / 'known.wav').read_bytes() == before and not (home / 'a.cue').exists()
+
+
+def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
+    status, out, err = resonance('identify', 'long.flac', 'hurt.ogg', 'cut.flac', 'known.wav', '--catalog', 'c', '--json', cwd=home)
+    long, hurt, cut, known = map(json.loads, out.splitlines())
+    assert status == 0 and all(a['decision'] == 'match' for a in (long, hurt, cut, known))
+    assert (long['heard_s'], long['duration_s']) == (300.0, 320.0) and 'problems' not in long
+    assert len(hurt['problems']) == len(cut['problems']) == 1 and not {'heard_s', 'duration_s'} & (hurt.keys() | cut.keys())
+    assert set(known) == {'query', 'decision', 'matches', 'elapsed_ms'}
+    told = err.splitlines()
+    assert len(told) == 3 and all(line.startswith('resonance: ') for line in told)
+    assert 'the first 5:00.0 of 5:20.0' in told[0] and '`resonance identify --all long.flac --catalog' in told[0]
+    assert told[1] == f'resonance: hurt.ogg: {hurt["problems"][0]}' and re.search(r'is damaged at .*; the rest is read$', told[1])
+    assert re.fullmatch(r'resonance: cut.flac: breaks off: \d+\.\d s could be read', told[2])
+    indexed = resonance('index', 'hurt.ogg', 'cut.flac', '--catalog', 'others', '--method', 'landmark', cwd=home)[2]
+    assert hurt['problems'][0] in indexed and f'{cut["problems"][0]} and are indexed' in indexed
+
+
 def test_a_name_that_is_no_utf8(home):
     name = os.fsdecode(b'caf\xe9 \n.wav')
     (home / name).write_bytes((home / 'known.wav').read_bytes())
