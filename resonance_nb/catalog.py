@@ -1159,12 +1159,14 @@ def _identify(
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
         query, told = _heard(name)
-    matches = []
-    for m in recognizer.search(query, k=top) if len(query) else []:
+    matches, found = [], recognizer.search(query, k=top) if len(query) else []
+    for m in found:
         for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):  # none: removed a moment ago
             matches.append({'track_id': m.track_id, 'title': row['title'], 'artist': row['artist'], 'path': real_path(row['path']),
                             'score': float(m.score), 'confidence': float(m.confidence), 'offset_s': float(m.offset_s)})
     sure = bool(matches) and matches[0]['confidence'] >= recognizer.accept_confidence
+    if sure and hasattr(recognizer, 'relation') and recognizer.relation(query, found[0]) == 'version':
+        matches[0]['another_version'] = True
     return Identification(name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told)
 
 

@@ -201,7 +201,8 @@ def _answer(found) -> str:
     def song(m):
         name = ' – '.join(str(m[k]) for k in ('artist', 'title') if m[k]) or m['path']
         gone = '  (its file is gone)' if m.get('missing') else ''
-        return f'{show_path(name)}  (at {_clock(m["offset_s"])}, confidence {m["confidence"]:.1%}){gone}'
+        of = 'another version of ' if m.get('another_version') else ''
+        return f'{of}{show_path(name)}  (at {_clock(m["offset_s"])}, confidence {m["confidence"]:.1%}){gone}'
 
     head = f'{show_path(found.query)}: '
     if found.decision == 'match':

@@ -454,7 +454,8 @@ def _search(
 Fused.search = _search
 
 # %% ../nbs/52_fuse.ipynb #a20f1435
-FULLY, PARTLY, CLEAR_DB = 0.85, 0.6, 19.0  # shares of a clip's own agreement; how far its typical cell lies below the loudest around it
+FULLY, PARTLY = 0.85, (0.15, 0.6)  # shares of the agreement that a clip's own peaks would reach; with less it is at another speed
+CLEAR_DB = 19.0  # how far the typical cell of a clear clip lies below the loudest around it
 
 
 def _relation(
@@ -477,7 +478,8 @@ def _relation(
             depths_db.append(float(np.median(highest(level_db, 7, 31) - level_db)))
     if max(shares, default=0) >= FULLY:
         return 'recording'
-    return 'version' if shares and max(shares) < PARTLY and min(depths_db) > CLEAR_DB else None
+    part = bool(shares) and PARTLY[0] < max(shares) < PARTLY[1]
+    return 'version' if part and min(depths_db) > CLEAR_DB else None
 
 
 Fused.relation = _relation

@@ -130,7 +130,7 @@ def unpadded(
     "The frames of the clip in it."
     return len(around) - 2 * _MARGIN
 
-
+# %% ../nbs/30a_verify.ipynb #26c70ef9
 def agreement(
     around: np.ndarray,  # a map from `padded`
     at: Places,  # the places

@@ -993,3 +993,16 @@ def test_a_relation_of_a_clip_beside_the_song(index, known, music):
     for offset_s in (-100.0, 1e4):
         assert index.relation(cut(music[known[0]], 6), Match(known[0], 1.0, offset_s, 0.9)) is None
     assert index.relation(np.zeros(0, np.float32), Match(known[0], 1.0, 0.0, 0.9)) is None
+
+
+def test_a_catalogue_says_that_a_clip_is_another_version(known, music, tmp_path):
+    song, voice = music[known[0]], music[known[1]]
+    n = min(len(song), len(voice))
+    audio.save(tmp_path / 'duet.flac', song[:n] + 2 * voice[:n]), audio.save(tmp_path / 'other.flac', music[known[2]])
+    with Catalog(tmp_path / 'catalogue', create=True) as catalog:
+        catalog.index([tmp_path / 'duet.flac', tmp_path / 'other.flac'], 'fused', progress=False)
+        best = catalog.identify(cut(song, 6, 8)).matches[0]
+        assert best['path'].endswith('duet.flac') and best['another_version'] is True
+        for clip in (cut(song[:n] + 2 * voice[:n], 6, 8), cut(music[known[2]], 6, 8)):
+            answer = catalog.identify(clip)
+            assert answer.decision == 'match' and 'another_version' not in answer.matches[0]
