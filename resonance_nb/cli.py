@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import stat
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -219,7 +220,7 @@ def _answer(found) -> str:
 def identify(files, catalog, method, top, as_json):
     """Say which song is playing in a recording, or that it is none in the catalogue.
 
-    A folder stands for the audio files in it.
+    A folder stands for the audio files in it, and - for what comes on standard input.
 
     \b
       resonance identify recording.m4a --catalog my.catalogue
@@ -240,7 +241,8 @@ def identify(files, catalog, method, top, as_json):
             raise ResonanceError('no audio files were found there')
         for query in _progress(queries, 'identify'):
             try:
-                found = songs.identify(query, method, top)
+                f = _pipe(os.fspath(query))
+                found = replace(songs.identify(_clip(f) if f else query, method, top), query=os.fspath(query))
                 mark_missing(songs, found.matches)
                 click.echo(json.dumps(asdict(found)) if as_json else _answer(found))
             except ResonanceError as e:
@@ -250,6 +252,27 @@ def identify(files, catalog, method, top, as_json):
                     nothing = {'query': os.fspath(query), 'decision': 'no-match', 'matches': [], 'elapsed_ms': 0.0}
                     click.echo(json.dumps(nothing | {'error': str(e)}))
     return 2 if failed else 0
+
+# %% ../nbs/92_cli.ipynb #b063c6b7
+def _clip(f):
+    "The beginning of what comes through a pipe, as much as is taken of a file: samples, shape (n,)."
+    import numpy as np
+
+    from resonance_nb.audio import SAMPLE_RATE, DamagedAudio, TruncatedAudio
+    from resonance_nb.catalog import KEEP_S, QUERY_S
+    from resonance_nb.stream import from_pipe
+
+    heard = []
+    with from_pipe(f) as blocks:
+        try:
+            for block in blocks:
+                heard.append(block.samples)
+                if block.end_s >= QUERY_S:
+                    break
+        except TruncatedAudio as e:
+            if not isinstance(e, DamagedAudio) and sum(map(len, heard)) < KEEP_S * SAMPLE_RATE:
+                raise
+    return np.concatenate(heard)
 
 # %% ../nbs/92_cli.ipynb #47c61bc0
 def _ready(songs, method: str | None):
@@ -460,14 +483,27 @@ def check(catalog, repair, as_json):
     return 2 if left or short else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
-def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str, report):
-    "The blocks of a microphone, of standard input, or of a file; what is odd about them is reported in one line."
+def _pipe(path: str):
+    "Standard input, a named pipe or a device, open for reading; None for a file, and for what is not there."
+    if path in ('-', '/dev/stdin', '/dev/fd/0'):
+        if sys.stdin.isatty():
+            raise ResonanceError(f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}')
+        return sys.stdin.buffer
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else open(path, 'rb')
+
+
+def _source(source: str | None, device: str | None, raw: dict | None, report):
+    "The blocks of a microphone, of a pipe, or of a file; what is odd about them is reported in one line."
     from resonance_nb import stream
 
     if source is None:
         return stream.from_microphone(device, report=report)
-    if source == '-':
-        return stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype, report=report)
+    if f := _pipe(source):
+        return stream.from_pipe(f, report=report) if raw is None else stream.from_raw(f, report=report, **raw)
     return stream.from_file(source, report=report)
 
 
@@ -531,15 +567,16 @@ class _Meter:
 # %% ../nbs/92_cli.ipynb #d82dbbbd
 @cli.command()
 @catalog_option('The catalogue to ask.')
-@click.option('--input', 'source', metavar='FILE|-', help='A file, or - for samples on standard input.  [default: the microphone]')
+@click.option('--input', 'source', metavar='FILE|-', help='A file, or - for standard input: a radio, a file of any kind, raw samples.  [default: the microphone]')
 @method_option
 @click.option('--device', metavar='NAME', help='The microphone, by a part of its name or by its number.')
+@click.option('--raw', is_flag=True, help='Standard input is raw samples, also where they do not look like it; so say the three that follow.')
 @click.option('--rate', 'rate_hz', default=16_000, show_default=True, type=click.IntRange(1_000, 768_000), metavar='HZ', help='Of raw samples on standard input.')
 @click.option('--channels', default=1, show_default=True, type=click.IntRange(1, 64), help='Of raw samples on standard input.')
 @click.option('--dtype', default='int16', show_default=True, type=click.Choice(['int16', 'float32']), help='Of raw samples on standard input.')
 @click.option('--false-per-hour', default=0.5, show_default=True, type=click.FloatRange(0, min_open=True), metavar='N', help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Fitted to hours of unknown songs and of crowds.')
 @json_option
-def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_hour, as_json):
+def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false_per_hour, as_json):
     """Say which song is playing, as it plays.
 
     One line for each change: listening, candidate, match, lost. A song that is not in the catalogue is passed over in silence.
@@ -547,7 +584,8 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     \b
       resonance listen --catalog my.catalogue
       resonance listen --catalog my.catalogue --input concert.mp3 --json
-      ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | resonance listen --catalog my.catalogue --input -
+      curl -s RADIO | resonance listen --catalog my.catalogue --input -
+      arecord -t raw -f S16_LE -r 16000 | resonance listen --catalog my.catalogue --input - --raw
     """
     _one_thread()
     from resonance_nb import sandbox
@@ -556,14 +594,16 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     from resonance_nb.decide import listen as decided
 
     given = click.get_current_context().get_parameter_source
-    if raw := [name for name in ('rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE' and source != '-']:
-        _remark(f'--{raw[0].removesuffix("_hz")} is for raw samples (--input -); files and microphones say it themselves')
-    if source not in (None, '-'):
+    said = [name.removesuffix('_hz') for name in ('raw', 'rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE']
+    if said and (source is None or os.path.isfile(source)):
+        _remark(f'--{said[0]} is for raw samples (--input -); files and microphones say it themselves')
+    samples = {'rate': rate_hz, 'channels': channels, 'dtype': dtype} if said else None
+    if source is not None:
         sandbox.warm()
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = _ready(songs, method)
-        with _source(source, device, rate_hz, channels, dtype, meter.remark) as blocks:
+        with _source(source, device, samples, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)
                 meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
