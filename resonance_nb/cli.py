@@ -486,6 +486,8 @@ def check(catalog, repair, as_json):
 def _pipe(path: str):
     "Standard input, a named pipe or a device, open for reading; None for a file, and for what is not there."
     if path in ('-', '/dev/stdin', '/dev/fd/0'):
+        if sys.stdin is None:
+            raise ResonanceError('standard input is closed; send sound into it, or name a file')
         if sys.stdin.isatty():
             raise ResonanceError(f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}')
         return sys.stdin.buffer

@@ -334,7 +334,7 @@ def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
 
 # %% ../nbs/01a_decode.ipynb #a170b338
 _CONTAINERS = ('mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
-               'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf')
+               'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf,loas')
 
 # %% ../nbs/01a_decode.ipynb #a09f76b5
 class _FFmpeg:

@@ -87,6 +87,7 @@ _FRAMES: dict[str, tuple[str, bytes, Callable[[bytes], int], Callable[[bytes], t
     'MP3': ('mp3', rb'\xff[\xe2-\xff]', _mpeg_size, lambda h: (h[1] & 0xFE, h[2] & 0x0C)),
     'AAC': ('aac', rb'\xff[\xf0\xf1\xf8\xf9]', lambda h: (h[3] & 3) << 11 | h[4] << 3 | h[5] >> 5, lambda h: (h[1], h[2] & 0xFC)),
     'AC-3': ('ac3', rb'\x0b\x77', _ac3_size, lambda h: (h[4] & 0xC0, h[5] >> 3)),
+    'LATM': ('loas', rb'\x56[\xe0-\xff]', lambda h: ((h[1] & 31) << 8 | h[2]) + 3, lambda h: ()),
     'MPEG-TS': ('mpegts', rb'\x47[\0-\x7f]', lambda h: 188 * bool(h[3] & 0x30), lambda h: ()),
     'M2TS': ('mpegts', rb'\x47[\0-\x7f]', lambda h: 192 * bool(h[3] & 0x30), lambda h: ()),
 }
@@ -95,16 +96,17 @@ IN_A_ROW = 6  # frames that must follow each other; of MPEG-TS, whose mark is on
 # %% ../nbs/01c_kinds.ipynb #7e7b9004
 def _row(data: bytes, at: int, begins: bytes, size_of: Callable, same: Callable, n: int) -> bool:
     "Do `n` frames follow each other from here?"
-    known, bodies = None, set()
+    known, bodies = None, []
     for _ in range(n):
         head = data[at : at + 8]
         if len(head) < 8 or not re.match(begins, head, re.S) or (size := size_of(head)) < 8 or known not in (None, same(head)):
             return False
         known = same(head)
-        bodies.add(data[at : at + size])
+        bodies.append(data[at : at + size])
         at += size
-    steady = bodies.pop() if len(bodies) == 1 else b''  # a tone whose period fits repeats itself; so do frames of silence
-    return not steady or max(map(steady.count, set(steady))) > len(steady) // 2
+    alike = all(2 * sum(map(int.__eq__, a, b)) > len(a) for a, b in zip(bodies, bodies[1:]))
+    body = bodies[0]  # a tone whose period fits repeats itself; so do frames of silence, which are almost empty
+    return not alike or 2 * max(map(body.count, set(body))) > len(body)
 
 
 def _frames(data: bytes) -> tuple[str, str] | None:
@@ -120,9 +122,9 @@ def _is_text(data: bytes) -> bool:
     "Are there letters and nothing else? UTF-8, perhaps cut in the middle of a letter, or one byte a letter."
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
         data = data[2::2] if data[0] == 0xFF else data[3::2]
-    if re.search(rb'[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]', data) or not data.strip():
+    if re.search(rb'[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]', data) or not data.strip() or len(set(data)) < 3:
         return False
-    return len(data) > 0 and sum(b > 127 for b in data) < len(data) / 10 or _is_utf8(data)
+    return len(data) > 0 and sum(b > 127 for b in data) < len(data) / 4 or _is_utf8(data)
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -170,7 +172,8 @@ def _mp4_index(data: bytes) -> bool | None:
 # %% ../nbs/01c_kinds.ipynb #0d3dce0b
 RAW = 'raw samples'
 _BACKWARDS = 'is an MP4 with its index behind the sound, for which a decoder must go back; save it, and give the file'
-_HEADLESS = 'is the middle of {} stream, whose beginning says how to read it; start the stream anew'
+_HEADLESS = 'is the middle of {}, whose beginning says how to read it; start the stream anew'
+_MIDDLES = {'MP4': rb'moof....mfhd', 'Matroska': rb'\x1fC\xb6u.{1,8}\xe7[\x81-\x88]'}
 _UNKNOWN = 'is nothing that is known as sound; if these are raw samples, say so with --raw'
 
 
@@ -178,7 +181,7 @@ def _text(data: bytes) -> str:
     "What to say of text."
     if re.match(rb'\s*(#EXTM3U|\[playlist\]|<asx)', data, re.I):
         return 'is a playlist, not sound; give the stream that it names'
-    words = ' '.join(data[:200].decode('utf-8', 'replace').split())
+    words = ' '.join(data[:200].lstrip(b'\xff\xfe\xef\xbb\xbf').replace(b'\0', b'').decode('utf-8', 'replace').split())
     return f'is text, not sound: "{printable(words[:40])}"'
 
 # %% ../nbs/01c_kinds.ipynb #871c2607
@@ -203,9 +206,9 @@ def recognise(
     if found := _frames(data):
         return Kind(found[0], '', found[1], at, every)
     if m := re.search(rb'OggS\0([\0-\7])', data):
-        return Kind('Ogg', '' if m[1][0] & 2 else _HEADLESS.format('an Ogg'), None, at + m.start(), every)
-    if re.search(rb'moof....mfhd', data, re.S):
-        return Kind('MP4', _HEADLESS.format('an MP4'))
+        return Kind('Ogg', '' if m[1][0] & 2 else _HEADLESS.format('a stream of Ogg'), None, at + m.start(), every)
+    if name := next((name for name, part in _MIDDLES.items() if re.search(part, data, re.S)), None):
+        return Kind(name, _HEADLESS.format(f'a stream of {name}'))
     if (len(data) >= 256 or whole) and _is_text(data):
         return Kind('text', _text(data))
     if not whole:

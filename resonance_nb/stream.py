@@ -26,7 +26,7 @@ from .core import MissingExtra, ResonanceError, counted, need
 from .decode import mono
 
 # %% auto #0
-__all__ = ['SILENCE_DB', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_pipe', 'from_raw',
+__all__ = ['SILENCE_DB', 'ZEROS_S', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_pipe', 'from_raw',
            'with_back_pressure', 'Device', 'devices', 'from_microphone']
 
 # %% ../nbs/61_stream.ipynb #7290bc3a
@@ -446,7 +446,8 @@ def _sound(source, raw, said, block_s, report):
     if source.closed.is_set():
         return
     if kind.name == kinds.RAW:
-        yield from _raw_pieces(source, raw, None, block_s)
+        pieces = _raw_pieces(source, raw, None, block_s)
+        yield from pieces if said else _not_only_zeros(pieces, source.name)
         return
     if said and report is not None:
         report(f'{source.name}: is {kind.name}, which says itself what its samples are')
@@ -460,7 +461,7 @@ def _sound(source, raw, said, block_s, report):
     finally:
         source.left = True
 
-
+# %% ../nbs/61_stream.ipynb #f04ff58a
 def _without_titles(source, every):
     "Reads the sound of a radio that puts a title in after so many bytes: its length in units of 16 bytes, and the text."
     left = every
@@ -475,6 +476,20 @@ def _without_titles(source, every):
         return data
 
     return read
+
+
+ZEROS_S = 3600  # of nothing but zeros, come at once, are no sound
+
+
+def _not_only_zeros(pieces, name):
+    "The same pieces; raises `AudioError` for a device that gives zeros for ever."
+    zeros_s, begun_s = 0.0, _clock()
+    for x, lost_s, rate_hz in pieces:
+        if zeros_s is not None:
+            zeros_s = None if x.any() else zeros_s + len(x) / rate_hz
+            if zeros_s and zeros_s > max(ZEROS_S, 10 * (_clock() - begun_s)):
+                raise AudioError(f'{name}: gives nothing but zeros, faster than sound; if these are raw samples, say so with --raw')
+        yield x, lost_s, rate_hz
 
 # %% ../nbs/61_stream.ipynb #0cc1990a
 def from_pipe(
