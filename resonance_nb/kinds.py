@@ -104,7 +104,7 @@ def _row(data: bytes, at: int, begins: bytes, size_of: Callable, same: Callable,
         known = same(head)
         bodies.append(data[at : at + size])
         at += size
-    alike = all(2 * sum(map(int.__eq__, a, b)) > len(a) for a, b in zip(bodies, bodies[1:]))
+    alike = all(2 * sum(map(int.__eq__, a, b)) > min(len(a), len(b)) for a, b in zip(bodies, bodies[1:]))
     body = bodies[0]  # a tone whose period fits repeats itself; so do frames of silence, which are almost empty
     return not alike or 2 * max(map(body.count, set(body))) > len(body)
 
