@@ -241,8 +241,7 @@ def identify(files, catalog, method, top, as_json):
             raise ResonanceError('no audio files were found there')
         for query in _progress(queries, 'identify'):
             try:
-                f = _pipe(os.fspath(query))
-                found = replace(songs.identify(_clip(f) if f else query, method, top), query=os.fspath(query))
+                found = replace(songs.identify(_clip(query), method, top), query=os.fspath(query))
                 mark_missing(songs, found.matches)
                 click.echo(json.dumps(asdict(found)) if as_json else _answer(found))
             except ResonanceError as e:
@@ -254,8 +253,10 @@ def identify(files, catalog, method, top, as_json):
     return 2 if failed else 0
 
 # %% ../nbs/92_cli.ipynb #b063c6b7
-def _clip(f):
-    "The beginning of what comes through a pipe, as much as is taken of a file: samples, shape (n,)."
+def _clip(query):
+    "A file as it is; of what comes through a pipe the beginning, as much as is taken of a file: samples, shape (n,)."
+    if (f := _pipe(os.fspath(query))) is None:
+        return query
     import numpy as np
 
     from resonance_nb.audio import SAMPLE_RATE, DamagedAudio, TruncatedAudio
@@ -508,7 +509,7 @@ def _source(source: str | None, device: str | None, raw: dict | None, report):
         return stream.from_pipe(f, report=report) if raw is None else stream.from_raw(f, report=report, **raw)
     return stream.from_file(source, report=report)
 
-
+# %% ../nbs/92_cli.ipynb #cb3cd004
 def _told(event, songs) -> dict:
     "An event as one object: what happened, when, to which song."
     from resonance_nb.catalog import real_path
@@ -595,11 +596,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
     from resonance_nb.catalog import Catalog
     from resonance_nb.decide import listen as decided
 
-    given = click.get_current_context().get_parameter_source
-    said = [name.removesuffix('_hz') for name in ('raw', 'rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE']
-    if said and (source is None or os.path.isfile(source)):
-        _remark(f'--{said[0]} is for raw samples (--input -); files and microphones say it themselves')
-    samples = {'rate': rate_hz, 'channels': channels, 'dtype': dtype} if said else None
+    samples = _said(source, {'rate': rate_hz, 'channels': channels, 'dtype': dtype})
     if source is not None:
         sandbox.warm()
     meter = _Meter(sys.stderr.isatty() and not as_json)
@@ -610,6 +607,15 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
                 told = _told(event, songs)
                 meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
                 sys.stdout.flush()
+
+# %% ../nbs/92_cli.ipynb #a7877954
+def _said(source: str | None, samples: dict) -> dict | None:
+    "What the options of this command say of raw samples; None when they say nothing, or nothing that matters."
+    given = click.get_current_context().get_parameter_source
+    said = [name.removesuffix('_hz') for name in ('raw', 'rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE']
+    if said and (source is None or os.path.isfile(source)):
+        _remark(f'--{said[0]} is for raw samples (--input -); files and microphones say it themselves')
+    return samples if said else None
 
 # %% ../nbs/92_cli.ipynb #5badd437
 @cli.group()

@@ -332,12 +332,16 @@ class _Bytes:
             self.closed.wait(0.02)  # a stream that never waits, and has nothing yet
         return b''
 
-    def exactly(self, n: int) -> bytes:
-        "`n` bytes, fewer only at the end."
-        data = bytearray()
-        while len(data) < n and (more := self.some(n - len(data))):
-            data += more
-        return bytes(data)
+# %% ../nbs/61_stream.ipynb #e00029ea
+def _exactly(self: _Bytes, n: int) -> bytes:
+    "`n` bytes, fewer only at the end."
+    data = bytearray()
+    while len(data) < n and (more := self.some(n - len(data))):
+        data += more
+    return bytes(data)
+
+
+_Bytes.exactly = _exactly
 
 # %% ../nbs/61_stream.ipynb #07ec053e
 _KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}  # bytes of a sample, little-endian
