@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import stat
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -243,6 +244,9 @@ def _ask_all(songs, query, method: str | None, cue: Path | None):
     from resonance_nb.core import atomic_write
     from resonance_nb.setlist import CUE_TRACKS, cue_sheet, set_list
 
+    if (pipe := _pipe(os.fspath(query))) is not None:
+        pipe.close()
+        raise ResonanceError(f'--all hears a file from beginning to end; save {query} first, or `resonance listen` to it')
     found = set_list(songs, query, method, _bar_of_time)
     if cue:
         sheet, left_out = cue_sheet(found, cue)
@@ -284,7 +288,8 @@ def _bar_of_time(blocks, duration_s: float | None):
 def identify(files, catalog, method, top, whole, cue, as_json):
     """Say which song is playing in a recording, or that it is none in the catalogue.
 
-    A folder stands for the audio files in it. Of a long file the first five minutes are heard; --all hears all of it.
+    A folder stands for the audio files in it, and - for what comes on standard input. Of a long file the first
+    five minutes are heard; --all hears all of it.
 
     \b
       resonance identify recording.m4a --catalog my.catalogue
@@ -305,7 +310,9 @@ def identify(files, catalog, method, top, whole, cue, as_json):
             raise ResonanceError('no audio files were found there')
         if cue and len(queries) > 1:
             raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
-        ask = (lambda q: _ask_all(songs, q, method, cue)) if whole else lambda q: songs.identify(q, method, top or (5 if as_json else 1))
+        few = top or (5 if as_json else 1)
+        one = lambda q: replace(songs.identify(_clip(q), method, few), query=os.fspath(q))
+        ask = (lambda q: _ask_all(songs, q, method, cue)) if whole else one
         return 2 if _ask_each(queries, ask, songs, whole, as_json) else 0
 
 # %% ../nbs/92_cli.ipynb #51884f42
@@ -337,6 +344,29 @@ def _ask_each(queries, ask, songs, whole: bool, as_json: bool) -> int:
             if as_json:
                 click.echo(json.dumps({'query': os.fspath(query), **nothing, 'elapsed_ms': 0.0, 'error': str(e)}))
     return failed
+
+# %% ../nbs/92_cli.ipynb #b063c6b7
+def _clip(query):
+    "A file as it is; of what comes through a pipe the beginning, as much as is taken of a file: samples, shape (n,)."
+    if (f := _pipe(os.fspath(query))) is None:
+        return query
+    import numpy as np
+
+    from resonance_nb.audio import SAMPLE_RATE, DamagedAudio, TruncatedAudio
+    from resonance_nb.catalog import KEEP_S, QUERY_S
+    from resonance_nb.stream import from_pipe
+
+    heard = []
+    with from_pipe(f) as blocks:
+        try:
+            for block in blocks:
+                heard.append(block.samples)
+                if block.end_s >= QUERY_S:
+                    break
+        except TruncatedAudio as e:
+            if not isinstance(e, DamagedAudio) and sum(map(len, heard)) < KEEP_S * SAMPLE_RATE:
+                raise
+    return np.concatenate(heard)
 
 # %% ../nbs/92_cli.ipynb #47c61bc0
 def _ready(songs, method: str | None):
@@ -547,17 +577,32 @@ def check(catalog, repair, as_json):
     return 2 if left or short else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
-def _source(source: str | None, device: str | None, rate_hz: int, channels: int, dtype: str, report):
-    "The blocks of a microphone, of standard input, or of a file; what is odd about them is reported in one line."
+def _pipe(path: str):
+    "Standard input, a named pipe or a device, open for reading; None for a file, and for what is not there."
+    if path in ('-', '/dev/stdin', '/dev/fd/0'):
+        if sys.stdin is None:
+            raise ResonanceError('standard input is closed; send sound into it, or name a file')
+        if sys.stdin.isatty():
+            raise ResonanceError(f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}')
+        return sys.stdin.buffer
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else open(path, 'rb')
+
+
+def _source(source: str | None, device: str | None, raw: dict | None, report):
+    "The blocks of a microphone, of a pipe, or of a file; what is odd about them is reported in one line."
     from resonance_nb import stream
 
     if source is None:
         return stream.from_microphone(device, report=report)
-    if source == '-':
-        return stream.from_raw(sys.stdin.buffer, rate_hz, channels, dtype, report=report)
+    if f := _pipe(source):
+        return stream.from_pipe(f, report=report) if raw is None else stream.from_raw(f, report=report, **raw)
     return stream.from_file(source, report=report)
 
-
+# %% ../nbs/92_cli.ipynb #cb3cd004
 def _told(event, songs) -> dict:
     "An event as one object: what happened, when, to which song."
     from resonance_nb.catalog import real_path
@@ -618,15 +663,16 @@ class _Meter:
 # %% ../nbs/92_cli.ipynb #d82dbbbd
 @cli.command()
 @catalog_option('The catalogue to ask.')
-@click.option('--input', 'source', metavar='FILE|-', help='A file, or - for samples on standard input.  [default: the microphone]')
+@click.option('--input', 'source', metavar='FILE|-', help='A file, or - for standard input: a radio, a file of any kind, raw samples.  [default: the microphone]')
 @method_option
 @click.option('--device', metavar='NAME', help='The microphone, by a part of its name or by its number.')
+@click.option('--raw', is_flag=True, help='Standard input is raw samples, also where they do not look like it; so say the three that follow.')
 @click.option('--rate', 'rate_hz', default=16_000, show_default=True, type=click.IntRange(1_000, 768_000), metavar='HZ', help='Of raw samples on standard input.')
 @click.option('--channels', default=1, show_default=True, type=click.IntRange(1, 64), help='Of raw samples on standard input.')
 @click.option('--dtype', default='int16', show_default=True, type=click.Choice(['int16', 'float32']), help='Of raw samples on standard input.')
 @click.option('--false-per-hour', default=0.5, show_default=True, type=click.FloatRange(0, min_open=True), metavar='N', help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Fitted to hours of unknown songs and of crowds.')
 @json_option
-def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_hour, as_json):
+def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false_per_hour, as_json):
     """Say which song is playing, as it plays.
 
     One line for each change: listening, candidate, match, lost. A song that is not in the catalogue is passed over in silence.
@@ -634,7 +680,8 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     \b
       resonance listen --catalog my.catalogue
       resonance listen --catalog my.catalogue --input concert.mp3 --json
-      ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | resonance listen --catalog my.catalogue --input -
+      curl -s RADIO | resonance listen --catalog my.catalogue --input -
+      arecord -t raw -f S16_LE -r 16000 | resonance listen --catalog my.catalogue --input - --raw
     """
     _one_thread()
     from resonance_nb import sandbox
@@ -642,19 +689,26 @@ def listen(catalog, source, method, device, rate_hz, channels, dtype, false_per_
     from resonance_nb.catalog import Catalog
     from resonance_nb.decide import listen as decided
 
-    given = click.get_current_context().get_parameter_source
-    if raw := [name for name in ('rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE' and source != '-']:
-        _remark(f'--{raw[0].removesuffix("_hz")} is for raw samples (--input -); files and microphones say it themselves')
-    if source not in (None, '-'):
+    samples = _said(source, {'rate': rate_hz, 'channels': channels, 'dtype': dtype})
+    if source is not None:
         sandbox.warm()
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = _ready(songs, method)
-        with _source(source, device, rate_hz, channels, dtype, meter.remark) as blocks:
+        with _source(source, device, samples, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)
                 meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
                 sys.stdout.flush()
+
+# %% ../nbs/92_cli.ipynb #a7877954
+def _said(source: str | None, samples: dict) -> dict | None:
+    "What the options of this command say of raw samples; None when they say nothing, or nothing that matters."
+    given = click.get_current_context().get_parameter_source
+    said = [name.removesuffix('_hz') for name in ('raw', 'rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE']
+    if said and (source is None or os.path.isfile(source)):
+        _remark(f'--{said[0]} is for raw samples (--input -); files and microphones say it themselves')
+    return samples if said else None
 
 # %% ../nbs/92_cli.ipynb #5badd437
 @cli.group()

@@ -21,8 +21,9 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAP_S', 'MISSING_S', 'AudioError',
-           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'at_rate', 'pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S', 'MISSING_S', 'KEPT_BYTES',
+           'OPENED_BYTES', 'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo',
+           'info', 'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -333,16 +334,17 @@ def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
 
 # %% ../nbs/01a_decode.ipynb #a170b338
 _CONTAINERS = ('mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
-               'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf')
+               'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf,loas')
 
 # %% ../nbs/01a_decode.ipynb #a09f76b5
 class _FFmpeg:
     "A recording open in FFmpeg: the same attributes and methods as `_Sndfile`."
 
-    def __init__(self, fd: int):
-        self.fd, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = fd, None, False, False, [], 0.0, 0
+    gather = 65_536  # samples that are handed over at once
+
+    def __init__(self, source):
+        self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
         self.read_to, self.lost_bytes, self.per_s = None, 0, 0.0  # of packets that could be decoded, bytes a second of late
-        self.part = _flac_part(fd) or (0, None)
         try:
             self.c = self._open()
             if not self.c.streams.audio:
@@ -357,10 +359,17 @@ class _FFmpeg:
             raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
 
     def _open(self):
+        self.part = _flac_part(self.source) or (0, None)
+        return self._container(_File(self.source, *self.part))
+
+    def _container(self, file, form: str | None = None):
         import av
 
         options = {'format_whitelist': _CONTAINERS}
-        return av.open(_File(self.fd, *self.part), 'r', metadata_errors='replace', container_options=options)
+        return av.open(file, 'r', form, metadata_errors='replace', container_options=options)
+
+    def _peek(self, at: int, n: int) -> bytes:
+        return _peek(self.source, self.part[0] + at, n)
 
     def close(self):
         if self.c is not None:
@@ -468,6 +477,7 @@ _FFmpeg._frames = _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 _UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # their times are counted by FFmpeg, not stated
+GAPS = 10_000  # places of damage that are told apart
 GAP_S = 0.05  # the last packet of one recording that another follows in the same file is no gap worth telling
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
 
@@ -479,7 +489,7 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int) -> int
         if low < frame.time - due_s < high:
             return round((frame.time - due_s) * frame.sample_rate)
     if lost and self.heard_s and self.c.format.name in _UNTIMED[:2]:  # nothing but frames: bytes tell the time
-        around = _peek(self.fd, max(0, self.part[0] + self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048)
+        around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048)
         if re.search(b'ID3[\2-\4]|TAG|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
         of_bytes = round(self.lost_bytes / self.per_s * frame.sample_rate) if self.per_s else 0
@@ -487,7 +497,15 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int) -> int
     return lost
 
 
-_FFmpeg._missing = _ffmpeg_missing
+def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
+    "Note that sound is missing here; a stream that is damaged for days is no reason to keep all of its places."
+    if len(self.gaps) < GAPS:
+        self.gaps.append((self.heard_s, lost_s))
+    else:
+        self.gaps[-1] = self.gaps[-1][0], self.gaps[-1][1] + lost_s
+
+
+_FFmpeg._missing, _FFmpeg._gap = _ffmpeg_missing, _ffmpeg_gap
 
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
@@ -503,7 +521,7 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             drop = round(self.start - at) if sought else max(0, round(-at))
         missing = self._missing(frame, due_s, lost)
         if missing > GAP_S * rate:
-            self.gaps.append((self.heard_s, missing / rate))
+            self._gap(missing / rate)
         for i in range(0, missing, 65_536):
             yield np.zeros(min(65_536, missing - i), 'float32'), rate
         due_s, lost = (frame.time if frame.time is not None else due_s or 0.0) + n / rate, 0
@@ -523,7 +541,7 @@ def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     self.heard_s = self.start / self.rate
     end = round(self.promised) if self.mp4 and self.promised else None
     for x, rate in self._sound():
-        if n and (n >= 65_536 or rate != known):
+        if n and (n >= self.gather or rate != known):
             yield np.concatenate(parts), known
             parts, done, n = [], done + n, 0
         parts.append(x)
@@ -552,12 +570,17 @@ def _decoder(path):
             except _Refused as e:
                 raise AudioError(f'{printable(path)}: {e}') from None
         with closing(dec):
-            if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
-                claim = f'{counted(dec.channels, "channel")} at {dec.rate} Hz'
-                raise AudioError(f'{printable(path)}: claims {claim}, which cannot be right')
-            yield dec
+            yield _checked(dec, path)
     finally:
         os.close(fd)
+
+
+def _checked(dec, path):
+    "The same decoder; raises `AudioError` for a rate that no recording has."
+    if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
+        claim = f'{counted(dec.channels, "channel")} at {dec.rate} Hz'
+        raise AudioError(f'{printable(path)}: claims {claim}, which cannot be right')
+    return dec
 
 # %% ../nbs/01a_decode.ipynb #4a23d596
 @dataclass(frozen=True)
@@ -668,3 +691,72 @@ def pieces(
             if given == want:
                 return
         _ending(path, dec, given, first, rate_hz)
+
+# %% ../nbs/01a_decode.ipynb #d94761a6
+KEPT_BYTES = 2 << 20  # of a stream, to look at once more
+OPENED_BYTES = 64 << 20  # a stream that has not said what it is after so many bytes never will
+
+
+class _Feed:
+    "A stream of bytes for FFmpeg, without a way back, and the last of it once more."
+
+    def __init__(self, read: Callable[[int], bytes]):
+        self.more, self.kept, self.end, self.opened = read, bytearray(), 0, False
+
+    def read(self, n: int) -> bytes:
+        data = self.more(n) if self.opened or self.end < OPENED_BYTES else b''
+        self.kept += data
+        self.end += len(data)
+        if len(self.kept) > 2 * KEPT_BYTES:
+            del self.kept[:-KEPT_BYTES]
+        return data
+
+    def peek(self, at: int, n: int) -> bytes:
+        "What is kept of the `n` bytes from a place."
+        first = self.end - len(self.kept)
+        return bytes(self.kept[max(0, at - first) : max(0, at + n - first)])
+
+# %% ../nbs/01a_decode.ipynb #14c3975f
+class _Stream(_FFmpeg):
+    "Sound that comes as a stream, open in FFmpeg."
+
+    gather = 4096
+
+    def __init__(self, feed: _Feed, form: str | None):
+        self.form = form
+        super().__init__(feed)
+        feed.opened = True
+
+    def _open(self):
+        return self._container(self.source, self.form)
+
+    def _peek(self, at: int, n: int) -> bytes:
+        return self.source.peek(at, n)
+
+    def _choose(self):
+        from av.stream import Disposition
+
+        return max(self.c.streams.audio, key=lambda s: (bool(s.disposition & Disposition.default), -s.index))
+
+    def _promise(self) -> float | None:
+        return None if self.mp4 and b'mvex' in self.source.kept else super()._promise()
+
+# %% ../nbs/01a_decode.ipynb #20808f05
+def stream_pieces(
+    read: Callable[[int], bytes],  # gives up to so many bytes as soon as there are any, and none at the end
+    name: str,  # of the stream, for messages
+    rate_hz: int,  # the rate wanted
+    form: str | None = None,  # FFmpeg's name of the container; None: it finds out
+    report: Callable[[str], None] | None = None,  # told when samples are no numbers, which are then silence; None: refused
+) -> Iterator[np.ndarray]:  # mono float32, any length, none at all too; in [-1, 1]
+    "The sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    try:
+        dec = _Stream(_Feed(read), form)
+    except _Refused as e:
+        raise AudioError(f'{name}: {e}') from None
+    with closing(dec):
+        given = 0
+        for x in at_rate(_clean(_checked(dec, name), name, report), rate_hz):
+            given += len(x)
+            yield np.clip(x, -1, 1)
+        _ending(name, dec, given, 0, rate_hz)

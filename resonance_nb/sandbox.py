@@ -14,17 +14,18 @@ import struct
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Callable, Iterator
 
 import numpy as np
 
 from . import decode
+from .core import ResonanceError
 from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable
 
 # %% auto #0
-__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'pieces']
+__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01b_sandbox.ipynb #15ceb3a1
 _HEAD = struct.Struct('<cI')
@@ -62,37 +63,58 @@ def serve(
     out, nowhere = os.fdopen(os.dup(1), 'wb', buffering=0), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)  # libraries chatter
 
-    def say(kind: bytes, payload: bytes) -> None:
+    @contextmanager
+    def waiting():
         faulthandler.cancel_dump_traceback_later()
-        left = memoryview(_HEAD.pack(kind, len(payload)) + payload)
-        while len(left):
-            left = left[out.write(left) :]
+        yield
         faulthandler.dump_traceback_later(limits['stalled_s'], exit=True, file=nowhere)
 
-    for line in os.fdopen(os.dup(0), 'rb'):
-        faulthandler.dump_traceback_later(limits['stalled_s'], exit=True, file=nowhere)
-        for kind, payload in _answers(json.loads(line)):
-            say(kind, payload)
+    def more(n: int) -> bytes:
+        with waiting():
+            return asked.read1(n)
+
+    asked = os.fdopen(os.dup(0), 'rb')
+    for line in asked:
+        with waiting():
+            pass
+        for kind, payload in _answers(json.loads(line), more):
+            with waiting():
+                _write(out, _HEAD.pack(kind, len(payload)) + payload)
         faulthandler.cancel_dump_traceback_later()
+
+
+def _write(out, data: bytes) -> None:
+    "All of it, into an unbuffered pipe."
+    left = memoryview(data)
+    while len(left):
+        left = left[out.write(left) :]
 
 # %% ../nbs/01b_sandbox.ipynb #ffc6e35c
-def _answers(task: dict) -> Iterator[tuple[bytes, bytes]]:
+def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, bytes]]:
     "The frames that answer a request."
     notes: list[str] = []
     try:
         with suppress(OSError):
             os.chdir(task['cwd'])
-        if 'start_s' not in task:
+        told = notes.append if task.get('report') else None
+        if 'rate_hz' not in task:
             yield b'I', json.dumps(asdict(decode.info(task['path']))).encode()
-        else:
+        elif 'start_s' in task:
             asked = [task[name] for name in ('path', 'start_s', 'duration_s', 'rate_hz')]
-            for x in decode.pieces(*asked, notes.append if task['report'] else None):
-                while notes:
-                    yield b'N', json.dumps(notes.pop()).encode()
-                yield b'S', x.astype('<f4', copy=False).tobytes()  # none at all is a sign of life, too
+            yield from _sound(decode.pieces(*asked, told), notes)
+        else:
+            yield from _sound(decode.stream_pieces(more, task['path'], task['rate_hz'], task['form'], told), notes)
         yield b'D', b''
     except Exception as e:
         yield b'E', json.dumps(_packed_error(e, task['path'])).encode()
+
+
+def _sound(pieces: Iterator[np.ndarray], notes: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    "Samples as frames, with the notes that came up."
+    for x in pieces:
+        while notes:
+            yield b'N', json.dumps(notes.pop()).encode()
+        yield b'S', x.astype('<f4', copy=False).tobytes()  # none at all is a sign of life, too
 
 # %% ../nbs/01b_sandbox.ipynb #359b1548
 _START = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); from resonance_nb.sandbox import serve; serve(json.loads(sys.argv[2]))'
@@ -244,18 +266,44 @@ def _folder() -> str:
     except OSError:
         return os.path.abspath(os.sep)
 
+# %% ../nbs/01b_sandbox.ipynb #1fcca3c9
+class _Feeder:
+    "Hands on a stream to a decoder, in a thread; `trouble` is what the stream broke off with."
 
-def _asked(task: dict, path) -> Iterator[tuple[bytes, bytes]]:
+    def __init__(self, read: Callable[[int], bytes]):
+        self.read, self.trouble = read, None
+
+    def into(self, pipe) -> None:
+        "Begin; the pipe is closed at the end."
+        own = os.fdopen(os.dup(pipe.fileno()), 'wb', buffering=0)  # nobody else closes it while it is written to
+        with suppress(OSError):
+            pipe.close()
+        threading.Thread(target=self._run, args=(own,), name='resonance-feeder', daemon=True).start()
+
+    def _run(self, pipe) -> None:
+        with pipe, suppress(OSError):  # the decoder has ended; its answer says why
+            try:
+                while data := self.read(65_536):
+                    _write(pipe, data)
+            except ResonanceError as e:
+                self.trouble = e
+
+# %% ../nbs/01b_sandbox.ipynb #972d016c
+def _asked(task: dict, path, feed: _Feeder | None = None) -> Iterator[tuple[bytes, bytes]]:
     "The frames of an answer; raises its errors."
     decoder, whole, heard = _take(), False, 0
     try:
         decoder.ask({'path': os.fsdecode(path), 'cwd': _folder(), **task})
+        if feed is not None:
+            feed.into(decoder.process.stdin)
         while not whole:
             frame = decoder.answer()
             if frame is None:
                 raise _died(decoder.process.wait(), path, heard / 4 / task.get('rate_hz', 1))
             kind, payload = frame
             whole = kind in b'DE'
+            if whole and feed is not None and feed.trouble:
+                raise feed.trouble
             if kind == b'E':
                 error = json.loads(payload)
                 raise _ERRORS[error['kind']](*error['told'])
@@ -265,9 +313,9 @@ def _asked(task: dict, path) -> Iterator[tuple[bytes, bytes]]:
         with _lock:
             if decoder in _busy:
                 _busy.remove(decoder)
-            if whole:
+            if whole and feed is None:
                 _idle.append(decoder)
-        if not whole:
+        if not whole or feed is not None:
             decoder.end()
 
 # %% ../nbs/01b_sandbox.ipynb #7eb72f82
@@ -301,7 +349,27 @@ def pieces(
         yield from filter(len, decode.pieces(path, start_s, duration_s, rate_hz, report))
         return
     task = {'start_s': float(start_s), 'duration_s': duration_s, 'rate_hz': rate_hz, 'report': report is not None}
-    for kind, payload in _asked(task, _named(path)):
+    yield from _received(_asked(task, _named(path)), report)
+
+# %% ../nbs/01b_sandbox.ipynb #245e0c83
+def stream_pieces(
+    read: Callable[[int], bytes],  # gives up to so many bytes as soon as there are any, and none at the end; called in a thread
+    name: str,  # of the stream, for messages
+    rate_hz: int,  # the rate wanted
+    form: str | None = None,  # FFmpeg's name of the container; None: it finds out
+    report: Callable[[str], None] | None = None,  # told when samples are no numbers, which are then silence; None: refused
+) -> Iterator[np.ndarray]:  # mono float32 in [-1, 1], any length above 0
+    "The sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    if here():
+        yield from filter(len, decode.stream_pieces(read, name, rate_hz, form, report))
+        return
+    task = {'rate_hz': rate_hz, 'form': form, 'report': report is not None}
+    yield from _received(_asked(task, name, _Feeder(read)), report)
+
+
+def _received(frames: Iterator[tuple[bytes, bytes]], report) -> Iterator[np.ndarray]:
+    "The samples of an answer; its notes are reported."
+    for kind, payload in frames:
         if kind == b'S' and payload:
             yield np.frombuffer(bytearray(payload), '<f4')
         elif kind == b'N':

@@ -20,13 +20,14 @@ from typing import BinaryIO, Callable, Iterable, Iterator
 
 import numpy as np
 
-from . import audio, sandbox
+from . import audio, kinds, sandbox
 from .audio import SAMPLE_RATE, AudioError, TruncatedAudio
 from .core import MissingExtra, ResonanceError, counted, need
+from .decode import mono
 
 # %% auto #0
-__all__ = ['SILENCE_DB', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_raw', 'with_back_pressure',
-           'Device', 'devices', 'from_microphone']
+__all__ = ['SILENCE_DB', 'ZEROS_S', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_pipe', 'from_raw',
+           'with_back_pressure', 'Device', 'devices', 'from_microphone']
 
 # %% ../nbs/61_stream.ipynb #7290bc3a
 @dataclass(frozen=True, eq=False)
@@ -300,13 +301,24 @@ class _Bytes:
         name = getattr(f, 'name', None)
         self.name = 'standard input' if name == '<stdin>' else audio.printable(name) if isinstance(name, (str, bytes)) else 'the stream'
         self.get, self.closed, self.poll = getattr(f, 'read1', f.read), closed, None
+        self.kept, self.left = b'', False  # what was looked at; does nobody want more?
         if hasattr(select, 'poll') and isinstance(getattr(f, 'raw', f), io.FileIO):
             self.poll = select.poll()
             self.poll.register(f.fileno(), select.POLLIN)
 
+    def look(self, n: int) -> bytes:
+        "The next `n` bytes, fewer only at the end; they come again."
+        while len(self.kept) < n and (more := self._more(n - len(self.kept))):
+            self.kept += more
+        return self.kept[:n]
+
     def some(self, n: int) -> bytes:
         "Up to `n` bytes, as soon as there are any; none at the end, and when closed."
-        while not self.closed.is_set():
+        data, self.kept = self.kept[:n], self.kept[n:]
+        return data or self._more(n)
+
+    def _more(self, n: int) -> bytes:
+        while not self.closed.is_set() and not self.left:
             try:
                 if self.poll is not None and not self.poll.poll(100):
                     continue
@@ -320,17 +332,19 @@ class _Bytes:
             self.closed.wait(0.02)  # a stream that never waits, and has nothing yet
         return b''
 
-    def exactly(self, n: int) -> bytes:
-        "`n` bytes, fewer only at the end."
-        data = bytearray()
-        while len(data) < n and (more := self.some(n - len(data))):
-            data += more
-        return bytes(data)
+# %% ../nbs/61_stream.ipynb #e00029ea
+def _exactly(self: _Bytes, n: int) -> bytes:
+    "`n` bytes, fewer only at the end."
+    data = bytearray()
+    while len(data) < n and (more := self.some(n - len(data))):
+        data += more
+    return bytes(data)
+
+
+_Bytes.exactly = _exactly
 
 # %% ../nbs/61_stream.ipynb #07ec053e
 _KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}  # bytes of a sample, little-endian
-_FILES = {b'OggS': 'an Ogg', b'fLaC': 'a FLAC', b'ID3\x03': 'an MP3', b'ID3\x04': 'an MP3', b'FORM': 'an AIFF',
-          b'RIFX': 'a big-endian WAV', b'0&\xb2u': 'a WMA', b'\x1aE\xdf\xa3': 'a Matroska'}
 
 
 @dataclass(frozen=True)
@@ -358,27 +372,29 @@ class _Raw:
             x = np.frombuffer(data, np.dtype(self.kind).newbyteorder('<'))
             x = {'uint8': lambda: (x - 128.0) / 128, 'int16': lambda: x / 2**15, 'int32': lambda: x / 2**31}.get(self.kind, lambda: x)()
         with np.errstate(over='ignore', invalid='ignore'):
-            return x.reshape(-1, self.channels).mean(axis=1, dtype=np.float64).astype(np.float32)
+            return mono(np.asarray(x, np.float32).reshape(-1, self.channels).T)
 
 # %% ../nbs/61_stream.ipynb #fc1a2bc4
 _WAV = {(1, 8): 'uint8', (1, 16): 'int16', (1, 24): 'int24', (1, 32): 'int32', (3, 32): 'float32', (3, 64): 'float64'}
 
 
-def _wav_format(name, body):
-    "What a WAV header's `fmt ` chunk says of the samples."
+def _wav_format(body):
+    "Rate, channels and kind of samples by a WAV header's `fmt ` part; the kind is None for what wants a decoder."
     code, channels, rate_hz, _, _, bits = struct.unpack('<HHIIHH', body[:16])
     if code == 0xFFFE and len(body) >= 26:  # "extensible": the real code comes later
         code = int.from_bytes(body[24:26], 'little')
-    if (code, bits) not in _WAV:
-        raise AudioError(f'{name}: is WAV of a kind (code {code}, {bits} bits) that is no plain samples; send it through: ffmpeg -i - -f wav -')
-    return _Raw(rate_hz, channels, _WAV[code, bits]).check(name)
+    return rate_hz, channels, _WAV.get((code, bits))
+
+
+def _is_plain_wav(head):
+    "Does a stream begin as WAV whose samples are just numbers, little end first?"
+    at = head.find(b'fmt ') + 8
+    return head[:4] in (b'RIFF', b'RF64') and at >= 20 and len(head) >= at + 16 and bool(_wav_format(head[at : at + 40])[2])
 
 # %% ../nbs/61_stream.ipynb #88030596
 def _wav_header(source):
     "Read a WAV header up to its first sample: what the bytes mean, and how many there are (None = until the stream ends)."
-    if source.exactly(8)[4:] != b'WAVE':
-        raise AudioError(f'{source.name}: begins as a WAV file, and is none')
-    raw = None
+    raw, _ = None, source.exactly(12)
     for _ in range(100):  # parts, of 16 MiB at most; a header of more is none
         head = source.exactly(8)
         name, size = struct.unpack('<4sI', head) if len(head) == 8 else (b'', 2**32)
@@ -389,20 +405,13 @@ def _wav_header(source):
             break
         body = source.exactly(size + size % 2)
         if name == b'fmt ' and len(body) >= 16:
-            raw = _wav_format(source.name, body)
+            raw = _Raw(*_wav_format(body)).check(source.name)
     raise AudioError(f'{source.name}: its WAV header breaks off')
 
 # %% ../nbs/61_stream.ipynb #33ed5617
-def _raw_pieces(source, raw, block_s):
-    "The samples of a binary stream as they come."
-    data, left = source.exactly(4), None
-    if data in (b'RIFF', b'RF64'):
-        (raw, left), data = _wav_header(source), b''
-    else:
-        data += source.exactly(4)
-        if kind := 'an MP4' if data[4:] == b'ftyp' else _FILES.get(data[:4]):
-            raise AudioError(f'{source.name}: is {kind} file, not raw samples; send it through: ffmpeg -i - -f wav -')
-    frame, promised, heard = raw.channels * _KINDS[raw.kind], left, 0
+def _raw_pieces(source, raw, left, block_s):
+    "Samples as they come, from `left` bytes of them, or from all there are."
+    frame, promised, heard, data = raw.channels * _KINDS[raw.kind], left, 0, b''
     portion = min(max(1, round(block_s * raw.rate_hz)) * frame, 2**20)
     while True:
         whole = len(data) - len(data) % frame
@@ -421,7 +430,82 @@ def _raw_pieces(source, raw, block_s):
     if left and left > max(0.25 * second, 0.005 * promised):
         raise TruncatedAudio(f'{source.name}: breaks off; {heard / second:.2f} s of {promised / second:.2f} s came', heard / second, promised / second)
 
+# %% ../nbs/61_stream.ipynb #3e4c95ea
+def _kind(source, said):
+    "What a stream is, by its beginning; raises `AudioError` for what is no sound."
+    n, kind = 16, None
+    while kind is None:
+        head = source.look(n)
+        kind = kinds.recognise(head, len(head) < n or n >= kinds.LOOK_BYTES, said)
+        n *= 2
+    if kind.refusal and head:
+        raise AudioError(f'{source.name}: {kind.refusal}')
+    source.exactly(kind.at)
+    return kind
+
+
+def _sound(source, raw, said, block_s, report):
+    "The pieces of a stream of any kind."
+    kind = _kind(source, said)
+    if source.closed.is_set():
+        return
+    if kind.name == kinds.RAW:
+        pieces = _raw_pieces(source, raw, None, block_s)
+        yield from pieces if said else _not_only_zeros(pieces, source.name)
+        return
+    if said and report is not None:
+        report(f'{source.name}: is {kind.name}, which says itself what its samples are')
+    if kind.name == 'WAV' and _is_plain_wav(source.look(1024)):
+        yield from _raw_pieces(source, *_wav_header(source), block_s)
+        return
+    read = _without_titles(source, kind.tags_every) if kind.tags_every else source.some
+    try:
+        for x in sandbox.stream_pieces(read, source.name, SAMPLE_RATE, kind.format, report or (lambda line: None)):
+            yield x, 0.0, SAMPLE_RATE
+    finally:
+        source.left = True
+
+# %% ../nbs/61_stream.ipynb #f04ff58a
+def _without_titles(source, every):
+    "Reads the sound of a radio that puts a title in after so many bytes: its length in units of 16 bytes, and the text."
+    left = every
+
+    def read(n):
+        nonlocal left
+        if not left:
+            source.exactly(16 * int.from_bytes(source.exactly(1), 'big'))
+            left = every
+        data = source.some(min(n, left))
+        left -= len(data)
+        return data
+
+    return read
+
+
+ZEROS_S = 3600  # of nothing but zeros, come at once, are no sound
+
+
+def _not_only_zeros(pieces, name):
+    "The same pieces; raises `AudioError` for a device that gives zeros for ever."
+    zeros_s, begun_s = 0.0, _clock()
+    for x, lost_s, rate_hz in pieces:
+        if zeros_s is not None:
+            zeros_s = None if x.any() else zeros_s + len(x) / rate_hz
+            if zeros_s and zeros_s > max(ZEROS_S, 10 * (_clock() - begun_s)):
+                raise AudioError(f'{name}: gives nothing but zeros, faster than sound; if these are raw samples, say so with --raw')
+        yield x, lost_s, rate_hz
+
 # %% ../nbs/61_stream.ipynb #0cc1990a
+def from_pipe(
+    fileobj: BinaryIO,  # e.g. sys.stdin.buffer; stays open
+    block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
+    live: bool = False,  # does the sound come from something that cannot wait?
+    report: Callable[[str], None] | None = None,  # told in one line, once, what is odd about it; None = nobody
+) -> Source:
+    "Sound of any kind, as it comes: a file, a radio, or raw samples (16 bits, mono, 16 kHz); raises `AudioError` for what is no sound, at the end `TruncatedAudio` if it breaks off."
+    return _piped(fileobj, (SAMPLE_RATE, 1, 'int16'), False, block_s, live, report)
+
+
 def from_raw(
     fileobj: BinaryIO,  # bytes of samples, e.g. sys.stdin.buffer; stays open
     rate: int = SAMPLE_RATE,  # samples a second, of each channel
@@ -429,15 +513,20 @@ def from_raw(
     dtype: str = 'int16',  # or 'float32', 'uint8', 'int24', 'int32', 'float64'; little-endian
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
     live: bool = False,  # does the sound come from something that cannot wait, such as a sound card?
-    report: Callable[[str], None] | None = None,  # told in one line, once, when samples are no numbers; None = nobody
+    report: Callable[[str], None] | None = None,  # told in one line, once, what is odd about it; None = nobody
 ) -> Source:
-    "Raw samples as a stream, or WAV if it begins with a WAV header; raises `AudioError`, at the end `TruncatedAudio` if the header promised more."
+    "Raw samples as a stream; what begins as a file, WAV for one, is taken for that. Raises as `from_pipe` does."
+    return _piped(fileobj, (rate, channels, dtype), True, block_s, live, report)
+
+
+def _piped(fileobj, samples, said, block_s, live, report):
+    "The blocks of a binary stream."
     _size(block_s)
     if getattr(fileobj, 'closed', False):
         raise AudioError('the stream of samples is closed already')
     source = _Bytes(fileobj, closed := threading.Event())
-    raw = _Raw(rate, channels, dtype).check(source.name)
-    pieces = _noticed(_raw_pieces(source, raw, block_s), source.name, report)
+    raw = _Raw(*samples).check(source.name)
+    pieces = _noticed(_sound(source, raw, said, block_s, report), source.name, report)
     return Source(_blocks(pieces, block_s), closed, live)
 
 # %% ../nbs/61_stream.ipynb #46f01d1c

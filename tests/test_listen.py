@@ -1,6 +1,7 @@
 """`resonance listen` as people and programs use it: files, pipes, a missing microphone, words that make no sense."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -111,3 +112,66 @@ def test_what_is_said_of_raw_samples_means_nothing_for_a_file(home, heard, words
 def test_an_empty_pipe_is_told(home):
     status, out, err = resonance('listen', '--catalog', 'c', '--input', '-', '--json', cwd=home, given=b'')
     assert status == 2 and 'no samples' in err
+
+
+# ---- what people pipe in
+
+
+@pytest.fixture(scope='module')
+def sent(home):
+    "The same show as MP3 without a beginning of its own, as a radio sends it; how a pipe hears it."
+    sf.write(home / 'show.mp3', audio.load(home / 'show.flac'), RATE, format='MP3')
+    return (home / 'show.mp3').read_bytes()[2_001:]
+
+
+def changes(out):
+    return [(e['event'], e['title']) for e in events(out) if e['event'] in ('match', 'lost')]
+
+
+def test_a_radio_is_heard_as_a_file_is(home, heard, sent):
+    for data in (sent, b'HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\n\r\n' + sent, (home / 'show.flac').read_bytes()):
+        status, out, err = resonance('listen', '--catalog', 'c', '--input', '-', '--json', cwd=home, given=data)
+        assert status == 0 and not err and changes(out) == changes(heard[1])
+
+
+@pytest.mark.parametrize('data, said', [
+    (b'<!DOCTYPE html><html><title>404</title>', 'is text'), (b'{"a": 1}', 'is text'), (b'\x89PNG\r\n\x1a\n' + bytes(99), 'is a PNG picture'),
+    (np.random.default_rng(0).bytes(50_000), '--raw'), (b'HTTP/1.1 404 Not Found\r\n\r\n', '404 Not Found')])
+def test_a_pipe_that_brings_no_sound_is_told_in_one_line(home, data, said):
+    for words in (['listen', '--input', '-'], ['identify', '-']):
+        status, out, err = resonance(*words, '--catalog', 'c', cwd=home, given=data)
+        assert status == 2 and said in err and len(err.splitlines()) == 1 and 'standard input' in err and not out
+
+
+def test_raw_samples_say_so_or_need_not(home, heard):
+    samples = (np.clip(audio.load(home / 'show.flac'), -1, 1) * 32767).round().astype('<i2')
+    turned = np.stack([samples, -samples], 1)
+    for data, words in ((samples, ['--raw']), (samples, ['--rate', '16000']), (turned, ['--channels', '2']), (turned, ['--channels', '2', '--raw'])):
+        status, out, err = resonance('listen', '--catalog', 'c', '--input', '-', '--json', *words, cwd=home, given=data.tobytes())
+        assert status == 0 and not err and changes(out) == changes(heard[1]), words
+    status, out, err = resonance('listen', '--catalog', 'c', '--input', '-', '--json', '--raw', cwd=home, given=np.random.default_rng(0).bytes(50_000))
+    assert status == 0 and not err
+
+
+def test_a_named_pipe_and_standard_input_by_its_name(home, heard, sent):
+    os.mkfifo(home / 'fifo')
+    with subprocess.Popen(['cp', 'show.mp3', 'fifo'], cwd=home):
+        status, out, err = resonance('listen', '--catalog', 'c', '--input', 'fifo', '--json', cwd=home)
+    assert status == 0 and not err and changes(out) == changes(heard[1])
+    status, out, err = resonance('listen', '--catalog', 'c', '--input', '/dev/stdin', '--json', cwd=home, given=sent)
+    assert status == 0 and not err and changes(out) == changes(heard[1])
+
+
+def test_identify_asks_what_comes_through_a_pipe(home):
+    clip = audio.encode(audio.load(home / 'music' / 'piece 1.flac', 5, 8), codec='mp3')
+    for words in (['-'], ['/dev/stdin']):
+        status, out, err = resonance('identify', *words, '--catalog', 'c', '--json', cwd=home, given=clip)
+        found = json.loads(out)
+        assert status == 0 and not err and found['query'] == words[0] and found['matches'][0]['title'] == 'piece 1'
+        assert found['matches'][0]['offset_s'] == pytest.approx(5, abs=0.2)
+
+
+def test_standard_input_that_is_closed_is_told(home):
+    program = f'import os, sys; os.close(0); os.execv(sys.executable, [sys.executable, "-c", {MAIN!r}, "listen", "--catalog", "c", "--input", "-"])'
+    done = subprocess.run([sys.executable, '-c', program], cwd=home, capture_output=True)
+    assert done.returncode == 2 and done.stderr == b'resonance: standard input is closed; send sound into it, or name a file\n'

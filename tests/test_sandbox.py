@@ -29,6 +29,13 @@ def pieces(path, *a):
             if 'bug' in name: raise RuntimeError('something odd')
         yield x
 decode.pieces = pieces
+streamed = decode.stream_pieces
+def stream_pieces(read, name, *a):
+    for n, x in enumerate(streamed(read, name, *a)):
+        if n == 3 and 'crash' in name: os.kill(os.getpid(), 11)
+        if n == 3 and 'stall' in name: ctypes.PyDLL(None).sleep(60)
+        yield x
+decode.stream_pieces = stream_pieces
 '''
 
 
@@ -194,3 +201,111 @@ def test_a_library_with_a_file_that_kills_decoders_is_indexed(fragile, tmp_path)
         failed = dict(report.failed)
         assert report.added + len(failed) == 4 and 'crashed its decoder' in failed[str(music / 'crash.wav')]
         assert {os.path.basename(s['path']) for s in c.songs()} >= {'a.wav', 'z.wav'}
+
+
+# ---- streams
+
+
+@pytest.fixture
+def radio(fragile):
+    "A recording as bytes, and a pipe to send it through."
+    data = write(fragile.with_name('radio.ogg'), np.tile(tone(10), (2, 1)), container='OGG', coding='VORBIS').read_bytes()
+    r, w = os.pipe()
+    with open(r, 'rb') as reading, open(w, 'wb', buffering=0) as writing:
+        yield data, reading, writing
+
+
+def send(writing, *parts):
+    "Write parts with their pauses, seconds, in a thread, and close."
+    def run():
+        with writing:
+            for data, pause_s in parts:
+                writing.write(data)
+                time.sleep(pause_s)
+    threading.Thread(target=run, daemon=True).start()
+
+
+def streamed(reading, name='a pipe'):
+    got, why = [np.zeros(0, np.float32)], None
+    try:
+        got += sandbox.stream_pieces(reading.read1, name, RATE)
+    except AudioError as e:
+        why = e
+    return np.concatenate(got), why
+
+
+def test_a_stream_is_decoded_as_it_comes(radio, tmp_path):
+    data, reading, writing = radio
+    writing.write(data[: len(data) // 2])  # less than a pipe holds; no more before something was heard
+    pieces = sandbox.stream_pieces(reading.read1, 'a pipe', RATE)
+    heard = [next(pieces) for _ in range(4)]
+    send(writing, (data[len(data) // 2 :], 0))
+    heard += pieces
+    whole = audio.load(tmp_path / 'radio.ogg')
+    heard = np.concatenate(heard)
+    assert len(heard) == len(whole) and np.abs(heard - whole).max() < 1e-3 and not sandbox._busy
+
+
+def test_a_radio_may_pause_and_a_decoder_may_not(radio, monkeypatch):
+    monkeypatch.setattr(sandbox, 'STALLED_S', 4)
+    data, reading, writing = radio
+    third = len(data) // 3
+    send(writing, (data[:third], 6), (data[third:], 0))
+    x, why = streamed(reading)
+    assert len(x) == 20 * RATE and why is None
+
+
+@pytest.mark.parametrize('name, said', [('crash', 'crashed its decoder'), ('stall', 'stalled its decoder')])
+def test_a_stream_whose_decoder_dies_costs_a_line(radio, monkeypatch, name, said):
+    monkeypatch.setattr(sandbox, 'STALLED_S', 4)
+    data, reading, writing = radio
+    send(writing, (data, 0))
+    x, why = streamed(reading, name)
+    assert type(why) is TruncatedAudio and said in str(why) and 0 < len(x) < 20 * RATE and not sandbox._busy
+
+
+def test_a_stream_that_breaks_off_says_why_after_what_came(radio):
+    data, portions = radio[0], []
+
+    def read(n):
+        if len(portions) == 20:
+            raise AudioError('a pipe: breaks off')
+        portions.append(data[1000 * len(portions) :][:1000])
+        return portions[-1]
+
+    got = []
+    with pytest.raises(AudioError, match='a pipe: breaks off$'):
+        for x in sandbox.stream_pieces(read, 'a pipe', RATE):
+            got.append(x)
+    assert sum(map(len, got)) > 0 and not sandbox._busy
+
+
+def test_stopping_a_stream_leaves_nothing_behind(radio):
+    data, reading, writing = radio
+    writing.write(data[: len(data) // 2])
+    pieces = sandbox.stream_pieces(reading.read1, 'a pipe', RATE)
+    next(pieces)
+    pid = sandbox._busy[0].process.pid
+    pieces.close()
+    assert not sandbox._busy and not sandbox._idle and gone(pid)
+    writing.close()
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
+def test_no_decoder_of_a_radio_that_pauses_outlives_the_program(radio, how):
+    program = ('import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from resonance_nb import sandbox, stream; '
+               's = stream.from_pipe(sys.stdin.buffer); next(s); print(sandbox._busy[0].process.pid, flush=True); [None for _ in s]')
+    with subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        parent.stdin.write(radio[0])
+        parent.stdin.flush()
+        pid = int(parent.stdout.readline())
+        parent.send_signal(how)
+        assert gone(pid)
+
+
+def test_a_stream_without_the_wall_is_the_same(radio, monkeypatch):
+    data, reading, writing = radio
+    send(writing, (data, 0))
+    monkeypatch.setenv('RESONANCE_SANDBOX', '0')
+    assert len(streamed(reading)[0]) == 20 * RATE and not sandbox._idle
