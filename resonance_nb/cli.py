@@ -124,6 +124,7 @@ def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
         click.echo(line, err=True)
     if as_json:
         told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
+        told |= {'moved': report.moved, 'retagged': report.retagged}
         told |= {'missing': report.missing, 'pruned': pruned, 'passed_over': dict(report.passed_over)}
         told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
         click.echo(json.dumps(told))
@@ -131,7 +132,9 @@ def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
         forgotten = f', {pruned} forgotten' if pruned else ''
         there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
-        click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}{forgotten}; {there}')
+        found = [f'{n} {what}' for n, what in ((report.moved, 'moved'), (report.retagged, 'with new tags')) if n]
+        again = f' in sound ({", ".join(found)})' if found else ''
+        click.echo(f'{report.added} added, {report.unchanged} unchanged{again}{failed}{forgotten}; {there}')
     if report.passed_over:
         kinds = [f'{n} {kind}' for kind, n in report.passed_over.most_common(8)]
         more = len(report.passed_over) - len(kinds)

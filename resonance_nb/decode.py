@@ -22,7 +22,8 @@ from .core import ResonanceError, counted
 
 # %% auto #0
 __all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAP_S', 'MISSING_S', 'AudioError',
-           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'at_rate', 'pieces']
+           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound', 'at_rate',
+           'pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -575,6 +576,25 @@ def info(
     "Length, rate, channels and codec without decoding; raises `AudioError`."
     with _decoder(path) as d:
         return AudioInfo(None if d.frames is None else d.frames / d.rate, d.rate, d.channels, d.codec)
+
+# %% ../nbs/01a_decode.ipynb #24b57284
+def sound(
+    path,  # an audio or video file
+) -> Iterator[bytes]:  # what coding it is in, then its packets
+    "The coded sound of a file without tags, pictures and padding; raises `AudioError`."
+    fd, told = _open_fd(path), 0
+    try:
+        with closing(_FFmpeg(fd)) as f:
+            yield f'{f.s.codec_context.codec.canonical_name} {f.rate} {f.channels}\n'.encode()
+            for packet in f.c.demux(f.s):
+                told += packet.size
+                yield bytes(packet)
+    except Exception as e:
+        raise AudioError(f'{printable(path)}: its sound cannot be taken out ({e})') from e
+    finally:
+        os.close(fd)
+    if not told:
+        raise AudioError(f'{printable(path)}: holds no sound')
 
 # %% ../nbs/01a_decode.ipynb #24ede6a4
 def at_rate(
