@@ -580,20 +580,25 @@ def info(
 # %% ../nbs/01a_decode.ipynb #24b57284
 def sound(
     path,  # an audio or video file
-) -> Iterator[bytes]:  # what coding it is in, then its packets
+) -> Iterator[bytes | memoryview]:  # what coding it is in, then its packets
     "The coded sound of a file without tags, pictures and padding; raises `AudioError`."
-    fd, told = _open_fd(path), 0
+    fd, holds_some = _open_fd(path), False
     try:
         with closing(_FFmpeg(fd)) as f:
             yield f'{f.s.codec_context.codec.canonical_name} {f.rate} {f.channels}\n'.encode()
-            for packet in f.c.demux(f.s):
-                told += packet.size
-                yield bytes(packet)
+            packets = f.c.demux(f.s)
+            if f.c.format.name == 'flac':  # from its first packet on there is nothing else: no need to look for each
+                file = _File(fd, *f.part)
+                file.seek(next(packets).pos)
+                packets = iter(lambda: file.read(1 << 20), b'')
+            for packet in packets:
+                holds_some = holds_some or bytes(packet) != b''
+                yield packet
     except Exception as e:
-        raise AudioError(f'{printable(path)}: its sound cannot be taken out ({e})') from e
+        raise AudioError(f'{printable(path)}: its sound cannot be taken out ({reason(e)})') from e
     finally:
         os.close(fd)
-    if not told:
+    if not holds_some:
         raise AudioError(f'{printable(path)}: holds no sound')
 
 # %% ../nbs/01a_decode.ipynb #24ede6a4
