@@ -204,7 +204,8 @@ def _renew(db: sqlite3.Connection, can_write: bool) -> bool:
         except sqlite3.OperationalError:  # no room or no permission: it can still be read
             if db.in_transaction:
                 db.execute('ROLLBACK')
-    db.execute(f'CREATE TEMP {_UNREADABLE}')
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'unreadable'").fetchone():
+        db.execute(f'CREATE TEMP {_UNREADABLE}')
     return False
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from resonance_nb import catalog as module  # noqa: E402
 from resonance_nb import core, decode, sandbox  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.decode import AudioError  # noqa: E402
-from resonance_nb.songlist import list_songs, prune, remove  # noqa: E402
+from resonance_nb.songlist import list_songs, list_unreadable, prune, remove  # noqa: E402
 
 mutagen = pytest.importorskip('mutagen')
 import mutagen.apev2  # noqa: E402
@@ -542,21 +541,10 @@ def test_what_cannot_be_taken_apart_is_known_by_its_bytes(tmp_path, music, monke
 # ---- catalogues of an earlier format, and death
 
 
-def age(folder, version=2):
-    "Make a catalogue what an earlier version would have left."
-    db = sqlite3.connect(folder / 'catalogue.sqlite')
-    db.execute('DROP TABLE sounds')
-    if version == 1:
-        db.execute('DROP TABLE unreadable')
-    db.execute(f'PRAGMA user_version = {version}')
-    db.commit()
-    db.close()
-
-
 @pytest.mark.parametrize('version', [1, 2])
 def test_an_earlier_format_learns_it_when_it_sees_the_files_again(cat, music, monkeypatch, version, capfd):
     cat.close()
-    age(cat.folder, version)
+    toy.age(cat.folder, version)
     monkeypatch.setattr(module, 'MANY_FILES', 3)
     told = []
     with Catalog(cat.folder, report=told.append) as c, deaf(monkeypatch):
@@ -574,19 +562,21 @@ def test_an_earlier_format_learns_it_when_it_sees_the_files_again(cat, music, mo
 def test_an_earlier_format_that_is_asked_too_late(cat, music):
     "Its files were renamed and retagged before it saw them again: their sound was never known."
     cat.close()
-    age(cat.folder)
+    toy.age(cat.folder, 2)
     retag_and_rename(sorted(music.iterdir()), music / 'new')
     with Catalog(cat.folder) as c:
         assert index(c, music) == (4, 0, 0, 0, 0, 4) and len(c.missing()) == 4
 
 
-def test_an_earlier_format_that_cannot_be_written_still_answers(cat, monkeypatch):
+def test_an_earlier_format_that_cannot_be_written_still_answers(cat, music, monkeypatch):
+    (music / 'bad.mp3').write_bytes(b'no music' * 99)
+    assert index(cat, music)[:3] == (0, 4, 1)
     cat.close()
-    age(cat.folder)
+    toy.age(cat.folder, 2)
     real = module._connect
     monkeypatch.setattr(module, '_connect', lambda path: (real(path)[0], False))
     with Catalog(cat.folder) as c:
-        assert c.identify(toy.melody(1)[16_000:48_000]).matches[0]['title'] == 'Old 1' and len(list_songs(c)) == 4
+        assert c.identify(toy.melody(1)[16_000:48_000]).matches[0]['title'] == 'Old 1' and len(list_songs(c)) == 4 and len(list_unreadable(c)) == 1
         assert c._rows('PRAGMA user_version')[0][0] == 2
 
 
@@ -601,7 +591,7 @@ def test_killed_at_every_step_of_a_move(tmp_path, music, old):
         index(c, music)
         before, ids = segments(c), {s['recording_id'] for s in c.songs()}
     if old:
-        age(tmp_path / 'base')
+        toy.age(tmp_path / 'base', 2)
     else:
         retag_and_rename(sorted(music.iterdir()), music / 'new')
     states = []
