@@ -658,10 +658,13 @@ def _sound(path: str) -> str | None:
 MANY_FILES = 100  # to be read once more: that is said
 
 
-def _unheard(self: Catalog, found: list[Path]) -> int:
-    "How many of these files belong to songs of an earlier format, which have no hash of their sound yet."
+def _tell_earlier(self: Catalog, found: list[Path]) -> None:
+    "Say why many files are read that are known: an earlier format had no hash of their sound."
     rows = self._rows('SELECT path FROM files WHERE recording_id NOT IN (SELECT recording_id FROM sounds)')
-    return len({real_path(path) for path, in rows} & {os.path.abspath(path) for path in found}) if rows else 0
+    n = len({real_path(path) for path, in rows} & {os.path.abspath(path) for path in found}) if rows else 0
+    if n > MANY_FILES:
+        print(f'{n} songs were indexed by an earlier version; the sound of each is hashed once, so that it is '
+              'known again when its file is renamed and has new tags', file=sys.stderr, flush=True)
 
 
 def _is_at(self: Catalog, recording_id: str, path: str) -> bool:
@@ -782,7 +785,7 @@ def _settle(db: sqlite3.Connection, run: _Run) -> None:
             run.report.retagged += file['sha256'] != song['sha256']
             _retag(db, file)
 
-
+# %% ../nbs/02_catalog.ipynb #7d2e4a39
 def _rehome(db: sqlite3.Connection) -> None:
     "Name a song whose file is another song's now by a file that was not looked at; the next run looks at it."
     there = 'SELECT 1 FROM files f WHERE f.path = songs.path AND f.recording_id = songs.recording_id'
@@ -1110,9 +1113,8 @@ def _index(
         lost, why = _forget_unreadable(self, method, cls)
         found += _files_of(self, lost, found)
         jobs, batch_files = _shares(len(found), jobs, batch_files)
-        if progress and (n := _unheard(self, found)) > MANY_FILES:
-            print(f'{n} songs were indexed by an earlier version; the sound of each is hashed once, so that it is '
-                  'known again when its file is renamed and has new tags', file=sys.stderr, flush=True)
+        if progress:
+            _tell_earlier(self, found)
         with _bar(len(found), progress) as bar:
             run = _Run(bar, paths, again, rehash)
             run.report.passed_over = passed_over

@@ -25,7 +25,7 @@ from . import decode
 from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable
 
 # %% auto #0
-__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'sound_sha256', 'pieces']
+__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'pieces', 'sound_sha256']
 
 # %% ../nbs/01b_sandbox.ipynb #15ceb3a1
 _HEAD = struct.Struct('<cI')
@@ -302,15 +302,6 @@ def info(
     return AudioInfo(**json.loads(facts))
 
 
-def sound_sha256(
-    path,  # an audio or video file
-) -> str:
-    "The SHA-256 of the coded sound, whatever the tags and pictures around it; raises `AudioError`."
-    frames = _hashed(path) if here() else _asked({'sound': True}, _named(path))
-    *_, told = (payload for kind, payload in frames if kind == b'I')
-    return json.loads(told)
-
-
 def pieces(
     path,  # an audio or video file
     start_s: float,  # where to begin
@@ -328,3 +319,12 @@ def pieces(
             yield np.frombuffer(bytearray(payload), '<f4')
         elif kind == b'N':
             report(json.loads(payload))
+
+# %% ../nbs/01b_sandbox.ipynb #71e7218e
+def sound_sha256(
+    path,  # an audio or video file
+) -> str:
+    "The SHA-256 of the coded sound, whatever the tags and pictures around it; raises `AudioError`."
+    frames = _hashed(path) if here() else _asked({'sound': True}, _named(path))
+    *_, told = (payload for kind, payload in frames if kind == b'I')
+    return json.loads(told)

@@ -630,3 +630,36 @@ def test_the_command_says_how_many_moved(tmp_path, music, capfd):
     assert told()[-1].startswith('0 added, 3 unchanged in sound (2 moved, 2 with new tags); 3 songs in')
     row = json.loads(told('--json')[0])
     assert (row['moved'], row['retagged'], row['unchanged'], row['missing']) == (0, 0, 3, 0)
+
+
+def test_a_folder_without_music_makes_no_catalogue(tmp_path, capfd):
+    from resonance_nb.cli import main
+
+    (tmp_path / 'e' / 'sub').mkdir(parents=True)
+    (tmp_path / 'e' / 'notes.txt').write_text('no music')
+    with pytest.raises(SystemExit) as e:
+        main(['index', str(tmp_path / 'e'), '--catalog', str(tmp_path / 'c')])
+    out, err = capfd.readouterr()
+    assert e.value.code == 2 and out == '' and not (tmp_path / 'c').exists()
+    assert err.splitlines() == ['passed over: 1 .txt', f'resonance: nothing was indexed: no audio files were found in {tmp_path / "e"}']
+
+
+def test_a_repair_that_another_process_made_is_told_as_such(cat, music, monkeypatch, capfd):
+    from resonance_nb import songlist
+    from resonance_nb.cli import main
+
+    folder, real = cat.folder, songlist.repair
+    cat.close()
+
+    def too_late(catalog, problems):
+        with Catalog(folder) as other:
+            real(other, other.problems(), progress=False)
+        return real(catalog, problems, progress=False)
+
+    for repair, told in ((lambda *a: real(*a, progress=False), 'repaired: '), (too_late, 'repaired by another process: ')):
+        shutil.rmtree(next((folder / 'toy').iterdir()))
+        monkeypatch.setattr(songlist, 'repair', repair)
+        with pytest.raises(SystemExit) as e:
+            main(['check', '--repair', '--catalog', str(folder)])
+        out = capfd.readouterr().out.splitlines()
+        assert not e.value.code and out[0].startswith(told) and out[-1].startswith('all is well')
