@@ -10,6 +10,7 @@ import os
 import shlex
 import stat
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -117,7 +118,7 @@ method_option = click.option('--method', type=click.Choice(list(METHODS)), help=
 json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.')
 
 # %% ../nbs/92_cli.ipynb #ebec3c98
-def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
+def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
     from resonance_nb.catalog import command, show_path
 
@@ -125,6 +126,7 @@ def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
         click.echo(line, err=True)
     if as_json:
         told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
+        told |= {'moved': report.moved, 'retagged': report.retagged}
         told |= {'missing': report.missing, 'pruned': pruned, 'passed_over': dict(report.passed_over)}
         told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
         click.echo(json.dumps(told))
@@ -132,16 +134,34 @@ def _tell(report, songs, as_json: bool, pruned: int = 0) -> None:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
         forgotten = f', {pruned} forgotten' if pruned else ''
         there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
-        click.echo(f'{report.added} added, {report.unchanged} unchanged{failed}{forgotten}; {there}')
-    if report.passed_over:
-        kinds = [f'{n} {kind}' for kind, n in report.passed_over.most_common(8)]
-        more = len(report.passed_over) - len(kinds)
-        click.echo(show_path(f'passed over: {", ".join(kinds)}' + f' and {counted(more, "other kind")}' * bool(more)), err=True)
+        found = [f'{n} {what}' for n, what in ((report.moved, 'moved'), (report.retagged, 'with new tags')) if n]
+        again = f' in sound ({", ".join(found)})' if found else ''
+        click.echo(f'{report.added} added, {report.unchanged} unchanged{again}{failed}{forgotten}; {there}')
+    _tell_passed_over(report.passed_over)
     if report.missing and not as_json:
         look, forget = (command(f'{word} --missing', songs.folder) for word in ('songs', 'remove'))
         click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
     if not report.added and not report.unchanged:
-        raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else 'no audio files were found there'))
+        raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else _nothing_in(paths)))
+
+# %% ../nbs/92_cli.ipynb #aa23feb2
+def _tell_passed_over(kinds) -> None:
+    "What is no recording, counted by suffix, on standard error."
+    from resonance_nb.catalog import show_path
+
+    if kinds:
+        told = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(8))
+        more = f' and {counted(len(kinds) - 8, "other kind")}' if len(kinds) > 8 else ''
+        click.echo(show_path(f'passed over: {told}{more}'), err=True)
+
+
+def _nothing_in(paths) -> str:
+    "That there is no music, and where it was looked for."
+    from resonance_nb.catalog import show_path
+
+    places = [show_path(path) for path in paths]
+    more = f' and {counted(len(places) - 3, "other place")}' if len(places) > 3 else ''
+    return f'no audio files were found in {", ".join(places[:3])}{more}'
 
 # %% ../nbs/92_cli.ipynb #c65103f0
 def _prune(songs, paths, report, wait: bool) -> int:
@@ -176,16 +196,21 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
       resonance index ~/Music --catalog my.catalogue
     """
     _one_thread()
-    from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.audio import find_audio, quiet_decoders
+    from resonance_nb.catalog import DATABASE, Catalog, show_path
 
     if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
         raise ResonanceError(f'there is no {show_path(paths[0])}')
     lost = [p for p in paths if not os.path.exists(p)]
+    if not (catalog / DATABASE).exists():  # nor for a folder without music
+        found, bad = find_audio(paths, passed_over := Counter())
+        if not found and not bad:
+            _tell_passed_over(passed_over)
+            raise ResonanceError(f'nothing was indexed: {_nothing_in(paths)}')
     with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
         report = songs.index(paths, method, jobs=jobs, wait=wait, rehash=again)
         pruned = _prune(songs, paths, report, wait) if prune else 0
-        _tell(report, songs, as_json, pruned)
+        _tell(report, songs, paths, as_json, pruned)
     return 2 if lost else 0
 
 # %% ../nbs/92_cli.ipynb #51dd776a
@@ -534,6 +559,12 @@ def _tell_unverified(catalog) -> None:
         without = f'{counted(len(old), "segment")} without checksums (made by an earlier version, or SHA256SUMS was deleted)'
         click.echo(f'{without}: bytes that change there may go unseen', err=True)
 
+
+def _who(problem, reports: dict) -> str:
+    "Was it repaired here? Not if its songs were found in order, a moment later."
+    here = not problem.songs or any(report.added for method, report in reports.items() if problem.method in (method, None))
+    return 'repaired' if here else 'repaired by another process'
+
 # %% ../nbs/92_cli.ipynb #5a6e0009
 @cli.command()
 @catalog_option('The catalogue.')
@@ -565,7 +596,7 @@ def check(catalog, repair, as_json):
             told = {'kind': problem.kind, 'problem': problem.what, 'todo': problem.todo}
             told['repaired'] = problem not in left and problem not in short
             todo = f'{counted(short[problem], "song")} could not be indexed again' if problem in short else problem.todo
-            text = f'repaired: {problem.what}' if told['repaired'] else f'{problem.what}: {todo}'
+            text = f'{_who(problem, reports)}: {problem.what}' if told['repaired'] else f'{problem.what}: {todo}'
             click.echo(json.dumps(told) if as_json else text)
         if not as_json:
             for method, report in reports.items():

@@ -23,7 +23,7 @@ from .core import ResonanceError, counted
 # %% auto #0
 __all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S', 'MISSING_S', 'KEPT_BYTES',
            'OPENED_BYTES', 'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo',
-           'info', 'at_rate', 'pieces', 'stream_pieces']
+           'info', 'sound', 'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -598,6 +598,30 @@ def info(
     "Length, rate, channels and codec without decoding; raises `AudioError`."
     with _decoder(path) as d:
         return AudioInfo(None if d.frames is None else d.frames / d.rate, d.rate, d.channels, d.codec)
+
+# %% ../nbs/01a_decode.ipynb #24b57284
+def sound(
+    path,  # an audio or video file
+) -> Iterator[bytes | memoryview]:  # what coding it is in, then its packets
+    "The coded sound of a file without tags, pictures and padding; raises `AudioError`."
+    fd, holds_some = _open_fd(path), False
+    try:
+        with closing(_FFmpeg(fd)) as f:
+            yield f'{f.s.codec_context.codec.canonical_name} {f.rate} {f.channels}\n'.encode()
+            packets = f.c.demux(f.s)
+            if f.c.format.name == 'flac':  # from its first packet on there is nothing else: no need to look for each
+                file = _File(fd, *f.part)
+                file.seek(next(packets).pos)
+                packets = iter(lambda: file.read(1 << 20), b'')
+            for packet in packets:
+                holds_some = holds_some or bytes(packet) != b''
+                yield packet
+    except Exception as e:
+        raise AudioError(f'{printable(path)}: its sound cannot be taken out ({reason(e)})') from e
+    finally:
+        os.close(fd)
+    if not holds_some:
+        raise AudioError(f'{printable(path)}: holds no sound')
 
 # %% ../nbs/01a_decode.ipynb #24ede6a4
 def at_rate(

@@ -293,15 +293,14 @@ def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_a_new_format_killed_at_every_statement(tmp_path):
-    "A catalogue of the first format becomes one of the second, or stays what it was."
+@pytest.mark.parametrize('old', [(1, 0), (2, 1)])
+def test_a_new_format_killed_at_every_statement(tmp_path, old):
+    "A catalogue of an earlier format becomes one of this one, or stays what it was."
     toy.write_songs(tmp_path / 'music', 3)
     with Catalog(tmp_path / 'base', create=True) as c:
         c.index(tmp_path / 'music', 'toy', progress=False)
         wanted = toy.truth(c, 3)
-    with sqlite3.connect(tmp_path / 'base' / 'catalogue.sqlite') as db:
-        db.execute('DROP TABLE unreadable'), db.execute('PRAGMA user_version = 1')
-    db.close()
+    toy.age(tmp_path / 'base', old[0])
 
     def child(folder, last_step):
         step, connect = iter(range(1, 10**6)), module._connect
@@ -330,10 +329,7 @@ def test_a_new_format_killed_at_every_statement(tmp_path):
             finally:
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        db = sqlite3.connect(folder / 'catalogue.sqlite')
-        tables = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'unreadable'").fetchone()[0]
-        formats.append((db.execute('PRAGMA user_version').fetchone()[0], tables))
-        db.close()
+        formats.append(toy.format_of(folder))
         with Catalog(folder) as c:
             assert toy.truth(c, 3) == wanted and c.check() == []
             assert c.index(tmp_path / 'music', 'toy', progress=False).unchanged == 3
@@ -341,15 +337,13 @@ def test_a_new_format_killed_at_every_statement(tmp_path):
         if status == 0:
             break
         assert status == -signal.SIGKILL
-    assert set(formats) == {(1, 0), (2, 1)} and formats == sorted(formats) and len(formats) > 12
+    assert set(formats) == {old, (3, 2)} and formats == sorted(formats) and len(formats) > 12
 
 
 def test_two_processes_at_once_bring_an_old_catalogue_up_to_date(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
         c.index(sorted(music.iterdir())[:5], 'toy', progress=False)
-    with sqlite3.connect(tmp_path / 'c' / 'catalogue.sqlite') as db:
-        db.execute('DROP TABLE unreadable'), db.execute('PRAGMA user_version = 1')
-    db.close()
+    toy.age(tmp_path / 'c', 1)
     runs = [start(tmp_path / 'c', sorted(music.iterdir())[i]) for i in (0, 1, 5)]
     outs = [run.communicate() for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], outs

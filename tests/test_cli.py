@@ -74,7 +74,7 @@ def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home)
     status, out, err = resonance('index', 'music', 'no such', *words, '--json', cwd=home)
     answer = json.loads(out)
     assert status == 2 and (answer['added'], answer['unchanged']) == (4, 1)
-    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'missing', 'pruned', 'passed_over', 'failed', 'notes'}
+    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'moved', 'retagged', 'missing', 'pruned', 'passed_over', 'failed', 'notes'}
     assert [f['path'] for f in answer['failed']] == [str(home / 'no such'), str(home / 'music' / 'broken.mp3')]
     status, out, err = resonance('index', 'music', 'music/broken.mp3', *words, cwd=home)
     assert status == 0 and '5 unchanged, 1 not readable' in out  # it is there, and cannot be read

@@ -96,32 +96,6 @@ def test_each_song_says_what_the_contract_says(cat, music):
 # ---- files that move, change and go
 
 
-def test_renamed_is_followed_and_retagged_is_another(tmp_path, monkeypatch):
-    from resonance_nb import audio
-
-    mutagen = pytest.importorskip('mutagen')
-    music = tmp_path / 'music'
-    music.mkdir()
-    for i in range(3):
-        audio.save(music / f'song {i}.flac', toy.melody(i))
-    with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'toy', progress=False)
-        ids = {s['title']: s['recording_id'] for s in c.songs()}
-        (music / 'new').mkdir()
-        (music / 'song 0.flac').rename(music / 'new' / 'first.flac')
-        (music / 'song 1.flac').rename(music / 'second.flac')
-        f = mutagen.File(music / 'second.flac')
-        f['title'] = ['Another title']
-        f.save()
-        with monkeypatch.context() as m:  # what moved is not listened to again
-            m.setattr(module, 'read_tags', lambda path: pytest.fail('read again') if 'first' in path else {'title': 'Another title'})
-            report = c.index(music, 'toy', progress=False)
-        assert (report.added, report.unchanged, report.missing) == (1, 2, 1)
-        assert c.song(ids['song 0'])['path'] == str(music / 'new' / 'first.flac')
-        assert [s['recording_id'] for s in c.missing()] == [ids['song 1']]  # other bytes: another recording, and the old one is gone
-        assert c.index(music, 'toy', progress=False).missing == 1
-
-
 def test_a_whole_folder_that_moved_leaves_nothing_missing(cat, music):
     (music / 'a').rename(music / 'c')
     report = cat.index(music, 'toy', progress=False)
@@ -580,40 +554,25 @@ def test_catalogues_without_checksums_stay_as_good_as_they_were(tmp_path, music)
 # ---- catalogues of the first format
 
 
-def as_format_1(folder):
-    "Make a catalogue what an earlier version of the package would have made."
-    with sqlite3.connect(folder / 'catalogue.sqlite') as db:
-        db.execute('DROP TABLE unreadable'), db.execute('PRAGMA user_version = 1')
-    db.close()
-
-
-def format_of(folder):
-    db = sqlite3.connect(folder / 'catalogue.sqlite')
-    tables = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'unreadable'").fetchone()[0]
-    version = db.execute('PRAGMA user_version').fetchone()[0]
-    db.close()
-    return version, tables
-
-
 def test_an_old_catalogue_is_brought_up_to_date(cat, music):
     wanted = toy.truth(cat, 7)
     cat.close()
-    as_format_1(cat.folder)
-    assert format_of(cat.folder) == (1, 0)
+    toy.age(cat.folder, 1)
+    assert toy.format_of(cat.folder) == (1, 0)
     (music / 'bad.mp3').write_bytes(b'no music' * 99)
     with Catalog(cat.folder) as c, Catalog(cat.folder) as other:
-        assert format_of(cat.folder) == (2, 1) and toy.truth(c, 7) == toy.truth(other, 7) == wanted and list_unreadable(c) == []
+        assert toy.format_of(cat.folder) == (3, 2) and toy.truth(c, 7) == toy.truth(other, 7) == wanted and list_unreadable(c) == []
         assert c.index(music, 'toy', progress=False).unchanged == 7 and len(list_unreadable(other)) == 1 and c.check() == []
 
 
 def test_an_upgrade_is_told_once_to_whoever_asks(cat, capfd):
     cat.close()
     for report in (True, False):
-        as_format_1(cat.folder)
+        toy.age(cat.folder, 1)
         told = []
         for _ in range(2):  # the second time there is nothing to upgrade
             Catalog(cat.folder, report=told.append if report else None).close()
-        assert len(told) == report and format_of(cat.folder) == (2, 1)
+        assert len(told) == report and toy.format_of(cat.folder) == (3, 2)
         assert all('earlier version' in line and 'upgraded' in line and line.isprintable() for line in told)
     assert capfd.readouterr() == ('', '')  # importers get no line that they did not ask for
 
@@ -622,7 +581,7 @@ def test_an_upgrade_is_told_once_to_whoever_asks(cat, capfd):
                                    ['identify', 'clip.wav'], ['listen', '--input', 'clip.wav']])
 def test_every_command_tells_of_an_upgrade_on_standard_error(home, words):
     sf.write(home / 'clip.wav', toy.melody(4)[8_000:], 16_000)
-    as_format_1(home / 'c')
+    toy.age(home / 'c', 1)
     status, out, err = resonance(*words, '--json', '--catalog', 'c', cwd=home)
     told = [line for line in err.splitlines() if 'upgraded' in line]
     assert status == 0 and len(told) == 1 and told[0].startswith('resonance: the catalogue') and isinstance(rows(out), list)
@@ -631,28 +590,28 @@ def test_every_command_tells_of_an_upgrade_on_standard_error(home, words):
 
 def test_an_old_catalogue_that_cannot_be_written_to_is_still_asked(cat, music, monkeypatch):
     cat.close()
-    as_format_1(cat.folder)
+    toy.age(cat.folder, 1)
     monkeypatch.setattr(module, '_SCHEMA', module._SCHEMA.replace('COMMIT;', 'SELECT no_room;'))  # an error in the middle
     with Catalog(cat.folder, report=lambda line: pytest.fail(line)) as c:  # it is not upgraded
         assert heard(c, 3) and list_unreadable(c) == [] and len(list_songs(c)) == 7 and c.check() == []
         with pytest.raises(StorageError, match='cannot be written to'):
             c.index(music, 'toy', progress=False)
-    assert format_of(cat.folder) == (1, 0)
+    assert toy.format_of(cat.folder) == (1, 0)
     monkeypatch.undo()
     Catalog(cat.folder).close()
-    assert format_of(cat.folder) == (2, 1)
+    assert toy.format_of(cat.folder) == (3, 2)
 
 
 def test_a_read_only_catalogue_of_the_old_format(cat, music):
     cat.close()
-    as_format_1(cat.folder)
+    toy.age(cat.folder, 1)
     reading = (cat.folder / 'catalogue.sqlite').absolute().as_uri() + '?immutable=1'
     db = sqlite3.connect(reading, uri=True, isolation_level=None)
     db.row_factory = sqlite3.Row
     assert module._renew(db, True) is False and module._renew(db, False) is False
     assert db.execute('SELECT count(*) FROM unreadable').fetchone()[0] == 0
     db.close()
-    assert format_of(cat.folder) == (1, 0)
+    assert toy.format_of(cat.folder) == (1, 0)
 
 
 # ---- the commands

@@ -117,6 +117,30 @@ def same_truth(one, other):
     return True
 
 
+def age(folder, version):
+    "Make a catalogue what a version of the package that knew format 1 or 2 would have left."
+    import sqlite3
+
+    db = sqlite3.connect(folder / 'catalogue.sqlite')
+    db.execute('DROP TABLE sounds')
+    if version == 1:
+        db.execute('DROP TABLE unreadable')
+    db.execute(f'PRAGMA user_version = {version}')
+    db.commit()
+    db.close()
+
+
+def format_of(folder):
+    "The format of a catalogue, and how many of the tables it has that the first one did not have."
+    import sqlite3
+
+    db = sqlite3.connect(folder / 'catalogue.sqlite')
+    tables = db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('unreadable', 'sounds')").fetchone()[0]
+    version = db.execute('PRAGMA user_version').fetchone()[0]
+    db.close()
+    return version, tables
+
+
 def main(argv):
     "python toy.py CATALOGUE MUSIC JOBS BATCH: index as a program would, for tests that kill it."
     import sys
