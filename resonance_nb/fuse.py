@@ -343,24 +343,29 @@ def _noise_in(self: Fused, there: np.ndarray) -> np.ndarray:
     like = (there @ self._noises.T).max(axis=2).mean(axis=1)
     return self._noise['weight'] * np.maximum(like - self._noise['likeness'], 0)
 
+# %% ../nbs/52_fuse.ipynb #bb06f25a
+AWAY, ELSEWHERE, OTHERS = 48, 13, 60  # frames from the place that was found, frames from one other place to the next, other places at most
 
-def _is_steady(self: Fused, around: np.ndarray, song: int, z: float, start_s: float, speed: float, pitch: float) -> bool:
-    "Do places all over a song agree with a clip nearly as well as the one where it was found?"
-    t, n_frames = self._prepared(), unpadded(around)
+
+def _is_steady(
+    self: Fused, around: np.ndarray, song: int, there: np.ndarray, z: float, start_s: float, speed: float, pitch: float
+) -> bool:
+    "Do places all over a song agree with a clip as well as the one where it was found, and sound the same?"
+    t, n_frames, frame_s = self._prepared(), unpadded(around), FRONT.hop / SAMPLE_RATE
     first, last = t.first_frame[song], t.first_frame[song + 1]
     starts = np.arange(min(0, last - first - n_frames), max(1, last - first - n_frames), ELSEWHERE)
-    starts = starts[np.abs(starts - start_s * SAMPLE_RATE / FRONT.hop) > AWAY]
+    starts = starts[np.abs(starts - start_s / frame_s) > AWAY]
     starts = starts[:: -(-len(starts) // OTHERS) or 1]
     if not len(starts):
         return False
     look = places(t.peak_frames, t.peak_bins, starts + first, np.full(len(starts), first), np.full(len(starts), last), n_frames)
     lead = z - np.quantile(agreement(around, look, (-1, 0, 1), speed, pitch, FRONT.bin_min).max(axis=0), 0.9)
-    return bool(np.round(lead, 3) < max(self._steady['lead'], self._steady['share'] * z))
+    if np.round(lead, 3) >= max(self._steady['lead'], self._steady['share'] * z):
+        return False
+    others = self._there(np.full(len(starts), song), starts * frame_s / HOP_S, len(there))
+    return bool(np.round(np.median(np.einsum('pwd,wd->pw', others, there).mean(axis=1)), 3) >= self._steady['alike'])
 
 # %% ../nbs/52_fuse.ipynb #43dcb7a9
-AWAY, ELSEWHERE, OTHERS = 48, 13, 60  # frames from the place that was found, frames from one other place to the next, other places at most
-
-
 def _judged(
     self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0
 ) -> Evidence:
@@ -381,7 +386,7 @@ def _judged(
     twin, same = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED), np.ones(len(song))
     same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
     steady = np.zeros(len(song), bool)
-    steady[:1] = [self._is_steady(around, s, *found) for s, *found in zip(song[:1], z, start_s, speed, pitch)]
+    steady[:1] = [self._is_steady(around, *found) for found in zip(song[:1], there, z, start_s, speed, pitch)]
     known = features(score, twin, cosine, z, rest, same, n_windows, self._floor)
     return Evidence(names.tolist(), score, cosine, z, start_s, known, noise, steady)
 
