@@ -4,7 +4,7 @@
 
 A catalogue of songs is asked with and without tones, metronomes, noise and recordings of crowds in it: for clips of its songs and of
 others behind crowds, for crowds alone, and for noises of every kind. The crowds in the clips, the noises that are asked and those
-that are in the catalogue are different recordings. Prints one row for each kind of question.
+that are in the catalogue are different recordings (on validation clips the latter are those that `fit_noises.py` saw). Prints one row for each kind of question.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main():
     corpus = default_corpus()
     plan, songs, magnets = bench.protocol(corpus, split, seed=SEED), Fused(), Fused()
     bench.index(songs, corpus, plan.catalogue_ids, measure_disk=False)
-    other = {'validation': 'test', 'test': 'validation'}[split]
+    other = {'validation': 'train', 'test': 'validation'}[split]
     for i in corpus.split('noise', other).index:
         if len(x := corpus.load('noise', i)) >= 12 * RATE:
             magnets.add(f'magnet {i}', x[: 40 * RATE])
