@@ -135,11 +135,31 @@ def _behind_id3(fd: int) -> int:
     return at
 
 
+def _before_tags(fd: int) -> int:
+    "Where ID3v1 and APE tags behind the sound begin (APEv2 specification, tag footer)."
+    end = os.fstat(fd).st_size
+    for _ in range(4):
+        if end > 128 and _peek(fd, end - 128, 3) == b'TAG':
+            end -= 128
+        elif end > 32 and (foot := _peek(fd, end - 32, 32))[:8] == b'APETAGEX':
+            end = max(0, end - int.from_bytes(foot[12:16], 'little') - 32 * (foot[23] >> 7))
+    return end
+
+
 def _flac_part(fd: int) -> tuple[int, int] | None:
     "Where a FLAC between foreign tags begins and ends; None for anything else."
-    begin, size = _behind_id3(fd), os.fstat(fd).st_size
-    end = size - 128 if size > 128 and _peek(fd, size - 128, 3) == b'TAG' else size
+    begin, size, end = _behind_id3(fd), os.fstat(fd).st_size, _before_tags(fd)
     return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < size else None
+
+
+_FIRST = re.compile(rb'fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S)
+
+
+def _behind_foreign(fd: int) -> tuple[int, int] | None:
+    "Where a recording begins and ends that other bytes stand before; None when its own first bytes are not found."
+    begin = _behind_id3(fd)
+    found = _FIRST.search(_peek(fd, begin, 65_536))
+    return (begin + found.start(), _before_tags(fd)) if found and begin + found.start() else None
 
 # %% ../nbs/01a_decode.ipynb #099950d8
 CANCELLED_DB = -30.0  # level of the mean below that of the loudest channel at which channels cancel
@@ -247,12 +267,12 @@ class _Refused(Exception):
 class _Sndfile:
     "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`, `heard_s`."
 
-    def __init__(self, fd: int):
+    def __init__(self, fd: int, part: tuple[int, int] | None = None):
         import soundfile as sf
 
         self.fd, self.broken, self.cut, self.gaps, self.heard_s = fd, False, False, [], 0.0
         os.lseek(fd, 0, os.SEEK_SET)
-        part = _flac_part(fd)
+        part = self.part = part or _flac_part(fd)
         try:
             f = sf.SoundFile(_File(fd, *part)) if part else sf.SoundFile(fd, closefd=False)
             if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
@@ -305,7 +325,7 @@ def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         self.heard_s = at / self.rate
         yield x, self.rate
     unread = os.fstat(self.fd).st_size - os.lseek(self.fd, 0, os.SEEK_CUR)
-    if self.broken or (unread > 8192 and self.f.format == 'MP3'):
+    if self.broken or (unread > 8192 and self.f.format in ('MP3', 'FLAC')):
         yield from _read_on(self, at)
 
 
@@ -315,7 +335,7 @@ _Sndfile._own_blocks, _Sndfile.blocks = _sndfile_own_blocks, _sndfile_blocks
 def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
     "What FFmpeg finds behind frame `at`, where libsndfile ended; nothing when that is less than a frame or two."
     try:
-        other = _FFmpeg(dec.fd)
+        other = _FFmpeg(dec.fd, dec.part)
     except _Refused:
         return
     with closing(other):
@@ -339,10 +359,10 @@ _CONTAINERS = ('mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w
 class _FFmpeg:
     "A recording open in FFmpeg: the same attributes and methods as `_Sndfile`."
 
-    def __init__(self, fd: int):
+    def __init__(self, fd: int, part: tuple[int, int] | None = None):
         self.fd, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = fd, None, False, False, [], 0.0, 0
         self.read_to, self.lost_bytes, self.per_s = None, 0, 0.0  # of packets that could be decoded, bytes a second of late
-        self.part = _flac_part(fd) or (0, None)
+        self.part = part or _flac_part(fd) or (0, os.fstat(fd).st_size)
         try:
             self.c = self._open()
             if not self.c.streams.audio:
@@ -352,6 +372,7 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.exact = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.frames = self.promised = self._promise()
+            self.cut = self.c.format.name == 'ogg' and _ogg_is_cut(fd)
         except Exception as e:
             self.close()
             raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
@@ -452,6 +473,8 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             return
         if packet is None:
             return
+        if packet.pos is not None and packet.pos >= self.part[1] - self.part[0]:
+            continue  # behind the end: FFmpeg's parser of FLAC gives the last packet twice where the header states too little
         try:
             frames = packet.decode()
         except Exception:
@@ -478,7 +501,7 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int) -> int
     if frame.time is not None and due_s is not None and self.c.format.name not in _UNTIMED:
         if low < frame.time - due_s < high:
             return round((frame.time - due_s) * frame.sample_rate)
-    if lost and self.heard_s and self.c.format.name in _UNTIMED[:2]:  # nothing but frames: bytes tell the time
+    if lost and self.heard_s and self.c.format.name in (*_UNTIMED, 'wav'):  # nothing but frames: bytes tell the time
         around = _peek(self.fd, max(0, self.part[0] + self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048)
         if re.search(b'ID3[\2-\4]|TAG|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
@@ -539,17 +562,27 @@ def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
 _FFmpeg.blocks = _ffmpeg_blocks
 
 # %% ../nbs/01a_decode.ipynb #dbc496cb
+def _opened(fd: int, part: tuple[int, int] | None = None) -> _Sndfile | _FFmpeg:
+    "A recording, or a part of a file, in the decoder that knows it; `_Refused` when none does."
+    try:
+        return _Sndfile(fd, part)
+    except _Refused:
+        return _FFmpeg(fd, part)
+
+
 @contextmanager
 def _decoder(path):
     "The recording behind a path, open in whichever decoder knows it; raises `AudioError`."
     fd = _open_fd(path)
     try:
         try:
-            dec = _Sndfile(fd)
-        except _Refused:
+            dec = _opened(fd)
+        except _Refused as e:
             try:
-                dec = _FFmpeg(fd)
-            except _Refused as e:
+                if not (part := _behind_foreign(fd)):
+                    raise
+                dec = _opened(fd, part)
+            except _Refused:
                 raise AudioError(f'{printable(path)}: {e}') from None
         with closing(dec):
             if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
