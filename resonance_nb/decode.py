@@ -21,8 +21,9 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAP_S', 'MISSING_S', 'AudioError',
-           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'at_rate', 'pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAP_S', 'MISSING_S', 'ROUNDING_S', 'AudioError',
+           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'tags', 'at_rate',
+           'pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -134,7 +135,7 @@ def _behind_id3(fd: int) -> int:
         at += 10 + sum((b & 127) << s for b, s in zip(head[6:10], (21, 14, 7, 0))) + 10 * bool(head[5] & 16)
     return at
 
-
+# %% ../nbs/01a_decode.ipynb #518ab453
 def _before_tags(fd: int) -> int:
     "Where ID3v1 and APE tags behind the sound begin (APEv2 specification, tag footer)."
     end = os.fstat(fd).st_size
@@ -146,13 +147,19 @@ def _before_tags(fd: int) -> int:
     return end
 
 
+def _between_tags(fd: int) -> tuple[int, int]:
+    "Where what stands between tags of other formats begins and ends; all of a file that would be nothing but tags."
+    begin, end = _behind_id3(fd), _before_tags(fd)
+    return (begin, end) if begin < end else (0, os.fstat(fd).st_size)
+
+
 def _flac_part(fd: int) -> tuple[int, int] | None:
     "Where a FLAC between foreign tags begins and ends; None for anything else."
-    begin, size, end = _behind_id3(fd), os.fstat(fd).st_size, _before_tags(fd)
-    return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < size else None
+    begin, end = _between_tags(fd)
+    return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < os.fstat(fd).st_size else None
 
 
-_FIRST = re.compile(rb'fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S)
+_FIRST = re.compile(rb'\x00\x00\x00.ftyp|fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S)
 
 
 def _behind_foreign(fd: int) -> tuple[int, int] | None:
@@ -300,6 +307,23 @@ class _Sndfile:
         except Exception:
             return self.f.seek(0)
 
+# %% ../nbs/01a_decode.ipynb #eb6fe3fd
+_CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
+
+
+def _begins_chunk(head: bytes, left: int) -> bool:
+    "Can these eight bytes begin a chunk that ends in the file?"
+    name, size = head[:4], head[4:]
+    fits = len(size) == 4 and any(int.from_bytes(size, order) <= left for order in ('little', 'big'))
+    return fits and name not in (b'RIFF', b'FORM', b'RF64', b'caff', b'.snd') and all(32 <= b < 127 for b in name)
+
+
+def _another_follows(fd: int, begin: int) -> bool:
+    "Does a second WAV or AIFF stand behind the first?"
+    head = _peek(fd, begin, 8)
+    size = int.from_bytes(head[4:], 'big' if head[:4] == b'FORM' else 'little')
+    return head[:4] in (b'RIFF', b'FORM') and _peek(fd, begin + 8 + size + size % 2, 4) == head[:4]
+
 # %% ../nbs/01a_decode.ipynb #1fb17c23
 def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
     "Mono blocks up to the end, or to where decoding fails, with `broken` set."
@@ -324,9 +348,12 @@ def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         at += len(x)
         self.heard_s = at / self.rate
         yield x, self.rate
-    unread = os.fstat(self.fd).st_size - os.lseek(self.fd, 0, os.SEEK_CUR)
-    if self.broken or (unread > 8192 and self.f.format in ('MP3', 'FLAC')):
+    end = self.part[1] if self.part else _before_tags(self.fd)
+    unread = end - os.lseek(self.fd, 0, os.SEEK_CUR)
+    if self.broken or unread > {'MP3': 8192, 'FLAC': 1024}.get(self.f.format, unread):
         yield from _read_on(self, at)
+    elif self.f.format in _CHUNKED and at and unread > max(8192, end // 100) and not _begins_chunk(_peek(self.fd, end - unread, 8), unread):
+        self.cut = True
 
 
 _Sndfile._own_blocks, _Sndfile.blocks = _sndfile_own_blocks, _sndfile_blocks
@@ -361,8 +388,9 @@ class _FFmpeg:
 
     def __init__(self, fd: int, part: tuple[int, int] | None = None):
         self.fd, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = fd, None, False, False, [], 0.0, 0
-        self.read_to, self.lost_bytes, self.per_s = None, 0, 0.0  # of packets that could be decoded, bytes a second of late
-        self.part = part or _flac_part(fd) or (0, os.fstat(fd).st_size)
+        self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
+        self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
+        self.part = part or _between_tags(fd)
         try:
             self.c = self._open()
             if not self.c.streams.audio:
@@ -372,7 +400,7 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.exact = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.frames = self.promised = self._promise()
-            self.cut = self.c.format.name == 'ogg' and _ogg_is_cut(fd)
+            self.cut = _ogg_is_cut(fd) if self.c.format.name == 'ogg' else _another_follows(fd, self.part[0])
         except Exception as e:
             self.close()
             raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
@@ -462,6 +490,24 @@ def _planes(frame):
     return x.astype('float32') if full == 1 else (x.astype('float64') - zero).astype('float32') / np.float32(full)
 
 # %% ../nbs/01a_decode.ipynb #658cda14
+_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FFmpeg counts their times, and passes over what is none
+
+
+def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
+    "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
+    if self.c.format.name not in (*_UNTIMED, 'wav') or packet.pos is None or self.at == -1:
+        return packet.pos
+    at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
+    if _peek(self.fd, self.part[0] + at, len(head)) != head:
+        further = _peek(self.fd, self.part[0] + at, 1 << 24).find(head)
+        if further < 0:
+            self.at = -1
+            return packet.pos
+        at += further
+    self.at = at + packet.size
+    return at
+
+
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
     packets = self.c.demux(self.s)
@@ -475,42 +521,55 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             return
         if packet.pos is not None and packet.pos >= self.part[1] - self.part[0]:
             continue  # behind the end: FFmpeg's parser of FLAC gives the last packet twice where the header states too little
+        at = self._place(packet)
         try:
             frames = packet.decode()
         except Exception:
             yield None
             continue
-        if packet.pos is not None and packet.size:
-            self.lost_bytes = 0 if self.read_to is None else packet.pos - self.read_to
-            self.read_to, size_s = packet.pos + packet.size, sum(f.samples / f.sample_rate for f in frames)
+        if at is not None and packet.size:
+            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
+            junk = self.per_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
+            self.read_to = at + (round(self.per_s * size_s) if junk else packet.size)
+            if junk:
+                yield from frames
+                continue
             self.per_s += (packet.size / size_s - self.per_s) * (0.05 if self.per_s else 1) if size_s else 0
         yield from frames
 
 
-_FFmpeg._frames = _ffmpeg_frames
+_FFmpeg._place, _FFmpeg._frames = _ffmpeg_place, _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
-_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # their times are counted by FFmpeg, not stated
 GAP_S = 0.05  # the last packet of one recording that another follows in the same file is no gap worth telling
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
+ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
 
 def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int) -> int:
     "How many frames of silence belong before this one."
     low, high = MISSING_S
     if frame.time is not None and due_s is not None and self.c.format.name not in _UNTIMED:
-        if low < frame.time - due_s < high:
-            return round((frame.time - due_s) * frame.sample_rate)
-    if lost and self.heard_s and self.c.format.name in (*_UNTIMED, 'wav'):  # nothing but frames: bytes tell the time
-        around = _peek(self.fd, max(0, self.part[0] + self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048)
-        if re.search(b'ID3[\2-\4]|TAG|(Xing|Info)\0\0\0', around):
+        jump_s = frame.time - due_s
+        self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
+        if low < self.owed_s < high:
+            owed_s, self.owed_s = self.owed_s, 0.0
+            return round(owed_s * frame.sample_rate)
+    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and self.c.format.name in (*_UNTIMED, 'wav') else 0.0
+    if lost or of_bytes > GAP_S:
+        around = _peek(self.fd, max(0, self.part[0] + self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
+        if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
-        of_bytes = round(self.lost_bytes / self.per_s * frame.sample_rate) if self.per_s else 0
-        return max(lost, min(of_bytes, round(MISSING_S[1] * frame.sample_rate)))
-    return lost
+        return max(lost, round(min(of_bytes, high) * frame.sample_rate))
+    return 0
 
 
-_FFmpeg._missing = _ffmpeg_missing
+def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
+    "How long so many bytes last, seconds."
+    return max(0, n) / self.per_s if self.per_s else 0.0
+
+
+_FFmpeg._missing, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_of_bytes
 
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
@@ -533,7 +592,8 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         cut, drop = min(drop, len(x)), max(0, drop - len(x))
         if cut < len(x):
             yield x[cut:], rate
-    if lost > self.rate // 4:
+    unread = self.part[1] - self.part[0] - self.read_to if self.at != -1 and self.read_to and self.c.format.name in _UNTIMED else 0
+    if lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
         self.broken = True
 
 
@@ -608,6 +668,23 @@ def info(
     "Length, rate, channels and codec without decoding; raises `AudioError`."
     with _decoder(path) as d:
         return AudioInfo(None if d.frames is None else d.frames / d.rate, d.rate, d.channels, d.codec)
+
+# %% ../nbs/01a_decode.ipynb #dc842ec7
+def tags(
+    path,  # an audio or video file
+) -> dict[str, str]:  # names in lower case
+    "What a container says about itself and its sound; raises `AudioError`."
+    import av
+
+    fd = _open_fd(path)
+    try:
+        with av.open(_File(fd), 'r', metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}) as c:
+            inner = c.streams.audio[0].metadata if c.streams.audio else {}
+            return {name.lower(): value for source in (inner, c.metadata) for name, value in source.items()}
+    except Exception as e:
+        raise AudioError(f'{printable(path)}: has no tags that can be read') from e
+    finally:
+        os.close(fd)
 
 # %% ../nbs/01a_decode.ipynb #24ede6a4
 def at_rate(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, reading
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, first_line, reading
 from .embedding import Embedder, clip_vectors, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, pack_peaks, peaks, unpack_peaks
@@ -424,7 +424,7 @@ def _load(cls, folder: Path, **options) -> Fused:
         for (track_id, _, _, n_frames), c, p in zip(tracks, cut(codes, blocks), cut(packed, sizes)):
             frames, bins = unpack_peaks(p)
             if frames.max(initial=-1) >= n_frames or bins.max(initial=0) > FRONT.bin_max - FRONT.bin_min:
-                raise ResonanceError(f'{folder} is damaged (peaks of {track_id} lie outside of it); index the music again')
+                raise ResonanceError(f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again')
             self._songs[track_id] = _Song(c, frames, bins.astype(np.int64), n_frames)
         return self
 

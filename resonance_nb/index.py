@@ -13,7 +13,7 @@ from typing import Iterable
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, need, reading, rng_for, sha256_file
+from .core import ResonanceError, atomic_write, first_line, need, reading, rng_for, sha256_file
 
 # %% auto #0
 __all__ = ['KINDS', 'PARTS', 'QUANTISED', 'LINKS', 'SCAN', 'CODEBOOK', 'FIT', 'recall_at', 'code_bytes', 'choose_kind',
@@ -144,7 +144,7 @@ def _load_codebook(
         self = cls(str(about['kind']), arrays)
         whole = version > 1 or _complete(self) and self.digest == about['digest']
     if made != CODEBOOK or version > 1:
-        raise ResonanceError(f'{path} is {made} version {version}; this package reads {CODEBOOK} version 1')
+        raise ResonanceError(f'{path} is {first_line(made)} version {version}; this package reads {CODEBOOK} version 1')
     if not whole:
         raise ResonanceError(f'{path} is damaged: its arrays are not those it was saved with')
     return self
@@ -717,7 +717,7 @@ def _described(folder: Path) -> dict:
     about = json.loads((folder / DESCRIPTION).read_text(encoding='utf-8'))
     made, version = str(about['format']), int(about['version'])
     if made != FORMAT or version > VERSION:
-        raise ResonanceError(f'{folder} holds {made} version {version}; this package reads {FORMAT} up to version {VERSION}')
+        raise ResonanceError(f'{folder} holds {first_line(made)} version {version}; this package reads {FORMAT} up to version {VERSION}')
     if about['seal'] != _seal(about):
         raise ValueError('its description was changed')
     names = [t for t, _ in about['tracks'] if t is not None]
@@ -767,7 +767,7 @@ def _load(
     with reading(folder, 'index of vectors'):
         about = _described(folder)
         if model_name not in (None, about['model_name']):
-            raise ResonanceError(f'{folder} holds vectors of {about["model_name"]}, and those of {model_name} were asked for; index the music again')
+            raise ResonanceError(f'{folder} holds vectors of {first_line(about["model_name"])}, and those of {model_name} were asked for; index the music again')
         opened = _opened(folder / about['file'], about, mmap and bool(about['tracks']), check)
         book = _codebook_in(opened, about['coded'])
     self = cls(about['dim'], about['kind'], about['model_name'])

@@ -24,7 +24,7 @@ from . import decode
 from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable
 
 # %% auto #0
-__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'pieces']
+__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'tags', 'pieces']
 
 # %% ../nbs/01b_sandbox.ipynb #15ceb3a1
 _HEAD = struct.Struct('<cI')
@@ -82,7 +82,9 @@ def _answers(task: dict) -> Iterator[tuple[bytes, bytes]]:
     try:
         with suppress(OSError):
             os.chdir(task['cwd'])
-        if 'start_s' not in task:
+        if 'tags' in task:
+            yield b'I', json.dumps(decode.tags(task['path'])).encode()
+        elif 'start_s' not in task:
             yield b'I', json.dumps(asdict(decode.info(task['path']))).encode()
         else:
             asked = [task[name] for name in ('path', 'start_s', 'duration_s', 'rate_hz')]
@@ -287,6 +289,16 @@ def info(
         return decode.info(path)
     (_, facts), _ = _asked({}, _named(path))
     return AudioInfo(**json.loads(facts))
+
+
+def tags(
+    path,  # an audio or video file
+) -> dict[str, str]:  # names in lower case
+    "What a container says about itself and its sound; raises `AudioError`."
+    if here():
+        return decode.tags(path)
+    (_, found), _ = _asked({'tags': True}, _named(path))
+    return json.loads(found)
 
 
 def pieces(

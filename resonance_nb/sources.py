@@ -292,13 +292,17 @@ def fetch_fma(
     return _written(fma_corpus(folder, subset))
 
 # %% ../nbs/03c_sources.ipynb #78bcceed
-def _tsv(path: Path) -> list[list[str]]:
-    "Rows of a tab-separated file, quotes being plain characters; the header first."
+def _lines(path: Path) -> list[str]:
+    "The lines of a text; raises `CorpusError`."
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        return path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f'{path} cannot be read: {e}') from None
-    return [line.split('\t') for line in lines if line]
+
+
+def _tsv(path: Path) -> list[list[str]]:
+    "Rows of a tab-separated file, quotes being plain characters; the header first."
+    return [line.split('\t') for line in _lines(path) if line]
 
 
 def read_mtg(
@@ -331,7 +335,7 @@ def read_mtg_licences(
     path: str | os.PathLike,  # audio_licenses.txt
 ) -> dict[str, tuple[str, str]]:
     "Licence (its address) and page of origin by PATH."
-    lines = [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines()]
+    lines = [line.strip() for line in _lines(Path(path))]
     found = {}
     for i, line in enumerate(lines[:-2]):
         if line.endswith('.mp3') and 'http' in lines[i + 2]:
@@ -393,7 +397,7 @@ def read_checksums(
     path: str | os.PathLike,  # lines of "sha256 name"
 ) -> dict[str, str]:
     "SHA-256 by file name from an official list."
-    pairs = [line.split(maxsplit=1) for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
+    pairs = [line.split(maxsplit=1) for line in _lines(Path(path)) if line.strip()]
     if not pairs or any(len(p) != 2 or len(p[0]) != 64 for p in pairs):
         raise CorpusError(f'{path} is not a list of SHA-256 sums')
     return {safe_file(name.strip().removeprefix('*').removeprefix('./')): sha for sha, name in pairs}

@@ -325,7 +325,9 @@ INSIDE = {'flip-middle', 'flip-late', 'flip-last', 'noise-middle', 'zeros-middle
 RELATIVES = set('3g2 3gp ipod ismv psp f4v oga ogv spx vob dvd svcd vcd asf_stream mxf_d10 mxf_opatom'.split())  # of containers that are damaged in every way
 ALIKE = re.compile('pcm_(?!s16le$|s16be$|s24le$|f32le$|u8$|alaw$).*|ac3_fixed|mp2fixed|libvorbis_.*')  # and of codecs
 FEW = ('none', 'cut-half', 'noise-middle')  # of these, and of other rates and channels
-SAMPLE = 'wav-pcm_s16le matroska-libopus mp3-libmp3lame mp4-aac ogg-libvorbis flac-flac adts-aac'.split()
+SAMPLE = [('wav', 'pcm_s16le', 44_100), ('wav', 'ac3', 44_100), ('matroska', 'libopus', 48_000), ('mp3', 'libmp3lame', 44_100), ('mp4', 'aac', 44_100),
+          ('ogg', 'flac', 44_100), ('flac', 'flac', 44_100), ('adts', 'aac', 44_100), ('asf', 'wmav2', 44_100)]  # what every run of the tests looks at
+SAMPLE_DAMAGE = 'none cut-half cut-byte flip-middle noise-middle zeros-middle twice front-noise tags-all length-low length-zero suffix-wrong empty byte'.split()
 
 
 # ---- who reads them
@@ -363,9 +365,9 @@ def worker():
 class Worker:
     "A process that reads, and is seen when it dies or hangs."
 
-    def __init__(self):
+    def __init__(self, words=(__file__, '--worker')):
         self.err = tempfile.TemporaryFile()
-        self.p = subprocess.Popen([sys.executable, __file__, '--worker'], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
+        self.p = subprocess.Popen([sys.executable, *words], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
 
     def ask(self, path, out):
         "Its answer; or a word for what became of it."
@@ -593,6 +595,19 @@ class Run:
             f.write(json.dumps(result) + '\n')
         if wrong:
             print(f'  {key}: {verdict}: {wrong}', flush=True)
+
+    def sample(self):
+        "A few files of the matrix, the same in every run; how many of them are wrong."
+        for container, codec, rate in SAMPLE:
+            folder = self.place / 'files' / container
+            folder.mkdir(parents=True, exist_ok=True)
+            m = {'made': f'{codec}-{rate}-2', 'codec': codec, 'rate': rate, 'channels': 2, 'variant': []}
+            m['frame'] = encode(folder / m['made'], container, codec, rate, 2)
+            for damage in SAMPLE_DAMAGE:
+                self.add(container, m, damage)
+        if self.worker:
+            self.worker.end()
+        return self.report()
 
     def go(self, names):
         for container in names:

@@ -237,3 +237,72 @@ def test_samples_that_are_no_numbers_are_refused_or_told(tmp_path):
     told = []
     y = np.concatenate([*decode.pieces(tmp_path / 'x.wav', 0.0, None, RATE, told.append)])
     assert len(told) == 1 and 'taken for silence' in told[0] and y[5_000] == 0 and np.allclose(np.delete(y, 5_000), np.delete(x, 5_000), atol=1e-6)
+
+
+# ---- headers that say too little, and bytes that do not belong to the recording
+
+def ape(n=300):
+    "An APEv2 tag with head and foot."
+    item = struct.pack('<II', n, 0) + b'Title\0' + b'x' * n
+    about = struct.pack('<III', 2000, len(item) + 32, 1)
+    return b'APETAGEX' + about + struct.pack('<I', 0xA0000000) + bytes(8) + item + b'APETAGEX' + about + struct.pack('<I', 0x80000000) + bytes(8)
+
+
+@pytest.mark.parametrize('back', [ape(), ape() + b'TAG'.ljust(128, b'\0'), ape(20_000)])
+@pytest.mark.parametrize('suffix', ['.flac', '.ogg', '.mp3', '.wav'])
+def test_foreign_tags_behind_a_recording_are_no_damage(tmp_path, suffix, back):
+    path = tmp_path / f'x{suffix}'
+    path.write_bytes(made(path, sweep(4)) + back)
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(4, abs=0.1) and abs(place_s(x, 3.5) - 3.5) < 0.1
+
+
+@pytest.mark.parametrize('front', [bytes(4_096), rng_for(5, 'garbage').bytes(777), b'ID3\x04\0\0\0\0\0\x07' + bytes(7) + bytes(100)])
+@pytest.mark.parametrize('suffix', ['.flac', '.ogg', '.opus', '.wav', '.aiff'])
+def test_a_recording_behind_other_bytes_is_found(tmp_path, suffix, front):
+    path, rate = tmp_path / f'x{suffix}', 48_000 if suffix == '.opus' else 44_100
+    path.write_bytes(front + made(path, sweep(4, rate), rate))
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(4, abs=0.05) and abs(place_s(x, 3.5) - 3.5) < 0.1
+    assert decode.info(path).sample_rate_hz == rate
+
+
+def test_garbage_with_the_first_bytes_of_a_format_is_refused(tmp_path):
+    for first in (b'fLaC\0\0\0"', b'OggS\0\2', b'RIFF\0\0\0\0WAVE', b'FORM\0\0\0\0AIFF', b'\x1aE\xdf\xa3'):
+        (tmp_path / 'x.mp3').write_bytes(bytes(50) + first + rng_for(6, first).bytes(40_000))
+        with pytest.raises(AudioError, match=r'x\.mp3: '):
+            list(decode.pieces(tmp_path / 'x.mp3', 0.0, None, RATE))
+
+
+@pytest.mark.parametrize('stated', [0.25, 0.6])
+def test_a_flac_that_is_longer_than_it_says_is_read_to_its_end(tmp_path, stated):
+    path = tmp_path / 'x.flac'
+    data = bytearray(made(path, sweep(4)))
+    samples = int.from_bytes(data[21:26], 'big')  # STREAMINFO: the low 36 bits are the total
+    assert samples & (1 << 36) - 1 == 4 * 44_100
+    data[21:26] = (samples >> 36 << 36 | round(4 * 44_100 * stated)).to_bytes(5, 'big')
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert why is None and len(x) == 4 * RATE and abs(place_s(x, 3.5) - 3.5) < 0.05
+
+
+@pytest.mark.parametrize('cut', [1, 500, 0.4])
+def test_a_cut_ogg_is_told_whatever_is_in_it(tmp_path, cut):
+    path = write_av(tmp_path / 'x.ogg', np.stack([sweep(4)] * 2, 1), codec='flac', container='ogg')
+    data = path.read_bytes()
+    x, why = heard(path)
+    assert why is None and len(x) == 4 * RATE
+    path.write_bytes(data[: -round(cut if cut >= 1 else cut * len(data))])
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and 0.5 < len(x) / RATE < 4
+
+
+@pytest.mark.parametrize('container, codec', [('wav', 'ac3'), ('ac3', 'ac3'), ('eac3', 'eac3')])
+def test_frames_without_times_are_counted_by_their_bytes(tmp_path, container, codec):
+    path = write_av(tmp_path / f'x.{container}', np.stack([sweep(8)] * 2, 1), codec=codec, container=container)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 8_000] = rng_for(7, 'damage').bytes(8_000)  # half a second
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(8, abs=0.1)
+    assert all(abs(place_s(x, m) - m) < 0.12 for m in (1, 2, 3, 5.5, 6.5, 7.5))
