@@ -499,7 +499,8 @@ def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
         return packet.pos
     at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
     if _peek(self.fd, self.part[0] + at, len(head)) != head:
-        further = _peek(self.fd, self.part[0] + at, 1 << 24).find(head)
+        places = (_peek(self.fd, self.part[0] + at, 1 << reach).find(head) for reach in (12, 16, 20, 24))
+        further = next((place for place in places if place >= 0), -1)
         if further < 0:
             self.at = -1
             return packet.pos
@@ -508,6 +509,9 @@ def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
     return at
 
 
+_FFmpeg._place = _ffmpeg_place
+
+# %% ../nbs/01a_decode.ipynb #f1d57e4f
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
     packets = self.c.demux(self.s)
@@ -529,7 +533,7 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             continue
         if at is not None and packet.size:
             self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
-            junk = self.per_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
+            junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
             self.read_to = at + (round(self.per_s * size_s) if junk else packet.size)
             if junk:
                 yield from frames
@@ -538,7 +542,7 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
         yield from frames
 
 
-_FFmpeg._place, _FFmpeg._frames = _ffmpeg_place, _ffmpeg_frames
+_FFmpeg._frames = _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAP_S = 0.05  # the last packet of one recording that another follows in the same file is no gap worth telling

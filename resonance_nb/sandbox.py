@@ -300,7 +300,7 @@ def tags(
     (_, found), _ = _asked({'tags': True}, _named(path))
     return json.loads(found)
 
-
+# %% ../nbs/01b_sandbox.ipynb #69c1f4e6
 def pieces(
     path,  # an audio or video file
     start_s: float,  # where to begin

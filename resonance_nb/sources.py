@@ -13,7 +13,7 @@ import stat
 import time
 from pathlib import Path
 
-from .core import ResonanceError, atomic_write, sha256_file
+from .core import ResonanceError, atomic_write, first_line, sha256_file
 from .corpora import Corpus, CorpusError, safe_file, write_corpus
 from .download import DownloadError, _retry_after, _session, fetch
 
@@ -126,7 +126,6 @@ def extract_zip(
 ) -> list[str]:
     "Unpack a zip inside a folder and give the members' names; raises `ArchiveError` before writing anything unsafe."
     import zipfile
-    import zlib
 
     path, folder = Path(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,8 +141,10 @@ def extract_zip(
             for m in members:
                 with z.open(m) as source:
                     _write_member(source, folder / m.filename, m.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
-        raise ArchiveError(f'{path.name} cannot be unpacked: {(str(e) or "it ends too early").splitlines()[0]}') from None
+    except ResonanceError:
+        raise
+    except Exception as e:  # zip files raise a dozen kinds
+        raise ArchiveError(f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}') from None
     return [m.filename for m in members]
 
 # %% ../nbs/03c_sources.ipynb #1a0856d0
@@ -153,10 +154,7 @@ def extract_tar(
     only=None,  # member name -> whether to unpack it
 ) -> list[str]:
     "Unpack a tar inside a folder and give the members' names; raises `ArchiveError` before writing anything unsafe."
-    import gzip
-    import lzma
     import tarfile
-    import zlib
 
     path, folder = Path(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,8 +174,10 @@ def extract_tar(
                     _room(path, folder, total)
                     _write_member(tar.extractfile(m), folder / name, m.size)
                     names.append(name)
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as e:
-        raise ArchiveError(f'{path.name} cannot be unpacked: {str(e).splitlines()[0]}') from None
+    except ResonanceError:
+        raise
+    except Exception as e:
+        raise ArchiveError(f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}') from None
     return names
 
 # %% ../nbs/03c_sources.ipynb #43defe69

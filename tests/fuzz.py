@@ -7,6 +7,7 @@ the corpus of each target lie in runs/fuzz; a later run goes on from there."""
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -277,8 +278,6 @@ def index_target(name, make, clip_s=3.0):
 
 def recogniser(module, name):
     def make(x):
-        import importlib
-
         cls = getattr(importlib.import_module(f'resonance_nb.{module}'), name)
         made = cls()
         for i, samples in enumerate(x):
@@ -642,7 +641,8 @@ def child(name, seconds):
     os.nice(19)
     os.environ['RESONANCE_SANDBOX'] = '0' if name == 'decoder' else '1'
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
-        from resonance_nb import catalog, corpora, decode, download, landmarks, services, sources, stream  # noqa: F401
+        for module in 'catalog chromaprint corpora decode download embedding fuse index landmarks mfcc runs services songlist sources stream'.split():
+            importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):
             import mutagen
 

@@ -443,6 +443,8 @@ def judge(damage, facts, answer, x, path, known):
         return ref
 
     lies = damage.startswith('flip-') and damage[5:].isdigit()  # a header that tells of another codec or rate is believed
+    if damage.startswith('length') and said:
+        most *= 2
     if lies and (said or answer['duration_s'] and abs(heard_s - answer['duration_s']) < 0.1 * heard_s):
         most = max(most, 12 * LONG_S)
     if heard_s > most + slack + 0.25 and heard_s > len(asked()) / RATE + slack + 0.25:
