@@ -14,6 +14,7 @@ import stat
 import zlib
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain, pairwise, repeat
 from typing import Callable, Iterator
 
 import numpy as np
@@ -550,11 +551,13 @@ MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; 
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
 
-def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int) -> int:
-    "How many frames of silence belong before this one."
+def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) -> int:
+    "How many frames of silence belong before this one; a time that the next frame takes back is a damaged time."
     low, high = MISSING_S
-    if frame.time is not None and due_s is not None and self.c.format.name not in _UNTIMED:
+    steady = getattr(then, 'time', None) is None or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
+    if frame.time is not None and due_s is not None and steady and self.c.format.name not in _UNTIMED:
         jump_s = frame.time - due_s
+        high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
         self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
         if low < self.owed_s < high:
             owed_s, self.owed_s = self.owed_s, 0.0
@@ -579,7 +582,8 @@ _FFmpeg._missing, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_of_bytes
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
     drop, lost, due_s, sought, n = None, 0, None, self.start > 0, 1024
-    for frame in self._frames():
+    frames, timed = self._frames(), self.c.format.name not in (*_UNTIMED, 'wav')  # of the others, bytes are counted up to each frame
+    for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
             lost += n * (drop is not None)
             continue
@@ -587,7 +591,7 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         if drop is None:
             at = 0 if frame.time is None else frame.time * rate
             drop = round(self.start - at) if sought else max(0, round(-at))
-        missing = self._missing(frame, due_s, lost)
+        missing = self._missing(frame, due_s, lost, then)
         if missing > GAP_S * rate:
             self.gaps.append((self.heard_s, missing / rate))
         for i in range(0, missing, 65_536):

@@ -306,3 +306,82 @@ def test_frames_without_times_are_counted_by_their_bytes(tmp_path, container, co
     x, why = heard(path)
     assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(8, abs=0.1)
     assert all(abs(place_s(x, m) - m) < 0.12 for m in (1, 2, 3, 5.5, 6.5, 7.5))
+
+
+@pytest.mark.parametrize('container, codec', [('mp4', 'aac'), ('mp4', 'alac'), ('asf', 'wmav2'), ('matroska', 'flac')])
+def test_tags_before_a_container_are_no_sound(tmp_path, container, codec):
+    path = write_av(tmp_path / 'x', np.stack([sweep(4)] * 2, 1), codec=codec, container=container)
+    alone, why = heard(path)
+    tag = b'ID3\x03\0\0' + bytes([0, 1, 0, 0]) + rng_for(8, 'picture').bytes(1 << 14)
+    path.write_bytes(tag + path.read_bytes() + ape())
+    x, again = heard(path)
+    assert why is None and again is None and len(x) == len(alone) and np.abs(x - alone).max() < 1e-3
+
+
+@pytest.mark.parametrize('suffix, container', [('.wav', 'WAV'), ('.aiff', 'AIFF'), ('.au', 'AU'), ('.caf', 'CAF')])
+def test_a_header_that_states_half_is_told(tmp_path, suffix, container):
+    path = tmp_path / f'x{suffix}'
+    data = bytearray(made(path, np.stack([sweep(4)] * 2, 1), format=container, subtype='PCM_16'))
+    order, n = 'little' if suffix == '.wav' else 'big', 4 * 44_100 * 4
+    places = [at for at in range(4, 5_000) if n <= int.from_bytes(data[at : at + 4], order) <= n + 8 and bytes(data[at - 4 : at]) != b'FORM' and bytes(data[:4]) != data[at - 4 : at]]
+    at = places[0]
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], order) - n // 2).to_bytes(4, order)
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and len(x) / RATE == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize('suffix', ['.wav', '.aiff'])
+def test_a_second_recording_that_is_not_read_is_told(tmp_path, suffix):
+    path = tmp_path / f'x{suffix}'
+    path.write_bytes(2 * made(path, sweep(4)))
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and len(x) == 4 * RATE
+
+
+def test_a_long_hole_of_zeros_in_frames_without_times(tmp_path):
+    path = write_av(tmp_path / 'x.aac', np.stack([sweep(20)] * 2, 1), codec='aac', container='adts')
+    data, hole = bytearray(path.read_bytes()), 60_000  # several seconds; decoders pass over it without a word
+    at = len(data) // 3
+    data[at : at + hole] = bytes(hole)
+    path.write_bytes(data)
+    x, why = heard(path)
+    lost_s = hole / len(data) * 20
+    assert isinstance(why, DamagedAudio) and abs(len(x) / RATE - 20) < 0.15 * lost_s
+    assert all(abs(place_s(x, m) - m) < 0.15 * lost_s for m in (2, 5, 12, 15, 18))
+    data[-len(data) // 4 :] = bytes(len(data) - len(data) * 3 // 4)
+    path.write_bytes(data)
+    assert isinstance(heard(path)[1], TruncatedAudio) and not isinstance(heard(path)[1], DamagedAudio)
+
+
+def test_short_jumps_of_times_add_up(tmp_path):
+    path = write_av(tmp_path / 'x.mka', np.stack([sweep(8, 48_000)] * 2, 1), rate=48_000, codec='libopus', container='matroska')
+    import av
+
+    thin = tmp_path / 'thin.mka'
+    with av.open(str(path)) as source, av.open(str(thin), 'w', format='matroska') as to:
+        stream = to.add_stream_from_template(source.streams.audio[0])
+        for i, packet in enumerate(source.demux(source.streams.audio[0])):
+            if packet.pts is not None and not (100 < i < 300 and i % 4 == 0):  # 50 gaps of 20 ms
+                packet.stream = stream
+                to.mux(packet)
+    x, why = heard(thin)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(8, abs=0.12)
+    assert all(abs(place_s(x, m) - m) < 0.15 for m in (1, 6.5, 7.5))
+
+
+@pytest.mark.parametrize('off_ms', [700, 2_000, 30_000])
+def test_a_time_that_the_next_frame_takes_back_is_no_gap(tmp_path, off_ms):
+    import av
+
+    path = write_av(tmp_path / 'x.mka', np.stack([sweep(8, 48_000)] * 2, 1), rate=48_000, codec='libopus', container='matroska')
+    late = tmp_path / 'late.mka'
+    with av.open(str(path)) as source, av.open(str(late), 'w', format='nut') as to:
+        stream = to.add_stream_from_template(source.streams.audio[0])
+        for i, packet in enumerate(source.demux(source.streams.audio[0])):
+            if packet.pts is not None:
+                packet.stream, more = stream, round(off_ms / 1000 / packet.time_base) * (i == 100)
+                packet.pts, packet.dts = packet.pts + more, packet.dts
+                to.mux(packet)
+    x, why = heard(late)
+    assert len(x) / RATE == pytest.approx(8, abs=0.12) and all(abs(place_s(x, m) - m) < 0.12 for m in (1, 4, 7.5))
