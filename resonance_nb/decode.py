@@ -325,6 +325,13 @@ def _another_follows(fd: int, begin: int) -> bool:
     size = int.from_bytes(head[4:], 'big' if head[:4] == b'FORM' else 'little')
     return head[:4] in (b'RIFF', b'FORM') and _peek(fd, begin + 8 + size + size % 2, 4) == head[:4]
 
+
+def _asf_is_cut(fd: int, begin: int, end: int) -> bool:
+    "Is an ASF shorter than its file properties object states (ASF specification, section 3.2)?"
+    head = _peek(fd, begin, 65_536)
+    at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
+    return at > 0 and end - begin < int.from_bytes(head[at + 40 : at + 48], 'little') < 1 << 48
+
 # %% ../nbs/01a_decode.ipynb #1fb17c23
 def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
     "Mono blocks up to the end, or to where decoding fails, with `broken` set."
@@ -401,7 +408,7 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.exact = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.frames = self.promised = self._promise()
-            self.cut = _ogg_is_cut(fd) if self.c.format.name == 'ogg' else _another_follows(fd, self.part[0])
+            self.cut = _asf_is_cut(fd, *self.part) or _another_follows(fd, self.part[0]) or self.c.format.name == 'ogg' and _ogg_is_cut(fd)
         except Exception as e:
             self.close()
             raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e

@@ -385,3 +385,13 @@ def test_a_time_that_the_next_frame_takes_back_is_no_gap(tmp_path, off_ms):
                 to.mux(packet)
     x, why = heard(late)
     assert len(x) / RATE == pytest.approx(8, abs=0.12) and all(abs(place_s(x, m) - m) < 0.12 for m in (1, 4, 7.5))
+
+
+@pytest.mark.parametrize('share', [0.1, 0.34, 0.5, 0.9])
+def test_a_cut_asf_is_told(tmp_path, share):
+    path = write_av(tmp_path / 'x.wma', np.stack([sweep(6)] * 2, 1), codec='wmav2', container='asf')
+    assert heard(path)[1] is None
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and len(x) / RATE < 6
