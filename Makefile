@@ -1,6 +1,6 @@
 # Every target makes its environment by itself and never asks anything.
 .DEFAULT_GOAL := help
-.PHONY: book test elsewhere bench calibrate notebooks clean help
+.PHONY: book test elsewhere hostile fuzz bench calibrate notebooks clean help
 VENV := .venv
 PY := $(VENV)/bin/python
 # Another interpreter: make PYTHON=/path/to/python3.12 book
@@ -29,6 +29,14 @@ test: $(VENV)/.ready
 # Lessons and numerical tests as other machines would run them; a choice of settings: make elsewhere ONLY=avx2,busy
 elsewhere: $(VENV)/.ready
 	@$(PY) tests/elsewhere.py $(if $(ONLY),--only $(ONLY)) </dev/null
+
+# Every container, codec and damage that FFmpeg makes here, read; a choice: make hostile ONLY=mp4,aac,cut
+hostile: $(VENV)/.ready
+	@$(PY) tests/matrix.py $(if $(ONLY),--only $(ONLY)) </dev/null
+
+# Readers of files, fed with bad ones by Atheris, which is not in the environment by itself: make fuzz TARGET=raw,tags SECONDS=600
+fuzz: $(VENV)/.ready
+	@$(PY) tests/fuzz.py $(if $(TARGET),--target $(TARGET)) $(if $(SECONDS),--seconds $(SECONDS)) </dev/null
 
 bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
@@ -61,6 +69,8 @@ help:
 	@echo "make book       build the book: _build/html/index.html"
 	@echo "make test       run every test"
 	@echo "make elsewhere  the lessons and numerical tests as other machines would run them (hours; a choice: ONLY=avx2,busy)"
+	@echo "make hostile    every container, codec and damage that FFmpeg makes here, read (hours; a choice: ONLY=mp4,aac,cut)"
+	@echo "make fuzz       readers of files, fed with bad ones by Atheris (pip install atheris; TARGET=raw,tags SECONDS=600)"
 	@echo "make bench      print the speed figures of this machine"
 	@echo "make notebooks  after editing nbs/: export the package, drop outputs, clean"
 	@echo "make calibrate  fit the recognisers' confidences anew (needs the open corpus)"

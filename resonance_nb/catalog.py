@@ -88,7 +88,9 @@ def stored_path(
 def real_path(
     text: str,  # what `stored_path` gave
 ) -> str:
-    "The path to open, as Python names it."
+    "The path to open, as Python names it; raises `ResonanceError` where a damaged database has none."
+    if not isinstance(text, str):
+        raise ResonanceError('the catalogue is damaged (a path in it is missing): `resonance check` tells what helps')
     return os.fsdecode(unquote_to_bytes(text[7:])) if text.startswith('file://') else text
 
 
@@ -273,7 +275,10 @@ class Catalog:
 
     def _rows(self, sql: str, *values) -> list[sqlite3.Row]:
         with self._lock, _plainly(self.folder):
-            return self._db.execute(sql, values).fetchall()
+            rows = self._db.execute(sql, values).fetchall()
+        if 'embedding' not in sql and any(bytes in map(type, row) for row in rows):  # one bit makes bytes of a text
+            raise ResonanceError(f'{show_path(self.folder)}/{DATABASE} is damaged (a text in it is none): {_LOST}')
+        return rows
 
 # %% ../nbs/02_catalog.ipynb #f214efeb
 @contextmanager
@@ -407,12 +412,10 @@ def _file_tags(path: str | os.PathLike):
 
 
 def _container_tags(path: str | os.PathLike) -> dict:
-    "What FFmpeg's demuxer says about a file, with lower-case names."
-    import av
+    "What FFmpeg's demuxer says about a file, in a process of its own."
+    from resonance_nb import sandbox
 
-    with av.open(os.fspath(path), metadata_errors='replace') as container:
-        inner = container.streams.audio[0].metadata if container.streams.audio else {}
-        return {name.lower(): value for source in (inner, container.metadata) for name, value in source.items()}
+    return sandbox.tags(path)
 
 
 def read_tags(

@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first, reading
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
@@ -477,22 +477,20 @@ Chromaprint.save = _save
 # %% ../nbs/31_chromaprint.ipynb #dd47db89
 def _read(folder: Path) -> tuple[dict, np.ndarray]:
     "A saved index as it lies on disk: what it says of itself, and its words, mapped."
-    try:
+    with reading(folder, 'chromaprint index'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind = about['format'], about['version']
         about['front'], about['tracks'] = Front(**about['front']), [(str(t), int(n)) for t, n in about['tracks']]
         stored = np.load(folder / 'words.npy', mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, ResonanceError) as e:
-        raise ResonanceError(f'{folder} is not a readable chromaprint index ({e}); index the music again') from e
-    if kind != (FORMAT, VERSION):
-        raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
-    here = about['front'].digest()
-    if about['front_end'] != here:
-        raise OtherVersion(folder, f'front end {about["front_end"]}', here)
-    lengths = [n for _, n in about['tracks']]
-    if stored.dtype != np.uint32 or stored.shape != (sum(lengths),) or min(lengths, default=1) < 1 or len(dict(about['tracks'])) != len(lengths):
-        raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
-    return about, stored.view(np.ndarray)
+        if kind != (FORMAT, VERSION):
+            raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
+        here = about['front'].digest()
+        if about['front_end'] != here:
+            raise OtherVersion(folder, f'front end {about["front_end"]}', here)
+        lengths = [n for _, n in about['tracks']]
+        if stored.dtype != np.uint32 or stored.shape != (sum(lengths),) or min(lengths, default=1) < 1 or len(dict(about['tracks'])) != len(lengths):
+            raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+        return about, stored.view(np.ndarray)
 
 
 def _load(cls, folder: Path) -> Chromaprint:

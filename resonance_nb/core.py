@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'VectorRecognizer', 'best_first', 'as_matches', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'counted', 'SongIndex', 'rng_for', 'sha256_file',
-           'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
+           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'SongIndex',
+           'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class OtherVersion(ResonanceError):
         made: str,  # its format or model
         here: str,  # those of this package
     ):
-        super().__init__(f'{folder} was made by another version or with another model ({made}; here: {here}): index the music again')
+        super().__init__(f'{folder} was made by another version or with another model ({first_line(made)}; here: {here}): index the music again')
 
 
 def need(
@@ -181,6 +181,29 @@ def need(
         return importlib.import_module(module)
     except ImportError as e:
         raise MissingExtra(f"{module} is not installed; it comes with: pip install 'resonance_nb[{extra}]'") from e
+
+# %% ../nbs/00_core.ipynb #98ee5595
+def first_line(
+    error,  # an exception, or any text
+) -> str:
+    "What it says, in one printable line of at most 200 characters."
+    text = next(iter(str(error).splitlines()), '') or type(error).__name__
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text[:200])
+
+
+@contextmanager
+def reading(
+    folder,  # what is read
+    what: str,  # what it should be, e.g. 'index of vectors'
+    mend: str = '; index the music again',  # what helps, behind the reason
+) -> Iterator[None]:
+    "Whatever goes wrong inside raises `ResonanceError` in one line."
+    try:
+        yield
+    except ResonanceError:
+        raise
+    except Exception as e:
+        raise ResonanceError(f'{folder} is not a readable {what} ({first_line(e)}){mend}') from e
 
 # %% ../nbs/00_core.ipynb #838d2b0d
 def counted(

@@ -14,6 +14,7 @@ import stat
 import zlib
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain, pairwise, repeat
 from typing import Callable, Iterator
 
 import numpy as np
@@ -21,9 +22,9 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S', 'MISSING_S', 'KEPT_BYTES',
-           'OPENED_BYTES', 'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo',
-           'info', 'sound', 'at_rate', 'pieces', 'stream_pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S', 'MISSING_S', 'ROUNDING_S',
+           'KEPT_BYTES', 'OPENED_BYTES', 'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono',
+           'AudioInfo', 'info', 'sound', 'tags', 'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -135,12 +136,38 @@ def _behind_id3(fd: int) -> int:
         at += 10 + sum((b & 127) << s for b, s in zip(head[6:10], (21, 14, 7, 0))) + 10 * bool(head[5] & 16)
     return at
 
+# %% ../nbs/01a_decode.ipynb #518ab453
+def _before_tags(fd: int) -> int:
+    "Where ID3v1 and APE tags behind the sound begin (APEv2 specification, tag footer)."
+    end = os.fstat(fd).st_size
+    for _ in range(4):
+        if end > 128 and _peek(fd, end - 128, 3) == b'TAG':
+            end -= 128
+        elif end > 32 and (foot := _peek(fd, end - 32, 32))[:8] == b'APETAGEX':
+            end = max(0, end - int.from_bytes(foot[12:16], 'little') - 32 * (foot[23] >> 7))
+    return end
+
+
+def _between_tags(fd: int) -> tuple[int, int]:
+    "Where what stands between tags of other formats begins and ends; all of a file that would be nothing but tags."
+    begin, end = _behind_id3(fd), _before_tags(fd)
+    return (begin, end) if begin < end else (0, os.fstat(fd).st_size)
+
 
 def _flac_part(fd: int) -> tuple[int, int] | None:
     "Where a FLAC between foreign tags begins and ends; None for anything else."
-    begin, size = _behind_id3(fd), os.fstat(fd).st_size
-    end = size - 128 if size > 128 and _peek(fd, size - 128, 3) == b'TAG' else size
-    return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < size else None
+    begin, end = _between_tags(fd)
+    return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < os.fstat(fd).st_size else None
+
+
+_FIRST = re.compile(rb'\x00\x00\x00.ftyp|fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S)
+
+
+def _behind_foreign(fd: int) -> tuple[int, int] | None:
+    "Where a recording begins and ends that other bytes stand before; None when its own first bytes are not found."
+    begin = _behind_id3(fd)
+    found = _FIRST.search(_peek(fd, begin, 65_536))
+    return (begin + found.start(), _before_tags(fd)) if found and begin + found.start() else None
 
 # %% ../nbs/01a_decode.ipynb #099950d8
 CANCELLED_DB = -30.0  # level of the mean below that of the loudest channel at which channels cancel
@@ -248,12 +275,12 @@ class _Refused(Exception):
 class _Sndfile:
     "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`, `heard_s`."
 
-    def __init__(self, fd: int):
+    def __init__(self, fd: int, part: tuple[int, int] | None = None):
         import soundfile as sf
 
         self.fd, self.broken, self.cut, self.gaps, self.heard_s = fd, False, False, [], 0.0
         os.lseek(fd, 0, os.SEEK_SET)
-        part = _flac_part(fd)
+        part = self.part = part or _flac_part(fd)
         try:
             f = sf.SoundFile(_File(fd, *part)) if part else sf.SoundFile(fd, closefd=False)
             if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
@@ -281,6 +308,30 @@ class _Sndfile:
         except Exception:
             return self.f.seek(0)
 
+# %% ../nbs/01a_decode.ipynb #eb6fe3fd
+_CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
+
+
+def _begins_chunk(head: bytes, left: int) -> bool:
+    "Can these eight bytes begin a chunk that ends in the file?"
+    name, size = head[:4], head[4:]
+    fits = len(size) == 4 and any(int.from_bytes(size, order) <= left for order in ('little', 'big'))
+    return fits and name not in (b'RIFF', b'FORM', b'RF64', b'caff', b'.snd') and all(32 <= b < 127 for b in name)
+
+
+def _another_follows(fd: int, begin: int) -> bool:
+    "Does a second WAV or AIFF stand behind the first?"
+    head = _peek(fd, begin, 8)
+    size = int.from_bytes(head[4:], 'big' if head[:4] == b'FORM' else 'little')
+    return head[:4] in (b'RIFF', b'FORM') and _peek(fd, begin + 8 + size + size % 2, 4) == head[:4]
+
+
+def _asf_is_cut(fd: int, begin: int, end: int) -> bool:
+    "Is an ASF shorter than its file properties object states (ASF specification, section 3.2)?"
+    head = _peek(fd, begin, 65_536)
+    at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
+    return at > 0 and end - begin < int.from_bytes(head[at + 40 : at + 48], 'little') < 1 << 48
+
 # %% ../nbs/01a_decode.ipynb #1fb17c23
 def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
     "Mono blocks up to the end, or to where decoding fails, with `broken` set."
@@ -305,9 +356,12 @@ def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         at += len(x)
         self.heard_s = at / self.rate
         yield x, self.rate
-    unread = os.fstat(self.fd).st_size - os.lseek(self.fd, 0, os.SEEK_CUR)
-    if self.broken or (unread > 8192 and self.f.format == 'MP3'):
+    end = self.part[1] if self.part else _before_tags(self.fd)
+    unread = end - os.lseek(self.fd, 0, os.SEEK_CUR)
+    if self.broken or unread > {'MP3': 8192, 'FLAC': 1024}.get(self.f.format, unread):
         yield from _read_on(self, at)
+    elif self.f.format in _CHUNKED and at and unread > max(8192, end // 100) and not _begins_chunk(_peek(self.fd, end - unread, 8), unread):
+        self.cut = True
 
 
 _Sndfile._own_blocks, _Sndfile.blocks = _sndfile_own_blocks, _sndfile_blocks
@@ -316,7 +370,7 @@ _Sndfile._own_blocks, _Sndfile.blocks = _sndfile_own_blocks, _sndfile_blocks
 def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
     "What FFmpeg finds behind frame `at`, where libsndfile ended; nothing when that is less than a frame or two."
     try:
-        other = _FFmpeg(dec.fd)
+        other = _FFmpeg(dec.fd, dec.part)
     except _Refused:
         return
     with closing(other):
@@ -342,9 +396,11 @@ class _FFmpeg:
 
     gather = 65_536  # samples that are handed over at once
 
-    def __init__(self, source):
+    def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
-        self.read_to, self.lost_bytes, self.per_s = None, 0, 0.0  # of packets that could be decoded, bytes a second of late
+        self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
+        self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
+        self.part = part or self._whole()
         try:
             self.c = self._open()
             if not self.c.streams.audio:
@@ -354,26 +410,32 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.exact = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.frames = self.promised = self._promise()
+            self.cut = self._is_cut()
         except Exception as e:
             self.close()
             raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
 
     def _open(self):
-        self.part = _flac_part(self.source) or (0, None)
         return self._container(_File(self.source, *self.part))
 
-    def _container(self, file, form: str | None = None):
-        import av
+# %% ../nbs/01a_decode.ipynb #74458350
+def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
+    "A file open in FFmpeg, in no container but those that may hold sound."
+    import av
 
-        options = {'format_whitelist': _CONTAINERS}
-        return av.open(file, 'r', form, metadata_errors='replace', container_options=options)
+    return av.open(file, 'r', form, metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS})
 
-    def _peek(self, at: int, n: int) -> bytes:
-        return _peek(self.source, self.part[0] + at, n)
 
-    def close(self):
-        if self.c is not None:
-            self.c.close()
+def _ffmpeg_is_cut(self: _FFmpeg) -> bool:
+    "Does the file say that it goes on, or hold another recording behind this one?"
+    fd, (begin, end) = self.source, self.part
+    return _asf_is_cut(fd, begin, end) or _another_follows(fd, begin) or self.c.format.name == 'ogg' and _ogg_is_cut(fd)
+
+
+_FFmpeg._container, _FFmpeg._is_cut = _ffmpeg_container, _ffmpeg_is_cut
+_FFmpeg._whole = lambda self: _between_tags(self.source)
+_FFmpeg._peek = lambda self, at, n: _peek(self.source, self.part[0] + at, n)
+_FFmpeg.close = lambda self: self.c.close() if self.c is not None else None
 
 # %% ../nbs/01a_decode.ipynb #953f48f1
 SOUNDS_S, SOUNDS = 60, 1e-4  # so much of each is looked at for something louder, where there are several recordings
@@ -450,6 +512,28 @@ def _planes(frame):
     return x.astype('float32') if full == 1 else (x.astype('float64') - zero).astype('float32') / np.float32(full)
 
 # %% ../nbs/01a_decode.ipynb #658cda14
+_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FFmpeg counts their times, and passes over what is none
+
+
+def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
+    "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
+    if self.c.format.name not in (*_UNTIMED, 'wav') or packet.pos is None or self.at == -1:
+        return packet.pos
+    at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
+    if self._peek(at, len(head)) != head:
+        places = (self._peek(at, 1 << reach).find(head) for reach in (12, 16, 20, 24))
+        further = next((place for place in places if place >= 0), -1)
+        if further < 0:
+            self.at = -1
+            return packet.pos
+        at += further
+    self.at = at + packet.size
+    return at
+
+
+_FFmpeg._place = _ffmpeg_place
+
+# %% ../nbs/01a_decode.ipynb #f1d57e4f
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
     packets = self.c.demux(self.s)
@@ -461,14 +545,21 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             return
         if packet is None:
             return
+        if packet.pos is not None and packet.pos >= self.part[1] - self.part[0]:
+            continue  # behind the end: FFmpeg's parser of FLAC gives the last packet twice where the header states too little
+        at = self._place(packet)
         try:
             frames = packet.decode()
         except Exception:
             yield None
             continue
-        if packet.pos is not None and packet.size:
-            self.lost_bytes = 0 if self.read_to is None else packet.pos - self.read_to
-            self.read_to, size_s = packet.pos + packet.size, sum(f.samples / f.sample_rate for f in frames)
+        if at is not None and packet.size:
+            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
+            junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
+            self.read_to = at + (round(self.per_s * size_s) if junk else packet.size)
+            if junk:
+                yield from frames
+                continue
             self.per_s += (packet.size / size_s - self.per_s) * (0.05 if self.per_s else 1) if size_s else 0
         yield from frames
 
@@ -476,25 +567,30 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
 _FFmpeg._frames = _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
-_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # their times are counted by FFmpeg, not stated
 GAPS = 10_000  # places of damage that are told apart
 GAP_S = 0.05  # the last packet of one recording that another follows in the same file is no gap worth telling
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
+ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
 
-def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int) -> int:
-    "How many frames of silence belong before this one."
+def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) -> int:
+    "How many frames of silence belong before this one; a time that the next frame takes back is a damaged time."
     low, high = MISSING_S
-    if frame.time is not None and due_s is not None and self.c.format.name not in _UNTIMED:
-        if low < frame.time - due_s < high:
-            return round((frame.time - due_s) * frame.sample_rate)
-    if lost and self.heard_s and self.c.format.name in _UNTIMED[:2]:  # nothing but frames: bytes tell the time
-        around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048)
-        if re.search(b'ID3[\2-\4]|TAG|(Xing|Info)\0\0\0', around):
+    steady = getattr(then, 'time', None) is None or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
+    if frame.time is not None and due_s is not None and steady and self.c.format.name not in _UNTIMED:
+        jump_s = frame.time - due_s
+        high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
+        self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
+        if low < self.owed_s < high:
+            owed_s, self.owed_s = self.owed_s, 0.0
+            return round(owed_s * frame.sample_rate)
+    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and self.c.format.name in (*_UNTIMED, 'wav') else 0.0
+    if lost or of_bytes > GAP_S:
+        around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
+        if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
-        of_bytes = round(self.lost_bytes / self.per_s * frame.sample_rate) if self.per_s else 0
-        return max(lost, min(of_bytes, round(MISSING_S[1] * frame.sample_rate)))
-    return lost
+        return max(lost, round(min(of_bytes, high) * frame.sample_rate))
+    return 0
 
 
 def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
@@ -505,13 +601,19 @@ def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
         self.gaps[-1] = self.gaps[-1][0], self.gaps[-1][1] + lost_s
 
 
-_FFmpeg._missing, _FFmpeg._gap = _ffmpeg_missing, _ffmpeg_gap
+def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
+    "How long so many bytes last, seconds."
+    return max(0, n) / self.per_s if self.per_s else 0.0
+
+
+_FFmpeg._missing, _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_gap, _ffmpeg_of_bytes
 
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
     drop, lost, due_s, sought, n = None, 0, None, self.start > 0, 1024
-    for frame in self._frames():
+    frames, timed = self._frames(), self.c.format.name not in (*_UNTIMED, 'wav')  # of the others, bytes are counted up to each frame
+    for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
             lost += n * (drop is not None)
             continue
@@ -519,7 +621,7 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         if drop is None:
             at = 0 if frame.time is None else frame.time * rate
             drop = round(self.start - at) if sought else max(0, round(-at))
-        missing = self._missing(frame, due_s, lost)
+        missing = self._missing(frame, due_s, lost, then)
         if missing > GAP_S * rate:
             self._gap(missing / rate)
         for i in range(0, missing, 65_536):
@@ -528,7 +630,9 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         cut, drop = min(drop, len(x)), max(0, drop - len(x))
         if cut < len(x):
             yield x[cut:], rate
-    if lost > self.rate // 4:
+    placed = self.at not in (None, -1) and self.read_to and self.c.format.name in _UNTIMED
+    unread = self.part[1] - self.part[0] - self.read_to if placed else 0
+    if lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
         self.broken = True
 
 
@@ -557,17 +661,27 @@ def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
 _FFmpeg.blocks = _ffmpeg_blocks
 
 # %% ../nbs/01a_decode.ipynb #dbc496cb
+def _opened(fd: int, part: tuple[int, int] | None = None) -> _Sndfile | _FFmpeg:
+    "A recording, or a part of a file, in the decoder that knows it; `_Refused` when none does."
+    try:
+        return _Sndfile(fd, part)
+    except _Refused:
+        return _FFmpeg(fd, part)
+
+
 @contextmanager
 def _decoder(path):
     "The recording behind a path, open in whichever decoder knows it; raises `AudioError`."
     fd = _open_fd(path)
     try:
         try:
-            dec = _Sndfile(fd)
-        except _Refused:
+            dec = _opened(fd)
+        except _Refused as e:
             try:
-                dec = _FFmpeg(fd)
-            except _Refused as e:
+                if not (part := _behind_foreign(fd)):
+                    raise
+                dec = _opened(fd, part)
+            except _Refused:
                 raise AudioError(f'{printable(path)}: {e}') from None
         with closing(dec):
             yield _checked(dec, path)
@@ -622,6 +736,23 @@ def sound(
         os.close(fd)
     if not holds_some:
         raise AudioError(f'{printable(path)}: holds no sound')
+
+# %% ../nbs/01a_decode.ipynb #dc842ec7
+def tags(
+    path,  # an audio or video file
+) -> dict[str, str]:  # names in lower case
+    "What a container says about itself and its sound; raises `AudioError`."
+    import av
+
+    fd = _open_fd(path)
+    try:
+        with av.open(_File(fd), 'r', metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}) as c:
+            inner = c.streams.audio[0].metadata if c.streams.audio else {}
+            return {name.lower(): value for source in (inner, c.metadata) for name, value in source.items()}
+    except Exception as e:
+        raise AudioError(f'{printable(path)}: has no tags that can be read') from e
+    finally:
+        os.close(fd)
 
 # %% ../nbs/01a_decode.ipynb #24ede6a4
 def at_rate(
@@ -753,6 +884,15 @@ class _Stream(_FFmpeg):
 
     def _open(self):
         return self._container(self.source, self.form)
+
+    def _whole(self) -> tuple[float, float]:
+        return 0, math.inf
+
+    def _is_cut(self) -> bool:
+        return False
+
+    def _place(self, packet) -> int | None:
+        return packet.pos
 
     def _peek(self, at: int, n: int) -> bytes:
         return self.source.peek(at, n)

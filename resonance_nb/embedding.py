@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import tokenize
-import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, search_stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, reading
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
@@ -218,14 +216,6 @@ Embedding.embeddings, Embedding.from_embeddings = _embeddings, classmethod(_from
 
 # %% ../nbs/41a_embedding.ipynb #f8c2bbe1
 FORMAT, VERSION = 'resonance embeddings', 1
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, RecursionError, AttributeError, tokenize.TokenError, zipfile.BadZipFile)  # what a damaged index raises
-
-
-def first_line(
-    error: BaseException,  # any
-) -> str:
-    "What it says, in one line."
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 # %% ../nbs/41a_embedding.ipynb #93acdedb
 def _save(self: Embedding, folder: Path) -> None:
@@ -241,20 +231,18 @@ def _save(self: Embedding, folder: Path) -> None:
 def _load(cls, folder: Path, **options) -> Embedding:
     "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
     folder = Path(folder)
-    try:
+    with reading(folder, 'index of vectors'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind, made, tracks = (about['format'], about['version']), str(about['front_end']), [(str(t), int(n)) for t, n in about['tracks']]
         vectors = np.load(folder / 'vectors.npy', allow_pickle=False)[...]
-    except UNREADABLE as e:
-        raise ResonanceError(f'{folder} is not a readable index of vectors ({first_line(e)}); index the music again') from e
-    self = cls(**options)
-    if kind != (FORMAT, VERSION) or made != self.model_name:
-        raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
-    lengths = [n for _, n in tracks]
-    if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or vectors.shape != (sum(lengths), self.encoder.settings.dim) or not np.isfinite(vectors).all():
-        raise ResonanceError(f'{folder} is damaged (its vectors do not fit its songs); index the music again')
-    self._songs = dict(zip([t for t, _ in tracks], np.split(vectors.astype(np.float32), np.cumsum(lengths)[:-1])))
-    return self
+        self = cls(**options)
+        if kind != (FORMAT, VERSION) or made != self.model_name:
+            raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
+        lengths = [n for _, n in tracks]
+        if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or vectors.shape != (sum(lengths), self.encoder.settings.dim) or not np.isfinite(vectors).all():
+            raise ResonanceError(f'{folder} is damaged (its vectors do not fit its songs); index the music again')
+        self._songs = dict(zip([t for t, _ in tracks], np.split(vectors.astype(np.float32), np.cumsum(lengths)[:-1])))
+        return self
 
 
 Embedding.save, Embedding.load = _save, classmethod(_load)

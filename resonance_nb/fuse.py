@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
-from .embedding import UNREADABLE, Embedder, clip_vectors, first_line, usable
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, first_line, reading
+from .embedding import Embedder, clip_vectors, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, own_agreement, pack_peaks, peaks, unpack_peaks
 from .match import along, best_songs, between, laid_out, rival, scan
@@ -510,28 +510,26 @@ Fused.save = _save
 def _load(cls, folder: Path, **options) -> Fused:
     "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
     folder, self = Path(folder), cls(**options)
-    try:
+    with reading(folder, 'index of vectors and peaks'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind, made = (about['format'], about['version']), str(about['front_end'])
         tracks = [(str(t), int(b), int(p), int(f)) for t, b, p, f in about['tracks']]
         codes, packed = (np.load(folder / f'{n}.npy', allow_pickle=False)[...] for n in ('codes', 'peaks'))
-    except UNREADABLE as e:
-        raise ResonanceError(f'{folder} is not a readable index of vectors and peaks ({first_line(e)}); index the music again') from e
-    if kind != (FORMAT, VERSION) or made != self.model_name:
-        raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
-    blocks, sizes = ([t[i] for t in tracks] for i in (1, 2))
-    parts = len(self.codebook.arrays['centroids'])
-    fits = codes.shape == (sum(blocks), parts) and packed.shape == (sum(sizes),) and codes.dtype == np.uint8 and packed.dtype == np.uint16
-    counted = min(blocks, default=1) > 0 and min(sizes, default=0) >= 0 and sum(f for *_, f in tracks) < 2**48
-    if not fits or not counted or len({t for t, *_ in tracks}) < len(tracks):
-        raise ResonanceError(f'{folder} is damaged (its arrays do not fit its songs); index the music again')
-    cut = lambda array, lengths: np.split(array, np.cumsum(lengths)[:-1]) if lengths else []
-    for (track_id, _, _, n_frames), c, p in zip(tracks, cut(codes, blocks), cut(packed, sizes)):
-        frames, bins = unpack_peaks(p)
-        if frames.max(initial=-1) >= n_frames or bins.max(initial=0) > FRONT.bin_max - FRONT.bin_min:
-            raise ResonanceError(f'{folder} is damaged (peaks of {track_id} lie outside of it); index the music again')
-        self._songs[track_id] = _Song(c, frames, bins.astype(np.int64), n_frames)
-    return self
+        if kind != (FORMAT, VERSION) or made != self.model_name:
+            raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
+        blocks, sizes = ([t[i] for t in tracks] for i in (1, 2))
+        parts = len(self.codebook.arrays['centroids'])
+        fits = codes.shape == (sum(blocks), parts) and packed.shape == (sum(sizes),) and codes.dtype == np.uint8 and packed.dtype == np.uint16
+        counted = min(blocks, default=1) > 0 and min(sizes, default=0) >= 0 and sum(f for *_, f in tracks) < 2**48
+        if not fits or not counted or len({t for t, *_ in tracks}) < len(tracks):
+            raise ResonanceError(f'{folder} is damaged (its arrays do not fit its songs); index the music again')
+        cut = lambda array, lengths: np.split(array, np.cumsum(lengths)[:-1]) if lengths else []
+        for (track_id, _, _, n_frames), c, p in zip(tracks, cut(codes, blocks), cut(packed, sizes)):
+            frames, bins = unpack_peaks(p)
+            if frames.max(initial=-1) >= n_frames or bins.max(initial=0) > FRONT.bin_max - FRONT.bin_min:
+                raise ResonanceError(f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again')
+            self._songs[track_id] = _Song(c, frames, bins.astype(np.int64), n_frames)
+        return self
 
 
 Fused.load = classmethod(_load)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, need, rng_for, sha256_file
+from .core import ResonanceError, atomic_write, first_line, need, reading, rng_for, sha256_file
 
 # %% auto #0
 __all__ = ['KINDS', 'PARTS', 'QUANTISED', 'LINKS', 'SCAN', 'CODEBOOK', 'FIT', 'recall_at', 'code_bytes', 'choose_kind',
@@ -137,17 +136,15 @@ def _load_codebook(
     path: Path,  # what `save` wrote
 ) -> Codebook:
     "Read one; raises `ResonanceError` when it is damaged, foreign or newer."
-    try:
+    with reading(path, 'codebook', ''):
         with np.load(path, allow_pickle=False) as z:
             about = json.loads(str(z['about']))
             arrays = {k: z[k].astype(np.float32) for k in z.files if k in _SHAPES}
         made, version = about['format'], int(about['version'])
         self = cls(str(about['kind']), arrays)
         whole = version > 1 or _complete(self) and self.digest == about['digest']
-    except (OSError, ValueError, KeyError, TypeError, EOFError, StopIteration, NotImplementedError, zipfile.BadZipFile) as e:
-        raise ResonanceError(f'{path} is not a readable codebook ({e})') from e
     if made != CODEBOOK or version > 1:
-        raise ResonanceError(f'{path} is {made} version {version}; this package reads {CODEBOOK} version 1')
+        raise ResonanceError(f'{path} is {first_line(made)} version {version}; this package reads {CODEBOOK} version 1')
     if not whole:
         raise ResonanceError(f'{path} is damaged: its arrays are not those it was saved with')
     return self
@@ -720,7 +717,7 @@ def _described(folder: Path) -> dict:
     about = json.loads((folder / DESCRIPTION).read_text(encoding='utf-8'))
     made, version = str(about['format']), int(about['version'])
     if made != FORMAT or version > VERSION:
-        raise ResonanceError(f'{folder} holds {made} version {version}; this package reads {FORMAT} up to version {VERSION}')
+        raise ResonanceError(f'{folder} holds {first_line(made)} version {version}; this package reads {FORMAT} up to version {VERSION}')
     if about['seal'] != _seal(about):
         raise ValueError('its description was changed')
     names = [t for t, _ in about['tracks'] if t is not None]
@@ -767,14 +764,12 @@ def _load(
     "Read a saved index; raises `ResonanceError` when it is damaged, foreign, newer, or of another model."
     folder = Path(folder)
     _faiss()
-    try:
+    with reading(folder, 'index of vectors'):
         about = _described(folder)
         if model_name not in (None, about['model_name']):
-            raise ResonanceError(f'{folder} holds vectors of {about["model_name"]}, and those of {model_name} were asked for; index the music again')
+            raise ResonanceError(f'{folder} holds vectors of {first_line(about["model_name"])}, and those of {model_name} were asked for; index the music again')
         opened = _opened(folder / about['file'], about, mmap and bool(about['tracks']), check)
         book = _codebook_in(opened, about['coded'])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as e:
-        raise ResonanceError(f'{folder} is not a readable index of vectors ({e}); index the music again') from e
     self = cls(about['dim'], about['kind'], about['model_name'])
     for name in _SETTINGS:
         setattr(self, name, about[name])

@@ -15,7 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
-from .core import Match, OtherVersion, ResonanceError, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, as_matches, best_first, reading
 from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
@@ -760,7 +760,7 @@ Landmarks.save = _save
 # %% ../nbs/30_landmarks.ipynb #3d64571a
 def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     "A saved index as it lies on disk: what it says of itself, and its arrays, mapped."
-    try:
+    with reading(folder, 'landmark index'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind = about['format'], about['version']
         if kind != (FORMAT, VERSION):
@@ -769,24 +769,25 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         arrays = {n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False)) for n in ('counts', 'postings', 'peaks')}
         arrays['starts'], arrays['postings'] = _unpack_postings(arrays.pop('counts'), arrays['postings'])
         arrays['peak_frames'], arrays['peak_bins'] = unpack_peaks(arrays.pop('peaks'))
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
-        raise ResonanceError(f'{folder} is not a readable landmark index ({e}); index the music again') from e
-    here = about['front'].digest()
-    if about['front_end'] != here:
-        raise OtherVersion(folder, f'front end {about["front_end"]}', here)
-    if max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0)) > sum(n for _, n in about['tracks']):
-        raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
-    return about, arrays
+        here = about['front'].digest()
+        if about['front_end'] != here:
+            raise OtherVersion(folder, f'front end {about["front_end"]}', here)
+        lengths, last = [n for _, n in about['tracks']], max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0))
+        counted = min(lengths, default=1) > 0 and last < max(1, sum(lengths)) < 2**32 and len(dict(about['tracks'])) == len(lengths)
+        if not counted or arrays['peak_bins'].max(initial=0) > about['front'].bin_max - about['front'].bin_min:
+            raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+        return about, arrays
 
 
 def _load(cls, folder: Path) -> Landmarks:
     "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
-    about, arrays = _read(Path(folder))
-    self, (ids, lengths) = cls(about['front'], about['search']), (zip(*about['tracks']) if about['tracks'] else ([], []))
-    first_frame = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    self._parts = [Segment(list(ids), first_frame, **arrays)] if len(ids) else []
-    self._known = set(ids)
-    return self
+    with reading(folder, 'landmark index'):
+        about, arrays = _read(Path(folder))
+        self, (ids, lengths) = cls(about['front'], about['search']), (zip(*about['tracks']) if about['tracks'] else ([], []))
+        first_frame = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._parts = [Segment(list(ids), first_frame, **arrays)] if len(ids) else []
+        self._known = set(ids)
+        return self
 
 
 Landmarks.load = classmethod(_load)

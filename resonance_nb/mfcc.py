@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, search_stretches, stft
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -435,29 +435,27 @@ Averages.save = _save
 def _load(cls, folder: Path) -> Averages:
     "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
     folder = Path(folder)
-    try:
+    with reading(folder, 'index of averages'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind, made = (about['format'], about['version']), str(about['front_end'])
         tracks = [(str(t), int(n)) for t, n in about['tracks']]
         vectors, times = (np.load(folder / f'{name}.npy', allow_pickle=False) for name in ('vectors', 'times'))
         if kind == (FORMAT, VERSION) and made.startswith(f'{cls.name}/'):
             self = cls(cls.front_class(**about['front']), about['scope'], about['scaling'])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as e:
-        raise ResonanceError(f'{folder} is not a readable index of averages ({e}); index the music again') from e
-    if kind != (FORMAT, VERSION):
-        raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
-    here = self.model_name if made.startswith(f'{cls.name}/') else cls().model_name
-    if made != here:
-        raise OtherVersion(folder, made, here)
-    lengths = [n for _, n in tracks]
-    if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or times.shape != (sum(lengths), 2) or vectors.shape != (sum(lengths), self.front.dim):
-        raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
-    if not (np.isfinite(vectors).all() and np.isfinite(times).all()):
-        raise ResonanceError(f'{folder} is damaged (its vectors are not finite); index the music again')
-    cuts = np.cumsum(lengths)[:-1]
-    parts = zip(np.split(times[:, 0], cuts), np.split(times[:, 1], cuts), np.split(vectors.astype(np.float32), cuts))
-    self._songs = dict(zip([t for t, _ in tracks], parts))
-    return self
+        if kind != (FORMAT, VERSION):
+            raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
+        here = self.model_name if made.startswith(f'{cls.name}/') else cls().model_name
+        if made != here:
+            raise OtherVersion(folder, made, here)
+        lengths = [n for _, n in tracks]
+        if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or times.shape != (sum(lengths), 2) or vectors.shape != (sum(lengths), self.front.dim):
+            raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+        if not (np.isfinite(vectors).all() and np.isfinite(times).all()):
+            raise ResonanceError(f'{folder} is damaged (its vectors are not finite); index the music again')
+        cuts = np.cumsum(lengths)[:-1]
+        parts = zip(np.split(times[:, 0], cuts), np.split(times[:, 1], cuts), np.split(vectors.astype(np.float32), cuts))
+        self._songs = dict(zip([t for t, _ in tracks], parts))
+        return self
 
 
 Averages.load = classmethod(_load)

@@ -187,7 +187,7 @@ def parse_value(
 
     try:
         return plain(yaml.safe_load(text))
-    except (yaml.YAMLError, ResonanceError):
+    except (yaml.YAMLError, ResonanceError, ValueError, RecursionError):  # a date that is none; a list inside itself
         raise ResonanceError(f'cannot read the value {text!r}; write for example 5, [0, -5], null or a word') from None
 
 

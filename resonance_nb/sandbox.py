@@ -26,7 +26,7 @@ from .core import ResonanceError
 from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable
 
 # %% auto #0
-__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'pieces', 'stream_pieces', 'sound_sha256']
+__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'tags', 'pieces', 'stream_pieces', 'sound_sha256']
 
 # %% ../nbs/01b_sandbox.ipynb #15ceb3a1
 _HEAD = struct.Struct('<cI')
@@ -108,7 +108,9 @@ def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, 
         with suppress(OSError):
             os.chdir(task['cwd'])
         told = notes.append if task.get('report') else None
-        if task.get('sound'):
+        if 'tags' in task:
+            yield b'I', json.dumps(decode.tags(task['path'])).encode()
+        elif task.get('sound'):
             yield from _hashed(task['path'])
         elif 'rate_hz' not in task:
             yield b'I', json.dumps(asdict(decode.info(task['path']))).encode()
@@ -350,6 +352,16 @@ def info(
     return AudioInfo(**json.loads(facts))
 
 
+def tags(
+    path,  # an audio or video file
+) -> dict[str, str]:  # names in lower case
+    "What a container says about itself and its sound; raises `AudioError`."
+    if here():
+        return decode.tags(path)
+    (_, found), _ = _asked({'tags': True}, _named(path))
+    return json.loads(found)
+
+# %% ../nbs/01b_sandbox.ipynb #69c1f4e6
 def pieces(
     path,  # an audio or video file
     start_s: float,  # where to begin

@@ -13,7 +13,7 @@ import stat
 import time
 from pathlib import Path
 
-from .core import ResonanceError, atomic_write, sha256_file
+from .core import ResonanceError, atomic_write, first_line, sha256_file
 from .corpora import Corpus, CorpusError, safe_file, write_corpus
 from .download import DownloadError, _retry_after, _session, fetch
 
@@ -126,7 +126,6 @@ def extract_zip(
 ) -> list[str]:
     "Unpack a zip inside a folder and give the members' names; raises `ArchiveError` before writing anything unsafe."
     import zipfile
-    import zlib
 
     path, folder = Path(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,8 +141,10 @@ def extract_zip(
             for m in members:
                 with z.open(m) as source:
                     _write_member(source, folder / m.filename, m.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
-        raise ArchiveError(f'{path.name} cannot be unpacked: {(str(e) or "it ends too early").splitlines()[0]}') from None
+    except ResonanceError:
+        raise
+    except Exception as e:  # zip files raise a dozen kinds
+        raise ArchiveError(f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}') from None
     return [m.filename for m in members]
 
 # %% ../nbs/03c_sources.ipynb #1a0856d0
@@ -153,10 +154,7 @@ def extract_tar(
     only=None,  # member name -> whether to unpack it
 ) -> list[str]:
     "Unpack a tar inside a folder and give the members' names; raises `ArchiveError` before writing anything unsafe."
-    import gzip
-    import lzma
     import tarfile
-    import zlib
 
     path, folder = Path(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,8 +174,10 @@ def extract_tar(
                     _room(path, folder, total)
                     _write_member(tar.extractfile(m), folder / name, m.size)
                     names.append(name)
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as e:
-        raise ArchiveError(f'{path.name} cannot be unpacked: {str(e).splitlines()[0]}') from None
+    except ResonanceError:
+        raise
+    except Exception as e:
+        raise ArchiveError(f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}') from None
     return names
 
 # %% ../nbs/03c_sources.ipynb #43defe69
@@ -292,13 +292,17 @@ def fetch_fma(
     return _written(fma_corpus(folder, subset))
 
 # %% ../nbs/03c_sources.ipynb #78bcceed
-def _tsv(path: Path) -> list[list[str]]:
-    "Rows of a tab-separated file, quotes being plain characters; the header first."
+def _lines(path: Path) -> list[str]:
+    "The lines of a text; raises `CorpusError`."
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        return path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorpusError(f'{path} cannot be read: {e}') from None
-    return [line.split('\t') for line in lines if line]
+
+
+def _tsv(path: Path) -> list[list[str]]:
+    "Rows of a tab-separated file, quotes being plain characters; the header first."
+    return [line.split('\t') for line in _lines(path) if line]
 
 
 def read_mtg(
@@ -331,7 +335,7 @@ def read_mtg_licences(
     path: str | os.PathLike,  # audio_licenses.txt
 ) -> dict[str, tuple[str, str]]:
     "Licence (its address) and page of origin by PATH."
-    lines = [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines()]
+    lines = [line.strip() for line in _lines(Path(path))]
     found = {}
     for i, line in enumerate(lines[:-2]):
         if line.endswith('.mp3') and 'http' in lines[i + 2]:
@@ -393,7 +397,7 @@ def read_checksums(
     path: str | os.PathLike,  # lines of "sha256 name"
 ) -> dict[str, str]:
     "SHA-256 by file name from an official list."
-    pairs = [line.split(maxsplit=1) for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
+    pairs = [line.split(maxsplit=1) for line in _lines(Path(path)) if line.strip()]
     if not pairs or any(len(p) != 2 or len(p[0]) != 64 for p in pairs):
         raise CorpusError(f'{path} is not a list of SHA-256 sums')
     return {safe_file(name.strip().removeprefix('*').removeprefix('./')): sha for sha, name in pairs}

@@ -12,14 +12,17 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
 from resonance_nb import catalog as module  # noqa: E402
-from resonance_nb import core  # noqa: E402
-from resonance_nb.catalog import Catalog, StorageError, show_path, stored_path  # noqa: E402
+from resonance_nb import core, songlist  # noqa: E402
+from resonance_nb.catalog import DATABASE, Catalog, StorageError, read_tags, show_path, stored_path  # noqa: E402
+from resonance_nb.core import ResonanceError  # noqa: E402
 from resonance_nb.songlist import remove, repair  # noqa: E402
 
 TOY = Path(toy.__file__)
@@ -538,3 +541,38 @@ def test_hostile_folder(tmp_path, method, jobs):
         assert len(c) == len(c.recognizer(method)) == report.added and c.check() == []
         again = c.index(tmp_path / 'music', method, progress=False)
         assert again.added == 0 and len(again.failed) == len(report.failed)
+
+
+@pytest.mark.parametrize('table, column', [('songs', 'path'), ('songs', 'title'), ('files', 'path'), ('segments', 'method')])
+def test_a_text_that_is_none_is_told_in_one_line(tmp_path, music, table, column):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        c.index(music, 'toy', progress=False)
+    with sqlite3.connect(tmp_path / 'c' / DATABASE) as db:  # one bit of a row's head makes bytes of a text
+        db.execute(f'UPDATE {table} SET {column} = CAST({column} AS BLOB) WHERE rowid = (SELECT max(rowid) FROM {table})')
+    with Catalog(tmp_path / 'c') as c:
+        for ask in (c.songs, c.problems, lambda: songlist.list_songs(c), lambda: songlist.overview(c)):
+            try:
+                ask()
+            except ResonanceError as e:
+                assert str(e).isprintable() and 'damaged' in str(e)
+        if table == 'songs':
+            with pytest.raises(ResonanceError, match='is damaged'):
+                c.songs()
+
+
+def test_tags_come_from_no_other_file(tmp_path):
+    import av
+
+    sf.write(tmp_path / 'secret.flac', np.zeros(16_000, 'f4'), 16_000)
+    with av.open(str(tmp_path / 'secret.flac')) as source, av.open(str(tmp_path / 'secret.mka'), 'w', format='matroska') as to:
+        stream = to.add_stream_from_template(source.streams.audio[0])
+        to.metadata['title'] = 'a secret'
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.pts is not None:
+                packet.stream = stream
+                to.mux(packet)
+    assert read_tags(tmp_path / 'secret.mka')['title'] == 'a secret'
+    for name, text in (('list.mp3', f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.mka\n#EXT-X-ENDLIST\n'),
+                       ('list.m4a', f'ffconcat version 1.0\nfile {tmp_path}/secret.mka\n')):
+        (tmp_path / name).write_text(text)
+        assert read_tags(tmp_path / name)['title'] == 'list'

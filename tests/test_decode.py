@@ -237,3 +237,161 @@ def test_samples_that_are_no_numbers_are_refused_or_told(tmp_path):
     told = []
     y = np.concatenate([*decode.pieces(tmp_path / 'x.wav', 0.0, None, RATE, told.append)])
     assert len(told) == 1 and 'taken for silence' in told[0] and y[5_000] == 0 and np.allclose(np.delete(y, 5_000), np.delete(x, 5_000), atol=1e-6)
+
+
+# ---- headers that say too little, and bytes that do not belong to the recording
+
+def ape(n=300):
+    "An APEv2 tag with head and foot."
+    item = struct.pack('<II', n, 0) + b'Title\0' + b'x' * n
+    about = struct.pack('<III', 2000, len(item) + 32, 1)
+    return b'APETAGEX' + about + struct.pack('<I', 0xA0000000) + bytes(8) + item + b'APETAGEX' + about + struct.pack('<I', 0x80000000) + bytes(8)
+
+
+@pytest.mark.parametrize('back', [ape(), ape() + b'TAG'.ljust(128, b'\0'), ape(20_000)])
+@pytest.mark.parametrize('suffix', ['.flac', '.ogg', '.mp3', '.wav'])
+def test_foreign_tags_behind_a_recording_are_no_damage(tmp_path, suffix, back):
+    path = tmp_path / f'x{suffix}'
+    path.write_bytes(made(path, sweep(4)) + back)
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(4, abs=0.1) and abs(place_s(x, 3.5) - 3.5) < 0.1
+
+
+@pytest.mark.parametrize('front', [bytes(4_096), rng_for(5, 'garbage').bytes(777), b'ID3\x04\0\0\0\0\0\x07' + bytes(7) + bytes(100)])
+@pytest.mark.parametrize('suffix', ['.flac', '.ogg', '.opus', '.wav', '.aiff'])
+def test_a_recording_behind_other_bytes_is_found(tmp_path, suffix, front):
+    path, rate = tmp_path / f'x{suffix}', 48_000 if suffix == '.opus' else 44_100
+    path.write_bytes(front + made(path, sweep(4, rate), rate))
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(4, abs=0.05) and abs(place_s(x, 3.5) - 3.5) < 0.1
+    assert decode.info(path).sample_rate_hz == rate
+
+
+def test_garbage_with_the_first_bytes_of_a_format_is_refused(tmp_path):
+    for first in (b'fLaC\0\0\0"', b'OggS\0\2', b'RIFF\0\0\0\0WAVE', b'FORM\0\0\0\0AIFF', b'\x1aE\xdf\xa3'):
+        (tmp_path / 'x.mp3').write_bytes(bytes(50) + first + rng_for(6, first).bytes(40_000))
+        with pytest.raises(AudioError, match=r'x\.mp3: '):
+            list(decode.pieces(tmp_path / 'x.mp3', 0.0, None, RATE))
+
+
+@pytest.mark.parametrize('stated', [0.25, 0.6])
+def test_a_flac_that_is_longer_than_it_says_is_read_to_its_end(tmp_path, stated):
+    path = tmp_path / 'x.flac'
+    data = bytearray(made(path, sweep(4)))
+    samples = int.from_bytes(data[21:26], 'big')  # STREAMINFO: the low 36 bits are the total
+    assert samples & (1 << 36) - 1 == 4 * 44_100
+    data[21:26] = (samples >> 36 << 36 | round(4 * 44_100 * stated)).to_bytes(5, 'big')
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert why is None and len(x) == 4 * RATE and abs(place_s(x, 3.5) - 3.5) < 0.05
+
+
+@pytest.mark.parametrize('cut', [1, 500, 0.4])
+def test_a_cut_ogg_is_told_whatever_is_in_it(tmp_path, cut):
+    path = write_av(tmp_path / 'x.ogg', np.stack([sweep(4)] * 2, 1), codec='flac', container='ogg')
+    data = path.read_bytes()
+    x, why = heard(path)
+    assert why is None and len(x) == 4 * RATE
+    path.write_bytes(data[: -round(cut if cut >= 1 else cut * len(data))])
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and 0.5 < len(x) / RATE < 4
+
+
+@pytest.mark.parametrize('container, codec', [('wav', 'ac3'), ('ac3', 'ac3'), ('eac3', 'eac3')])
+def test_frames_without_times_are_counted_by_their_bytes(tmp_path, container, codec):
+    path = write_av(tmp_path / f'x.{container}', np.stack([sweep(8)] * 2, 1), codec=codec, container=container)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 8_000] = rng_for(7, 'damage').bytes(8_000)  # half a second
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(8, abs=0.1)
+    assert all(abs(place_s(x, m) - m) < 0.12 for m in (1, 2, 3, 5.5, 6.5, 7.5))
+
+
+@pytest.mark.parametrize('container, codec', [('mp4', 'aac'), ('mp4', 'alac'), ('asf', 'wmav2'), ('matroska', 'flac')])
+def test_tags_before_a_container_are_no_sound(tmp_path, container, codec):
+    path = write_av(tmp_path / 'x', np.stack([sweep(4)] * 2, 1), codec=codec, container=container)
+    alone, why = heard(path)
+    tag = b'ID3\x03\0\0' + bytes([0, 1, 0, 0]) + rng_for(8, 'picture').bytes(1 << 14)
+    path.write_bytes(tag + path.read_bytes() + ape())
+    x, again = heard(path)
+    assert why is None and again is None and len(x) == len(alone) and np.abs(x - alone).max() < 1e-3
+
+
+@pytest.mark.parametrize('suffix, container', [('.wav', 'WAV'), ('.aiff', 'AIFF'), ('.au', 'AU'), ('.caf', 'CAF')])
+def test_a_header_that_states_half_is_told(tmp_path, suffix, container):
+    path = tmp_path / f'x{suffix}'
+    data = bytearray(made(path, np.stack([sweep(4)] * 2, 1), format=container, subtype='PCM_16'))
+    order, n = 'little' if suffix == '.wav' else 'big', 4 * 44_100 * 4
+    places = [at for at in range(4, 5_000) if n <= int.from_bytes(data[at : at + 4], order) <= n + 8 and bytes(data[at - 4 : at]) != b'FORM' and bytes(data[:4]) != data[at - 4 : at]]
+    at = places[0]
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], order) - n // 2).to_bytes(4, order)
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and len(x) / RATE == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize('suffix', ['.wav', '.aiff'])
+def test_a_second_recording_that_is_not_read_is_told(tmp_path, suffix):
+    path = tmp_path / f'x{suffix}'
+    path.write_bytes(2 * made(path, sweep(4)))
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and len(x) == 4 * RATE
+
+
+def test_a_long_hole_of_zeros_in_frames_without_times(tmp_path):
+    path = write_av(tmp_path / 'x.aac', np.stack([sweep(20)] * 2, 1), codec='aac', container='adts')
+    data, hole = bytearray(path.read_bytes()), 60_000  # several seconds; decoders pass over it without a word
+    at = len(data) // 3
+    data[at : at + hole] = bytes(hole)
+    path.write_bytes(data)
+    x, why = heard(path)
+    lost_s = hole / len(data) * 20
+    assert isinstance(why, DamagedAudio) and abs(len(x) / RATE - 20) < 0.15 * lost_s
+    assert all(abs(place_s(x, m) - m) < 0.15 * lost_s for m in (2, 5, 12, 15, 18))
+    data[-len(data) // 4 :] = bytes(len(data) - len(data) * 3 // 4)
+    path.write_bytes(data)
+    assert isinstance(heard(path)[1], TruncatedAudio) and not isinstance(heard(path)[1], DamagedAudio)
+
+
+def test_short_jumps_of_times_add_up(tmp_path):
+    path = write_av(tmp_path / 'x.mka', np.stack([sweep(8, 48_000)] * 2, 1), rate=48_000, codec='libopus', container='matroska')
+    import av
+
+    thin = tmp_path / 'thin.mka'
+    with av.open(str(path)) as source, av.open(str(thin), 'w', format='matroska') as to:
+        stream = to.add_stream_from_template(source.streams.audio[0])
+        for i, packet in enumerate(source.demux(source.streams.audio[0])):
+            if packet.pts is not None and not (100 < i < 300 and i % 4 == 0):  # 50 gaps of 20 ms
+                packet.stream = stream
+                to.mux(packet)
+    x, why = heard(thin)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(8, abs=0.12)
+    assert all(abs(place_s(x, m) - m) < 0.15 for m in (1, 6.5, 7.5))
+
+
+@pytest.mark.parametrize('off_ms', [700, 2_000, 30_000])
+def test_a_time_that_the_next_frame_takes_back_is_no_gap(tmp_path, off_ms):
+    import av
+
+    path = write_av(tmp_path / 'x.mka', np.stack([sweep(8, 48_000)] * 2, 1), rate=48_000, codec='libopus', container='matroska')
+    late = tmp_path / 'late.mka'
+    with av.open(str(path)) as source, av.open(str(late), 'w', format='nut') as to:
+        stream = to.add_stream_from_template(source.streams.audio[0])
+        for i, packet in enumerate(source.demux(source.streams.audio[0])):
+            if packet.pts is not None:
+                packet.stream, more = stream, round(off_ms / 1000 / packet.time_base) * (i == 100)
+                packet.pts, packet.dts = packet.pts + more, packet.dts
+                to.mux(packet)
+    x, why = heard(late)
+    assert len(x) / RATE == pytest.approx(8, abs=0.12) and all(abs(place_s(x, m) - m) < 0.12 for m in (1, 4, 7.5))
+
+
+@pytest.mark.parametrize('share', [0.1, 0.34, 0.5, 0.9])
+def test_a_cut_asf_is_told(tmp_path, share):
+    path = write_av(tmp_path / 'x.wma', np.stack([sweep(6)] * 2, 1), codec='wmav2', container='asf')
+    assert heard(path)[1] is None
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and len(x) / RATE < 6
