@@ -117,7 +117,7 @@ def every(
     step_s: float = 0.25,  # taken as a whole number of samples
 ) -> Iterator[Block]:
     "The same sound in steps of exactly `step_s`, at its multiples on the stream's clock, filled up with silence; raises `ResonanceError` for blocks that go back in time."
-    size, end, at, lost = _size(step_s), None, None, 0  # `at`: where the unfinished step begins
+    size, end, at, lost, waits = _size(step_s), None, None, 0, 0  # `at`: where the unfinished step begins; `waits`: lost, and no sound came after it yet
     for block in blocks:
         begins = round(block.start_s * SAMPLE_RATE)
         if end is not None and begins < end:
@@ -125,8 +125,10 @@ def every(
         if at is not None and begins >= at + size:
             yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
             at, lost = None, 0
-        lost += round(block.gap_s * SAMPLE_RATE) if end is None else begins - end
+        waits += round(block.gap_s * SAMPLE_RATE) if end is None else begins - end
         end = begins + len(block.samples)
+        if begins < end:
+            lost, waits = lost + waits, 0
         while begins < end:
             if at is None:
                 at, step = begins - begins % size, np.zeros(size, np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import soxr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from resonance_nb import audio, decode, sandbox
@@ -166,6 +166,7 @@ def steps_by_definition(cuts, size):
 
 @settings(max_examples=80, deadline=None)
 @given(lengths, some.sampled_from([1, 7, 100, 400, 4_000]))
+@example([(1, 0), (0, 1)], 7)
 def test_steps_are_where_they_should_be(cuts, size):
     got = list(st.every(stream_of(cuts), size / RATE))
     wanted = steps_by_definition(cuts, size)
