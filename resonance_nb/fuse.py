@@ -25,8 +25,8 @@ from .verify import FEWEST, agreement, highest, padded, places, realign, soft_ma
 
 # %% auto #0
 __all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
-           'PIECES', 'DECKS', 'FULLY', 'PARTLY', 'CLEAR_DB', 'shipped_codebook', 'shipped_noises', 'calibration',
-           'Fused', 'Heard', 'Evidence', 'features']
+           'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY', 'CLEAR_DB', 'shipped_codebook', 'shipped_noises',
+           'calibration', 'Fused', 'Heard', 'Evidence', 'features']
 
 # %% ../nbs/52_fuse.ipynb #8aacdbe1
 FRONT = DENSE[0]  # of the peaks
@@ -425,12 +425,13 @@ def _pieces(samples: np.ndarray) -> list[slice]:
 
 # %% ../nbs/52_fuse.ipynb #615cf0bb
 DECKS = 0.97, 1.03  # speeds that a clip may have been played at when nothing fits; within two percent of each, peaks are bent to fit
+DOUBT = 2.0  # log odds that an answer at such a speed loses, chosen on validation clips
 
 
-def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, tries: int) -> list[Match]:
-    "Answers to a piece of a clip, of which so many are asked; the clip began so much earlier."
+def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, doubt: float) -> list[Match]:
+    "Answers to a piece of a clip that began so much earlier, and the log odds that they lose."
     found = self.evidence(self.hear(samples))
-    logit = self.logit(found)[:k] - np.log(tries)
+    logit = self.logit(found)[:k] - doubt
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
     return as_matches(found.track_ids[:k], found.score, found.start_s - earlier_s, confidence)
 
@@ -443,14 +444,14 @@ def _search(
     "The best `k` songs for a clip, best first; [] when nothing was heard."
     best, closest, pieces = [], None, _pieces(samples)
     for piece in pieces:
-        found = _matches(self, samples[piece], k, piece.start / SAMPLE_RATE, len(pieces))
+        found = _matches(self, samples[piece], k, piece.start / SAMPLE_RATE, np.log(len(pieces)))
         if found and (not best or found[0].confidence > best[0].confidence):
             best, closest = found, piece
     if not best or best[0].confidence >= self.accept_confidence:
         return best
     for speed in DECKS:
         slowed = resample(samples[closest], SAMPLE_RATE, round(SAMPLE_RATE * speed))
-        found = _matches(self, slowed, k, closest.start * speed / SAMPLE_RATE, len(pieces) + len(DECKS))
+        found = _matches(self, slowed, k, closest.start * speed / SAMPLE_RATE, np.log(len(pieces)) + DOUBT)
         if found and found[0].confidence > max(best[0].confidence, self.accept_confidence):
             best = found
     return best
