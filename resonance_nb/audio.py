@@ -297,8 +297,7 @@ def search_stretches(
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
 ) -> list[Match]:
     "The most confident answers to a stretch of a clip that sounds, as answers to the clip: whoever is asked n times has n chances to be wrong, and n times less odds."
-    parts = stretches(samples) if np.ndim(samples) == 1 else []
-    if parts in ([], [slice(0, len(samples))]):
+    if np.ndim(samples) != 1 or (parts := stretches(samples)) == [slice(0, len(samples))]:
         return search(samples)
     best: list[Match] = []
     for part in parts:

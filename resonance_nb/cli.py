@@ -720,7 +720,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
     from resonance_nb.catalog import Catalog
     from resonance_nb.decide import listen as decided
 
-    samples = _said(source, {'rate': rate_hz, 'channels': channels, 'dtype': dtype})
+    samples = _raw_options(source, {'rate': rate_hz, 'channels': channels, 'dtype': dtype})
     if source is not None:
         sandbox.warm()
     meter = _Meter(sys.stderr.isatty() and not as_json)
@@ -733,7 +733,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
                 sys.stdout.flush()
 
 # %% ../nbs/92_cli.ipynb #a7877954
-def _said(source: str | None, samples: dict) -> dict | None:
+def _raw_options(source: str | None, samples: dict) -> dict | None:
     "What the options of this command say of raw samples; None when they say nothing, or nothing that matters."
     given = click.get_current_context().get_parameter_source
     said = [name.removesuffix('_hz') for name in ('raw', 'rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE']

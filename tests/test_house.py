@@ -179,6 +179,13 @@ def imports_of(path):
 FLOORS = ['core', 'decode', 'sandbox kinds', 'audio', 'catalog songlist corpora starter download sources show', 'rooms crowd chain', 'venue', 'augment', 'windows', 'network', 'encoders losses', 'index match', 'verify landmarks chromaprint mfcc embedding', 'mining', 'train', 'fuse stream', 'decide', 'concert', 'setlist', 'bench', 'services', 'runs', 'report trials', 'book cli']
 
 
+def test_no_function_takes_the_place_of_another():
+    for path in sorted((ROOT / 'resonance_nb').glob('*.py')):
+        names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        twice = {n for n in names if names.count(n) > 1}
+        assert not twice, f'{path.name} defines {", ".join(sorted(twice))} twice'
+
+
 def test_imports_go_down():
     floor = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
     assert set(MODULES) <= set(floor), f'name the floor of {set(MODULES) - set(floor)}'

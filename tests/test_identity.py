@@ -617,7 +617,7 @@ def test_the_command_says_how_many_moved(tmp_path, music, capfd):
     from resonance_nb.cli import main
 
     songs_in(music, '.flac', 3)
-    words = ['index', str(music), '--catalog', str(tmp_path / 'c'), '--method', 'toy', '--jobs', '1']
+    words = ['index', str(music), '--catalog', str(tmp_path / 'c'), '--method', 'landmark', '--jobs', '1']
 
     def told(*more):
         with pytest.raises(SystemExit) as e:

@@ -321,7 +321,7 @@ def test_long_recordings_need_bounded_memory():
     import tracemalloc
 
     block, peaks = tune(20.0), []
-    for blocks in (3, 3, 9):  # the first call fills caches
+    for blocks in (9, 3, 9):  # the first call fills caches
         tracemalloc.start()
         for _ in degrade_long(lambda: (block for _ in range(blocks)), 'theatre', 10.0, rng_for(0), block_s=20.0)[0]:
             pass
