@@ -357,4 +357,5 @@ def compare(
             rows[best][3:] = True, f.from_s - played[best][1], f.to_s - played[best][2]
         names.append((f.track_id, f.from_s, f.to_s, right))
     names = pd.DataFrame(names, columns=['track_id', 'from_s', 'to_s', 'right']).astype({'right': bool})
-    return pd.DataFrame(rows, columns=['track_id', 'from_s', 'to_s', 'found', 'from_error_s', 'to_error_s']), names.sort_values('from_s', ignore_index=True)
+    songs = pd.DataFrame(rows, columns=['track_id', 'from_s', 'to_s', 'found', 'from_error_s', 'to_error_s']).astype({'found': bool})
+    return songs, names.sort_values('from_s', ignore_index=True)

@@ -220,3 +220,8 @@ def test_compare():
     quick = compare(on, [say('a', 10 / 1.1, 50 / 1.1)], tempo=1.1)[0]
     assert quick.from_error_s[0] == pytest.approx(0) and quick.to_error_s[0] == pytest.approx(0)
     assert len(compare(Evening((), 9), [])[0]) == 0 and compare(Evening((), 9), [say('a', 1, 2)])[1].right.tolist() == [False]
+
+
+def test_a_recording_without_songs_is_compared_too():
+    songs, names = compare(Evening((), 300.0), [])
+    assert len(songs[songs.found]) == 0 and list(songs[songs.found].from_error_s) == [] and len(names) == 0
