@@ -374,7 +374,7 @@ def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
     except _Refused:
         return
     with closing(other):
-        skip, more = at, False
+        skip, more = round(at * other.rate / dec.rate), False  # Opus is decoded at a rate of its own
         for x, rate in other.blocks():
             x, skip = x[skip:], max(0, skip - len(x))
             if len(x):
@@ -383,7 +383,7 @@ def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
                 dec.heard_s = other.heard_s
         if more:
             dec.cut |= other.broken
-            dec.gaps = [g for g in other.gaps if g[0] * dec.rate >= at - dec.rate] or [(at / dec.rate, 0.0)] * dec.broken
+            dec.gaps = [g for g in other.gaps if g[0] * dec.rate >= at - dec.rate] or [(at / dec.rate, 0.0)] * (dec.broken and other.codec != 'opus')  # libsndfile ends in some whole ones
             dec.broken = other.broken
 
 # %% ../nbs/01a_decode.ipynb #a170b338

@@ -395,3 +395,31 @@ def test_a_cut_asf_is_told(tmp_path, share):
     path.write_bytes(data[: int(share * len(data))])
     x, why = heard(path)
     assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and len(x) / RATE < 6
+
+
+def test_an_opus_whose_rate_is_not_its_decoders_is_read_on_at_its_place(tmp_path, monkeypatch):
+    from hostile import tone
+
+    from resonance_nb import audio
+
+    x = np.concatenate([tone(12.0, 16_000)[:, 0], 0.3 * np.random.default_rng(4).standard_normal(32_000).astype('float32')])
+    path = tmp_path / 'x.opus'
+    path.write_bytes(audio.encode(x, codec='opus'))
+    whole = audio.load(path)
+    assert decode._Sndfile(os.open(path, os.O_RDONLY)).rate == 16_000
+    real = decode._sndfile_own_blocks
+
+    def ends_early(self):
+        for n, block in enumerate(real(self)):
+            if n:
+                break
+            yield block[: 5 * 16_000]
+        self.broken = True
+
+    monkeypatch.setattr(decode._Sndfile, '_own_blocks', ends_early)
+    notes = []
+    heard = np.concatenate(list(decode.pieces(path, 0.0, None, 16_000, notes.append)))
+    assert abs(len(heard) - len(whole)) < 800
+    assert not notes, 'FFmpeg finds no damage in it'
+    late = heard[len(heard) - 32_000 :], whole[len(whole) - 32_000 :]
+    assert abs(audio.rms_db(late[0]) - audio.rms_db(late[1])) < 0.5
