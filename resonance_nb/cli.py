@@ -307,7 +307,7 @@ def _bar_of_time(blocks, duration_s: float | None):
 @catalog_option('The catalogue to ask.')
 @method_option
 @click.option('--top', default=None, type=click.IntRange(1), metavar='K', help='Candidates to list.  [default: 1; 5 with --json]')
-@click.option('--all', 'whole', is_flag=True, help='Every song of a recording, with its times: for mixes, concerts, broadcasts.')
+@click.option('--all', 'whole', is_flag=True, help='Every song of a file, with its times: for mixes, concerts, broadcasts.')
 @click.option('--cue', type=click.Path(path_type=Path, dir_okay=False), metavar='FILE.cue', help='With --all, of one recording: write a cue sheet, too.')
 @json_option
 def identify(files, catalog, method, top, whole, cue, as_json):
