@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .core import METHODS, CatalogRecognizer, MissingExtra, OtherVersion, ResonanceError, atomic_write, counted
-from .core import default_method, method_class, rng_for, sha256_file
+from .core import default_method, method_class, no_bar, rng_for, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -439,14 +439,15 @@ KEEP_S = 1.0  # a file that breaks off is indexed if at least this much could be
 class _Blocks:
     "The sound of one file in blocks; counts samples, and remembers the error that ended it."
 
-    def __init__(self, path: str, duration_s: float | None = None):
+    def __init__(self, path: str, duration_s: float | None = None, piped: Iterable[np.ndarray] | None = None):
         self.path, self.duration_s, self.n, self.error = path, duration_s, 0, None
+        self.piped = piped  # what comes through a pipe of this name, instead of a file
 
     def __iter__(self):
         from resonance_nb import audio
 
         try:
-            for block in audio.stream(self.path, duration_s=self.duration_s):
+            for block in audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped:
                 self.n += len(block)
                 yield block
         except Exception as e:
@@ -459,7 +460,7 @@ class _Blocks:
         if self.error is None:
             return None
         if isinstance(self.error, audio.DamagedAudio):
-            return str(self.error).removeprefix(f'{audio.printable(self.path)}: ')
+            return str(self.error).removeprefix('standard input: ').removeprefix(f'{audio.printable(self.path)}: ')
         if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
             return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read'
         raise self.error
@@ -1141,7 +1142,7 @@ def _bar(total: int, progress: bool):
         return nullcontext(SimpleNamespace(update=lambda: None))
     from tqdm import tqdm
 
-    return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True)
+    return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True, disable=no_bar())
 
 
 def _kept(run: _Run) -> str:
@@ -1242,18 +1243,17 @@ class Identification:
         return told | ({'problems': [*self.problems]} if self.problems else {})
 
 
-def _heard(path: str) -> tuple[np.ndarray, dict]:
-    "The sound of a query file, and what an `Identification` says of it."
+def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
+    "The sound of a query file, or of a pipe's beginning, and what an `Identification` says of it."
     from resonance_nb import audio
 
-    blocks, most = _Blocks(path, QUERY_S + 1), round(QUERY_S * audio.SAMPLE_RATE)
-    samples = blocks.whole()
+    samples, most = blocks.whole(), round(QUERY_S * audio.SAMPLE_RATE)
     note, length_s = blocks.check(), None
     told = {'problems': (note,) if note else ()}
     if len(samples) <= most:
         return samples, told
     with suppress(ResonanceError):
-        length_s = audio.info(path).duration_s
+        length_s = audio.info(blocks.path).duration_s if blocks.piped is None else None
     return samples[:most], told | {'heard_s': QUERY_S, 'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None}
 
 # %% ../nbs/02_catalog.ipynb #816e1d35
@@ -1273,7 +1273,7 @@ def _identify(
     begin, name, told = time.perf_counter(), 'samples', {}
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
-        query, told = _heard(name)
+        query, told = _heard(_Blocks(name, QUERY_S + 1))
     matches, found = [], recognizer.search(query, k=top) if len(query) else []
     for m in found:
         for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):  # none: removed a moment ago

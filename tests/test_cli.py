@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 
@@ -121,7 +122,28 @@ def test_many_queries_in_one_process(home):
     names = ['known.wav', 'stranger.wav'] * 20
     status, out, err = resonance('identify', *names, '--catalog', 'c', '--json', cwd=home)
     assert status == 0 and [json.loads(line)['query'] for line in out.splitlines()] == names
-    assert 'file' in err  # the progress bar
+    assert err == '', 'a bar is for a terminal'
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs a terminal')
+def test_bars_are_drawn_on_a_terminal_and_nowhere_else(home, tmp_path):
+    import fcntl
+    import termios
+
+    words, shown = ['index', home / 'music', '--catalog', tmp_path / 'c', '--method', 'landmark'], b''
+    _, out, err = resonance(*words, cwd=home)
+    assert '5 added' in out and len(err.splitlines()) == 1 and 'broken.mp3' in err
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, 100, 0, 0))
+    with subprocess.Popen([sys.executable, '-c', MAIN, *map(str, words), '--again'], cwd=home, stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        try:
+            while more := os.read(ours, 65_536):
+                shown += more
+        except OSError:  # the other side is closed
+            pass
+    os.close(ours)
+    assert b'file' in shown and b'6/6' in shown
 
 
 @pytest.fixture(scope='module')
@@ -166,12 +188,51 @@ def test_every_song_for_people_and_as_a_cue_sheet(home, mix):
 
 @pytest.mark.parametrize('words, says', [
     (['known.wav', '--cue', 'a.cue'], '--all'), (['--all', 'known.wav', '--top', '2'], '--top'), (['--all', 'known.wav', '--cue', 'known.wav'], '.cue'),
-    (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'), (['--all', 'known.wav', '--cue', 'no/such/a.cue'], 'a.cue')])
+    (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'), (['--all', 'known.wav', '--cue', 'no/such/a.cue'], 'cannot write the cue sheet no/such/a.cue: there is no folder no/such'),
+    (['--all', 'known.wav', '--cue', 'known.wav/a.cue'], 'cannot write the cue sheet known.wav/a.cue'), (['--all', '-', '--cue', 'a.cue'], 'is a pipe')])
 def test_questions_about_a_recording_that_make_no_sense(home, mix, words, says):
     before = (home / 'known.wav').read_bytes()
     status, out, err = resonance('identify', *words, '--catalog', 'c', cwd=home)
     assert status == 2 and says in err and len(err.splitlines()) == 1
     assert (home / 'known.wav').read_bytes() == before and not (home / 'a.cue').exists()
+    assert out == '' and '.part' not in err and not list(home.glob('.*.part'))
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
+@pytest.mark.parametrize('line', ['cat mix.flac | {} -', '{} <(cat mix.flac)', 'mkfifo fifo; cat mix.flac > fifo & {} fifo', '{} - < mix.flac'])
+def test_every_song_of_what_comes_through_a_pipe(home, mix, line):
+    status, out, _ = resonance('identify', '--all', mix, '--catalog', 'c', '--json', cwd=home)
+    code = line.format(f'{sys.executable} -c "{MAIN}" identify --catalog c --json --all')
+    done = subprocess.run(['bash', '-c', f'rm -f fifo; {code}'], cwd=home, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == status == 0 and done.stderr == '', done.stderr
+    told, of_file = json.loads(done.stdout), json.loads(out)
+    assert set(told) == set(of_file) and (told['duration_s'], told['problems']) == (of_file['duration_s'], [])
+    assert [s['title'] for s in told['songs']] == [s['title'] for s in of_file['songs']]
+    for one, other in zip(told['songs'], of_file['songs']):
+        assert (one['from_s'], one['to_s']) == (pytest.approx(other['from_s'], abs=0.5), pytest.approx(other['to_s'], abs=0.5))
+
+
+def test_what_is_no_sound_has_no_songs_through_a_pipe_either(home, mix):
+    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', '--all', '-', '--catalog', 'c', '--json'], cwd=home, input=b'<html>no music</html>' * 99, capture_output=True)
+    told = json.loads(done.stdout)
+    assert done.returncode == 2 and told['error'] in done.stderr.decode() and told['songs'] == [] and len(done.stderr.splitlines()) == 1
+
+
+def test_of_a_pipe_it_is_told_what_was_not_heard_and_what_is_damaged(home, mix):
+    def ask(name, *words):
+        done = subprocess.run([sys.executable, '-c', MAIN, 'identify', *words, '-', '--catalog', 'c', '--json'], cwd=home, input=(home / name).read_bytes(), capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr.decode().splitlines()
+
+    long, told = ask('long.flac')
+    assert (long['decision'], long['heard_s'], long['duration_s']) == ('match', 300.0, None)
+    assert len(told) == 1 and 'only the first 5:00.0 were heard' in told[0] and '`resonance identify --all - --catalog' in told[0]
+    for words in ([], ['--all']):
+        hurt, told = ask('hurt.ogg', *words)
+        assert 'is damaged at' in hurt['problems'][0] and told == [f'resonance: -: {hurt["problems"][0]}'] and 'heard_s' not in hurt
+        cut, told = ask('cut.flac', *words)
+        assert re.fullmatch(r'breaks off: \d+\.\d s could be read', cut['problems'][0]) and len(told) == 1
+    assert set(ask('known.wav')[0]) == {'query', 'decision', 'matches', 'elapsed_ms'}
 
 
 def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
