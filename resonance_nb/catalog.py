@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'MANY_FILES', 'MAX_SEGMENTS',
-           'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path',
-           'show_path', 'command', 'StorageError', 'Catalog', 'read_tags', 'fingerprint', 'IndexReport', 'default_jobs',
-           'Identification', 'worker', 'Problem', 'CsvReport']
+__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'COMMIT_S', 'MANY_FILES',
+           'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'LONG_S', 'REDRAWN_S', 'QUERY_S',
+           'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'command', 'StorageError', 'Catalog', 'read_tags',
+           'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem', 'CsvReport']
 
 # %% ../nbs/02_catalog.ipynb #a5fee315
 DATABASE = 'catalogue.sqlite'
@@ -441,7 +441,7 @@ class _Blocks:
 
     def __init__(self, path: str, duration_s: float | None = None, piped: Iterable[np.ndarray] | None = None):
         self.path, self.duration_s, self.n, self.error = path, duration_s, 0, None
-        self.piped = piped  # what comes through a pipe of this name, instead of a file
+        self.piped, self.watch = piped, lambda n: None  # what comes through a pipe of this name; is told how many samples came
 
     def __iter__(self):
         from resonance_nb import audio
@@ -449,6 +449,7 @@ class _Blocks:
         try:
             for block in audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped:
                 self.n += len(block)
+                self.watch(self.n)
                 yield block
         except Exception as e:
             self.error = e
@@ -469,16 +470,17 @@ class _Blocks:
         "All blocks at once, for a recogniser that cannot stream."
         import numpy as np
 
-        samples = [*self]
+        samples = [np.zeros(0, np.float32), *self]
         self.check()
-        return np.concatenate(samples) if samples else np.zeros(0, np.float32)
+        return np.concatenate(samples)
 
 # %% ../nbs/02_catalog.ipynb #76b149db
-def _learn(recognizer: CatalogRecognizer, file: dict) -> dict:
+def _learn(recognizer: CatalogRecognizer, file: dict, tell: Callable[[float], None] = lambda heard_s: None) -> dict:
     "Teach one file to a recogniser; returns the file's facts, or raises what is wrong with it."
     from resonance_nb import audio
 
     blocks, known = _Blocks(file['path']), len(recognizer)
+    blocks.watch = lambda n: tell(n / audio.SAMPLE_RATE)
     if hasattr(recognizer, 'add_stream'):
         recognizer.add_stream(file['recording_id'], blocks)
     else:
@@ -569,42 +571,46 @@ def _in_rows(method: str) -> bool:
 
 # %% ../nbs/02_catalog.ipynb #aa90a1f8
 BATCH_FILES, BATCH_S = 16, 20 * 60.0  # a segment is saved after this many files, or this many seconds of sound
+COMMIT_S = 30.0  # or this many seconds of work: so much is lost by `kill -9`, and the file that is being read
 
 
 def fingerprint(
     files: list[dict],  # each with path, recording_id, size, mtime_ns
     part: Path,  # where the segment is saved; made here
     cls: type,  # the recogniser
-    tell: Callable[[int], None] = lambda i: None,  # called with each file's place in the list before it is read
+    tell: Callable[[int, float], None] = lambda i, heard_s: None,  # called with each file's place in the list before it is read, and with how much of it was heard, seconds
 ) -> dict:  # facts (one dict per file done), left (files not begun), n_tracks, bytes
-    "Make one segment from a batch of files; stops early when it has heard `BATCH_S` seconds."
-    recognizer, facts, good, heard_s = cls(), [], set(), 0.0
+    "Make one segment from a batch of files; stops early when it has heard `BATCH_S` seconds, or worked for `COMMIT_S`."
+    recognizer, facts, good, heard_s, begun = cls(), [], set(), 0.0, time.monotonic()
     for i, file in enumerate(files):
-        tell(i)
+        tell(i, 0.0)
         try:
-            facts.append(_learn(recognizer, file))
+            facts.append(_learn(recognizer, file, lambda s, i=i: tell(i, s)))
             good.add(file['recording_id'])
             heard_s += facts[-1]['duration_s']
         except Exception as e:
             why = 'not enough memory' if isinstance(e, MemoryError) else _why(e)
             facts.append({'failed': why.removeprefix(f'{show_path(file["path"])}: ')})
             recognizer.retain(good)
-        if heard_s >= BATCH_S:
+        if heard_s >= BATCH_S or time.monotonic() - begun >= COMMIT_S:
             break
     size = _save(recognizer, Path(part)) if good else 0
     return {'facts': facts, 'left': files[len(facts):], 'n_tracks': len(good), 'bytes': size}
 
 
-def _here(batches: Iterator[list[dict]], place: Path, cls: type) -> Iterator[tuple[dict, dict]]:
+def _here(batches: Iterator[list[dict]], place: Path, cls: type, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> Iterator[tuple[dict, dict]]:
     "Fingerprint batches one after the other; yields (task, outcome)."
     for files in batches:
         while files:
             task = {'files': files, 'part': str(_new_part(place))}
-            outcome = fingerprint(files, Path(task['part']), cls)
+            outcome = fingerprint(files, Path(task['part']), cls, lambda i, heard_s: watch(task['files'][i]['path'], heard_s))
             yield task, outcome
             files = outcome['left']
 
 # %% ../nbs/02_catalog.ipynb #278ca73b
+_NAMED, _ALIKE = 3, {'the same recording as ': 'are the same recordings as others', 'moved here from ': 'were moved'}
+
+
 @dataclass
 class IndexReport:
     "What an indexing run did; every file found is counted once: added, unchanged or failed."
@@ -619,10 +625,16 @@ class IndexReport:
     passed_over: Counter = field(default_factory=Counter)  # files that are no recordings, by suffix, and what is 'hidden'
 
     def lines(self) -> list[str]:
-        "The failures and notes, one printable line each."
-        return [f'{show_path(path)}: {show_path(text)}' for path, text in (*self.failed, *self.notes)]
+        "The failures and notes, one printable line each; one for all copies where there are many, and one for all files that moved."
+        rest, lines = self.notes, []
+        for start, what in _ALIKE.items():
+            if len(alike := [path for path, text in self.notes if text.startswith(start)]) > _NAMED:
+                named = ', '.join(show_path(path) for path in alike[:_NAMED])
+                lines.append(f'{len(alike)} files {what}: {named} and {len(alike) - _NAMED} more (--json names all)')
+                rest = [note for note in rest if not note[1].startswith(start)]
+        return [f'{show_path(path)}: {show_path(text)}' for path, text in (*self.failed, *rest)] + lines
 
-
+# %% ../nbs/02_catalog.ipynb #19d57fd8
 class _Run:
     "The books of one indexing run."
 
@@ -1127,7 +1139,7 @@ def _index(
             run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
             new = _plan(self, method, found, run)
             batches = iter(lambda: [*islice(new, batch_files)], [])
-            work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
+            work = _here(batches, place, cls, _shown_on(bar)) if jobs == 1 else _in_children(batches, place, method, jobs, _shown_on(bar))
             _go(self, method, work, run)
         _tell_lost(self, method, lost, why, run)
     return run.report
@@ -1135,11 +1147,30 @@ def _index(
 
 Catalog.index = _index
 
+# %% ../nbs/02_catalog.ipynb #09d04c41
+LONG_S, REDRAWN_S = 600.0, 0.5  # of a longer recording the bar says how much was heard, and that no more often
+
+
+def _shown_on(bar) -> Callable[[str, float], None]:
+    "Says on a bar how far the reading of a long file is; is told its path and the seconds heard."
+    shown, drawn = '', 0.0
+
+    def watch(path: str, heard_s: float) -> None:
+        nonlocal shown, drawn
+        if heard_s >= LONG_S and time.monotonic() - drawn > REDRAWN_S:
+            shown, drawn = path, time.monotonic()
+            bar.set_postfix_str(f'{show_path(os.path.basename(path))[:40]}: {heard_s // 3600:.0f}:{heard_s % 3600 // 60:02.0f} h')
+        elif shown and path != shown and not heard_s:
+            shown = ''
+            bar.set_postfix_str('')
+
+    return watch
+
 # %% ../nbs/02_catalog.ipynb #a2807cef
 def _bar(total: int, progress: bool):
     "A progress bar on standard error, or something that looks like one to the caller."
     if not progress:
-        return nullcontext(SimpleNamespace(update=lambda: None))
+        return nullcontext(SimpleNamespace(update=lambda: None, set_postfix_str=lambda text: None))
     from tqdm import tqdm
 
     return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True, disable=no_bar())
@@ -1312,7 +1343,7 @@ def worker() -> None:
             task = tasks.get()
             METHODS[task['method']] = task['at']  # a method that the parent added is unknown here
             try:
-                say(fingerprint(task['files'], Path(task['part']), method_class(task['method']), lambda i: say({'begun': i})))
+                say(fingerprint(task['files'], Path(task['part']), method_class(task['method']), lambda i, heard_s: say({'begun': i, 'heard_s': heard_s})))
             except StorageError as e:
                 say({'storage': str(e)})
             except Exception as e:
@@ -1341,7 +1372,7 @@ class _Child:
             tail = self.errors.read().decode(errors='replace').strip().splitlines() or ['no message']
             raise ResonanceError(f'a worker process could not start: {tail[-1]}')
 
-    def ask(self, task: dict) -> dict:
+    def ask(self, task: dict, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> dict:
         "The outcome of a task; `crash` is how the process ended, `begun` the file at which it did."
         if self.process is None or self.process.poll() is not None:
             self.start()
@@ -1353,6 +1384,7 @@ class _Child:
                 if 'begun' not in message:
                     return message
                 begun = message['begun']
+                watch(task['files'][begun]['path'], message['heard_s'])
         return {'crash': self.process.wait(), 'begun': begun}
 
 # %% ../nbs/02_catalog.ipynb #7949ebe6
@@ -1377,7 +1409,7 @@ def _signal_name(code: int) -> str:
     return f'{name}, perhaps out of memory' if name == 'SIGKILL' else name
 
 # %% ../nbs/02_catalog.ipynb #5f883751
-def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: int) -> Iterator[tuple[dict, dict]]:
+def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: int, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> Iterator[tuple[dict, dict]]:
     "Fingerprint batches in `jobs` processes; yields (task, outcome) in order of completion."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
@@ -1386,7 +1418,7 @@ def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: 
     def ask(task: dict) -> dict:
         child = idle.get()
         try:
-            return child.ask(task)
+            return child.ask(task, watch)
         finally:
             idle.put(child)
 

@@ -300,7 +300,7 @@ def _writing_cue(cue: Path):
             why = f'there is no folder {show_path(cue.parent)}'
         raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: {why}') from e
 
-
+# %% ../nbs/92_cli.ipynb #cb42d10f
 def _write_cue(found, cue: Path) -> None:
     "The songs of a recording as a cue sheet."
     from resonance_nb.catalog import show_path

@@ -54,7 +54,7 @@ class _Answer:
     def middle_s(self) -> float:
         return (self.begin_s + self.end_s) / 2
 
-
+# %% ../nbs/62b_setlist.ipynb #ff661985
 @dataclass
 class _Trace:
     "A playing of a song: answers that agree."
