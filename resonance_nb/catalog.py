@@ -126,7 +126,7 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             db.execute('PRAGMA foreign_keys = ON')
             db.execute('PRAGMA synchronous = FULL')  # commits are few; a power cut shall lose none
             db.execute('SELECT count(*) FROM sqlite_master').fetchone()
-            return db, not uri
+            return db, not uri and os.access(path, os.W_OK)  # a file that is read-only is opened all the same
         except sqlite3.OperationalError as e:
             db.close()
             error = e
@@ -134,6 +134,16 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             db.close()
             raise
     raise error
+
+
+def _why_not_open(path: Path, error: Exception) -> str:
+    "What keeps a database from being opened, and what helps."
+    log = Path(f'{path}-wal')
+    if not os.access(path, os.R_OK):
+        return f'you may not read its {DATABASE}'
+    if log.exists() and log.stat().st_size and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
+        return f'its last changes wait in {log.name}, and you may not write there: copy the folder to where you may'
+    return str(error)
 
 # %% ../nbs/02_catalog.ipynb #4959dd10
 def _make_folder(folder: Path) -> None:
@@ -178,7 +188,7 @@ def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqli
             db.executescript(_SCHEMA)  # all of it or nothing; does no harm when another process was faster
         kind, version = (db.execute(f'PRAGMA {p}').fetchone()[0] for p in ('application_id', 'user_version'))
     except sqlite3.OperationalError as e:
-        raise StorageError(f'cannot open the catalogue {shown}: {e}') from e
+        raise StorageError(f'cannot open the catalogue {shown}: {_why_not_open(path, e)}') from e
     except sqlite3.DatabaseError as e:
         raise ResonanceError(f'{shown}/{DATABASE} is damaged ({e}): {_LOST}') from e
     if kind != _APPLICATION_ID or version > SCHEMA_VERSION:
@@ -887,6 +897,12 @@ def _what_is_wrong(error: Exception, place: Path) -> str:
     return re.sub(r'^is damaged \((.*)\)$', r'\1', text)
 
 
+def _why_not_loaded(error: Exception) -> str:
+    "What the system refused, without advice that does not help against it; else the error itself."
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return f'{_why(cause)}: {show_path(cause.filename)}' if isinstance(cause, OSError) and cause.filename else _why(error)
+
+
 def _is_damage(error: Exception) -> bool:
     "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
     cause = error.__cause__ if isinstance(error, ResonanceError) else error
@@ -894,7 +910,7 @@ def _is_damage(error: Exception) -> bool:
         return isinstance(cause, FileNotFoundError)
     return isinstance(error, ResonanceError)
 
-
+# %% ../nbs/02_catalog.ipynb #fc3df77f
 def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str], str]:
     "Take songs off the list whose segment is damaged or of another version; which they are, and why."
     if _in_rows(method):
@@ -1123,7 +1139,7 @@ def _index(
     if (jobs or 1) < 1 or batch_files < 1:
         raise ResonanceError('jobs and batch_files must be at least 1')
     if not self._can_write:
-        raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: its folder is read-only or its disk is full')
+        raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: it is read-only or another user\'s, or its disk is full')
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
     found, bad, passed_over = _files_in(self, paths)
     with _writing(self.folder, wait):
@@ -1192,6 +1208,9 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
         _finish(self, method, run)
         _try_merge(self, method, REST_SEGMENTS, run)
     except StorageError as e:
+        if any(word in str(e) for word in ('Permission denied', 'not permitted', 'readonly', 'Read-only')):
+            raise StorageError(f'cannot write to the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
+                               "something in it is read-only or another user's") from e
         raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
                            'free some space and run the same command again') from e
     except KeyboardInterrupt:
@@ -1241,13 +1260,13 @@ Catalog.methods, Catalog.recognizer = _methods, _recognizer
 def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
     "What keeps an index from being loaded, and what helps."
     places = {s['name']: self.folder / method / s['name'] for s in segments if s['live'] and not _in_rows(method)}
-    lost, mend = [name for name, place in places.items() if not place.is_dir()], f'run {command("check --repair", self.folder)}'
+    lost, mend = [name for name, place in places.items() if _gone(place)], f'run {command("check --repair", self.folder)}'
     if lost:
         return f'has lost the folder {method}/{lost[0]}: {mend}'
     if isinstance(error, OtherVersion):
         return f'was made {_OTHER}: {mend}, which makes it again'
     if not _is_damage(error):
-        return f'cannot be loaded ({_why(error)})'
+        return f'cannot be loaded ({_why_not_loaded(error)})'
     where = next((place for name, place in places.items() if name in str(error)), self.folder)
     return f'is damaged ({_what_is_wrong(error, where)}): {mend}'
 
@@ -1536,7 +1555,7 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
         songs, todo = tuple(row[0] for row in rows), f'run {command("check --repair", self.folder)}'
         head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
         if not _is_damage(e):
-            return Problem('not-loaded', f'{head} cannot be loaded ({_why(e)})', 'put that right and check again')
+            return Problem('not-loaded', f'{head} cannot be loaded ({_why_not_loaded(e)})', 'put that right and check again')
         if not songs:  # merged away by another process, a moment ago
             return None
         if isinstance(e, _Changed):
@@ -1553,7 +1572,7 @@ def _unverified(self: Catalog) -> list[str]:
     "The segments, as METHOD/NAME, that an earlier version wrote without checksums: bytes that change there may go unseen."
     rows = self._rows('SELECT method, name FROM segments ORDER BY rowid')
     places = [self.folder / method / name for method, name in rows if not name.startswith(_ROWS)]
-    return [f'{p.parent.name}/{p.name}' for p in places if p.is_dir() and not (p / CHECKSUMS).exists()]
+    return [f'{p.parent.name}/{p.name}' for p in places if not _gone(p) and _gone(p / CHECKSUMS)]
 
 
 Catalog.unverified = _unverified

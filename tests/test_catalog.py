@@ -427,6 +427,37 @@ def test_read_only_folder_can_be_asked(cat, music):
     assert first == 'match' and 'cannot be written to' in second
 
 
+@pytest.mark.skipif(not hasattr(os, 'setuid'), reason='needs owners of files')
+@pytest.mark.parametrize('part, says', [(module.DATABASE, 'you may not read its catalogue.sqlite'), ('toy', 'Permission denied: ')])
+def test_what_may_not_be_read_is_told(cat, part, says):
+    cat.close()
+    program = """if True:
+        import os, sys
+        sys.path.insert(0, sys.argv[2])
+        import toy
+        from resonance_nb import core
+        from resonance_nb.catalog import Catalog
+        core.METHODS["toy"] = "toy:Toy"
+        clip = toy.melody(2)[16_000:48_000]
+        with Catalog(sys.argv[1]) as c:
+            c.identify(clip), c.check()
+        os.chmod(os.path.join(sys.argv[1], sys.argv[3]), 0)
+        os.geteuid() or os.setuid(65534)
+        for ask in (lambda c: c.identify(clip), lambda c: print(*c.check()), lambda c: c.unverified()):
+            try:
+                with Catalog(sys.argv[1]) as c: ask(c)
+            except core.ResonanceError as e: print(e)
+        """
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        folder = shutil.copytree(cat.folder, Path(d, 'c'))
+        done = subprocess.run([sys.executable, '-c', program, str(folder), str(Path(toy.__file__).parent), part], capture_output=True, text=True)
+        os.chmod(folder / part, 0o755)
+    lines = done.stdout.splitlines()
+    assert len(lines) == (3 if part == module.DATABASE else 2) and not done.stderr, done.stderr
+    assert all(says in line and 'index the music again' not in line for line in lines)
+
+
 @settings(derandomize=True, deadline=None, database=None)
 @given(st.binary(min_size=1, max_size=40).filter(lambda b: b'\0' not in b and b'/' not in b and b not in (b'.', b'..')))
 def test_paths_survive_the_database(name):
