@@ -15,7 +15,7 @@ import numpy as np
 
 from . import chain, crowd
 from .audio import SAMPLE_RATE
-from .core import ResonanceError, need, rng_for
+from .core import ResonanceError, need, no_bar, rng_for
 from .venue import ANECHOIC, MICROPHONE_DB, PROGRAMME_DB, VENUES, Bank, Record, plain_facts, synthesised, venue_named
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ class BatchDegrader:
 def _bar(self, items, what):
     from tqdm import tqdm
 
-    return tqdm(items, what, disable=not self.progress)
+    return tqdm(items, what, disable=no_bar(self.progress))
 
 
 def _prepare_rooms(self) -> None:

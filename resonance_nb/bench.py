@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, counted, rng_for
+from .core import ResonanceError, atomic_write, counted, no_bar, rng_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -401,7 +401,7 @@ def index(
 
     audio_s = load_s = add_s = 0.0
     with fixed_threads():
-        for track in tqdm(ids, f'index {recognizer.name}', disable=not progress, unit='song'):
+        for track in tqdm(ids, f'index {recognizer.name}', disable=no_bar(progress), unit='song'):
             start = time.perf_counter()
             samples = corpus.load('music', track)
             loaded = time.perf_counter()
@@ -464,7 +464,7 @@ def run(
     order = sorted(range(len(queries)), key=lambda i: (queries[i].kind, queries[i].noise_key, queries[i].span_s, i))
     rows, cache = [[None] * len(queries) for _ in many], {}
     with fixed_threads():
-        for n, i in enumerate(tqdm(order, f'ask {", ".join(r.name for r in many)}', disable=not progress, unit='query')):
+        for n, i in enumerate(tqdm(order, f'ask {", ".join(r.name for r in many)}', disable=no_bar(progress), unit='query')):
             samples = render(queries[i], corpus, cache, degrade)
             for mine, r in zip(rows, many):
                 if n == 0:

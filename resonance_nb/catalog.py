@@ -32,16 +32,16 @@ from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .core import METHODS, CatalogRecognizer, MissingExtra, OtherVersion, ResonanceError, atomic_write, counted
-from .core import default_method, method_class, rng_for, sha256_file
+from .core import default_method, method_class, no_bar, rng_for, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'MANY_FILES', 'MAX_SEGMENTS',
-           'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'QUERY_S', 'CSV_COLUMNS', 'stored_path', 'real_path',
-           'show_path', 'command', 'StorageError', 'Catalog', 'read_tags', 'fingerprint', 'IndexReport', 'default_jobs',
-           'Identification', 'worker', 'Problem', 'CsvReport']
+__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'COMMIT_S', 'MANY_FILES',
+           'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'LONG_S', 'REDRAWN_S', 'QUERY_S',
+           'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'command', 'StorageError', 'Catalog', 'read_tags',
+           'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem', 'CsvReport']
 
 # %% ../nbs/02_catalog.ipynb #a5fee315
 DATABASE = 'catalogue.sqlite'
@@ -126,7 +126,7 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             db.execute('PRAGMA foreign_keys = ON')
             db.execute('PRAGMA synchronous = FULL')  # commits are few; a power cut shall lose none
             db.execute('SELECT count(*) FROM sqlite_master').fetchone()
-            return db, not uri
+            return db, not uri and os.access(path, os.W_OK)  # a file that is read-only is opened all the same
         except sqlite3.OperationalError as e:
             db.close()
             error = e
@@ -134,6 +134,16 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             db.close()
             raise
     raise error
+
+
+def _why_not_open(path: Path, error: Exception) -> str:
+    "What keeps a database from being opened, and what helps."
+    log = Path(f'{path}-wal')
+    if not os.access(path, os.R_OK):
+        return f'you may not read its {DATABASE}'
+    if log.exists() and log.stat().st_size and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
+        return f'its last changes wait in {log.name}, and you may not write there: copy the folder to where you may'
+    return str(error)
 
 # %% ../nbs/02_catalog.ipynb #4959dd10
 def _make_folder(folder: Path) -> None:
@@ -178,7 +188,7 @@ def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqli
             db.executescript(_SCHEMA)  # all of it or nothing; does no harm when another process was faster
         kind, version = (db.execute(f'PRAGMA {p}').fetchone()[0] for p in ('application_id', 'user_version'))
     except sqlite3.OperationalError as e:
-        raise StorageError(f'cannot open the catalogue {shown}: {e}') from e
+        raise StorageError(f'cannot open the catalogue {shown}: {_why_not_open(path, e)}') from e
     except sqlite3.DatabaseError as e:
         raise ResonanceError(f'{shown}/{DATABASE} is damaged ({e}): {_LOST}') from e
     if kind != _APPLICATION_ID or version > SCHEMA_VERSION:
@@ -439,15 +449,17 @@ KEEP_S = 1.0  # a file that breaks off is indexed if at least this much could be
 class _Blocks:
     "The sound of one file in blocks; counts samples, and remembers the error that ended it."
 
-    def __init__(self, path: str, duration_s: float | None = None):
+    def __init__(self, path: str, duration_s: float | None = None, piped: Iterable[np.ndarray] | None = None):
         self.path, self.duration_s, self.n, self.error = path, duration_s, 0, None
+        self.piped, self.watch = piped, lambda n: None  # what comes through a pipe of this name; is told how many samples came
 
     def __iter__(self):
         from resonance_nb import audio
 
         try:
-            for block in audio.stream(self.path, duration_s=self.duration_s):
+            for block in audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped:
                 self.n += len(block)
+                self.watch(self.n)
                 yield block
         except Exception as e:
             self.error = e
@@ -459,7 +471,7 @@ class _Blocks:
         if self.error is None:
             return None
         if isinstance(self.error, audio.DamagedAudio):
-            return str(self.error).removeprefix(f'{audio.printable(self.path)}: ')
+            return str(self.error).removeprefix('standard input: ').removeprefix(f'{audio.printable(self.path)}: ')
         if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
             return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read'
         raise self.error
@@ -468,16 +480,17 @@ class _Blocks:
         "All blocks at once, for a recogniser that cannot stream."
         import numpy as np
 
-        samples = [*self]
+        samples = [np.zeros(0, np.float32), *self]
         self.check()
-        return np.concatenate(samples) if samples else np.zeros(0, np.float32)
+        return np.concatenate(samples)
 
 # %% ../nbs/02_catalog.ipynb #76b149db
-def _learn(recognizer: CatalogRecognizer, file: dict) -> dict:
+def _learn(recognizer: CatalogRecognizer, file: dict, tell: Callable[[float], None] = lambda heard_s: None) -> dict:
     "Teach one file to a recogniser; returns the file's facts, or raises what is wrong with it."
     from resonance_nb import audio
 
     blocks, known = _Blocks(file['path']), len(recognizer)
+    blocks.watch = lambda n: tell(n / audio.SAMPLE_RATE)
     if hasattr(recognizer, 'add_stream'):
         recognizer.add_stream(file['recording_id'], blocks)
     else:
@@ -568,42 +581,46 @@ def _in_rows(method: str) -> bool:
 
 # %% ../nbs/02_catalog.ipynb #aa90a1f8
 BATCH_FILES, BATCH_S = 16, 20 * 60.0  # a segment is saved after this many files, or this many seconds of sound
+COMMIT_S = 30.0  # or this many seconds of work: so much is lost by `kill -9`, and the file that is being read
 
 
 def fingerprint(
     files: list[dict],  # each with path, recording_id, size, mtime_ns
     part: Path,  # where the segment is saved; made here
     cls: type,  # the recogniser
-    tell: Callable[[int], None] = lambda i: None,  # called with each file's place in the list before it is read
+    tell: Callable[[int, float], None] = lambda i, heard_s: None,  # called with each file's place in the list before it is read, and with how much of it was heard, seconds
 ) -> dict:  # facts (one dict per file done), left (files not begun), n_tracks, bytes
-    "Make one segment from a batch of files; stops early when it has heard `BATCH_S` seconds."
-    recognizer, facts, good, heard_s = cls(), [], set(), 0.0
+    "Make one segment from a batch of files; stops early when it has heard `BATCH_S` seconds, or worked for `COMMIT_S`."
+    recognizer, facts, good, heard_s, begun = cls(), [], set(), 0.0, time.monotonic()
     for i, file in enumerate(files):
-        tell(i)
+        tell(i, 0.0)
         try:
-            facts.append(_learn(recognizer, file))
+            facts.append(_learn(recognizer, file, lambda s, i=i: tell(i, s)))
             good.add(file['recording_id'])
             heard_s += facts[-1]['duration_s']
         except Exception as e:
             why = 'not enough memory' if isinstance(e, MemoryError) else _why(e)
             facts.append({'failed': why.removeprefix(f'{show_path(file["path"])}: ')})
             recognizer.retain(good)
-        if heard_s >= BATCH_S:
+        if heard_s >= BATCH_S or time.monotonic() - begun >= COMMIT_S:
             break
     size = _save(recognizer, Path(part)) if good else 0
     return {'facts': facts, 'left': files[len(facts):], 'n_tracks': len(good), 'bytes': size}
 
 
-def _here(batches: Iterator[list[dict]], place: Path, cls: type) -> Iterator[tuple[dict, dict]]:
+def _here(batches: Iterator[list[dict]], place: Path, cls: type, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> Iterator[tuple[dict, dict]]:
     "Fingerprint batches one after the other; yields (task, outcome)."
     for files in batches:
         while files:
             task = {'files': files, 'part': str(_new_part(place))}
-            outcome = fingerprint(files, Path(task['part']), cls)
+            outcome = fingerprint(files, Path(task['part']), cls, lambda i, heard_s: watch(task['files'][i]['path'], heard_s))
             yield task, outcome
             files = outcome['left']
 
 # %% ../nbs/02_catalog.ipynb #278ca73b
+_NAMED, _ALIKE = 3, {'the same recording as ': 'are the same recordings as others', 'moved here from ': 'were moved'}
+
+
 @dataclass
 class IndexReport:
     "What an indexing run did; every file found is counted once: added, unchanged or failed."
@@ -618,10 +635,16 @@ class IndexReport:
     passed_over: Counter = field(default_factory=Counter)  # files that are no recordings, by suffix, and what is 'hidden'
 
     def lines(self) -> list[str]:
-        "The failures and notes, one printable line each."
-        return [f'{show_path(path)}: {show_path(text)}' for path, text in (*self.failed, *self.notes)]
+        "The failures and notes, one printable line each; one for all copies where there are many, and one for all files that moved."
+        rest, lines = self.notes, []
+        for start, what in _ALIKE.items():
+            if len(alike := [path for path, text in self.notes if text.startswith(start)]) > _NAMED:
+                named = ', '.join(show_path(path) for path in alike[:_NAMED])
+                lines.append(f'{len(alike)} files {what}: {named} and {len(alike) - _NAMED} more (--json names all)')
+                rest = [note for note in rest if not note[1].startswith(start)]
+        return [f'{show_path(path)}: {show_path(text)}' for path, text in (*self.failed, *rest)] + lines
 
-
+# %% ../nbs/02_catalog.ipynb #19d57fd8
 class _Run:
     "The books of one indexing run."
 
@@ -874,6 +897,12 @@ def _what_is_wrong(error: Exception, place: Path) -> str:
     return re.sub(r'^is damaged \((.*)\)$', r'\1', text)
 
 
+def _why_not_loaded(error: Exception) -> str:
+    "What the system refused, without advice that does not help against it; else the error itself."
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return f'{_why(cause)}: {show_path(cause.filename)}' if isinstance(cause, OSError) and cause.filename else _why(error)
+
+
 def _is_damage(error: Exception) -> bool:
     "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
     cause = error.__cause__ if isinstance(error, ResonanceError) else error
@@ -881,7 +910,7 @@ def _is_damage(error: Exception) -> bool:
         return isinstance(cause, FileNotFoundError)
     return isinstance(error, ResonanceError)
 
-
+# %% ../nbs/02_catalog.ipynb #fc3df77f
 def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str], str]:
     "Take songs off the list whose segment is damaged or of another version; which they are, and why."
     if _in_rows(method):
@@ -1110,7 +1139,7 @@ def _index(
     if (jobs or 1) < 1 or batch_files < 1:
         raise ResonanceError('jobs and batch_files must be at least 1')
     if not self._can_write:
-        raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: its folder is read-only or its disk is full')
+        raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: it is read-only or another user\'s, or its disk is full')
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
     found, bad, passed_over = _files_in(self, paths)
     with _writing(self.folder, wait):
@@ -1126,7 +1155,7 @@ def _index(
             run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
             new = _plan(self, method, found, run)
             batches = iter(lambda: [*islice(new, batch_files)], [])
-            work = _here(batches, place, cls) if jobs == 1 else _in_children(batches, place, method, jobs)
+            work = _here(batches, place, cls, _shown_on(bar)) if jobs == 1 else _in_children(batches, place, method, jobs, _shown_on(bar))
             _go(self, method, work, run)
         _tell_lost(self, method, lost, why, run)
     return run.report
@@ -1134,14 +1163,33 @@ def _index(
 
 Catalog.index = _index
 
+# %% ../nbs/02_catalog.ipynb #09d04c41
+LONG_S, REDRAWN_S = 600.0, 0.5  # of a longer recording the bar says how much was heard, and that no more often
+
+
+def _shown_on(bar) -> Callable[[str, float], None]:
+    "Says on a bar how far the reading of a long file is; is told its path and the seconds heard."
+    shown, drawn = '', 0.0
+
+    def watch(path: str, heard_s: float) -> None:
+        nonlocal shown, drawn
+        if heard_s >= LONG_S and time.monotonic() - drawn > REDRAWN_S:
+            shown, drawn = path, time.monotonic()
+            bar.set_postfix_str(f'{show_path(os.path.basename(path))[:40]}: {heard_s // 3600:.0f}:{heard_s % 3600 // 60:02.0f} h')
+        elif shown and path != shown and not heard_s:
+            shown = ''
+            bar.set_postfix_str('')
+
+    return watch
+
 # %% ../nbs/02_catalog.ipynb #a2807cef
 def _bar(total: int, progress: bool):
     "A progress bar on standard error, or something that looks like one to the caller."
     if not progress:
-        return nullcontext(SimpleNamespace(update=lambda: None))
+        return nullcontext(SimpleNamespace(update=lambda: None, set_postfix_str=lambda text: None))
     from tqdm import tqdm
 
-    return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True)
+    return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True, disable=no_bar())
 
 
 def _kept(run: _Run) -> str:
@@ -1160,6 +1208,9 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
         _finish(self, method, run)
         _try_merge(self, method, REST_SEGMENTS, run)
     except StorageError as e:
+        if any(word in str(e) for word in ('Permission denied', 'not permitted', 'readonly', 'Read-only')):
+            raise StorageError(f'cannot write to the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
+                               "something in it is read-only or another user's") from e
         raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
                            'free some space and run the same command again') from e
     except KeyboardInterrupt:
@@ -1209,13 +1260,13 @@ Catalog.methods, Catalog.recognizer = _methods, _recognizer
 def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
     "What keeps an index from being loaded, and what helps."
     places = {s['name']: self.folder / method / s['name'] for s in segments if s['live'] and not _in_rows(method)}
-    lost, mend = [name for name, place in places.items() if not place.is_dir()], f'run {command("check --repair", self.folder)}'
+    lost, mend = [name for name, place in places.items() if _gone(place)], f'run {command("check --repair", self.folder)}'
     if lost:
         return f'has lost the folder {method}/{lost[0]}: {mend}'
     if isinstance(error, OtherVersion):
         return f'was made {_OTHER}: {mend}, which makes it again'
     if not _is_damage(error):
-        return f'cannot be loaded ({_why(error)})'
+        return f'cannot be loaded ({_why_not_loaded(error)})'
     where = next((place for name, place in places.items() if name in str(error)), self.folder)
     return f'is damaged ({_what_is_wrong(error, where)}): {mend}'
 
@@ -1242,18 +1293,17 @@ class Identification:
         return told | ({'problems': [*self.problems]} if self.problems else {})
 
 
-def _heard(path: str) -> tuple[np.ndarray, dict]:
-    "The sound of a query file, and what an `Identification` says of it."
+def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
+    "The sound of a query file, or of a pipe's beginning, and what an `Identification` says of it."
     from resonance_nb import audio
 
-    blocks, most = _Blocks(path, QUERY_S + 1), round(QUERY_S * audio.SAMPLE_RATE)
-    samples = blocks.whole()
+    samples, most = blocks.whole(), round(QUERY_S * audio.SAMPLE_RATE)
     note, length_s = blocks.check(), None
     told = {'problems': (note,) if note else ()}
     if len(samples) <= most:
         return samples, told
     with suppress(ResonanceError):
-        length_s = audio.info(path).duration_s
+        length_s = audio.info(blocks.path).duration_s if blocks.piped is None else None
     return samples[:most], told | {'heard_s': QUERY_S, 'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None}
 
 # %% ../nbs/02_catalog.ipynb #816e1d35
@@ -1273,7 +1323,7 @@ def _identify(
     begin, name, told = time.perf_counter(), 'samples', {}
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
-        query, told = _heard(name)
+        query, told = _heard(_Blocks(name, QUERY_S + 1))
     matches, found = [], recognizer.search(query, k=top) if len(query) else []
     for m in found:
         for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):  # none: removed a moment ago
@@ -1312,7 +1362,7 @@ def worker() -> None:
             task = tasks.get()
             METHODS[task['method']] = task['at']  # a method that the parent added is unknown here
             try:
-                say(fingerprint(task['files'], Path(task['part']), method_class(task['method']), lambda i: say({'begun': i})))
+                say(fingerprint(task['files'], Path(task['part']), method_class(task['method']), lambda i, heard_s: say({'begun': i, 'heard_s': heard_s})))
             except StorageError as e:
                 say({'storage': str(e)})
             except Exception as e:
@@ -1341,7 +1391,7 @@ class _Child:
             tail = self.errors.read().decode(errors='replace').strip().splitlines() or ['no message']
             raise ResonanceError(f'a worker process could not start: {tail[-1]}')
 
-    def ask(self, task: dict) -> dict:
+    def ask(self, task: dict, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> dict:
         "The outcome of a task; `crash` is how the process ended, `begun` the file at which it did."
         if self.process is None or self.process.poll() is not None:
             self.start()
@@ -1353,6 +1403,7 @@ class _Child:
                 if 'begun' not in message:
                     return message
                 begun = message['begun']
+                watch(task['files'][begun]['path'], message['heard_s'])
         return {'crash': self.process.wait(), 'begun': begun}
 
 # %% ../nbs/02_catalog.ipynb #7949ebe6
@@ -1377,7 +1428,7 @@ def _signal_name(code: int) -> str:
     return f'{name}, perhaps out of memory' if name == 'SIGKILL' else name
 
 # %% ../nbs/02_catalog.ipynb #5f883751
-def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: int) -> Iterator[tuple[dict, dict]]:
+def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: int, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> Iterator[tuple[dict, dict]]:
     "Fingerprint batches in `jobs` processes; yields (task, outcome) in order of completion."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
@@ -1386,7 +1437,7 @@ def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: 
     def ask(task: dict) -> dict:
         child = idle.get()
         try:
-            return child.ask(task)
+            return child.ask(task, watch)
         finally:
             idle.put(child)
 
@@ -1504,7 +1555,7 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
         songs, todo = tuple(row[0] for row in rows), f'run {command("check --repair", self.folder)}'
         head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
         if not _is_damage(e):
-            return Problem('not-loaded', f'{head} cannot be loaded ({_why(e)})', 'put that right and check again')
+            return Problem('not-loaded', f'{head} cannot be loaded ({_why_not_loaded(e)})', 'put that right and check again')
         if not songs:  # merged away by another process, a moment ago
             return None
         if isinstance(e, _Changed):
@@ -1521,7 +1572,7 @@ def _unverified(self: Catalog) -> list[str]:
     "The segments, as METHOD/NAME, that an earlier version wrote without checksums: bytes that change there may go unseen."
     rows = self._rows('SELECT method, name FROM segments ORDER BY rowid')
     places = [self.folder / method / name for method, name in rows if not name.startswith(_ROWS)]
-    return [f'{p.parent.name}/{p.name}' for p in places if p.is_dir() and not (p / CHECKSUMS).exists()]
+    return [f'{p.parent.name}/{p.name}' for p in places if not _gone(p) and _gone(p / CHECKSUMS)]
 
 
 Catalog.unverified = _unverified

@@ -11,14 +11,14 @@ import shlex
 import stat
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from . import __version__
-from .core import METHODS, ResonanceError, cache_folder, counted, method_class
+from .core import METHODS, ResonanceError, cache_folder, counted, method_class, no_bar
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'songs', 'remove',
@@ -246,7 +246,8 @@ def _tell_limits(found, songs) -> None:
         _remark(f'{name}: {problem}')
     if getattr(found, 'heard_s', None) is not None:
         of = f' of {_clock(found.duration_s)}' if found.duration_s else ''
-        _remark(f'{name}: only the first {_clock(found.heard_s)}{of} were heard; every song of it: {command(f"identify --all {shlex.quote(name)}", songs.folder)}')
+        whole = command(f'identify --all {shlex.quote(name)}', songs.folder)
+        _remark(f'{name}: only the first {_clock(found.heard_s)}{of} were heard; every song of it: {whole}')
 
 # %% ../nbs/92_cli.ipynb #99f3a271
 def _set_text(found) -> str:
@@ -263,23 +264,54 @@ def _set_text(found) -> str:
     return '\n'.join(lines)
 
 
-def _ask_all(songs, query, method: str | None, cue: Path | None):
-    "Every song of a recording, with a bar while it lasts, and a cue sheet if one is wanted."
+def _ask_all(songs, query, method: str | None):
+    "Every song of a recording, with a bar while it lasts."
+    from resonance_nb.setlist import set_list
+
+    return set_list(songs, query, method, _bar_of_time, _pipe(os.fspath(query)))
+
+# %% ../nbs/92_cli.ipynb #49a2a670
+def _check_cue(cue: Path, queries: list) -> None:
+    "Can a cue sheet be written there, and of this recording?"
+    from resonance_nb.catalog import show_path
+
+    if len(queries) > 1:
+        raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
+    if _is_piped(os.fspath(queries[0])):
+        raise ResonanceError(f'a cue sheet names the file it is of, and {show_path(queries[0])} is a pipe: save the recording first, or leave out --cue')
+    if cue.exists() and not cue.is_file():
+        raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: it is a device or a pipe; name a file')
+    trial = cue.with_name(f'.{cue.name}.{os.getpid()}.part')
+    with _writing_cue(cue), open(trial, 'xb'):
+        pass
+    trial.unlink()
+
+
+@contextmanager
+def _writing_cue(cue: Path):
+    "What goes wrong is told of the file that was named."
+    from resonance_nb.catalog import show_path
+
+    try:
+        yield
+    except OSError as e:
+        why = e.strerror or str(e)
+        if not cue.parent.is_dir():
+            why = f'there is no folder {show_path(cue.parent)}'
+        raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: {why}') from e
+
+# %% ../nbs/92_cli.ipynb #cb42d10f
+def _write_cue(found, cue: Path) -> None:
+    "The songs of a recording as a cue sheet."
     from resonance_nb.catalog import show_path
     from resonance_nb.core import atomic_write
-    from resonance_nb.setlist import CUE_TRACKS, cue_sheet, set_list
+    from resonance_nb.setlist import CUE_TRACKS, cue_sheet
 
-    if (pipe := _pipe(os.fspath(query))) is not None:
-        pipe.close()
-        raise ResonanceError(f'--all hears a file from beginning to end; save {query} first, or `resonance listen` to it')
-    found = set_list(songs, query, method, _bar_of_time)
-    if cue:
-        sheet, left_out = cue_sheet(found, cue)
-        with atomic_write(cue) as part:
-            part.write_bytes(sheet)
-        if left_out:
-            _remark(f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out')
-    return found
+    sheet, left_out = cue_sheet(found, cue)
+    with _writing_cue(cue), atomic_write(cue) as part:
+        part.write_bytes(sheet)
+    if left_out:
+        _remark(f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out')
 
 # %% ../nbs/92_cli.ipynb #96b631f3
 def _bar_of_time(blocks, duration_s: float | None):
@@ -288,15 +320,16 @@ def _bar_of_time(blocks, duration_s: float | None):
 
     from resonance_nb.audio import SAMPLE_RATE
 
-    bar, heard, total = None, 0, round(duration_s or 0) or None
+    bar, heard, told, total = None, 0, 0, round(duration_s or 0) or None
     try:
         for block in blocks:
             yield block
             heard += len(block)
             if bar is None and max(heard / SAMPLE_RATE, duration_s or 0) >= 120:
-                bar = tqdm(None, 'identify', total, unit='s', file=sys.stderr, dynamic_ncols=True, leave=False)
+                bar = tqdm(None, 'identify', total, unit='s', file=sys.stderr, dynamic_ncols=True, leave=False, disable=no_bar())
             if bar is not None:
-                bar.update(heard // SAMPLE_RATE - bar.n)
+                bar.update(heard // SAMPLE_RATE - told)
+                told = heard // SAMPLE_RATE
     finally:
         if bar is not None:
             bar.close()
@@ -313,8 +346,8 @@ def _bar_of_time(blocks, duration_s: float | None):
 def identify(files, catalog, method, top, whole, cue, as_json):
     """Say which song is playing in a recording, or that it is none in the catalogue.
 
-    A folder stands for the audio files in it, and - for what comes on standard input. Of a long file the first
-    five minutes are heard; --all hears all of it.
+    A folder stands for the audio files in it, and - for what comes on standard input. Of a long recording the
+    first five minutes are heard; --all hears all of it, to its end.
 
     \b
       resonance identify recording.m4a --catalog my.catalogue
@@ -333,12 +366,10 @@ def identify(files, catalog, method, top, whole, cue, as_json):
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')
-        if cue and len(queries) > 1:
-            raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
-        few = top or (5 if as_json else 1)
-        one = lambda q: replace(songs.identify(_clip(q), method, few), query=os.fspath(q))
-        ask = (lambda q: _ask_all(songs, q, method, cue)) if whole else one
-        return 2 if _ask_each(queries, ask, songs, whole, as_json) else 0
+        if cue:
+            _check_cue(cue, queries)
+        ask = (lambda q: _ask_all(songs, q, method)) if whole else (lambda q: _ask_one(songs, q, method, top or (5 if as_json else 1)))
+        return 2 if _ask_each(queries, ask, songs, whole, as_json, cue) else 0
 
 # %% ../nbs/92_cli.ipynb #51884f42
 def _check_whole(whole: bool, cue: Path | None, top: int | None) -> None:
@@ -351,7 +382,7 @@ def _check_whole(whole: bool, cue: Path | None, top: int | None) -> None:
         raise click.UsageError(f'--cue wants a name that ends in .cue, not {cue.name!r}')
 
 
-def _ask_each(queries, ask, songs, whole: bool, as_json: bool) -> int:
+def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None = None) -> int:
     "Print the answers one by one; returns how many files could not be asked about."
     from resonance_nb.songlist import mark_missing
 
@@ -368,30 +399,32 @@ def _ask_each(queries, ask, songs, whole: bool, as_json: bool) -> int:
             click.echo(f'resonance: {e}', err=True)
             if as_json:
                 click.echo(json.dumps({'query': os.fspath(query), **nothing, 'elapsed_ms': 0.0, 'error': str(e)}))
+            continue
+        if cue:
+            _write_cue(found, cue)
     return failed
 
 # %% ../nbs/92_cli.ipynb #b063c6b7
-def _clip(query):
-    "A file as it is; of what comes through a pipe the beginning, as much as is taken of a file: samples, shape (n,)."
-    if (f := _pipe(os.fspath(query))) is None:
-        return query
-    import numpy as np
+def _ask_one(songs, query, method: str | None, top: int):
+    "Which song a file is, or what comes through a pipe: of that as much is heard as of a file."
+    from resonance_nb.catalog import _Blocks, _heard
 
-    from resonance_nb.audio import SAMPLE_RATE, DamagedAudio, TruncatedAudio
-    from resonance_nb.catalog import KEEP_S, QUERY_S
+    if (f := _pipe(os.fspath(query))) is None:
+        return songs.identify(query, method, top)
+    samples, told = _heard(_Blocks(os.fspath(query), piped=_beginning(f)))
+    return replace(songs.identify(samples, method, top), query=os.fspath(query), **told)
+
+
+def _beginning(f):
+    "The blocks of a pipe, until more has come than is heard."
+    from resonance_nb.catalog import QUERY_S
     from resonance_nb.stream import from_pipe
 
-    heard = []
     with from_pipe(f) as blocks:
-        try:
-            for block in blocks:
-                heard.append(block.samples)
-                if block.end_s >= QUERY_S:
-                    break
-        except TruncatedAudio as e:
-            if not isinstance(e, DamagedAudio) and sum(map(len, heard)) < KEEP_S * SAMPLE_RATE:
-                raise
-    return np.concatenate(heard)
+        for block in blocks:
+            yield block.samples
+            if block.end_s > QUERY_S:
+                return
 
 # %% ../nbs/92_cli.ipynb #47c61bc0
 def _ready(songs, method: str | None):
@@ -408,7 +441,7 @@ def _progress(items, what):
     "A bar on standard error when there is more than a handful to wait for."
     from tqdm import tqdm
 
-    return tqdm(items, what, unit='file', disable=len(items) < 10, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(items, what, unit='file', disable=no_bar(len(items) >= 10), file=sys.stderr, dynamic_ncols=True)
 
 # %% ../nbs/92_cli.ipynb #5a6e0002
 def _song_text(song: dict) -> str:
@@ -608,19 +641,25 @@ def check(catalog, repair, as_json):
     return 2 if left or short else 0
 
 # %% ../nbs/92_cli.ipynb #88029c1b
+_STDIN = ('-', '/dev/stdin', '/dev/fd/0')
+
+
+def _is_piped(path: str) -> bool:
+    "Is it standard input, a named pipe or a device?"
+    with suppress(OSError, ValueError):
+        return path in _STDIN or not (stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode))
+    return False
+
+
 def _pipe(path: str):
     "Standard input, a named pipe or a device, open for reading; None for a file, and for what is not there."
-    if path in ('-', '/dev/stdin', '/dev/fd/0'):
+    if path in _STDIN:
         if sys.stdin is None:
             raise ResonanceError('standard input is closed; send sound into it, or name a file')
         if sys.stdin.isatty():
             raise ResonanceError(f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}')
         return sys.stdin.buffer
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return None
-    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else open(path, 'rb')
+    return open(path, 'rb') if _is_piped(path) else None
 
 
 def _source(source: str | None, device: str | None, raw: dict | None, report):

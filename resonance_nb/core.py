@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'VectorRecognizer', 'best_first', 'as_matches', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'SongIndex',
-           'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
+           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'no_bar',
+           'SongIndex', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -212,6 +213,14 @@ def counted(
 ) -> str:
     "A number with its noun: 1 song, 2 songs."
     return f'{n} {what}' if n == 1 else f'{n} {what}s'
+
+# %% ../nbs/00_core.ipynb #cbbed943
+def no_bar(
+    progress: bool = True,  # is one wanted?
+) -> bool:
+    "Is no progress bar to be drawn? Not where standard error is neither a terminal nor a notebook."
+    seen = sys.stderr is not None and (sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel'))
+    return not (progress and seen)
 
 # %% ../nbs/00_core.ipynb #4e0f18d2
 class SongIndex:

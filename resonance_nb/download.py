@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .core import ResonanceError, atomic_write, cache_folder
+from .core import ResonanceError, atomic_write, cache_folder, no_bar
 from .corpora import CUT_S, KINDS, Corpus, CorpusError, manifest_folder, read_table, safe_file, table_text
 
 # %% auto #0
@@ -347,7 +347,7 @@ def fetch_open(
             futures = {pool.submit(_make, r, k, folder, cache, base_url_rewrite, keep_originals, **how): f'{k} {r["id"]}'
                        for k, r in todo}
             try:
-                for done in tqdm(as_completed(futures), total=len(futures), unit='file', disable=not progress):
+                for done in tqdm(as_completed(futures), total=len(futures), unit='file', disable=no_bar(progress)):
                     _count(report, futures[done], done)
                     if not report.made and sum('no connection' in why for _, why in report.failed) >= max(4, jobs):
                         raise DownloadError('no connection to the originals; start again when there is one, it will go on')

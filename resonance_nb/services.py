@@ -29,7 +29,7 @@ import numpy as np
 
 from . import bench
 from .audio import SAMPLE_RATE, encode, printable, resample
-from .core import METHODS, Match, ResonanceError, atomic_write, counted, project_root, rng_for, sha256_file
+from .core import METHODS, Match, ResonanceError, atomic_write, counted, no_bar, project_root, rng_for, sha256_file
 from .corpora import safe_id
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _write_questions(corpus, queries, folder: Path, facts: dict, degrade, done: 
     with open(folder / _JOURNAL, 'ab') as journal:
         if not journal.tell():
             _append(journal, facts)
-        for i in tqdm(together, 'pack', disable=not progress, unit='question'):
+        for i in tqdm(together, 'pack', disable=no_bar(progress), unit='question'):
             path = where / name_of[i]
             sha = done.get(path.name)
             if sha is None or not path.is_file() or path.is_symlink() or sha256_file(path) != sha:
@@ -320,7 +320,7 @@ def _write_catalogue(corpus, protocol, folder: Path, with_songs: str, progress: 
 
     where, rows = _inside(folder, 'catalogue'), []
     songs = _inside(folder, 'catalogue', 'songs') if with_songs else None
-    for track_id in tqdm(protocol.catalogue_ids, 'catalogue', disable=not progress, unit='song'):
+    for track_id in tqdm(protocol.catalogue_ids, 'catalogue', disable=no_bar(progress), unit='song'):
         row = corpus.music.loc[track_id]
         rows.append([track_id, row['title'], row['artist'], *_song_file(corpus, track_id, songs, with_songs), row['licence']])
     columns = ['track_id', 'title', 'artist', 'file', 'sha256', 'licence']
@@ -1279,7 +1279,7 @@ def answer_pack(
             done = _answered(out, pack)
             waiting = [f for f in pack.files if f not in done][:limit]
             with open(out, 'ab') as journal:
-                for file in tqdm(waiting, client.name, disable=not progress, unit='question'):
+                for file in tqdm(waiting, client.name, disable=no_bar(progress), unit='question'):
                     try:
                         reply = client.ask(_sample(pack, file), seconds[pack.files[file][0]])
                     except AccessRefused:

@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, info
+from .audio import SAMPLE_RATE, info, resample
 from .catalog import Catalog, _Blocks, real_path, show_path
 from .core import Recognizer, ResonanceError
 from .embedding import clip_vectors
 from .fuse import Fused
 from .network import HOP_S
-from .stream import RingBuffer, silent
+from .stream import RingBuffer, from_pipe, silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from resonance_nb.concert import Evening
 
 # %% auto #0
-__all__ = ['STRETCH_S', 'STEP_S', 'NEAR_S', 'GONE_S', 'LEAST', 'MOST', 'ENOUGH', 'KEPT_S', 'BACK_S', 'CLAIMS', 'EDGE_S',
-           'FIRST_S', 'FAINT', 'CUE_TRACKS', 'CUE_FRAMES', 'UNKNOWN_S', 'Found', 'find_songs', 'SetList', 'set_list',
-           'cue_sheet', 'compare']
+__all__ = ['STRETCH_S', 'STEP_S', 'NEAR_S', 'GONE_S', 'STEADY_S', 'FASTEST', 'LEAST', 'MOST', 'ENOUGH', 'FEW', 'KEPT_S', 'BACK_S',
+           'CLAIMS', 'EDGE_S', 'OFF', 'FIRST_S', 'FAINT', 'CUE_TRACKS', 'CUE_FRAMES', 'UNKNOWN_S', 'Found',
+           'find_songs', 'SetList', 'set_list', 'cue_sheet', 'compare']
 
 # %% ../nbs/62b_setlist.ipynb #1cadfb41
 STRETCH_S, STEP_S = 10.0, 5.0  # what is asked about at a time, and how often
 NEAR_S, GONE_S = 0.6, 20.0  # lags of the same playing; a song that is not heard for so long is over
+STEADY_S, FASTEST = 5.0, 0.06  # so far apart answers must be to tell a player's speed; how far it may be from the song's
 LEAST, MOST = -2.0, 6.0  # log odds: what is no answer, and what an answer counts at most
 ENOUGH = 8.0  # sum of log odds from which a song is in the list: one answer alone is not enough
 
@@ -49,7 +50,11 @@ class _Answer:
     lag_s: float  # time in the recording minus place in the song
     logit: float
 
+    @property
+    def middle_s(self) -> float:
+        return (self.begin_s + self.end_s) / 2
 
+# %% ../nbs/62b_setlist.ipynb #ff661985
 @dataclass
 class _Trace:
     "A playing of a song: answers that agree."
@@ -58,12 +63,34 @@ class _Trace:
     from_s: float = math.nan
     to_s: float = math.nan
 
-    def agrees(self, track_id: str, lag_s: float) -> bool:
-        return track_id == self.track_id and abs(lag_s - self.answers[-1].lag_s) <= NEAR_S
+    def agrees(self, track_id: str, answer: _Answer) -> bool:
+        last_s, next_s = self.answers[-1].lag_s, float(self.lag_s(answer.middle_s))
+        return track_id == self.track_id and min(abs(answer.lag_s - last_s), abs(answer.lag_s - next_s)) <= NEAR_S
 
     def lag_s(self, at_s):
         "Where the song begins, as seen from a time in the recording."
-        return np.interp(at_s, [(a.begin_s + a.end_s) / 2 for a in self.answers], [a.lag_s for a in self.answers])
+        middle, lag = [a.middle_s for a in self.answers], [a.lag_s for a in self.answers]
+        before, after = np.minimum(at_s - middle[0], 0), np.maximum(at_s - middle[-1], 0)
+        return np.interp(at_s, middle, lag) + before * _drift(self.answers[:FEW]) + after * _drift(self.answers[-FEW:])
+
+    def speed(self, at_s: float) -> float:
+        "Seconds of the song that are played in a second of the recording, at its nearer end."
+        late = at_s > (self.answers[0].begin_s + self.answers[-1].end_s) / 2
+        return 1 - _drift(self.answers[-FEW:] if late else self.answers[:FEW])
+
+# %% ../nbs/62b_setlist.ipynb #aa334315
+FEW = 6  # answers that tell how fast the lag moves
+
+
+def _drift(answers: list[_Answer]) -> float:
+    "Seconds by which the lag grows in a second of the recording: 1 less the speed of the player, as far as a few answers can tell."
+    if len(answers) < 2:
+        return 0.0
+    at_s, lag_s = np.array([(a.middle_s, a.lag_s) for a in answers]).T
+    i, j = np.triu_indices(len(answers), 1)
+    rise = np.median((lag_s[j] - lag_s[i]) / np.maximum(at_s[j] - at_s[i], 1.0))
+    spread = np.square(at_s - at_s.mean()).sum()
+    return float(np.clip(rise * spread / (spread + STEADY_S**2), -FASTEST, FASTEST))
 
 
 def _log_odds(p: float) -> float:
@@ -120,18 +147,19 @@ class _Tracer:
         for m in found:
             if (logit := _log_odds(m.confidence)) >= LEAST:
                 self._take(m.track_id, _Answer(begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit))
+        for trace in self.live:  # while the sound is there, and as late as that, when its lag is known well
+            if math.isnan(trace.from_s) and len(trace.answers) > 1 and trace.answers[0].begin_s - BACK_S < now_s + STEP_S - KEPT_S:
+                self._begin(trace)
         self._finish(now_s - GONE_S)
 
 # %% ../nbs/62b_setlist.ipynb #3b781850
 def _take(self: _Tracer, track_id: str, answer: _Answer) -> None:
     "Join an answer to the trace that it agrees with, or begin one."
-    trace = next((t for t in self.live if t.agrees(track_id, answer.lag_s) and t.answers[-1].end_s < answer.end_s), None)
+    trace = next((t for t in self.live if t.agrees(track_id, answer) and t.answers[-1].end_s < answer.end_s), None)
     if trace is None:
         self.live.append(_Trace(track_id, [answer]))
         return
     trace.answers.append(answer)
-    if len(trace.answers) == 2:
-        self._begin(trace)  # while the sound is there
 
 
 def _finish(self: _Tracer, before_s: float) -> None:
@@ -139,7 +167,7 @@ def _finish(self: _Tracer, before_s: float) -> None:
     for trace in [t for t in self.live if t.answers[-1].end_s <= before_s]:
         self.live.remove(trace)
         if _sum(trace.answers) > 0:
-            if len(trace.answers) == 1:
+            if math.isnan(trace.from_s):
                 self._begin(trace)
             self._end(trace)
             self.over.append(trace)
@@ -156,6 +184,7 @@ _Tracer._take, _Tracer._finish, _Tracer.end = _take, _finish, _nothing_follows
 
 # %% ../nbs/62b_setlist.ipynb #0aa04b85
 EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
+OFF = 0.01  # a player whose speed is farther from the song's is brought to it before sounds are compared
 FIRST_S, FAINT = 5.0, 0.4  # so early in a song it may have begun at its first note; so much of the level says that it was there
 
 
@@ -175,8 +204,10 @@ def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple
     ring, fused = self.ring, self.recognizer
     x = ring.last(max(ring.end_s - from_s, STEP_S))
     from_s = ring.end_s - len(x) / SAMPLE_RATE
-    vectors = clip_vectors(fused.encoder, x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)])
-    at_s, t = from_s + HOP_S * np.arange(len(vectors)), fused._prepared()
+    x, speed = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)], trace.speed(from_s)
+    as_recorded = resample(x, SAMPLE_RATE, round(SAMPLE_RATE * speed)) if abs(speed - 1) > OFF else x
+    vectors = clip_vectors(fused.encoder, as_recorded)
+    at_s, t = from_s + HOP_S * np.arange(len(vectors)) * len(x) / len(as_recorded), fused._prepared()
     song = t.track_ids.index(trace.track_id)
     row = np.floor((at_s - trace.lag_s(at_s)) / HOP_S + 1e-6).astype(int)
     inside = (row >= 0) & (row < t.last[song] - t.first[song])
@@ -192,7 +223,9 @@ _Tracer._likeness = _likeness
 def _begin(self: _Tracer, trace: _Trace) -> None:
     "Say when the song begins."
     first, fades_in = trace.answers[0], True
-    trace.from_s, note_s = first.begin_s + EDGE_S, float(trace.lag_s(first.begin_s))
+    trace.from_s, note_s = first.begin_s + EDGE_S, first.begin_s
+    for _ in range(4):  # its first note is where the lag is the time itself
+        note_s = float(trace.lag_s(note_s))
     if isinstance(self.recognizer, Fused):
         at_s, cosine = self._likeness(trace, first.begin_s - BACK_S, first.end_s)
         level = _level(cosine[at_s > first.begin_s])
@@ -270,18 +303,26 @@ class SetList:
         "For a line of JSON."
         return asdict(self) | {'problems': [*self.problems]}
 
+# %% ../nbs/62b_setlist.ipynb #09f671ef
+def _piped(pipe: BinaryIO) -> Iterator[np.ndarray]:
+    "All the sound of a pipe, block by block."
+    with from_pipe(pipe) as source:
+        for block in source:
+            yield block.samples
+
 
 def set_list(
     catalog: Catalog,  # what knows the songs
     path: str | os.PathLike,  # an audio or video file of any length
     method: str | None = None,  # one of `METHODS`; None: the best one present
     watch: Callable[[Iterable[np.ndarray], float | None], Iterable[np.ndarray]] = lambda blocks, duration_s: blocks,  # hands on the blocks, e.g. to show progress; is told how long the file says it is, seconds
+    pipe: BinaryIO | None = None,  # where the recording comes from, to its end, instead of a file; then `path` is only its name
 ) -> SetList:
     "Every song of a recording; raises `ResonanceError` for an unreadable file or an empty catalogue."
     recognizer, begin, length_s = catalog.recognizer(method), time.perf_counter(), None
     with suppress(ResonanceError):
-        length_s = info(path).duration_s
-    blocks, songs = _Blocks(path), []
+        length_s = info(path).duration_s if pipe is None else None
+    blocks, songs = _Blocks(path, piped=None if pipe is None else _piped(pipe)), []
     found = find_songs(watch(blocks, length_s), recognizer)
     problem = blocks.check()
     for f in found:

@@ -13,7 +13,7 @@ import stat
 import time
 from pathlib import Path
 
-from .core import ResonanceError, atomic_write, first_line, sha256_file
+from .core import ResonanceError, atomic_write, first_line, no_bar, sha256_file
 from .corpora import Corpus, CorpusError, safe_file, write_corpus
 from .download import DownloadError, _retry_after, _session, fetch
 
@@ -258,7 +258,7 @@ def _bar(name: str, show: bool):
         return None
     from tqdm.auto import tqdm
 
-    bar = tqdm(unit='B', unit_scale=True, desc=name)
+    bar = tqdm(unit='B', unit_scale=True, desc=name, disable=no_bar())
 
     def progress(done, total):
         bar.total = total
@@ -513,7 +513,7 @@ def fetch_jamendo(
 
     tracks = jamendo_tracks(limit, tags, client_id, url, **{k: how[k] for k in ('retries', 'backoff_s') if k in how})
     folder, rows, notes = Path(folder), [], []
-    for t in tqdm(tracks, unit='track', disable=not progress):
+    for t in tqdm(tracks, unit='track', disable=no_bar(progress)):
         file = f'music/jamendo-{int(t["id"])}.mp3'
         try:
             path = fetch(t['audiodownload'], folder / file, **({'max_bytes': 1 << 29} | how))

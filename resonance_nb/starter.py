@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import MissingExtra, ResonanceError, atomic_write, cache_folder, rng_for, sha256_file
+from .core import MissingExtra, ResonanceError, atomic_write, cache_folder, no_bar, rng_for, sha256_file
 
 # %% auto #0
 __all__ = ['RATE', 'VERSION', 'DEFAULT_PIECES', 'LICENCE', 'LICENCE_WHERE', 'COLLECTIONS', 'SERVED', 'COMPOSERS', 'TRIADS',
@@ -773,7 +773,7 @@ def make_starter(
             work += [('noise', (i,)) for i in range(N_NOISES)] + [('rir', (i,)) for i in range(N_ROOMS)]
             orders = [{'kind': k, 'n': n, 'args': a, 'seed': seed} for n, (k, a) in enumerate(work)]
             jobs = min(jobs or min(os.cpu_count() or 1, 4), len(orders))
-            with tqdm(total=len(orders), desc='starter corpus', unit='file', file=sys.stderr, mininterval=0.5, disable=not progress) as bar:
+            with tqdm(total=len(orders), desc='starter corpus', unit='file', file=sys.stderr, mininterval=0.5, disable=no_bar(progress)) as bar:
                 failed = _share(folder, orders, jobs, bar.update)
             for f in failed:
                 warnings.warn(f"left out of the starter corpus: {f['failed']} ({f['why']})", stacklevel=2)

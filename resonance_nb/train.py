@@ -23,7 +23,7 @@ import numpy as np
 
 from . import encoders, losses
 from .augment import BatchDegrader, spec_augment
-from .core import MissingExtra, ResonanceError, atomic_write, counted, need, rng_for
+from .core import MissingExtra, ResonanceError, atomic_write, counted, need, no_bar, rng_for
 from .encoders import Encoder, Settings
 from .mining import Memory, describe, neighbours
 from .venue import Bank
@@ -388,7 +388,7 @@ def fit(
     module = _module_class()(recipe, int(music.songs.max()) + 1, _Data(views, first, recipe.steps, workers))
     if start:  # a run that goes on takes its weights from the checkpoint
         module.encoder.load_state_dict(encoders.taken_over(start, recipe.encoder)[0].state_dict())
-    bar = tqdm(total=recipe.steps, initial=first, desc='train', unit='step', disable=not progress)
+    bar = tqdm(total=recipe.steps, initial=first, desc='train', unit='step', disable=no_bar(progress))
     keeper = _keeper_class()(folder, validate, card | (facts or {}), checkpoint_s, stop_after_s, bar)
     trainer = _trainer(recipe, folder, first, keeper, devices, accelerator, loggers)
     with warnings.catch_warnings(), bar:

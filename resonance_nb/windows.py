@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Callable, Iterator
 import numpy as np
 
 from . import audio
-from .core import ResonanceError, atomic_write, counted, rng_for
+from .core import ResonanceError, atomic_write, counted, no_bar, rng_for
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     lengths, skipped, levels, song_of = {}, {}, [], _song_numbers(corpus, track_ids)
     with atomic_write(folder / 'music.i16') as part, open(part, 'wb') as out:
-        for id in tqdm(track_ids, 'pack', disable=not progress):
+        for id in tqdm(track_ids, 'pack', disable=no_bar(progress)):
             try:
                 x = _whole(audio.resample(corpus.load('music', id), audio.SAMPLE_RATE, RATE))
                 if not len(x):

@@ -8,8 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,6 +137,47 @@ def test_long_batches_are_cut_by_sound(tmp_path, music, monkeypatch):
     assert outcome['n_tracks'] == 2 and outcome['left'] == files[2:]
     with Catalog(tmp_path / 'c', create=True) as c:
         assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
+
+
+def test_work_is_saved_by_the_clock_too(tmp_path, music, monkeypatch):
+    monkeypatch.setattr(module, 'COMMIT_S', 0.0)
+    files = [{'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns} for p in sorted(music.iterdir())]
+    outcome = module.fingerprint(files, tmp_path / 'part', toy.Toy)
+    assert outcome['n_tracks'] == 1 and outcome['left'] == files[1:]
+    saved = []
+    with Catalog(tmp_path / 'c', create=True) as c:
+        monkeypatch.setattr(c, '_publish', lambda *args: saved.append(args[2]) or Catalog._publish(c, *args))
+        assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0) and saved[:6] == [1] * 6
+
+
+@pytest.mark.parametrize('method, jobs', [('toy', 1), ('stream-toy', 1), ('stream-toy', 2)])
+def test_the_bar_says_how_far_a_long_file_is(tmp_path, music, monkeypatch, method, jobs):
+    monkeypatch.setattr(module, 'LONG_S', 3.0), monkeypatch.setattr(module, 'REDRAWN_S', 0.0)
+    said, ticks = [], []
+    bar = SimpleNamespace(update=lambda: ticks.append(1), set_postfix_str=said.append)
+    monkeypatch.setattr(module, '_bar', lambda total, progress: nullcontext(bar))
+    with Catalog(tmp_path / 'c', create=True) as c:
+        assert counts(c.index(music, method, jobs=jobs, progress=False)) == (6, 0, 0)
+    assert len(ticks) == 6 and {text for text in said if text} == {f'{p.name}: 0:00 h' for p in music.iterdir()}
+
+
+def test_many_copies_are_told_in_one_line(tmp_path, cat, music):
+    for where, n in (('few', 3), ('many', 6)):
+        (tmp_path / where).mkdir()
+        for path in sorted(music.iterdir())[:n]:
+            shutil.copy(path, tmp_path / where)
+    few = cat.index(tmp_path / 'few', 'toy', progress=False)
+    assert len(few.lines()) == len(few.notes) == 3 and all('the same recording as' in line for line in few.lines())
+    many = cat.index([tmp_path / 'many', tmp_path / 'few'], 'toy', progress=False)
+    first = sorted((tmp_path / 'many').iterdir())[:3]
+    assert len(many.notes) == 6, 'a program reads them all'
+    assert many.lines() == [f'6 files are the same recordings as others: {", ".join(map(str, first))} and 3 more (--json names all)']
+    shutil.rmtree(tmp_path / 'few'), shutil.rmtree(tmp_path / 'many')
+    (tmp_path / 'there').mkdir()
+    for path in [*music.iterdir()]:
+        path.rename(tmp_path / 'there' / path.name)
+    moved = cat.index(tmp_path / 'there', 'toy', progress=False)
+    assert moved.moved == len(moved.notes) == 6 and len(moved.lines()) == 1 and moved.lines()[0].startswith('6 files were moved: ')
 
 
 def test_streams_in_blocks_and_two_methods_share_a_catalogue(cat, music, monkeypatch):
@@ -310,7 +353,8 @@ def test_the_catalogue_may_live_among_the_music(music):
         assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
 
 
-def test_progress_goes_to_stderr(cat, music, capfd):
+def test_progress_goes_to_stderr(cat, music, capfd, monkeypatch):
+    monkeypatch.setattr(module, 'no_bar', lambda: False)
     cat.index(music, 'toy', progress=True)
     out, err = capfd.readouterr()
     assert out == '' and '6/6' in err
@@ -381,6 +425,37 @@ def test_read_only_folder_can_be_asked(cat, music):
         os.chmod(folder, 0o755)
     first, second = done.stdout.splitlines() or [done.stderr, '']
     assert first == 'match' and 'cannot be written to' in second
+
+
+@pytest.mark.skipif(not hasattr(os, 'setuid'), reason='needs owners of files')
+@pytest.mark.parametrize('part, says', [(module.DATABASE, 'you may not read its catalogue.sqlite'), ('toy', 'Permission denied: ')])
+def test_what_may_not_be_read_is_told(cat, part, says):
+    cat.close()
+    program = """if True:
+        import os, sys
+        sys.path.insert(0, sys.argv[2])
+        import toy
+        from resonance_nb import core
+        from resonance_nb.catalog import Catalog
+        core.METHODS["toy"] = "toy:Toy"
+        clip = toy.melody(2)[16_000:48_000]
+        with Catalog(sys.argv[1]) as c:
+            c.identify(clip), c.check()
+        os.chmod(os.path.join(sys.argv[1], sys.argv[3]), 0)
+        os.geteuid() or os.setuid(65534)
+        for ask in (lambda c: c.identify(clip), lambda c: print(*c.check()), lambda c: c.unverified()):
+            try:
+                with Catalog(sys.argv[1]) as c: ask(c)
+            except core.ResonanceError as e: print(e)
+        """
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        folder = shutil.copytree(cat.folder, Path(d, 'c'))
+        done = subprocess.run([sys.executable, '-c', program, str(folder), str(Path(toy.__file__).parent), part], capture_output=True, text=True)
+        os.chmod(folder / part, 0o755)
+    lines = done.stdout.splitlines()
+    assert len(lines) == (3 if part == module.DATABASE else 2) and not done.stderr, done.stderr
+    assert all(says in line and 'index the music again' not in line for line in lines)
 
 
 @settings(derandomize=True, deadline=None, database=None)

@@ -4,8 +4,12 @@ import io
 import json
 import os
 import re
+import shutil
+import struct
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,7 +125,28 @@ def test_many_queries_in_one_process(home):
     names = ['known.wav', 'stranger.wav'] * 20
     status, out, err = resonance('identify', *names, '--catalog', 'c', '--json', cwd=home)
     assert status == 0 and [json.loads(line)['query'] for line in out.splitlines()] == names
-    assert 'file' in err  # the progress bar
+    assert err == '', 'a bar is for a terminal'
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs a terminal')
+def test_bars_are_drawn_on_a_terminal_and_nowhere_else(home, tmp_path):
+    import fcntl
+    import termios
+
+    words, shown = ['index', home / 'music', '--catalog', tmp_path / 'c', '--method', 'landmark'], b''
+    _, out, err = resonance(*words, cwd=home)
+    assert '5 added' in out and len(err.splitlines()) == 1 and 'broken.mp3' in err
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, 100, 0, 0))
+    with subprocess.Popen([sys.executable, '-c', MAIN, *map(str, words), '--again'], cwd=home, stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        try:
+            while more := os.read(ours, 65_536):
+                shown += more
+        except OSError:  # the other side is closed
+            pass
+    os.close(ours)
+    assert b'file' in shown and b'6/6' in shown
 
 
 @pytest.fixture(scope='module')
@@ -166,12 +191,51 @@ def test_every_song_for_people_and_as_a_cue_sheet(home, mix):
 
 @pytest.mark.parametrize('words, says', [
     (['known.wav', '--cue', 'a.cue'], '--all'), (['--all', 'known.wav', '--top', '2'], '--top'), (['--all', 'known.wav', '--cue', 'known.wav'], '.cue'),
-    (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'), (['--all', 'known.wav', '--cue', 'no/such/a.cue'], 'a.cue')])
+    (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'), (['--all', 'known.wav', '--cue', 'no/such/a.cue'], 'cannot write the cue sheet no/such/a.cue: there is no folder no/such'),
+    (['--all', 'known.wav', '--cue', 'known.wav/a.cue'], 'cannot write the cue sheet known.wav/a.cue'), (['--all', '-', '--cue', 'a.cue'], 'is a pipe')])
 def test_questions_about_a_recording_that_make_no_sense(home, mix, words, says):
     before = (home / 'known.wav').read_bytes()
     status, out, err = resonance('identify', *words, '--catalog', 'c', cwd=home)
     assert status == 2 and says in err and len(err.splitlines()) == 1
     assert (home / 'known.wav').read_bytes() == before and not (home / 'a.cue').exists()
+    assert out == '' and '.part' not in err and not list(home.glob('.*.part'))
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
+@pytest.mark.parametrize('line', ['cat mix.flac | {} -', '{} <(cat mix.flac)', 'mkfifo fifo; cat mix.flac > fifo & {} fifo', '{} - < mix.flac'])
+def test_every_song_of_what_comes_through_a_pipe(home, mix, line):
+    status, out, _ = resonance('identify', '--all', mix, '--catalog', 'c', '--json', cwd=home)
+    code = line.format(f'{sys.executable} -c "{MAIN}" identify --catalog c --json --all')
+    done = subprocess.run(['bash', '-c', f'rm -f fifo; {code}'], cwd=home, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == status == 0 and done.stderr == '', done.stderr
+    told, of_file = json.loads(done.stdout), json.loads(out)
+    assert set(told) == set(of_file) and (told['duration_s'], told['problems']) == (of_file['duration_s'], [])
+    assert [s['title'] for s in told['songs']] == [s['title'] for s in of_file['songs']]
+    for one, other in zip(told['songs'], of_file['songs']):
+        assert (one['from_s'], one['to_s']) == (pytest.approx(other['from_s'], abs=0.5), pytest.approx(other['to_s'], abs=0.5))
+
+
+def test_what_is_no_sound_has_no_songs_through_a_pipe_either(home, mix):
+    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', '--all', '-', '--catalog', 'c', '--json'], cwd=home, input=b'<html>no music</html>' * 99, capture_output=True)
+    told = json.loads(done.stdout)
+    assert done.returncode == 2 and told['error'] in done.stderr.decode() and told['songs'] == [] and len(done.stderr.splitlines()) == 1
+
+
+def test_of_a_pipe_it_is_told_what_was_not_heard_and_what_is_damaged(home, mix):
+    def ask(name, *words):
+        done = subprocess.run([sys.executable, '-c', MAIN, 'identify', *words, '-', '--catalog', 'c', '--json'], cwd=home, input=(home / name).read_bytes(), capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr.decode().splitlines()
+
+    long, told = ask('long.flac')
+    assert (long['decision'], long['heard_s'], long['duration_s']) == ('match', 300.0, None)
+    assert len(told) == 1 and 'only the first 5:00.0 were heard' in told[0] and '`resonance identify --all - --catalog' in told[0]
+    for words in ([], ['--all']):
+        hurt, told = ask('hurt.ogg', *words)
+        assert 'is damaged at' in hurt['problems'][0] and told == [f'resonance: -: {hurt["problems"][0]}'] and 'heard_s' not in hurt
+        cut, told = ask('cut.flac', *words)
+        assert re.fullmatch(r'breaks off: \d+\.\d s could be read', cut['problems'][0]) and len(told) == 1
+    assert set(ask('known.wav')[0]) == {'query', 'decision', 'matches', 'elapsed_ms'}
 
 
 def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
@@ -414,3 +478,112 @@ def test_a_full_disk_behind_standard_output_is_one_line():
 def test_without_words_the_help_has_its_lines():
     done = real()
     assert done.returncode in (0, 2) and len((done.stdout + done.stderr).splitlines()) > 10
+
+
+def ordinary_user():
+    "The words before a command that is run by somebody who may write nothing of others; skips where there is nobody."
+    if os.name == 'nt':
+        pytest.skip('needs owners of files')
+    if os.geteuid():
+        return []
+    if not shutil.which('setpriv'):
+        pytest.skip('root may write anything, and cannot be somebody else without setpriv')
+    user = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+    reading = [*user, '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']  # Python itself may lie where only root looks
+    probe = 'import subprocess, sys, resonance_nb.cli, numpy; subprocess.run([sys.executable, "-c", "pass"], check=True)'
+    for words in (user, reading):
+        if not subprocess.run([*words, sys.executable, '-c', probe], capture_output=True).returncode:
+            return words
+    pytest.skip('Python cannot be run by another user here')
+
+
+@pytest.fixture(scope='module')
+def shelf():
+    "A catalogue that anybody may read, and who reads it."
+    user = ordinary_user()
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Path(folder)
+        os.chmod(shelf, 0o755)
+        (shelf / 'music').mkdir(), (shelf / 'home').mkdir()
+        for i in range(3):
+            audio.save(shelf / 'music' / f'song {i}.ogg', tune(i))
+        audio.save(shelf / 'known.wav', tune(1)[7 * RATE : 14 * RATE])
+        audio.save(shelf / 'new.ogg', tune(9))
+        assert resonance('index', 'music', '--catalog', 'mine', '--method', 'landmark', cwd=shelf)[0] == 0
+        subprocess.run(['chmod', '-R', 'u=rwX,go=rX', str(shelf)], check=True)
+        if user:
+            os.chown(shelf / 'home', 65534, 65534)
+        env = os.environ | {'HOME': str(shelf / 'home'), 'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONPATH': str(Path(audio.__file__).parents[1])}
+
+        def ask(*words):
+            done = subprocess.run([*user, sys.executable, '-c', MAIN, *map(str, words)], cwd=shelf, env=env, capture_output=True, text=True)
+            return done.returncode, done.stdout, done.stderr.splitlines()
+
+        yield shelf, ask, bool(user)
+        subprocess.run(['chmod', '-R', 'u+w', str(shelf)], check=True)
+
+
+def owned(place, *names):
+    for name in names:
+        os.chown(place / name, 65534, 65534)
+
+
+@pytest.mark.parametrize('case', ["another's", 'all read-only', 'file read-only', "file another's", "index another's", 'index read-only', 'log waits'])
+def test_a_catalogue_that_may_not_be_written_is_read(shelf, case):
+    home, ask, is_nobody = shelf
+    place = home / case.replace("'", '')
+    shutil.copytree(home / 'mine', place)
+    everything = [place, *place.rglob('*')]
+    if case == 'log waits':  # of a writer that was killed
+        code = 'import os, sys; from resonance_nb.catalog import Catalog; c = Catalog(sys.argv[1]); c._db.execute("UPDATE songs SET artist = \'Zoë\'"); os.kill(os.getpid(), 9)'
+        subprocess.run([sys.executable, '-c', code, place])
+        assert (place / 'catalogue.sqlite-wal').stat().st_size
+        everything = [place, *place.rglob('*')]
+    parts = {'file': [place / 'catalogue.sqlite'], 'index': [place / 'landmark']}.get(case.split()[0], everything)
+    if is_nobody and case not in ("another's", 'log waits'):
+        owned(place, *everything)
+    for path in parts:
+        if is_nobody and "another's" in case:
+            os.chown(path, 0, 0)
+        else:
+            path.chmod(path.stat().st_mode & ~0o222)
+    before = {p: p.read_bytes() for p in place.rglob('*') if p.is_file() and not p.name.endswith(('-shm', '-wal', '.lock'))}
+    status, out, err = ask('songs', '--catalog', place)
+    assert (status, err, len(out.splitlines())) == (0, [], 4) and ('Zoë' in out) == (case == 'log waits')
+    status, out, err = ask('check', '--catalog', place)
+    assert (status, err) == (0, []) and out.startswith('all is well: 3 songs')
+    status, out, err = ask('identify', 'known.wav', '--catalog', place, '--json')
+    assert (status, err) == (0, []) and json.loads(out)['matches'][0]['title'] == 'song 1'
+    status, out, err = ask('listen', '--input', 'known.wav', '--catalog', place, '--json')
+    assert (status, err) == (0, []) and '"match"' in out and 'song 1' in out
+    for words in (['new.ogg'], ['new.ogg', '--json', '--no-wait', '--jobs', '2']):
+        status, out, err = ask('index', *words, '--catalog', place, '--method', 'landmark')
+        assert (status, out, len(err)) == (2, '', 1) and err[0].startswith('resonance: '), err
+        assert 'cannot' in err[0] and 'read-only' in err[0] and 'free some space' not in err[0], err
+    assert {p: p.read_bytes() for p in before} == before and '\n3 songs, ' in ask('songs', '--catalog', place)[1]
+
+
+@pytest.mark.parametrize('part, says', [('catalogue.sqlite', 'you may not read its catalogue.sqlite'), ('landmark', 'Permission denied')])
+def test_a_catalogue_that_may_not_be_read_is_told_in_one_line(shelf, part, says):
+    home, ask, is_nobody = shelf
+    probe = home / 'probe'
+    probe.write_text('x'), probe.chmod(0)
+    user = ordinary_user()
+    if not subprocess.run([*user, 'cat', str(probe)], capture_output=True).returncode:
+        pytest.skip('this user may read everything')
+    place = home / f'shut {part}'
+    shutil.copytree(home / 'mine', place)
+    (place / part).chmod(0)
+    for words in (['identify', 'known.wav'], ['listen', '--input', 'known.wav']):
+        status, out, err = ask(*words, '--catalog', place)
+        assert status == 2 and len(err) == 1 and says in err[0] and 'index the music again' not in err[0]
+    (place / part).chmod(0o755)
+
+
+def test_a_place_where_nothing_may_be_written_gets_no_catalogue(shelf):
+    home, ask, is_nobody = shelf
+    if not is_nobody:
+        home.chmod(0o555)
+    status, out, err = ask('index', 'music', '--catalog', 'fresh', '--method', 'landmark')
+    home.chmod(0o755)
+    assert (status, out, len(err)) == (2, '', 1) and 'cannot make a catalogue at' in err[0] and 'Permission denied' in err[0]

@@ -10,7 +10,7 @@ import pytest
 
 from resonance_nb.concert import Evening, Part
 from resonance_nb.core import Match, rng_for
-from resonance_nb.setlist import Found, SetList, compare, cue_sheet, find_songs
+from resonance_nb.setlist import Found, SetList, _Answer, _Trace, compare, cue_sheet, find_songs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import Toy, melody  # noqa: E402
@@ -102,6 +102,39 @@ def test_a_crossfade_belongs_to_both():
 def test_a_player_that_is_too_fast(speed):
     drift = [(5.0 * i, 5.0 * i + 5, 'a', 5 * i * (1 - speed), 0.99) for i in range(60)]
     assert listed(find_songs(clock(300), Scripted(*drift))) == ['a']
+
+
+class Player(Scripted):
+    "Plays one song from 32 s on, at a speed; the recogniser knows it now and then, and says where the middle of a stretch is."
+
+    def __init__(self, speed, to_s=130.0, deaf=()):
+        super().__init__()
+        self.speed, self.to_s, self.deaf = speed, to_s, deaf
+
+    def search(self, samples, k=5):
+        begin, half = float(samples[0]), len(samples) / RATE / 2
+        end = begin + 2 * half
+        if min(end, self.to_s) - max(begin, 32) < 4 or any(a <= end < b for a, b in self.deaf):
+            return []
+        return [Match('a', 0.99, (begin + half - 32) * self.speed - half, 0.99)]
+
+
+@pytest.mark.parametrize('speed', [0.95, 0.96, 0.98, 1.0, 1.02, 1.04, 1.05])
+@pytest.mark.parametrize('deaf', [(), [(56, 74), (91, 104)]])
+def test_the_speed_of_the_player_is_heard(speed, deaf):
+    found = find_songs(clock(160), Player(speed, deaf=deaf))
+    assert listed(found) == ['a'] and found[0].offset_s == pytest.approx(0, abs=0.1)
+    assert found[0].from_s == pytest.approx(32, abs=0.2) and found[0].to_s == pytest.approx(130, abs=3)
+
+
+@pytest.mark.parametrize('speed', [0.96, 1.0, 1.04])
+def test_lags_go_on_as_they_went(speed):
+    trace = _Trace('a', [_Answer(t, t + 10.0, t + 5 - (t + 5) * speed + jitter, 5.0) for t, jitter in zip(range(100, 130, 5), (0.03, -0.03, 0.02, 0, -0.02, 0.03))])
+    assert trace.speed(100) == pytest.approx(speed, abs=0.006) == trace.speed(140)
+    for at_s in (75.0, 105.0, 117.0, 150.0):
+        assert trace.lag_s(at_s) == pytest.approx(at_s * (1 - speed), abs=0.2)
+    one = _Trace('a', trace.answers[:1])
+    assert one.speed(0) == 1 and one.lag_s(0.0) == one.lag_s(200.0) == trace.answers[0].lag_s
 
 
 @pytest.mark.parametrize('block_s', [0.1, 3.0, 1000.0])
