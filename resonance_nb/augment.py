@@ -279,8 +279,35 @@ class BatchDegrader:
             raise ResonanceError(f'a concert has no part {unknown[0]!r}; choose from: {", ".join(PARTS)}')
         self.without = tuple(without)
         self.duration_s, self.before_s, self.scene_s, self.varied = duration_s, before_s, scene_s, varied
-        self._prepare_rooms()
-        self._prepare_crowds(n_scenes, seed)
+        _prepare_rooms(self)
+        _prepare_crowds(self, n_scenes, seed)
+
+    def draw(
+        self,
+        n: int,  # how many
+        snr_db: float | tuple[float, float] | None,  # music over crowd, dB; two: drawn between them; None: no crowd
+        rng: np.random.Generator,  # draws everything
+    ) -> list[Record]:
+        "Records of as many concerts, each in a venue of its own; `venue.replay` plays them one by one."
+        return _draw_batch(self, n, snr_db, rng)
+
+    def degrade(
+        self,
+        clips: torch.Tensor,  # shape (batch, before + clip + some after), in [-1, 1]
+        snr_db: float | tuple[float, float] | None,  # music over crowd, dB; two: drawn between them; None: no crowd
+        rng: np.random.Generator,  # draws everything
+    ) -> tuple[torch.Tensor, list[Record]]:
+        "The recordings, shape (batch, clip), and their records."
+        records = self.draw(len(clips), snr_db, rng)
+        return self(clips, records), records
+
+    def __call__(
+        self,
+        clips: torch.Tensor,  # shape (batch, before + clip + some after), in [-1, 1]
+        records: list[Record],  # of `draw`
+    ) -> torch.Tensor:
+        "The recordings, shape (batch, clip), in [-1, 1]; raises `ResonanceError` for clips that are too short."
+        return _call(self, clips, records)
 
 # %% ../nbs/23a_augment.ipynb #da6b0e5d
 def _bar(self, items, what):
@@ -294,7 +321,7 @@ def _prepare_rooms(self) -> None:
     import torch
 
     numbers = range(self.bank.rooms_per_venue)
-    rooms = [self.bank.room(v, i) for v in self.venues for i in self._bar(numbers, f'rooms of {v.name}')]
+    rooms = [self.bank.room(v, i) for v in self.venues for i in _bar(self, numbers, f'rooms of {v.name}')]
     self._room_row = {r: i for i, r in enumerate(dict.fromkeys([ANECHOIC, *rooms]))}
     length = self.anchor + self.n
     self._room_size = _good_size(2 * length - 1)
@@ -315,16 +342,13 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
 
     self.scenes, self._scene_row, sounds, n = {v.name: [] for v in self.venues}, {}, [], round(self.scene_s * SAMPLE_RATE)
     for v in self.venues:  # one that is named twice gets twice as many
-        for _ in self._bar(range(n_scenes), f'crowds of {v.name}'):
+        for _ in _bar(self, range(n_scenes), f'crowds of {v.name}'):
             rng = rng_for(seed, 'scene', v.name, len(self.scenes[v.name]))
             scene = crowd.draw_scene(self.bank.crowds, self.scene_s, rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
             self.scenes[v.name].append(plain_facts(scene.to_dict()))
             self._scene_row[id(self.scenes[v.name][-1])] = len(sounds)
             sounds.append(crowd.render_scene(scene, self.bank.crowds, n))
     self._crowds = torch.from_numpy(np.stack(sounds)).to(self.device)
-
-
-BatchDegrader._bar, BatchDegrader._prepare_rooms, BatchDegrader._prepare_crowds = _bar, _prepare_rooms, _prepare_crowds
 
 # %% ../nbs/23a_augment.ipynb #b1c2d3e4
 _LEFT_OUT = ('code_and_decode', 'skew')
@@ -347,12 +371,8 @@ def _plainer(record: Record, without: tuple[str, ...]) -> Record:
 
 # %% ../nbs/23a_augment.ipynb #4c7a7a77
 def _draw_batch(
-    self: BatchDegrader,
-    n: int,  # how many
-    snr_db: float | tuple[float, float] | None,  # music over crowd, dB; two: drawn between them; None: no crowd
-    rng: np.random.Generator,  # draws everything
+    self: BatchDegrader, n: int, snr_db: float | tuple[float, float] | None, rng: np.random.Generator,
 ) -> list[Record]:
-    "Records of as many concerts, each in a venue of its own; `venue.replay` plays them one by one."
     records = []
     for _ in range(n):
         v = self.venues[int(rng.integers(len(self.venues)))]
@@ -360,20 +380,6 @@ def _draw_batch(
         r = v.draw(rng, self.bank, level, self.duration_s, self.before_s, scenes=(self.scenes[v.name], self.scene_s))
         records.append(_plainer(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)), self.without))
     return records
-
-
-def _degrade_batch(
-    self: BatchDegrader,
-    clips: torch.Tensor,  # shape (batch, before + clip + some after), in [-1, 1]
-    snr_db: float | tuple[float, float] | None,  # music over crowd, dB; two: drawn between them; None: no crowd
-    rng: np.random.Generator,  # draws everything
-) -> tuple[torch.Tensor, list[Record]]:
-    "The recordings, shape (batch, clip), and their records."
-    records = self.draw(len(clips), snr_db, rng)
-    return self(clips, records), records
-
-
-BatchDegrader.draw, BatchDegrader.degrade = _draw_batch, _degrade_batch
 
 # %% ../nbs/23a_augment.ipynb #80f7f4ef
 def _only(stage: Callable, x, parameters, *more):
@@ -462,12 +468,7 @@ def _crowd(self, records):
     return self._crowds.unfold(1, self.anchor + self.n, 1)[rows, starts]
 
 
-def _call(
-    self: BatchDegrader,
-    clips: torch.Tensor,  # shape (batch, before + clip + some after), in [-1, 1]
-    records: list[Record],  # of `draw`
-) -> torch.Tensor:
-    "The recordings, shape (batch, clip), in [-1, 1]; raises `ResonanceError` for clips that are too short."
+def _call(self: BatchDegrader, clips: torch.Tensor, records: list[Record]) -> torch.Tensor:
     import torch
 
     length = self.anchor + self.n
@@ -484,9 +485,6 @@ def _call(
     heard = _only(_auto_gain, heard, _parameters(records, 'phone', 'auto_gain'))[:, clip]
     generator = torch.Generator(self.device).manual_seed(records[0].seed) if records else None
     return _quantise(_overload(heard.clamp(-8, 8), records), records, generator).clamp_(-1, 1)
-
-
-BatchDegrader.__call__ = _call
 
 # %% ../nbs/23a_augment.ipynb #d54ec233
 def spec_augment(

@@ -169,7 +169,12 @@ def read_nb(
 class MystRenderer:
     "How `show_doc` shows a function or class in the book: signature, docstring, table of parameters."
 
-    def __init__(self, sym, name=None, title_level=3):
+    def __init__(
+        self,
+        sym,  # what is shown
+        name: str | None = None,  # what it is called; None: as it calls itself
+        title_level: int = 3,  # of its heading
+    ):
         self.sym, self.nm, self.title_level = sym, name or sym.__qualname__, title_level
 
     def _repr_markdown_(self) -> str:

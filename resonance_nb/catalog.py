@@ -25,6 +25,7 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['DATABASE', 'SCHEMA_VERSION', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'BATCH_FILES', 'BATCH_S', 'COMMIT_S', 'MANY_FILES',
+__all__ = ['DATABASE', 'SCHEMA_VERSION', 'BATCH_FILES', 'BATCH_S', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'COMMIT_S', 'MANY_FILES',
            'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'LONG_S', 'REDRAWN_S', 'QUERY_S',
            'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'command', 'StorageError', 'Catalog', 'read_tags',
            'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem', 'CsvReport']
@@ -252,6 +253,7 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise kind(f'cannot {doing} the catalogue {show_path(folder)}: {e}') from e
 
 # %% ../nbs/02_catalog.ipynb #79c54164
+BATCH_FILES, BATCH_S = 16, 20 * 60.0  # a segment is saved after this many files, or this many seconds of sound
 class Catalog:
     "A folder of songs that can be asked which one is playing: `Catalog(folder, create=True).index(music)`, then `.identify(clip)`."
 
@@ -290,10 +292,138 @@ class Catalog:
             raise ResonanceError(f'{show_path(self.folder)}/{DATABASE} is damaged (a text in it is none): {_LOST}')
         return rows
 
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        "All the changes made inside, or none."
+        return _transaction(self)
+
+    def songs(self) -> list[dict]:
+        "Every song as a dict, ordered by path."
+        return [_as_song(row) for row in self._rows('SELECT * FROM songs ORDER BY path')]
+
+    def song(
+        self,
+        recording_id: str,  # 16 hex digits
+    ) -> dict:
+        "One song; an unknown id raises `ResonanceError`."
+        rows = self._rows('SELECT * FROM songs WHERE recording_id = ?', recording_id)
+        if not rows:
+            raise ResonanceError(f'no song {show_path(str(recording_id))} in the catalogue {show_path(self.folder)}')
+        return _as_song(rows[0])
+
+    def remove(
+        self,
+        recording_id: str,  # 16 hex digits
+    ) -> None:
+        "Forget a song and its embeddings (the file stays); an unknown id raises `ResonanceError`."
+        self.song(recording_id)
+        with self._transaction() as db:
+            db.execute('DELETE FROM songs WHERE recording_id = ?', (recording_id,))
+
+    def missing(
+        self,
+        below: Iterable[str | os.PathLike] | None = None,  # files and folders; None: everywhere
+    ) -> list[dict]:
+        "The songs of which no file is left, of those that had one below these places; ordered by path."
+        return _missing(self, below)
+
+    def _publish(self, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
+        "Make a saved segment part of the catalogue: rename, then one transaction that also makes the `change`."
+        _publish(self, method, part, n_tracks, size, change)
+
+    def _segments(self, method: str) -> list[dict]:
+        "The segments of a method, oldest first, with the number of songs in them that still count."
+        return [dict(r) for r in self._rows("""SELECT s.name, s.n_tracks, s.bytes, count(i.recording_id) AS live FROM segments s
+            LEFT JOIN indexed i ON i.segment = s.name WHERE s.method = ? GROUP BY s.name ORDER BY s.rowid""", method)]
+
+    def _merge(self, method: str, keep: int) -> None:
+        "Merge small segments; only the lock's holder may do this."
+        _merge(self, method, keep)
+
+    def index(
+        self,
+        paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
+        method: str | None = None,  # one of `METHODS`; None: the best one that can work here
+        jobs: int | None = 1,  # processes; 1: in this one; None: as many as this machine has room for
+        progress: bool = True,  # a bar on standard error
+        wait: bool = True,  # for another writer; False: raise instead
+        batch_files: int = BATCH_FILES,  # files in a segment, at most
+        again: Iterable[str] = (),  # names of segments whose songs are learned again, although their files are known
+        rehash: bool = False,  # read every file, also those whose date and size are as they were
+    ) -> IndexReport:
+        "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
+        return _index(self, paths, method, jobs, progress, wait, batch_files, again, rehash)
+
+    def methods(self) -> list[str]:
+        "The methods that have indexed at least one song here, best first."
+        present = {row[0] for row in self._rows('SELECT DISTINCT method FROM indexed')}
+        return [m for m in METHODS if m in present] + sorted(present - METHODS.keys())
+
+    def recognizer(
+        self,
+        method: str | None = None,  # one of `METHODS`; None: the best one present
+    ) -> CatalogRecognizer:
+        "The recogniser that knows this catalogue's songs, kept in memory until the catalogue changes."
+        return _recognizer(self, method)
+
+    def identify(
+        self,
+        query: np.ndarray | str | os.PathLike,  # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
+        method: str | None = None,  # one of `METHODS`; None: the best one present
+        top: int = 5,  # matches to return
+    ) -> Identification:
+        "Which song is this? Raises `ResonanceError` for an unreadable file or an empty catalogue."
+        return _identify(self, query, method, top)
+
+    def problems(self) -> list[Problem]:
+        "Look for damage: none when all is well."
+        return _problems(self)
+
+    def check(self) -> list[str]:
+        "The problems, one line each."
+        return [f'{problem.what}: {problem.todo}' for problem in self.problems()]
+
+    def unverified(self) -> list[str]:
+        "The segments, as METHOD/NAME, that an earlier version wrote without checksums: bytes that change there may go unseen."
+        rows = self._rows('SELECT method, name FROM segments ORDER BY rowid')
+        places = [self.folder / method / name for method, name in rows if not name.startswith(_ROWS)]
+        return [f'{p.parent.name}/{p.name}' for p in places if not _gone(p) and _gone(p / CHECKSUMS)]
+
+    def export_csv(
+        self,
+        path: str | os.PathLike,  # the CSV to write (replaced in one go)
+    ) -> int:  # songs written
+        "Write every song's metadata; files under the CSV's folder are named relative to it."
+        return _export_csv(self, path)
+
+    def import_csv(
+        self,
+        path: str | os.PathLike,  # a CSV with a header
+    ) -> CsvReport:
+        "Update songs from a CSV, all rows or none. A row finds its song by recording_id, sha256 or path (relative to the CSV); empty cells change nothing."
+        return _import_csv(self, path)
+
+    def add_embeddings(
+        self,
+        track_id: str,  # a song of this catalogue
+        chunk_start_s: Iterable[float],  # where each chunk begins, seconds, shape (n,)
+        chunk_end_s: Iterable[float],  # where it ends, seconds, shape (n,)
+        vectors: np.ndarray,  # one row per chunk, shape (n, d)
+        model_name: str,  # the model that made them
+    ) -> None:
+        "Store a song's embeddings in the place of earlier ones of this model; raises `ResonanceError` when shapes do not fit."
+        _add_embeddings(self, track_id, chunk_start_s, chunk_end_s, vectors, model_name)
+
+    def embeddings(
+        self,
+        model_name: str,  # the model that made them
+    ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:  # track ids (n), starts (n,) and ends (n,) in seconds, vectors (n, d) float32
+        "All embeddings of a model, ordered by song and time; empty arrays when there are none."
+        return _arrays(self._rows('SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
+                                  'WHERE model_name = ? ORDER BY track_id, chunk_start, id', model_name))
+
 # %% ../nbs/02_catalog.ipynb #f214efeb
 @contextmanager
 def _transaction(self: Catalog) -> Iterator[sqlite3.Connection]:
-    "All the changes made inside, or none."
     with self._lock, _plainly(self.folder):
         self._db.execute('BEGIN IMMEDIATE')
         try:
@@ -304,41 +434,9 @@ def _transaction(self: Catalog) -> Iterator[sqlite3.Connection]:
                 self._db.execute('ROLLBACK')
             raise
 
-
-Catalog._transaction = _transaction
-
 # %% ../nbs/02_catalog.ipynb #b24fb133
 def _as_song(row: sqlite3.Row) -> dict:
     return {**dict(row), 'path': real_path(row['path'])}
-
-
-def _songs(self: Catalog) -> list[dict]:
-    "Every song as a dict, ordered by path."
-    return [_as_song(row) for row in self._rows('SELECT * FROM songs ORDER BY path')]
-
-
-def _song(
-    self: Catalog,
-    recording_id: str,  # 16 hex digits
-) -> dict:
-    "One song; an unknown id raises `ResonanceError`."
-    rows = self._rows('SELECT * FROM songs WHERE recording_id = ?', recording_id)
-    if not rows:
-        raise ResonanceError(f'no song {show_path(str(recording_id))} in the catalogue {show_path(self.folder)}')
-    return _as_song(rows[0])
-
-
-def _remove(
-    self: Catalog,
-    recording_id: str,  # 16 hex digits
-) -> None:
-    "Forget a song and its embeddings (the file stays); an unknown id raises `ResonanceError`."
-    self.song(recording_id)
-    with self._transaction() as db:
-        db.execute('DELETE FROM songs WHERE recording_id = ?', (recording_id,))
-
-
-Catalog.songs, Catalog.song, Catalog.remove = _songs, _song, _remove
 
 # %% ../nbs/02_catalog.ipynb #7af24d96
 def _gone(path: str) -> bool:
@@ -364,20 +462,13 @@ def _is_below(path: str, places: set[str]) -> bool:
     return any(place in places for place in _upwards(path))
 
 
-def _missing(
-    self: Catalog,
-    below: Iterable[str | os.PathLike] | None = None,  # files and folders; None: everywhere
-) -> list[dict]:
-    "The songs of which no file is left, of those that had one below these places; ordered by path."
+def _missing(self: Catalog, below: Iterable[str | os.PathLike] | None) -> list[dict]:
     files, places = {}, None if below is None else {os.path.abspath(os.fsdecode(p)) for p in below}
     for recording_id, path in self._rows('SELECT recording_id, path FROM files'):
         files.setdefault(recording_id, []).append(real_path(path))
     here = (i for i, paths in files.items() if places is None or any(_is_below(p, places) for p in paths))
     lost = {i for i in here if all(map(_gone, files[i]))}
     return [song for song in self.songs() if song['recording_id'] in lost] if lost else []
-
-
-Catalog.missing = _missing
 
 # %% ../nbs/02_catalog.ipynb #b8b59a86
 TAGS = ('title', 'artist', 'album', 'genre', 'language', 'licence')
@@ -580,7 +671,6 @@ def _in_rows(method: str) -> bool:
     return getattr(method_class(method), 'stored_in', 'folder') == 'embeddings'
 
 # %% ../nbs/02_catalog.ipynb #aa90a1f8
-BATCH_FILES, BATCH_S = 16, 20 * 60.0  # a segment is saved after this many files, or this many seconds of sound
 COMMIT_S = 30.0  # or this many seconds of work: so much is lost by `kill -9`, and the file that is being read
 
 
@@ -871,7 +961,6 @@ def _sweep(self: Catalog) -> None:
 
 
 def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
-    "Make a saved segment part of the catalogue: rename, then one transaction that also makes the `change`."
     whole = part.with_name(part.name.removeprefix('.part-'))
     try:
         os.rename(part, whole)
@@ -882,9 +971,6 @@ def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, c
     except (OSError, StorageError) as e:
         shutil.rmtree(whole, ignore_errors=True)
         raise StorageError(_why(e)) from e
-
-
-Catalog._publish = _publish
 
 # %% ../nbs/02_catalog.ipynb #32fbb115
 _OTHER = 'by another version of this package, or with another model'
@@ -978,7 +1064,7 @@ def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) ->
             db.execute('INSERT OR REPLACE INTO indexed VALUES (?, ?, ?)', (file['recording_id'], method, segment))
 
     if good:
-        publish = self._publish_rows if _in_rows(method) else self._publish
+        publish = partial(_publish_rows, self) if _in_rows(method) else self._publish
         publish(method, Path(task['part']), outcome['n_tracks'], outcome['bytes'], change)
     for file, facts in pairs:
         if 'failed' in facts:
@@ -1023,12 +1109,6 @@ def _to_merge(segments: list[dict], keep: int) -> list[dict]:
     return sorted(segments, key=lambda s: s['bytes'])[:len(segments) - keep + 1] if len(segments) > keep else []
 
 # %% ../nbs/02_catalog.ipynb #5e911ab5
-def _segments(self: Catalog, method: str) -> list[dict]:
-    "The segments of a method, oldest first, with the number of songs in them that still count."
-    return [dict(r) for r in self._rows("""SELECT s.name, s.n_tracks, s.bytes, count(i.recording_id) AS live FROM segments s
-        LEFT JOIN indexed i ON i.segment = s.name WHERE s.method = ? GROUP BY s.name ORDER BY s.rowid""", method)]
-
-
 def _assemble(self: Catalog, method: str, segments: list[dict]) -> CatalogRecognizer:
     "One recogniser that knows the living songs of these segments."
     cls, whole = method_class(method), None
@@ -1046,12 +1126,8 @@ def _assemble(self: Catalog, method: str, segments: list[dict]) -> CatalogRecogn
             whole.merge(piece)
     return cls() if whole is None else whole
 
-
-Catalog._segments = _segments
-
 # %% ../nbs/02_catalog.ipynb #932d4134
 def _merge(self: Catalog, method: str, keep: int) -> None:
-    "Merge small segments; only the lock's holder may do this."
     segments = [s for s in self._segments(method) if s['live']]
     small = _to_merge(segments, keep)
     dying = [s for s in segments if s['live'] < s['n_tracks'] / 2]
@@ -1065,7 +1141,7 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
         db.executemany('DELETE FROM segments WHERE name = ?', old)
 
     if _in_rows(method):  # only the list grows shorter
-        self._list_rows(method, sum(s['live'] for s in chosen), sum(s['bytes'] for s in chosen), change)
+        _list_rows(self, method, sum(s['live'] for s in chosen), sum(s['bytes'] for s in chosen), change)
         return
     try:
         whole = _assemble(self, method, chosen)
@@ -1074,9 +1150,6 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
         shutil.rmtree(part, ignore_errors=True)  # there only if it could not be published
     for name, in old:
         shutil.rmtree(self.folder / method / name, ignore_errors=True)
-
-
-Catalog._merge = _merge
 
 # %% ../nbs/02_catalog.ipynb #114ca67a
 def _is_whole(self: Catalog, method: str, segment: dict) -> bool:
@@ -1124,16 +1197,15 @@ def _shares(n_files: int, jobs: int | None, batch_files: int) -> tuple[int, int]
 # %% ../nbs/02_catalog.ipynb #7c8ef5a4
 def _index(
     self: Catalog,
-    paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
-    method: str | None = None,  # one of `METHODS`; None: the best one that can work here
-    jobs: int | None = 1,  # processes; 1: in this one; None: as many as this machine has room for
-    progress: bool = True,  # a bar on standard error
-    wait: bool = True,  # for another writer; False: raise instead
-    batch_files: int = BATCH_FILES,  # files in a segment, at most
-    again: Iterable[str] = (),  # names of segments whose songs are learned again, although their files are known
-    rehash: bool = False,  # read every file, also those whose date and size are as they were
+    paths: str | os.PathLike | Iterable[str | os.PathLike],
+    method: str | None,
+    jobs: int | None,
+    progress: bool,
+    wait: bool,
+    batch_files: int,
+    again: Iterable[str],
+    rehash: bool,
 ) -> IndexReport:
-    "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
     method = method or default_method()
     cls, place = method_class(method), self.folder / method
     if (jobs or 1) < 1 or batch_files < 1:
@@ -1159,9 +1231,6 @@ def _index(
             _go(self, method, work, run)
         _tell_lost(self, method, lost, why, run)
     return run.report
-
-
-Catalog.index = _index
 
 # %% ../nbs/02_catalog.ipynb #09d04c41
 LONG_S, REDRAWN_S = 600.0, 0.5  # of a longer recording the bar says how much was heard, and that no more often
@@ -1221,17 +1290,7 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
         _sweep(self)
 
 # %% ../nbs/02_catalog.ipynb #4ca7cd7f
-def _methods(self: Catalog) -> list[str]:
-    "The methods that have indexed at least one song here, best first."
-    present = {row[0] for row in self._rows('SELECT DISTINCT method FROM indexed')}
-    return [m for m in METHODS if m in present] + sorted(present - METHODS.keys())
-
-
-def _recognizer(
-    self: Catalog,
-    method: str | None = None,  # one of `METHODS`; None: the best one present
-) -> CatalogRecognizer:
-    "The recogniser that knows this catalogue's songs, kept in memory until the catalogue changes."
+def _recognizer(self: Catalog, method: str | None) -> CatalogRecognizer:
     shown = show_path(self.folder)
     if method is None and not self.methods():
         none = 'no song of the catalogue {} is in an index' if len(self) else 'the catalogue {} holds no songs yet'
@@ -1252,9 +1311,6 @@ def _recognizer(
                 if isinstance(e, MissingExtra):
                     raise
                 raise ResonanceError(f'the {method} index of {shown} {_trouble(self, method, segments, e)}') from e
-
-
-Catalog.methods, Catalog.recognizer = _methods, _recognizer
 
 # %% ../nbs/02_catalog.ipynb #4106cc07
 def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
@@ -1308,12 +1364,8 @@ def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
 
 # %% ../nbs/02_catalog.ipynb #816e1d35
 def _identify(
-    self: Catalog,
-    query: np.ndarray | str | os.PathLike,  # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
-    method: str | None = None,  # one of `METHODS`; None: the best one present
-    top: int = 5,  # matches to return
+    self: Catalog, query: np.ndarray | str | os.PathLike, method: str | None, top: int,
 ) -> Identification:
-    "Which song is this? Raises `ResonanceError` for an unreadable file or an empty catalogue."
     from resonance_nb.audio import SAMPLE_RATE
 
     recognizer = self.recognizer(method)
@@ -1333,9 +1385,6 @@ def _identify(
     if sure and hasattr(recognizer, 'relation') and recognizer.relation(query, found[0]) == 'version':
         matches[0]['another_version'] = True
     return Identification(name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told)
-
-
-Catalog.identify = _identify
 
 # %% ../nbs/02_catalog.ipynb #9794eea4
 def worker() -> None:
@@ -1406,17 +1455,17 @@ class _Child:
                 watch(task['files'][begun]['path'], message['heard_s'])
         return {'crash': self.process.wait(), 'begun': begun}
 
+    def close(self) -> None:
+        "End the process at once, if it still lives; nothing it has not handed over counts."
+        _close(self)
+
 # %% ../nbs/02_catalog.ipynb #7949ebe6
 def _close(self: _Child) -> None:
-    "End the process at once, if it still lives; nothing it has not handed over counts."
     if self.process is not None:
         self.process.kill()
         with suppress(OSError), self.process:  # which waits for it and closes the pipes
             pass
         self.errors.close()
-
-
-_Child.close = _close
 
 
 def _signal_name(code: int) -> str:
@@ -1496,7 +1545,6 @@ class Problem:
 
 
 def _problems(self: Catalog) -> list[Problem]:
-    "Look for damage: none when all is well."
     bad = [row[0] for row in self._rows('PRAGMA integrity_check') if row[0] != 'ok']
     if bad:  # then nothing else that it says can be trusted
         return [Problem('database', f'{DATABASE} is damaged ({bad[0]})', _LOST)]
@@ -1516,14 +1564,6 @@ def _problems(self: Catalog) -> list[Problem]:
         moved, forget = (command(words, self.folder) for words in ('index FOLDER', 'remove --missing'))
         found.append(Problem('file-gone', what, f'bring it back; if it was moved, run {moved} where it is now; {forget} forgets it'))
     return found
-
-
-def _check(self: Catalog) -> list[str]:
-    "The problems, one line each."
-    return [f'{problem.what}: {problem.todo}' for problem in self.problems()]
-
-
-Catalog.problems, Catalog.check = _problems, _check
 
 # %% ../nbs/02_catalog.ipynb #3f2b1adc
 def _method_problems(self: Catalog, method: str) -> list[Problem]:
@@ -1567,16 +1607,6 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
         return Problem('damaged', f'{head} cannot be loaded ({why})', todo, method, songs)
 
 
-# %% ../nbs/02_catalog.ipynb #34c3812a
-def _unverified(self: Catalog) -> list[str]:
-    "The segments, as METHOD/NAME, that an earlier version wrote without checksums: bytes that change there may go unseen."
-    rows = self._rows('SELECT method, name FROM segments ORDER BY rowid')
-    places = [self.folder / method / name for method, name in rows if not name.startswith(_ROWS)]
-    return [f'{p.parent.name}/{p.name}' for p in places if not _gone(p) and _gone(p / CHECKSUMS)]
-
-
-Catalog.unverified = _unverified
-
 # %% ../nbs/02_catalog.ipynb #ebfe748e
 CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -1591,11 +1621,7 @@ def _cell_in(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def _export_csv(
-    self: Catalog,
-    path: str | os.PathLike,  # the CSV to write (replaced in one go)
-) -> int:  # songs written
-    "Write every song's metadata; files under the CSV's folder are named relative to it."
+def _export_csv(self: Catalog, path: str | os.PathLike) -> int:
     path = Path(os.path.realpath(path))  # what a person names may be a link
     here, songs = os.path.join(os.path.abspath(path.parent), ''), self._rows('SELECT * FROM songs ORDER BY path')
     try:
@@ -1608,9 +1634,6 @@ def _export_csv(
     except OSError as e:
         raise ResonanceError(f'cannot write {show_path(path)}: {_why(e)}') from e
     return len(songs)
-
-
-Catalog.export_csv = _export_csv
 
 # %% ../nbs/02_catalog.ipynb #d5094dda
 def _read_csv(path: Path) -> list[tuple[int, dict]]:
@@ -1659,11 +1682,7 @@ def _row_song(db: sqlite3.Connection, row: dict, folder: Path) -> sqlite3.Row | 
     return None
 
 # %% ../nbs/02_catalog.ipynb #38ab0e51
-def _import_csv(
-    self: Catalog,
-    path: str | os.PathLike,  # a CSV with a header
-) -> CsvReport:
-    "Update songs from a CSV, all rows or none. A row finds its song by recording_id, sha256 or path (relative to the CSV); empty cells change nothing."
+def _import_csv(self: Catalog, path: str | os.PathLike) -> CsvReport:
     path, report = Path(path), CsvReport()
     rows = _read_csv(path)
     with self._transaction() as db:
@@ -1682,9 +1701,6 @@ def _import_csv(
             sets = ', '.join(f'{name} = ?' for name in new)
             db.execute(f'UPDATE songs SET {sets} WHERE recording_id = ?', (*new.values(), song['recording_id']))
     return report
-
-
-Catalog.import_csv = _import_csv
 
 # %% ../nbs/02_catalog.ipynb #6cc3992f
 def _insert_vectors(db: sqlite3.Connection, track_id: str, starts: np.ndarray, ends: np.ndarray, vectors: np.ndarray, model_name: str) -> None:
@@ -1705,13 +1721,12 @@ def _insert_vectors(db: sqlite3.Connection, track_id: str, starts: np.ndarray, e
 
 def _add_embeddings(
     self: Catalog,
-    track_id: str,  # a song of this catalogue
-    chunk_start_s: Iterable[float],  # where each chunk begins, seconds, shape (n,)
-    chunk_end_s: Iterable[float],  # where it ends, seconds, shape (n,)
-    vectors: np.ndarray,  # one row per chunk, shape (n, d)
-    model_name: str,  # the model that made them
+    track_id: str,
+    chunk_start_s: Iterable[float],
+    chunk_end_s: Iterable[float],
+    vectors: np.ndarray,
+    model_name: str,
 ) -> None:
-    "Store a song's embeddings in the place of earlier ones of this model; raises `ResonanceError` when shapes do not fit."
     import numpy as np
 
     self.song(track_id)
@@ -1719,22 +1734,7 @@ def _add_embeddings(
     with self._transaction() as db:
         _insert_vectors(db, track_id, starts, ends, np.ascontiguousarray(vectors, dtype='<f4'), model_name)
 
-
-Catalog.add_embeddings = _add_embeddings
-
 # %% ../nbs/02_catalog.ipynb #ac296674
-def _embeddings(
-    self: Catalog,
-    model_name: str,  # the model that made them
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:  # track ids (n), starts (n,) and ends (n,) in seconds, vectors (n, d) float32
-    "All embeddings of a model, ordered by song and time; empty arrays when there are none."
-    return _arrays(self._rows('SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
-                              'WHERE model_name = ? ORDER BY track_id, chunk_start, id', model_name))
-
-
-Catalog.embeddings = _embeddings
-
-
 def _arrays(rows: list[sqlite3.Row]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     "Rows (track_id, chunk_start, chunk_end, embedding) as track ids, starts, ends and vectors."
     import numpy as np
@@ -1763,14 +1763,11 @@ def _publish_rows(self: Catalog, method: str, part: Path, n_tracks: int, size: i
 
     try:
         made = method_class(method).load(part)
-        self._list_rows(method, n_tracks, size, songs_and_vectors)
+        _list_rows(self, method, n_tracks, size, songs_and_vectors)
     except OSError as e:
         raise StorageError(_why(e)) from e
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-Catalog._list_rows, Catalog._publish_rows = _list_rows, _publish_rows
 
 # %% ../nbs/02_catalog.ipynb #1a1c1265
 def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) -> CatalogRecognizer:

@@ -410,14 +410,43 @@ class Chromaprint(SongIndex):
         "The method and its front end."
         return f'{self.name}/{self.front.digest()}'
 
-# %% ../nbs/31_chromaprint.ipynb #64d6defd
-def _kept_of(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
-    "The words of a song; None without one (silence, less than three seconds)."
-    words = fingerprint(iter(blocks), self.front)
-    return words if (words != SILENCE).any() else None
+    def _kept_of(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+        "The words of a song; None without one (silence, less than three seconds)."
+        words = fingerprint(iter(blocks), self.front)
+        return words if (words != SILENCE).any() else None
 
+    def evidence(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> Evidence:
+        "Every song's best place for a clip (mono at 16 kHz)."
+        return _evidence(self, samples)
 
-Chromaprint._kept_of = _kept_of
+    def search(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # answers at most
+    ) -> list[Match]:
+        "The best `k` songs for a clip (mono at 16 kHz), best first; [] when it is silent or too short."
+        return search_stretches(lambda x: _answers(self, x, k), samples)
+
+    def save(
+        self,
+        folder: Path,  # made if missing
+    ) -> None:
+        "Write the index into a folder (made if missing)."
+        _save(self, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,  # where `save` wrote it
+    ) -> Chromaprint:
+        "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
+        about, stored = _read(Path(folder))
+        self, ends = cls(about['front']), np.cumsum([n for _, n in about['tracks']], dtype=np.int64)
+        self._songs = {t: stored[end - n : end] for (t, n), end in zip(about['tracks'], ends.tolist())}
+        return self
 
 # %% ../nbs/31_chromaprint.ipynb #be3c4c78
 @dataclass
@@ -430,8 +459,7 @@ class Evidence:
     varied: float  # its `variety`
 
 
-def _evidence(self, samples: np.ndarray) -> Evidence:
-    "Every song's best place for a clip (mono at 16 kHz)."
+def _evidence(self: Chromaprint, samples: np.ndarray) -> Evidence:
     clip, ids = framings(samples, self.front), sorted(self._songs)
     bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
     if not ids or bits < self.front.query_bits:
@@ -449,20 +477,11 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
     return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
 
-
-def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
-    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when it is silent or too short."
-    return search_stretches(lambda x: _answers(self, x, k), samples)
-
-
-Chromaprint.evidence, Chromaprint.search = _evidence, _search
-
 # %% ../nbs/31_chromaprint.ipynb #68b3ceb6
 FORMAT, VERSION = 'resonance chromaprint', 1
 
 
-def _save(self, folder: Path) -> None:
-    "Write the index into a folder (made if missing)."
+def _save(self: Chromaprint, folder: Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {'format': FORMAT, 'version': VERSION, 'front_end': self.front.digest(), 'front': asdict(self.front)}
@@ -470,9 +489,6 @@ def _save(self, folder: Path) -> None:
     with atomic_write(folder / 'words.npy') as part, open(part, 'wb') as f:  # never over a file that is mapped
         np.save(f, np.concatenate([np.zeros(0, np.uint32), *self._songs.values()]), allow_pickle=False)
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
-
-Chromaprint.save = _save
 
 # %% ../nbs/31_chromaprint.ipynb #dd47db89
 def _read(folder: Path) -> tuple[dict, np.ndarray]:
@@ -491,14 +507,3 @@ def _read(folder: Path) -> tuple[dict, np.ndarray]:
         if stored.dtype != np.uint32 or stored.shape != (sum(lengths),) or min(lengths, default=1) < 1 or len(dict(about['tracks'])) != len(lengths):
             raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
         return about, stored.view(np.ndarray)
-
-
-def _load(cls, folder: Path) -> Chromaprint:
-    "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
-    about, stored = _read(Path(folder))
-    self, ends = cls(about['front']), np.cumsum([n for _, n in about['tracks']], dtype=np.int64)
-    self._songs = {t: stored[end - n : end] for (t, n), end in zip(about['tracks'], ends.tolist())}
-    return self
-
-
-Chromaprint.load = classmethod(_load)

@@ -42,14 +42,28 @@ class Recognizer(Protocol):
 
     name: str
 
-    def add(self, track_id: str, samples: np.ndarray) -> None: ...
+    def add(
+        self,
+        track_id: str,  # a name for the song
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> None: ...
 
-    def search(self, samples: np.ndarray, k: int = 5) -> list[Match]: ...
+    def search(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # answers at most
+    ) -> list[Match]: ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(
+        self,
+        folder: Path,  # made if missing
+    ) -> None: ...
 
     @classmethod
-    def load(cls, folder: Path) -> Recognizer: ...
+    def load(
+        cls,
+        folder: Path,  # where `save` wrote it
+    ) -> Recognizer: ...
 
 # %% ../nbs/00_core.ipynb #3b8ff384
 class CatalogRecognizer(Recognizer, Protocol):
@@ -73,7 +87,13 @@ class VectorRecognizer(CatalogRecognizer, Protocol):
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]: ...  # per song: id, starts_s (n,), ends_s (n,), vectors (n, d)
 
     @classmethod
-    def from_embeddings(cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray) -> VectorRecognizer: ...
+    def from_embeddings(
+        cls,
+        track_ids: list[str],  # of each row
+        starts_s: np.ndarray,  # (n,) where its sound begins
+        ends_s: np.ndarray,  # (n,) where it ends
+        vectors: np.ndarray,  # (n, d) as `embeddings` gave them
+    ) -> VectorRecognizer: ...
 
 # %% ../nbs/00_core.ipynb #06f3e501
 SCORE_DIGITS, OFFSET_DIGITS, CONFIDENCE_DIGITS = 3, 3, 4  # decimal places that a `Match` promises
@@ -255,26 +275,21 @@ class SongIndex:
         if kept is not None:
             self._songs[track_id], self._table = kept, None
 
-# %% ../nbs/00_core.ipynb #4081eadb
-def _merge(
-    self: SongIndex,
-    other: SongIndex,  # of the same model
-) -> None:
-    "Take in all songs of another index; songs already here stay as they are. Another model raises `ResonanceError`."
-    if other.model_name != self.model_name:
-        raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
-    self._songs, self._table = other._songs | self._songs, None
+    def merge(
+        self,
+        other: SongIndex,  # of the same model
+    ) -> None:
+        "Take in all songs of another index; songs already here stay as they are. Another model raises `ResonanceError`."
+        if other.model_name != self.model_name:
+            raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
+        self._songs, self._table = other._songs | self._songs, None
 
-
-def _retain(
-    self: SongIndex,
-    track_ids: set[str],  # songs to keep
-) -> None:
-    "From now on know only these songs."
-    self._songs, self._table = {t: kept for t, kept in self._songs.items() if t in track_ids}, None
-
-
-SongIndex.merge, SongIndex.retain = _merge, _retain
+    def retain(
+        self,
+        track_ids: set[str],  # songs to keep
+    ) -> None:
+        "From now on know only these songs."
+        self._songs, self._table = {t: kept for t, kept in self._songs.items() if t in track_ids}, None
 
 # %% ../nbs/00_core.ipynb #c2717f70
 def rng_for(

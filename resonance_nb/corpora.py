@@ -156,21 +156,73 @@ class Corpus:
             self._tables[kind] = read_table(path, kind) if there else check_table(kind, pd.DataFrame(columns=COLUMNS[kind]))
         return self._tables[kind]
 
-    music = property(lambda self: self.table('music'), doc='Songs, index = id.')
-    noise = property(lambda self: self.table('noise'), doc='Crowd and other noise, index = id.')
-    rir = property(lambda self: self.table('rir'), doc='Room and device responses, index = id.')
+    @property
+    def music(self) -> pd.DataFrame:
+        "Songs, index = id."
+        return self.table('music')
+
+    @property
+    def noise(self) -> pd.DataFrame:
+        "Crowd and other noise, index = id."
+        return self.table('noise')
+
+    @property
+    def rir(self) -> pd.DataFrame:
+        "Room and device responses, index = id."
+        return self.table('rir')
+
+
+    def path(
+        self,
+        kind: str,  # 'music', 'noise' or 'rir'
+        id: str,  # of a row
+    ) -> Path:
+        "Where a row's file is; raises `CorpusError` for an unknown id or a file outside the folder."
+        return _path(self, kind, id)
+
+    def load(
+        self,
+        kind: str,  # 'music', 'noise' or 'rir'
+        id: str,  # of a row
+        start_s: float = 0.0,  # where the excerpt begins, seconds
+        duration_s: float | None = None,  # how long it is, seconds; to the end by default
+    ) -> np.ndarray:
+        "An excerpt of a row's file: mono float32 samples at 16 kHz, shape (n,)."
+        from resonance_nb.audio import load
+
+        return load(self.path(kind, id), start_s, duration_s)
+
+    def __repr__(self) -> str:
+        return f'Corpus({self.name!r}: ' + ', '.join(f'{len(self.table(k))} {k}' for k in KINDS) + ')'
+
+    def split(
+        self,
+        kind: str,  # 'music', 'noise' or 'rir'
+        split: str,  # 'train', 'validation' or 'test'
+        seed: int = 0,  # of the split
+    ) -> pd.DataFrame:
+        "The rows of one split: 'train', 'validation' or 'test'."
+        if split not in SPLITS:
+            raise CorpusError(f'unknown split {split!r}; choose from: {", ".join(SPLITS)}')
+        keys = split_keys(self.table(kind), kind)
+        return self.table(kind)[[split_of(k, seed) == split for k in keys]]
+
+    def checksum(self) -> str:
+        "SHA-256 over the three tables in canonical form, as 64 hex digits."
+        h = hashlib.sha256()
+        for kind in KINDS:
+            h.update(f'{kind}\n{table_text(self.table(kind))}\n'.encode('utf-8', 'surrogateescape'))
+        return h.hexdigest()
+
+    def check(
+        self,
+        full: bool = False,  # decode every file, not only its header
+    ) -> list[str]:
+        "All problems of a corpus, one line each; [] is what you want."
+        return _check(self, full)
 
 # %% ../nbs/03_corpora.ipynb #34a6b165
-def _repr(self: Corpus) -> str:
-    return f'Corpus({self.name!r}: ' + ', '.join(f'{len(self.table(k))} {k}' for k in KINDS) + ')'
-
-
-def _path(
-    self: Corpus,
-    kind: str,  # 'music', 'noise' or 'rir'
-    id: str,  # of a row
-) -> Path:
-    "Where a row's file is; raises `CorpusError` for an unknown id or a file outside the folder."
+def _path(self: Corpus, kind: str, id: str) -> Path:
     table = self.table(kind)
     if id not in table.index:
         raise CorpusError(f'{self.name} has no {kind} {str(id)[:80]!r}')
@@ -178,22 +230,6 @@ def _path(
     if not path.resolve().is_relative_to(self.folder.resolve()):
         raise CorpusError(f'{kind} {id}: its file leads out of {self.folder}')
     return path
-
-
-def _load(
-    self: Corpus,
-    kind: str,  # 'music', 'noise' or 'rir'
-    id: str,  # of a row
-    start_s: float = 0.0,  # where the excerpt begins, seconds
-    duration_s: float | None = None,  # how long it is, seconds; to the end by default
-) -> np.ndarray:
-    "An excerpt of a row's file: mono float32 samples at 16 kHz, shape (n,)."
-    from resonance_nb.audio import load
-
-    return load(self.path(kind, id), start_s, duration_s)
-
-
-Corpus.path, Corpus.load, Corpus.__repr__ = _path, _load, _repr
 
 # %% ../nbs/03_corpora.ipynb #9bfbe84b
 def write_corpus(
@@ -279,22 +315,6 @@ def splits_table(
         parts.append(pd.DataFrame({'kind': kind, 'id': list(keys.index), 'key': list(keys), 'split': split}, dtype=str))
     return pd.concat(parts, ignore_index=True)
 
-
-def _split(
-    self: Corpus,
-    kind: str,  # 'music', 'noise' or 'rir'
-    split: str,  # 'train', 'validation' or 'test'
-    seed: int = 0,  # of the split
-) -> pd.DataFrame:
-    "The rows of one split: 'train', 'validation' or 'test'."
-    if split not in SPLITS:
-        raise CorpusError(f'unknown split {split!r}; choose from: {", ".join(SPLITS)}')
-    keys = split_keys(self.table(kind), kind)
-    return self.table(kind)[[split_of(k, seed) == split for k in keys]]
-
-
-Corpus.split = _split
-
 # %% ../nbs/03_corpora.ipynb #57eaba97
 def manifest_folder() -> Path:
     "Where the committed tables are: data/corpora of the checkout, or the same files in an installed package."
@@ -325,17 +345,6 @@ def write_splits(
     with atomic_write(path) as part:
         part.write_text(splits_table(corpus, seed).to_csv(index=False, lineterminator='\n'), encoding='utf-8')
 
-# %% ../nbs/03_corpora.ipynb #388d714b
-def _checksum(self: Corpus) -> str:
-    "SHA-256 over the three tables in canonical form, as 64 hex digits."
-    h = hashlib.sha256()
-    for kind in KINDS:
-        h.update(f'{kind}\n{table_text(self.table(kind))}\n'.encode('utf-8', 'surrogateescape'))
-    return h.hexdigest()
-
-
-Corpus.checksum = _checksum
-
 # %% ../nbs/03_corpora.ipynb #7d8bccc8
 def _check_file(path: Path, kind: str, expected_s: float, full: bool) -> str:
     "What is wrong with one file, or ''."
@@ -353,11 +362,7 @@ def _check_file(path: Path, kind: str, expected_s: float, full: bool) -> str:
     return f'lasts {found_s:.2f} s, its table says {expected_s:.2f} s'
 
 
-def _check(
-    self: Corpus,
-    full: bool = False,  # decode every file, not only its header
-) -> list[str]:
-    "All problems of a corpus, one line each; [] is what you want."
+def _check(self: Corpus, full: bool) -> list[str]:
     problems = []
     for kind in KINDS:
         for row_id, expected_s in self.table(kind)['duration_s'].items():
@@ -368,6 +373,3 @@ def _check(
             if problem:
                 problems.append(f'{kind} {row_id}: {problem}')
     return problems
-
-
-Corpus.check = _check

@@ -478,22 +478,24 @@ class CrowdBank:
             self._kinds[kind] = ids
         self._all = {id for ids in self._kinds.values() for id in ids}
 
+    def sources(
+        self,
+        kind: str = 'bed',  # or one of `EVENTS`
+    ) -> list[str]:
+        "Ids of the sounds of a kind, sorted, without those that were skipped; raises `ResonanceError` for an unknown kind."
+        if kind not in self._kinds:
+            raise ResonanceError(f'a crowd has no {kind!r}; choose from: {", ".join(self._kinds)}')
+        return sorted(set(self._kinds[kind]) - {id for id, _ in self.skipped})
+
+    def sound(
+        self,
+        source: str,  # an id from `sources`
+    ) -> np.ndarray:
+        "The ring of a source: read-only float32, RMS 1 over its louder parts; raises `ResonanceError` when it is unknown or of no use."
+        return _sound(self, source)
+
 # %% ../nbs/21_crowd.ipynb #995e9d51
-def _sources(
-    self: CrowdBank,
-    kind: str = 'bed',  # or one of `EVENTS`
-) -> list[str]:
-    "Ids of the sounds of a kind, sorted, without those that were skipped; raises `ResonanceError` for an unknown kind."
-    if kind not in self._kinds:
-        raise ResonanceError(f'a crowd has no {kind!r}; choose from: {", ".join(self._kinds)}')
-    return sorted(set(self._kinds[kind]) - {id for id, _ in self.skipped})
-
-
-def _sound(
-    self: CrowdBank,
-    source: str,  # an id from `sources`
-) -> np.ndarray:
-    "The ring of a source: read-only float32, RMS 1 over its louder parts; raises `ResonanceError` when it is unknown or of no use."
+def _sound(self: CrowdBank, source: str) -> np.ndarray:
     if source not in self._rings:
         if source not in self._all:
             raise ResonanceError(f'{source!r} is no sound of this bank ({self.split}, seed {self.seed}); open the bank that the scene was drawn from')
@@ -543,9 +545,6 @@ def _lively(
         soon = (power + np.roll(power, -1) + np.roll(power, -2)) / 3
         self._places[source] = 1_600 * np.flatnonzero(soon >= min(0.5, soon.max()))  # the louder parts have a power of 1
     return self._places[source]
-
-
-CrowdBank.sources, CrowdBank.sound, CrowdBank._pick, CrowdBank._lively = _sources, _sound, _pick, _lively
 
 # %% ../nbs/21_crowd.ipynb #19472838
 @dataclass(frozen=True)
@@ -599,9 +598,9 @@ def _draw_event(
     rng: np.random.Generator,  # draws everything else
 ) -> Event:
     "An event of a kind."
-    facts, source = EVENTS[kind], bank._pick(kind, 1, rng)[0]
+    facts, source = EVENTS[kind], _pick(bank, kind, 1, rng)[0]
     start_s, duration_s, level_db = (float(rng.uniform(*r)) for r in (window_s, facts.duration_s, facts.level_db))
-    return Event(kind, start_s, duration_s, level_db, source, int(rng.choice(bank._lively(source))))
+    return Event(kind, start_s, duration_s, level_db, source, int(rng.choice(_lively(bank, source))))
 
 # %% ../nbs/21_crowd.ipynb #b715a1f5
 def draw_scene(
@@ -621,7 +620,7 @@ def draw_scene(
         raise ResonanceError('a scene needs a positive duration, a number of events, a probability, 1 layer or more, a swing, and kinds of EVENTS')
     bed = [
         (source, int(rng.integers(len(bank.sound(source)))), float(rng.uniform(-8, 0)))
-        for source in bank._pick('bed', int(rng.integers(layers[0], layers[1] + 1)), rng)
+        for source in _pick(bank, 'bed', int(rng.integers(layers[0], layers[1] + 1)), rng)
     ]
     weights = np.array([EVENTS[k].weight for k in kinds], float)
     count = int(rng.poisson(events_per_minute * (before_s + duration_s) / 60)) if len(kinds) else 0

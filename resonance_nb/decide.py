@@ -108,6 +108,14 @@ class Decider:
         self._sure: tuple[float, float, str] | None = None  # the last sure answer: when it came, where it begins, which song
         self._longest_s = max(s for step in rules.plan_s for s in step)
 
+    def step(
+        self,
+        time_s: float,  # stream's clock; never goes back
+        answers: Iterable[Answer] = (),  # to the stretches that end now; none when there is nothing to hear
+    ) -> list[Event]:
+        "Take in what was heard, and say what that changes."
+        return _step(self, time_s, answers)
+
 # %% ../nbs/62_decide.ipynb #06b01235
 def _weigh(self: Decider, time_s: float, answer: Answer) -> None:
     "Add an answer to the sums."
@@ -119,16 +127,13 @@ def _weigh(self: Decider, time_s: float, answer: Answer) -> None:
     elif sure:
         self._sure = time_s, answer.began_s, sure
     for suspect in self.suspects:
-        self._count(suspect, time_s, answer.began_s, claims)
+        _count(self, suspect, time_s, answer.began_s, claims)
     for c in claims[:3]:
         if c.logit > r.middle and not any(s.track_id == c.track_id and abs(s.lag_s - c.lag_s) <= NEAR_S for s in self.suspects):
             logit = min(c.logit, r.most)
             self.suspects.append(_Suspect(c.track_id, c.lag_s, answer.began_s, time_s, r.gain * (logit - r.middle), logit))
     others = sorted((s for s in self.suspects if s.sum > 0 and s is not self.named), key=lambda s: -s.sum)
     self.suspects = others[:SUSPECTS] + ([self.named] if self.named else [])
-
-
-Decider._weigh = _weigh
 
 # %% ../nbs/62_decide.ipynb #7ca50be1
 def _count(self: Decider, suspect: _Suspect, time_s: float, began_s: float, claims: list[Claim]) -> None:
@@ -151,9 +156,6 @@ def _count(self: Decider, suspect: _Suspect, time_s: float, began_s: float, clai
     suspect.sum = min(max(suspect.sum + r.gain * weight, 0.0), self.threshold + r.hold)
     suspect.belief += 0.2 * (weight + r.middle - suspect.belief)
 
-
-Decider._count = _count
-
 # %% ../nbs/62_decide.ipynb #f78bf4d3
 def _decide(self: Decider, time_s: float) -> list[Event]:
     "What the sums say now."
@@ -170,7 +172,7 @@ def _decide(self: Decider, time_s: float) -> list[Event]:
         self.named, self.suspects = None, rivals
         return [named.event('lost', time_s)]
     if named:
-        self._move()
+        _move(self)
         return []
     shown = max((s.sum for s in self.suspects if s.track_id == self._shown), default=None)
     if best and best.track_id != self._shown and best.sum >= max(r.candidate, (shown or 0) + r.lead * (shown is not None)):
@@ -191,25 +193,14 @@ def _move(self: Decider) -> None:
         self.suspects = [s for s in self.suspects if s is not old]
         self.named = new
 
-
-Decider._decide, Decider._move = _decide, _move
-
 # %% ../nbs/62_decide.ipynb #f331e5c2
-def _step(
-    self: Decider,
-    time_s: float,  # stream's clock; never goes back
-    answers: Iterable[Answer] = (),  # to the stretches that end now; none when there is nothing to hear
-) -> list[Event]:
-    "Take in what was heard, and say what that changes."
+def _step(self: Decider, time_s: float, answers: Iterable[Answer]) -> list[Event]:
     begun, answers = self._heard_s is not None, list(answers)
     for answer in answers:
-        self._weigh(time_s, answer)
+        _weigh(self, time_s, answer)
     if answers or not begun:
         self._heard_s = time_s
-    return ([] if begun else [Event('listening', time_s)]) + self._decide(time_s)
-
-
-Decider.step = _step
+    return ([] if begun else [Event('listening', time_s)]) + _decide(self, time_s)
 
 # %% ../nbs/62_decide.ipynb #ab8e7378
 def calibration(
@@ -264,10 +255,20 @@ class _Ear:
         self._skip -= drop
         for vector in self._embedder.push(samples[drop:]):
             self._vectors = np.concatenate([self._vectors, vector[None]])
-            self._follow(vector)
+            _follow(self, vector)
         over = max(0, len(self._vectors) - self._most)
         self._vectors, self._first = self._vectors[over:], self._first + over * _STEP
-        self._look(samples)
+        _look(self, samples)
+
+    @property
+    def held_s(self) -> float:
+        "How long a stretch can be asked about; 0 while nothing can be said."
+        ready = self._table is not None and len(self.fused) and self.fused._prepared() is self._table
+        return (len(self._vectors) - 1) * HOP_S + self.fused.encoder.settings.window_s if ready else 0.0
+
+    def answer(self, length_s: float, suspects: list[_Suspect]) -> Answer:
+        "What the newest `length_s` say."
+        return _answer(self, length_s, suspects)
 
 # %% ../nbs/62_decide.ipynb #7d5acb59
 def _follow(self: _Ear, vector: np.ndarray) -> None:
@@ -304,9 +305,6 @@ def _look(self: _Ear, samples: np.ndarray) -> None:
         over = min(max(0, (self._first - self._frame) // hop - 1), len(self._levels))
         self._levels, self._frame = self._levels[over:], self._frame + over * hop
 
-
-_Ear._follow, _Ear._look = _follow, _look
-
 # %% ../nbs/62_decide.ipynb #4819abab
 def _proposed(self: _Ear, clip: np.ndarray, suspects: list[_Suspect]) -> tuple[np.ndarray, np.ndarray]:
     "Numbers of songs, ascending, and the window of each at which the clip begins."
@@ -334,31 +332,18 @@ def _cosines(fused: Fused, clip: np.ndarray, song: np.ndarray, begin: np.ndarray
     top = 1 + cosine[:, 1:4].argmax(1)
     return cosine[rows, top], begin + top - 2 + between(cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1])
 
-
-_Ear._proposed = _proposed
-
 # %% ../nbs/62_decide.ipynb #0ec5573f
-def _held_s(self: _Ear) -> float:
-    "How long a stretch can be asked about; 0 while nothing can be said."
-    ready = self._table is not None and len(self.fused) and self.fused._prepared() is self._table
-    return (len(self._vectors) - 1) * HOP_S + self.fused.encoder.settings.window_s if ready else 0.0
-
-
 def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
-    "What the newest `length_s` say."
     n = min(len(self._vectors), int((length_s - self.fused.encoder.settings.window_s) / HOP_S + 1e-6) + 1)
     begins = self._first + (len(self._vectors) - n) * _STEP
     frame = max(0, round((begins - self._frame) / FRONT.hop))
     level_at = self._frame + frame * FRONT.hop
     clip = self._vectors[-n:]
-    song, begin = self._proposed(clip, suspects)
+    song, begin = _proposed(self, clip, suspects)
     cosine, at = _cosines(self.fused, clip, song, begin)
     found = self.fused._judged(song, cosine, at, self._levels[frame:], n, (level_at - begins) / _STEP)
     logits = self.fused.logit(found)
     return Answer(begins / SAMPLE_RATE, tuple(Claim(t, level_at / SAMPLE_RATE - s, round(v, 3)) for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())))
-
-
-_Ear.held_s, _Ear.answer = property(_held_s), _answer
 
 # %% ../nbs/62_decide.ipynb #d7083852
 class _Asker:
@@ -406,12 +391,19 @@ class Listener:
         self._parts: list[np.ndarray] = []  # of the step that is not yet full
         self._hush, self._deaf = 0, True  # samples of silence up to now; will the ear begin anew?
 
+    def push(
+        self,
+        block: Block,  # of any length; follows on the one before, or comes later
+    ) -> list[Event]:
+        "What a block changes; raises `ResonanceError` when it goes back in time."
+        return _push(self, block)
+
+    def end(self) -> list[Event]:
+        "The stream is over: what its unfinished step changes."
+        return _heard(self) if self._parts else []
+
 # %% ../nbs/62_decide.ipynb #2eb621fc
-def _push(
-    self: Listener,
-    block: Block,  # of any length; follows on the one before, or comes later
-) -> list[Event]:
-    "What a block changes; raises `ResonanceError` when it goes back in time."
+def _push(self: Listener, block: Block) -> list[Event]:
     begins, events = round(block.start_s * SAMPLE_RATE), []
     if self._end is None:
         self._end = begins
@@ -419,14 +411,14 @@ def _push(
     if begins < self._end:
         raise ResonanceError(f'a block at {block.start_s:.3f} s comes after one that ends at {self._end / SAMPLE_RATE:.3f} s')
     if begins > self._end + BRIDGED_S * SAMPLE_RATE:
-        events += self._skip(begins)
+        events += _skip(self, begins)
     x = np.concatenate([np.zeros(begins - self._end, np.float32), usable(block.samples)])
     while len(x):
         n = min(len(x), _STEP - self._end % _STEP)
         self._parts.append(x[:n])
         self._end, x = self._end + n, x[n:]
         if self._end % _STEP == 0:
-            events += self._heard()
+            events += _heard(self)
     return events
 
 
@@ -438,9 +430,6 @@ def _skip(self: Listener, begins: int) -> list[Event]:
         events += self.decider.step(at / SAMPLE_RATE)
     self._end = begins
     return events
-
-
-Listener.push, Listener._skip = _push, _skip
 
 # %% ../nbs/62_decide.ipynb #a4d1dea0
 def _heard(self: Listener) -> list[Event]:
@@ -457,14 +446,6 @@ def _heard(self: Listener) -> list[Event]:
             answers = [self._ear.answer(s, self.decider.suspects) for s in sorted({min(s, held_s) for s in lengths_s})]
     self._deaf = deaf
     return self.decider.step(self._end / SAMPLE_RATE, answers)
-
-
-def _finish(self: Listener) -> list[Event]:
-    "The stream is over: what its unfinished step changes."
-    return self._heard() if self._parts else []
-
-
-Listener._heard, Listener.end = _heard, _finish
 
 # %% ../nbs/62_decide.ipynb #8e7ebf8c
 def listen(

@@ -76,15 +76,66 @@ class Embedding(SongIndex):
         "The method, its encoder and how often a window begins: the name of its rows in a catalogue."
         return f'{self.name}/{self.digest}@{HOP_S:g}s'
 
-# %% ../nbs/41a_embedding.ipynb #c375c2fd
-def _kept_of(self: Embedding, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
-    "The vectors of a song, (windows, dim); None for silence."
-    embedder = Embedder(self.encoder)
-    vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
-    return np.concatenate(vectors) if embedder.heard else None
+    def _kept_of(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+        "The vectors of a song, (windows, dim); None for silence."
+        embedder = Embedder(self.encoder)
+        vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
+        return np.concatenate(vectors) if embedder.heard else None
 
+    def _prepared(self) -> _Table:
+        if self._table is None:
+            lengths = np.array([len(v) for v in self._songs.values()])
+            self._table = _Table([*self._songs], np.concatenate([*self._songs.values()]), *laid_out(lengths))
+        return self._table
 
-Embedding._kept_of = _kept_of
+    def ranking(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> tuple[list[str], np.ndarray, np.ndarray, int]:
+        "Songs, best first, with scores and start times, and the number of the clip's windows."
+        return _ranking(self, samples)
+
+    def search(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # answers at most
+    ) -> list[Match]:
+        "The best `k` songs for a clip, best first; [] when nothing was heard."
+        return search_stretches(lambda x: _answers(self, x, k), samples)
+
+    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        "For each song its id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
+        for track_id, vectors in self._songs.items():
+            starts_s = np.arange(len(vectors)) * HOP_S
+            yield track_id, starts_s, starts_s + self.encoder.settings.window_s, vectors
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        track_ids: list[str],  # of each row
+        starts_s: np.ndarray,  # (n,) where its window begins
+        ends_s: np.ndarray,  # (n,) where it ends
+        vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
+        **options,  # encoder
+    ) -> Embedding:
+        "An index made of rows in any order; raises `ResonanceError` when they do not fit the encoder."
+        return _from_embeddings(cls, track_ids, starts_s, ends_s, vectors, **options)
+
+    def save(
+        self,
+        folder: Path,  # made if missing
+    ) -> None:
+        "Write the index into a folder (made if missing)."
+        _save(self, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,  # where `save` wrote it
+        **options,  # as for the class
+    ) -> Embedding:
+        "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
+        return _load(cls, folder, **options)
 
 # %% ../nbs/41a_embedding.ipynb #900970c8
 class Embedder:
@@ -130,13 +181,6 @@ class _Table:
     first: np.ndarray  # (songs + 1,) where each song's windows begin
     left: np.ndarray  # (windows,) windows of the same song after each
 
-
-def _prepared(self: Embedding) -> _Table:
-    if self._table is None:
-        lengths = np.array([len(v) for v in self._songs.values()])
-        self._table = _Table([*self._songs], np.concatenate([*self._songs.values()]), *laid_out(lengths))
-    return self._table
-
 # %% ../nbs/41a_embedding.ipynb #41a5e71b
 def evidence_features(
     scores: np.ndarray,  # (n,) of a clip's songs, best first
@@ -150,7 +194,6 @@ def evidence_features(
 
 # %% ../nbs/41a_embedding.ipynb #3eea0a7e
 def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray, int]:
-    "Songs, best first, with scores and start times, and the number of the clip's windows."
     clip = clip_vectors(self.encoder, samples)
     if not self._songs or not len(clip):
         return [], np.zeros(0), np.zeros(0), 0
@@ -171,35 +214,10 @@ def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
     return as_matches(track_ids[:k], scores, starts_s, confidence)
 
-
-def _search(
-    self: Embedding,
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    k: int = 5,  # answers at most
-) -> list[Match]:
-    "The best `k` songs for a clip, best first; [] when nothing was heard."
-    return search_stretches(lambda x: _answers(self, x, k), samples)
-
-
-Embedding._prepared, Embedding.ranking, Embedding.search = _prepared, _ranking, _search
-
 # %% ../nbs/41a_embedding.ipynb #cffdb67e
-def _embeddings(self: Embedding) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    "For each song its id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
-    for track_id, vectors in self._songs.items():
-        starts_s = np.arange(len(vectors)) * HOP_S
-        yield track_id, starts_s, starts_s + self.encoder.settings.window_s, vectors
-
-
 def _from_embeddings(
-    cls,
-    track_ids: list[str],  # of each row
-    starts_s: np.ndarray,  # (n,) where its window begins
-    ends_s: np.ndarray,  # (n,) where it ends
-    vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
-    **options,  # encoder
+    cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray, **options,
 ) -> Embedding:
-    "An index made of rows in any order; raises `ResonanceError` when they do not fit the encoder."
     self = cls(**options)
     if not len(track_ids):
         return self
@@ -211,15 +229,11 @@ def _from_embeddings(
     self._songs = dict(zip(names.tolist(), np.split(vectors[order].astype(np.float32), cuts)))
     return self
 
-
-Embedding.embeddings, Embedding.from_embeddings = _embeddings, classmethod(_from_embeddings)
-
 # %% ../nbs/41a_embedding.ipynb #f8c2bbe1
 FORMAT, VERSION = 'resonance embeddings', 1
 
 # %% ../nbs/41a_embedding.ipynb #93acdedb
 def _save(self: Embedding, folder: Path) -> None:
-    "Write the index into a folder (made if missing)."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.concatenate([*self._songs.values(), np.zeros((0, self.encoder.settings.dim), np.float32)])
@@ -229,7 +243,6 @@ def _save(self: Embedding, folder: Path) -> None:
 
 
 def _load(cls, folder: Path, **options) -> Embedding:
-    "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
     folder = Path(folder)
     with reading(folder, 'index of vectors'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
@@ -243,6 +256,3 @@ def _load(cls, folder: Path, **options) -> Embedding:
             raise ResonanceError(f'{folder} is damaged (its vectors do not fit its songs); index the music again')
         self._songs = dict(zip([t for t, _ in tracks], np.split(vectors.astype(np.float32), np.cumsum(lengths)[:-1])))
         return self
-
-
-Embedding.save, Embedding.load = _save, classmethod(_load)

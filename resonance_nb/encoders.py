@@ -187,6 +187,10 @@ class Encoder(nn.Module):
         "Unit vectors, shape (batch, dim)."
         return nn.functional.normalize(self.features(maps).float(), dim=1)
 
+    def as_network(self) -> Asked:
+        "In the form that recognisers ask, as it is now."
+        return Asked(self)
+
 # %% ../nbs/41_encoders.ipynb #99d2dc81
 def digest(
     encoder: Encoder,  # any encoder

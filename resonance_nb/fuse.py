@@ -90,6 +90,83 @@ class Fused(SongIndex):
         "The method, and everything that decides what is kept of a song."
         return f'{self.name}/{self.digest}@{HOP_S:g}s/{self.codebook.digest}/{FRONT.digest()}'
 
+    def _kept_of(self, blocks: Iterable[np.ndarray]) -> _Song | None:
+        "The codes and the peaks of a song; None for silence."
+        return _kept_of(self, blocks)
+
+    def _prepared(self) -> _Table:
+        return _prepared(self)
+
+    def hear(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> Heard:
+        "What a clip says before it is compared with anything."
+        samples = usable(samples)
+        vectors = clip_vectors(self.encoder, samples)
+        none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
+        return Heard(vectors, np.concatenate([none, *level_blocks([samples], FRONT)]) if len(vectors) else none)
+
+    def _vectors(self, rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+        "Vectors of windows by their numbers, shape (..., dim); or their products with others (n, dim), shape (..., n), which is less work."
+        return _vectors(self, rows, others)
+
+    def evidence(
+        self,
+        heard: Heard,  # a clip
+        left_out: Iterable[str] = (),  # songs that are treated as if they were not there
+    ) -> Evidence:
+        "What the clip says of the songs; nothing when nothing was heard."
+        return _evidence(self, heard, left_out)
+
+    def _judged(
+        self, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0
+    ) -> Evidence:
+        "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
+        return _judged(self, song, cosine, at, level_db, n_windows, later)
+
+    def logit(
+        self,
+        found: Evidence,  # of a clip
+    ) -> np.ndarray:
+        "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
+        few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
+        logit = self._coefficients[0] - few + found.features @ self._coefficients[1:] - found.noise
+        refused = np.log(self.accept_confidence / (2 - self.accept_confidence))  # half the probability that is accepted
+        return np.where(found.steady, np.minimum(logit, refused), logit)
+
+    def search(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # answers at most
+    ) -> list[Match]:
+        "The best `k` songs for a clip, best first; [] when nothing was heard."
+        return _search(self, samples, k)
+
+    def relation(
+        self,
+        samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,)
+        match: Match,  # what it was found to be
+    ) -> str | None:
+        "'recording' when a clip is the very recording that was found, 'version' when it is another version of it, None when that cannot be told."
+        return _relation(self, samples, match)
+
+    def save(
+        self,
+        folder: Path,  # made if missing
+    ) -> None:
+        "Write the index into a folder (made if missing)."
+        _save(self, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,  # where `save` wrote it
+        **options,  # as for the class
+    ) -> Fused:
+        "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
+        return _load(cls, folder, **options)
+
 # %% ../nbs/52_fuse.ipynb #41462987
 LEAST = 5  # frames of a song, 128 ms, that its last window hears at least
 
@@ -100,7 +177,6 @@ def _windows(n_frames):
 
 
 def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
-    "The codes and the peaks of a song; None for silence."
     embedder, codes, vectors = Embedder(self.encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
 
     def take(more: np.ndarray) -> None:
@@ -121,9 +197,6 @@ def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
     take(embedder.push(np.zeros(behind, np.float32), last=True))
     kept = np.concatenate(codes)[: -(-_windows(n_frames) // BLOCK)]
     return _Song(kept, frames, bins - FRONT.bin_min, n_frames) if embedder.heard else None
-
-
-Fused._kept_of = _kept_of
 
 # %% ../nbs/52_fuse.ipynb #bf082ae0
 SCANNED = 64  # axes of 128 that all places are compared on
@@ -190,20 +263,6 @@ class Heard:
     vectors: np.ndarray  # (windows, dim) one every `HOP_S`
     level_db: np.ndarray  # (frames, bins)
 
-
-def _hear(
-    self: Fused,
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-) -> Heard:
-    "What a clip says before it is compared with anything."
-    samples = usable(samples)
-    vectors = clip_vectors(self.encoder, samples)
-    none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
-    return Heard(vectors, np.concatenate([none, *level_blocks([samples], FRONT)]) if len(vectors) else none)
-
-
-Fused._prepared, Fused.hear = _prepared, _hear
-
 # %% ../nbs/52_fuse.ipynb #6d682110
 CANDIDATES = 96  # songs that are looked at closely
 SHORT = 9  # windows, three seconds: of longer clips every second window chooses the candidates
@@ -227,17 +286,13 @@ def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np
     return song, cosine[rows, top], at
 
 
-def _vectors(self: Fused, rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    "Vectors of windows by their numbers, shape (..., dim); or their products with others (n, dim), shape (..., n), which is less work."
+def _vectors(self: Fused, rows: np.ndarray, others: np.ndarray | None) -> np.ndarray:
     block, within = np.divmod(rows, BLOCK)
     which, back = np.unique(block.ravel(), return_inverse=True)
     turn = self.codebook.arrays['rotation'].reshape(-1, BLOCK, self.codebook.dim // BLOCK)
     turn = turn if others is None else turn @ others.T
     whole = (self.codebook.decode(self._prepared().codes[which]) @ turn.reshape(len(turn), -1)).reshape(len(which), BLOCK, turn.shape[2])
     return whole[back.reshape(block.shape), within]
-
-
-Fused._candidates, Fused._vectors = _candidates, _vectors
 
 # %% ../nbs/52_fuse.ipynb #bae1ce1a
 FINALISTS, SHIFTS = 24, tuple(range(-4, 5))  # places that are realigned; frames of 32 ms earlier and later
@@ -254,7 +309,7 @@ def _checked(self: Fused, around: np.ndarray, song: np.ndarray, at: np.ndarray, 
     start, everyone = np.rint(at * HOP_S / frame_s).astype(np.int64), np.arange(len(song))
     tried = agreement(around, look(everyone, start), SHIFTS)
     z, start = tried.max(axis=0), start - np.array(SHIFTS)[tried.argmax(axis=0)]
-    best = np.argsort(-self._score(cosine, z), kind='stable')[:FINALISTS]
+    best = np.argsort(-_score(self, cosine, z), kind='stable')[:FINALISTS]
     best = best[np.argsort(song[best])]  # songs in the order of their peaks
     there = look(best, start[best])
     found, rest, start_s = realign([around], there, FRONT.bin_min), z.copy(), start * frame_s
@@ -268,9 +323,6 @@ def _checked(self: Fused, around: np.ndarray, song: np.ndarray, at: np.ndarray, 
 def _score(self: Fused, cosine: np.ndarray, z: np.ndarray) -> np.ndarray:
     "One number of two."
     return self._weights['cosine'] * cosine + self._weights['agreement'] * z
-
-
-Fused._checked, Fused._score = _checked, _score
 
 # %% ../nbs/52_fuse.ipynb #2102f7b3
 @dataclass
@@ -311,21 +363,13 @@ def features(
     return np.column_stack([score, lead, cosine, log(agree), log(rest), of_all, same])
 
 # %% ../nbs/52_fuse.ipynb #98da74d2
-def _evidence(
-    self: Fused,
-    heard: Heard,  # a clip
-    left_out: Iterable[str] = (),  # songs that are treated as if they were not there
-) -> Evidence:
-    "What the clip says of the songs; nothing when nothing was heard."
+def _evidence(self: Fused, heard: Heard, left_out: Iterable[str]) -> Evidence:
     none = np.zeros(0)
     if not self._songs or not len(heard.vectors) or not len(heard.level_db):
         return Evidence([], none, none, none, none, np.zeros((0, 9)), none, none.astype(bool))
     t, left_out = self._prepared(), set(left_out)
     hidden = np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int) if left_out else np.zeros(0, int)
-    return self._judged(*self._candidates(heard.vectors, hidden), heard.level_db, len(heard.vectors))
-
-
-Fused.evidence = _evidence
+    return self._judged(*_candidates(self, heard.vectors, hidden), heard.level_db, len(heard.vectors))
 
 # %% ../nbs/52_fuse.ipynb #40a7fef5
 COMPARED = 16  # songs that are compared with each other, and with themselves
@@ -362,47 +406,38 @@ def _is_steady(
     lead = z - np.quantile(agreement(around, look, (-1, 0, 1), speed, pitch, FRONT.bin_min).max(axis=0), 0.9)
     if np.round(lead, 3) >= max(self._steady['lead'], self._steady['share'] * z):
         return False
-    others = self._there(np.full(len(starts), song), starts * frame_s / HOP_S, len(there))
+    others = _there(self, np.full(len(starts), song), starts * frame_s / HOP_S, len(there))
     return bool(np.round(np.median(np.einsum('pwd,wd->pw', others, there).mean(axis=1)), 3) >= self._steady['alike'])
 
 # %% ../nbs/52_fuse.ipynb #43dcb7a9
 def _judged(
-    self: Fused, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0
+    self: Fused,
+    song: np.ndarray,
+    cosine: np.ndarray,
+    at: np.ndarray,
+    level_db: np.ndarray,
+    n_windows: int,
+    later: float,
 ) -> Evidence:
-    "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
     around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
-    z, rest, start_s, speed, pitch = self._checked(around, song, at + later, cosine)
-    score, names = self._score(cosine, z), np.array([self._prepared().track_ids[s] for s in song], str)
+    z, rest, start_s, speed, pitch = _checked(self, around, song, at + later, cosine)
+    score, names = _score(self, cosine, z), np.array([self._prepared().track_ids[s] for s in song], str)
     order = best_first(score, names)
     order = order[np.sort(np.unique(song[order], return_index=True)[1])]
-    there, noise = self._there(song[order[:COMPARED]], at[order[:COMPARED]], n_windows), np.zeros(len(score))
-    noise[order[:COMPARED]] = self._noise_in(there)
+    there, noise = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows), np.zeros(len(score))
+    noise[order[:COMPARED]] = _noise_in(self, there)
     if noise.any():
         score = score - noise
         order = order[best_first(score[order], names[order])]
-        there = self._there(song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
+        there = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
     song, cosine, z, rest, start_s, speed, pitch, score, names, noise = (
         x[order] for x in (song, cosine, z, rest, start_s, speed, pitch, score, names, noise))
     twin, same = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED), np.ones(len(song))
     same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
     steady = np.zeros(len(song), bool)
-    steady[:1] = [self._is_steady(around, *found) for found in zip(song[:1], there, z, start_s, speed, pitch)]
+    steady[:1] = [_is_steady(self, around, *found) for found in zip(song[:1], there, z, start_s, speed, pitch)]
     known = features(score, twin, cosine, z, rest, same, n_windows, self._floor)
     return Evidence(names.tolist(), score, cosine, z, start_s, known, noise, steady)
-
-# %% ../nbs/52_fuse.ipynb #d46c3a44
-def _logit(
-    self: Fused,
-    found: Evidence,  # of a clip
-) -> np.ndarray:
-    "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
-    few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
-    logit = self._coefficients[0] - few + found.features @ self._coefficients[1:] - found.noise
-    refused = np.log(self.accept_confidence / (2 - self.accept_confidence))  # half the probability that is accepted
-    return np.where(found.steady, np.minimum(logit, refused), logit)
-
-
-Fused._judged, Fused._there, Fused._noise_in, Fused._is_steady, Fused.logit = _judged, _there, _noise_in, _is_steady, _logit
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
 LONGEST_S, PIECES = 12.0, 6  # of a longer clip, so many pieces of this length are asked
@@ -436,12 +471,7 @@ def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, doubt: 
     return as_matches(found.track_ids[:k], found.score, found.start_s - earlier_s, confidence)
 
 
-def _search(
-    self: Fused,
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    k: int = 5,  # answers at most
-) -> list[Match]:
-    "The best `k` songs for a clip, best first; [] when nothing was heard."
+def _search(self: Fused, samples: np.ndarray, k: int) -> list[Match]:
     best, closest, pieces = [], None, _pieces(samples)
     for piece in pieces:
         found = _matches(self, samples[piece], k, piece.start / SAMPLE_RATE, np.log(len(pieces)))
@@ -456,20 +486,12 @@ def _search(
             best = found
     return best
 
-
-Fused.search = _search
-
 # %% ../nbs/52_fuse.ipynb #a20f1435
 FULLY, PARTLY = 0.85, (0.15, 0.6)  # shares of the agreement that a clip's own peaks would reach; with less it is at another speed
 CLEAR_DB = 19.0  # how far the typical cell of a clear clip lies below the loudest around it
 
 
-def _relation(
-    self: Fused,
-    samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,)
-    match: Match,  # what it was found to be
-) -> str | None:
-    "'recording' when a clip is the very recording that was found, 'version' when it is another version of it, None when that cannot be told."
+def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
     t, shares, depths_db = self._prepared(), [], []
     song = t.track_ids.index(match.track_id)
     first, last = t.first_frame[song : song + 2]
@@ -487,12 +509,8 @@ def _relation(
     part = bool(shares) and PARTLY[0] < max(shares) < PARTLY[1]
     return 'version' if part and min(depths_db) > CLEAR_DB else None
 
-
-Fused.relation = _relation
-
 # %% ../nbs/52_fuse.ipynb #69c7c77f
 def _save(self: Fused, folder: Path) -> None:
-    "Write the index into a folder (made if missing)."
     folder, songs = Path(folder), [*self._songs.values()]
     folder.mkdir(parents=True, exist_ok=True)
     packed = [pack_peaks(s.frames, s.bins) for s in songs]
@@ -505,11 +523,9 @@ def _save(self: Fused, folder: Path) -> None:
 
 
 FORMAT, VERSION = 'resonance fused', 2
-Fused.save = _save
 
 # %% ../nbs/52_fuse.ipynb #4bdc7484
 def _load(cls, folder: Path, **options) -> Fused:
-    "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
     folder, self = Path(folder), cls(**options)
     with reading(folder, 'index of vectors and peaks'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
@@ -531,6 +547,3 @@ def _load(cls, folder: Path, **options) -> Fused:
                 raise ResonanceError(f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again')
             self._songs[track_id] = _Song(c, frames, bins.astype(np.int64), n_frames)
         return self
-
-
-Fused.load = classmethod(_load)

@@ -120,22 +120,50 @@ class Codebook:
         "What it takes in memory."
         return sum(a.nbytes for a in self.arrays.values())
 
+    def save(
+        self,
+        path: Path,  # a file, usually .npz
+    ) -> None:
+        "Write it into one file of arrays."
+        with atomic_write(path) as part, open(part, 'wb') as f:
+            about = json.dumps({'format': CODEBOOK, 'version': 1, 'kind': self.kind, 'digest': self.digest})
+            np.savez_compressed(f, about=np.array(about), **{k: np.asarray(v, '<f4') for k, v in self.arrays.items()})
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,  # what `save` wrote
+    ) -> Codebook:
+        "Read one; raises `ResonanceError` when it is damaged, foreign or newer."
+        return _load_codebook(cls, path)
+
+    def encode(
+        self,  # of a `pq` kind
+        vectors: np.ndarray,  # (n, dim)
+    ) -> np.ndarray:
+        "Bytes of vectors, uint8 of shape (n, parts)."
+        values = self.arrays['centroids']
+        turned = self.turn(vectors).reshape(len(vectors), *values.shape[::2])
+        nearest = lambda x, value: ((value**2).sum(1) / 2 - x @ value.T).argmin(1)
+        return np.stack([nearest(turned[:, part], value) for part, value in enumerate(values)], axis=1).astype(np.uint8)
+
+    def turn(
+        self,  # of a `pq` kind
+        vectors: np.ndarray,  # (n, dim)
+    ) -> np.ndarray:
+        "Vectors as the codebook cuts them: turned, with the same cosines where all axes are kept; shape (..., axes)."
+        return np.asarray(vectors, np.float32) @ self.arrays['rotation'].T
+
+    def decode(
+        self,  # of a `pq` kind
+        codes: np.ndarray,  # uint8, shape (..., parts)
+    ) -> np.ndarray:
+        "The turned vectors that bytes stand for, float32, shape (..., axes)."
+        values = self.arrays['centroids']
+        return values[np.arange(len(values)), codes].reshape(*codes.shape[:-1], len(self.arrays['rotation']))
+
 # %% ../nbs/50_index.ipynb #2586d626
-def _save_codebook(
-    self: Codebook,
-    path: Path,  # a file, usually .npz
-) -> None:
-    "Write it into one file of arrays."
-    with atomic_write(path) as part, open(part, 'wb') as f:
-        about = json.dumps({'format': CODEBOOK, 'version': 1, 'kind': self.kind, 'digest': self.digest})
-        np.savez_compressed(f, about=np.array(about), **{k: np.asarray(v, '<f4') for k, v in self.arrays.items()})
-
-
-def _load_codebook(
-    cls,
-    path: Path,  # what `save` wrote
-) -> Codebook:
-    "Read one; raises `ResonanceError` when it is damaged, foreign or newer."
+def _load_codebook(cls, path: Path) -> Codebook:
     with reading(path, 'codebook', ''):
         with np.load(path, allow_pickle=False) as z:
             about = json.loads(str(z['about']))
@@ -163,9 +191,6 @@ def _complete(book: Codebook) -> bool:
     (axes, dim), parts = shape['rotation'], PARTS[book.kind]
     lists = shape.get('lists', (1, axes))
     return 0 < axes <= dim and axes % parts == 0 and shape['centroids'] == (parts, 256, axes // parts) and lists[0] > 0 and lists[1] == axes
-
-
-Codebook.save, Codebook.load = _save_codebook, classmethod(_load_codebook)
 
 # %% ../nbs/50_index.ipynb #2794af30
 def balanced_rotation(
@@ -249,37 +274,6 @@ def _centroids(x: np.ndarray, parts: int, seed: int) -> np.ndarray:
     quantizer.cp.seed, quantizer.cp.min_points_per_centroid = seed, 1
     quantizer.train(np.ascontiguousarray(x))
     return faiss.vector_to_array(quantizer.centroids).reshape(parts, 256, -1)
-
-# %% ../nbs/50_index.ipynb #7475ff8b
-def _encode(
-    self: Codebook,  # of a `pq` kind
-    vectors: np.ndarray,  # (n, dim)
-) -> np.ndarray:
-    "Bytes of vectors, uint8 of shape (n, parts)."
-    values = self.arrays['centroids']
-    turned = self.turn(vectors).reshape(len(vectors), *values.shape[::2])
-    nearest = lambda x, value: ((value**2).sum(1) / 2 - x @ value.T).argmin(1)
-    return np.stack([nearest(turned[:, part], value) for part, value in enumerate(values)], axis=1).astype(np.uint8)
-
-
-def _turn(
-    self: Codebook,  # of a `pq` kind
-    vectors: np.ndarray,  # (n, dim)
-) -> np.ndarray:
-    "Vectors as the codebook cuts them: turned, with the same cosines where all axes are kept; shape (..., axes)."
-    return np.asarray(vectors, np.float32) @ self.arrays['rotation'].T
-
-
-def _decode(
-    self: Codebook,  # of a `pq` kind
-    codes: np.ndarray,  # uint8, shape (..., parts)
-) -> np.ndarray:
-    "The turned vectors that bytes stand for, float32, shape (..., axes)."
-    values = self.arrays['centroids']
-    return values[np.arange(len(values)), codes].reshape(*codes.shape[:-1], len(self.arrays['rotation']))
-
-
-Codebook.encode, Codebook.turn, Codebook.decode = _encode, _turn, _decode
 
 # %% ../nbs/50_index.ipynb #ef6bf5c3
 def _empty(kind: str, dim: int, book: Codebook | None):
@@ -384,6 +378,110 @@ class VectorIndex:
         self.n_vectors = 0  # of living songs
         self._layout: _Layout | None = None
 
+    def __len__(self):
+        return len(self._place)
+
+    @property
+    def track_ids(self):
+        "The living songs, in the order they came."
+        return _laid_out(self).track_ids
+
+    @property
+    def first(self):
+        "Row at which each song begins, and the number of rows: int64, shape (songs + 1,)."
+        return _laid_out(self).first
+
+    @property
+    def trained(self) -> bool:
+        "Whether vectors are kept as the kind keeps them; until then they are flat."
+        return self.kind not in QUANTISED or self.codebook is not None
+
+    @property
+    def codes(self) -> int:
+        "Bytes that a vector takes now, with its number or links."
+        return code_bytes(self.codebook.kind if self.codebook else 'hnsw' if self.kind == 'hnsw' else 'flat', self.dim)
+
+    @property
+    def nbytes(self) -> int:
+        "Bytes that all vectors take, those of removed songs that are not yet forgotten too, and the codebook."
+        return self._index.ntotal * self.codes + (self.codebook.nbytes if self.codebook else 0)
+
+    def add(
+        self,
+        track_id: str,  # a name for the song, new to this index
+        vectors: np.ndarray,  # (n, dim) of its windows, in order, of unit length
+    ) -> None:
+        "Index one song; one without vectors adds nothing. Raises `ResonanceError` for a known name and for vectors that are not finite or of another length."
+        _add(self, track_id, vectors)
+
+    def train(self) -> None:
+        "Fit the quantiser to the songs that are here, without waiting for more; raises `ResonanceError` where there is nothing to fit."
+        _train(self)
+
+    def search(
+        self,
+        queries: np.ndarray,  # (m, dim) of unit length
+        k: int,  # neighbours for each
+    ) -> tuple[np.ndarray, np.ndarray]:
+        "Scores (m, k), float32, and rows (m, k), int64, best first; -inf and -1 where there are fewer."
+        return _search(self, queries, k)
+
+    def songs_of(
+        self,
+        rows: np.ndarray,  # of any shape, as `search` gave them
+    ) -> tuple[np.ndarray, np.ndarray]:
+        "Song numbers (places in `track_ids`) and window numbers within the song, int64, of the same shape; -1 for -1."
+        rows = _rows(self, rows, -1)
+        song = np.searchsorted(self.first, rows, 'right') - 1
+        return song, np.where(rows < 0, -1, rows - self.first[song])
+
+    def vectors(
+        self,
+        rows: np.ndarray,  # of any shape, none of them -1
+    ) -> np.ndarray:
+        "The vectors as the index knows them, float32, shape (..., dim)."
+        return _vectors(self, rows)
+
+    def remove(
+        self,
+        track_ids: Iterable[str],  # songs of this index
+    ) -> None:
+        "Forget songs; an unknown one raises `ResonanceError`, and then all stay. A codebook that was fitted to them remains."
+        _remove(self, track_ids)
+
+    def retain(
+        self,
+        track_ids: Iterable[str],  # songs; unknown ones do not matter
+    ) -> None:
+        "From now on know only these songs."
+        wanted = set(track_ids)
+        self.remove([t for t in self._place if t not in wanted])
+
+    def merge(
+        self,
+        other: VectorIndex,  # stays as it is
+    ) -> None:
+        "Take in all songs of another index of the same model; songs already here stay as they are. Raises `ResonanceError` for another model."
+        _merge(self, other)
+
+    def save(
+        self,
+        folder: Path,  # made if missing; an index that is there is replaced
+    ) -> None:
+        "Write the index into a folder, so that one killed at any moment leaves a whole index."
+        _save(self, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,  # what `save` wrote
+        mmap: bool = True,  # leave the vectors in the file until they are looked at
+        model_name: str | None = None,  # refuse vectors of any other model
+        check: bool = True,  # read the file once to compare its SHA-256; False saves the time and trusts it
+    ) -> VectorIndex:
+        "Read a saved index; raises `ResonanceError` when it is damaged, foreign, newer, or of another model."
+        return _load(cls, folder, mmap, model_name, check)
+
 # %% ../nbs/50_index.ipynb #96a40af0
 @dataclass
 class _Layout:
@@ -408,47 +506,18 @@ def _laid_out(self: VectorIndex) -> _Layout:
         self._layout = _Layout(names, np.append(rows[stored], rows[-1]), begins, (rows - begins)[:-1], stored, mask)
     return self._layout
 
-
-VectorIndex._laid_out = _laid_out
-VectorIndex.__len__ = lambda self: len(self._place)
-VectorIndex.track_ids = property(lambda self: self._laid_out().track_ids, doc='The living songs, in the order they came.')
-VectorIndex.first = property(lambda self: self._laid_out().first, doc='Row at which each song begins, and the number of rows: int64, shape (songs + 1,).')
-
-# %% ../nbs/50_index.ipynb #6abe1ef8
-def _trained(self: VectorIndex) -> bool:
-    "Whether vectors are kept as the kind keeps them; until then they are flat."
-    return self.kind not in QUANTISED or self.codebook is not None
-
-
-def _code_size(self: VectorIndex) -> int:
-    "Bytes that a vector takes now, with its number or links."
-    return code_bytes(self.codebook.kind if self.codebook else 'hnsw' if self.kind == 'hnsw' else 'flat', self.dim)
-
-
-def _nbytes(self: VectorIndex) -> int:
-    "Bytes that all vectors take, those of removed songs that are not yet forgotten too, and the codebook."
-    return self._index.ntotal * self.codes + (self.codebook.nbytes if self.codebook else 0)
-
-
-VectorIndex.trained, VectorIndex.codes, VectorIndex.nbytes = property(_trained), property(_code_size), property(_nbytes)
-
 # %% ../nbs/50_index.ipynb #7fd9d674
-def _add(
-    self: VectorIndex,
-    track_id: str,  # a name for the song, new to this index
-    vectors: np.ndarray,  # (n, dim) of its windows, in order, of unit length
-) -> None:
-    "Index one song; one without vectors adds nothing. Raises `ResonanceError` for a known name and for vectors that are not finite or of another length."
+def _add(self: VectorIndex, track_id: str, vectors: np.ndarray) -> None:
     if not isinstance(track_id, str):
         raise ResonanceError(f'the name of a song is a text, not {track_id!r}')
     if track_id in self._place:
         raise ResonanceError(f'{track_id} is already in this index')
     x = _checked(vectors, self.dim, f'vectors of {track_id}')
     if len(x):
-        self._own()
+        _own(self)
         self._index.add(x)
-        self._note(track_id, len(x))
-        self._settle()
+        _note(self, track_id, len(x))
+        _settle(self)
 
 
 def _note(self: VectorIndex, track_id: str, n: int) -> None:
@@ -459,9 +528,6 @@ def _note(self: VectorIndex, track_id: str, n: int) -> None:
     self._alive.append(True)
     self.n_vectors += n
     self._layout = None
-
-
-VectorIndex.add, VectorIndex._note = _add, _note
 
 # %% ../nbs/50_index.ipynb #0a35b8e7
 def _own(self: VectorIndex) -> None:
@@ -487,47 +553,35 @@ def _settle(self: VectorIndex) -> None:
     if self.kind in QUANTISED and fitted_for != self.kind and n >= self.train_at:
         self.train()
 
-
-VectorIndex._own, VectorIndex._settle = _own, _settle
-
 # %% ../nbs/50_index.ipynb #4cb29329
 def _train(self: VectorIndex) -> None:
-    "Fit the quantiser to the songs that are here, without waiting for more; raises `ResonanceError` where there is nothing to fit."
     if self.kind not in QUANTISED or self.codebook and self.codebook.kind == self.kind:
         raise ResonanceError(f'this index of kind {self.kind} has nothing to fit' + ': it has its codebook' * (self.codebook is not None))
     n, rows = self.n_vectors, np.arange(self.n_vectors)
     if n > FIT:
         rows = np.sort(rng_for(self.seed, 'train').choice(n, FIT, replace=False))
-    self._recode(fit_codebook(self.vectors(rows), self.kind, self.seed))
+    _recode(self, fit_codebook(self.vectors(rows), self.kind, self.seed))
 
 
 def _recode(self: VectorIndex, book: Codebook) -> None:
     "Keep the vectors by another codebook."
-    self._compact()
+    _compact(self)
     codes, made = _codes(self._index), _empty(self.kind, self.dim, book)
     for at in range(0, len(codes), 65_536):
         made.add(_decoded(self._index, codes[at : at + 65_536]))
     self._index, self.codebook, self._mapped = made, book, False
 
-
-VectorIndex.train, VectorIndex._recode = _train, _recode
-
 # %% ../nbs/50_index.ipynb #2f44bf15
-def _search(
-    self: VectorIndex,
-    queries: np.ndarray,  # (m, dim) of unit length
-    k: int,  # neighbours for each
-) -> tuple[np.ndarray, np.ndarray]:
-    "Scores (m, k), float32, and rows (m, k), int64, best first; -inf and -1 where there are fewer."
+def _search(self: VectorIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     q = _checked(queries, self.dim, 'queries')
     if k < 1:
         raise ResonanceError(f'a search is for at least one neighbour, not for {k}')
-    if self._laid_out().mask is not None and self.codebook and self.codebook.kind.startswith('pq'):
-        self._compact()  # Faiss's product quantiser takes no mask
-    layout, n = self._laid_out(), min(k, self.n_vectors)
+    if _laid_out(self).mask is not None and self.codebook and self.codebook.kind.startswith('pq'):
+        _compact(self)  # Faiss's product quantiser takes no mask
+    layout, n = _laid_out(self), min(k, self.n_vectors)
     scores, rows = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1, np.int64)
     if n and len(q):
-        found, at = self._index.search(q, n, params=self._parameters(n))
+        found, at = self._index.search(q, n, params=_parameters(self, n))
         song = np.searchsorted(layout.begins, at, 'right') - 1
         at = np.where(at < 0, -1, at + layout.shift[song])
         found = np.where(at < 0, -np.inf, found)
@@ -538,7 +592,7 @@ def _search(
 
 def _parameters(self: VectorIndex, k: int):
     "What Faiss is told about one search; nothing where there is nothing to say, as any parameter switches matrix products off."
-    faiss, mask = _faiss(), self._laid_out().mask
+    faiss, mask = _faiss(), _laid_out(self).mask
     options = {'sel': mask} if mask is not None else {}
     if self.kind == 'hnsw':
         return faiss.SearchParametersHNSW(efSearch=max(self.beam, k), **options)
@@ -546,26 +600,9 @@ def _parameters(self: VectorIndex, k: int):
         return faiss.SearchParametersIVF(nprobe=self.probes, **options)
     return faiss.SearchParameters(**options) if options else None
 
-
-VectorIndex.search, VectorIndex._parameters = _search, _parameters
-
 # %% ../nbs/50_index.ipynb #d3867c28
-def _songs_of(
-    self: VectorIndex,
-    rows: np.ndarray,  # of any shape, as `search` gave them
-) -> tuple[np.ndarray, np.ndarray]:
-    "Song numbers (places in `track_ids`) and window numbers within the song, int64, of the same shape; -1 for -1."
-    rows = self._rows(rows, -1)
-    song = np.searchsorted(self.first, rows, 'right') - 1
-    return song, np.where(rows < 0, -1, rows - self.first[song])
-
-
-def _vectors(
-    self: VectorIndex,
-    rows: np.ndarray,  # of any shape, none of them -1
-) -> np.ndarray:
-    "The vectors as the index knows them, float32, shape (..., dim)."
-    rows, layout = self._rows(rows, 0), self._laid_out()
+def _vectors(self: VectorIndex, rows: np.ndarray) -> np.ndarray:
+    rows, layout = _rows(self, rows, 0), _laid_out(self)
     song = layout.stored[np.searchsorted(layout.first, rows.ravel(), 'right') - 1]
     at, inner = rows.ravel() - layout.shift[song], _inner(self._index)
     if not len(at):
@@ -585,15 +622,8 @@ def _rows(self: VectorIndex, rows: np.ndarray, least: int) -> np.ndarray:
         raise ResonanceError(f'rows {rows.min()} to {rows.max()} are not all in an index of {self.n_vectors}')
     return rows
 
-
-VectorIndex.songs_of, VectorIndex.vectors, VectorIndex._rows = _songs_of, _vectors, _rows
-
 # %% ../nbs/50_index.ipynb #6ca60ef2
-def _remove(
-    self: VectorIndex,
-    track_ids: Iterable[str],  # songs of this index
-) -> None:
-    "Forget songs; an unknown one raises `ResonanceError`, and then all stay. A codebook that was fitted to them remains."
+def _remove(self: VectorIndex, track_ids: Iterable[str]) -> None:
     names = dict.fromkeys([track_ids] if isinstance(track_ids, str) else track_ids)
     if unknown := [t for t in names if t not in self._place]:
         raise ResonanceError(f'{unknown[0]} is not in this index')
@@ -603,19 +633,7 @@ def _remove(
         self.n_vectors -= self._lengths[at]
     self._layout = None
     if 2 * self.n_vectors < self._index.ntotal:
-        self._compact()
-
-
-def _retain(
-    self: VectorIndex,
-    track_ids: Iterable[str],  # songs; unknown ones do not matter
-) -> None:
-    "From now on know only these songs."
-    wanted = set(track_ids)
-    self.remove([t for t in self._place if t not in wanted])
-
-
-VectorIndex.remove, VectorIndex.retain = _remove, _retain
+        _compact(self)
 
 # %% ../nbs/50_index.ipynb #6e05e96b
 def _compact(self: VectorIndex) -> None:
@@ -628,26 +646,19 @@ def _compact(self: VectorIndex) -> None:
     songs = [(t, n) for t, n, alive in zip(self._names, self._lengths, self._alive) if alive]
     self._names, self._lengths, self._alive, self._place, self.n_vectors = [], [], [], {}, 0
     for t, n in songs:
-        self._note(t, n)
+        _note(self, t, n)
     self._layout = None
 
-
-VectorIndex._compact = _compact
-
 # %% ../nbs/50_index.ipynb #46c77c72
-def _merge(
-    self: VectorIndex,
-    other: VectorIndex,  # stays as it is
-) -> None:
-    "Take in all songs of another index of the same model; songs already here stay as they are. Raises `ResonanceError` for another model."
+def _merge(self: VectorIndex, other: VectorIndex) -> None:
     if (other.model_name, other.dim) != (self.model_name, self.dim):
         raise ResonanceError(f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) into an index of {self.model_name} ({self.dim})')
     new = np.array([alive and t not in self._place for t, alive in zip(other._names, other._alive)], bool)
     if not new.any():
         return
-    self._own()
+    _own(self)
     if self.kind in QUANTISED and self.codebook is None and other.codebook and other.codebook.kind == self.kind:
-        self._recode(other.codebook)
+        _recode(self, other.codebook)
     codes = _codes(other._index)[np.repeat(new, other._lengths)]
     books = [x.codebook.digest if x.codebook else None for x in (self, other)]
     if books[0] == books[1]:
@@ -656,11 +667,8 @@ def _merge(
         for at in range(0, len(codes), 65_536):
             self._index.add(_decoded(other._index, codes[at : at + 65_536]))
     for i in np.flatnonzero(new):
-        self._note(other._names[i], other._lengths[i])
-    self._settle()
-
-
-VectorIndex.merge = _merge
+        _note(self, other._names[i], other._lengths[i])
+    _settle(self)
 
 # %% ../nbs/50_index.ipynb #056a303e
 FORMAT, VERSION, DESCRIPTION = 'resonance vector index', 1, 'index.json'
@@ -681,17 +689,13 @@ def _free_name(folder: Path) -> str:
     return 'vectors-1.faiss' if before == 'vectors-0.faiss' else 'vectors-0.faiss'
 
 # %% ../nbs/50_index.ipynb #9ca2249c
-def _save(
-    self: VectorIndex,
-    folder: Path,  # made if missing; an index that is there is replaced
-) -> None:
-    "Write the index into a folder, so that one killed at any moment leaves a whole index."
+def _save(self: VectorIndex, folder: Path) -> None:
     folder, faiss = Path(folder), _faiss()
     folder.mkdir(parents=True, exist_ok=True)
     if self.kind != 'hnsw':
-        self._compact()
+        _compact(self)
     if self.kind == 'ivf-pq32':
-        self._own()  # Faiss would write where the mapped lists are, not what is in them
+        _own(self)  # Faiss would write where the mapped lists are, not what is in them
     name = _free_name(folder)
     tracks = [(t if alive else None, n) for t, n, alive in zip(self._names, self._lengths, self._alive)]
     with atomic_write(folder / name) as part:
@@ -707,9 +711,6 @@ def _save(
     for left in (*folder.glob('vectors-?.faiss'), *folder.glob('.vectors-?.faiss.*.part')):
         if left.name != name:
             left.unlink(missing_ok=True)
-
-
-VectorIndex.save = _save
 
 # %% ../nbs/50_index.ipynb #39574a2f
 def _described(folder: Path) -> dict:
@@ -754,14 +755,7 @@ def _codebook_in(opened, kind: str | None) -> Codebook | None:
     return Codebook(kind, arrays)
 
 # %% ../nbs/50_index.ipynb #fbb992ee
-def _load(
-    cls,
-    folder: Path,  # what `save` wrote
-    mmap: bool = True,  # leave the vectors in the file until they are looked at
-    model_name: str | None = None,  # refuse vectors of any other model
-    check: bool = True,  # read the file once to compare its SHA-256; False saves the time and trusts it
-) -> VectorIndex:
-    "Read a saved index; raises `ResonanceError` when it is damaged, foreign, newer, or of another model."
+def _load(cls, folder: Path, mmap: bool, model_name: str | None, check: bool) -> VectorIndex:
     folder = Path(folder)
     _faiss()
     with reading(folder, 'index of vectors'):
@@ -775,11 +769,8 @@ def _load(
         setattr(self, name, about[name])
     self._index, self._mapped, self.codebook = opened, mmap and bool(about['tracks']), book
     for t, n in about['tracks']:
-        self._note(t, n)
+        _note(self, t, n)
     self._alive = [t is not None for t in self._names]
     self._place.pop(None, None)
     self.n_vectors = sum(n for t, n in about['tracks'] if t is not None)
     return self
-
-
-VectorIndex.load = classmethod(_load)

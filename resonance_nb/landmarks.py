@@ -195,14 +195,20 @@ class Segment:
         near = np.searchsorted(self.first_frame, np.arange(0, self.first_frame[-1], 256), 'right') - 1
         self._near = np.append(near, len(self.track_ids) - 1)  # a frame's song can be read off nearby
 
-    def track_at(self, frames: np.ndarray) -> np.ndarray:
+    def track_at(
+        self,
+        frames: np.ndarray,  # (n,) counted over all songs of the segment
+    ) -> np.ndarray:
         "The number of the song that each frame lies in."
         track = self._near[frames >> 8]
         while (later := frames >= self.first_frame[track + 1]).any():
             track = track + later
         return track
 
-    def lookup(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def lookup(
+        self,
+        codes: np.ndarray,  # (n,) hashes of a clip
+    ) -> tuple[np.ndarray, np.ndarray]:
         "All postings with these codes: the index into `codes`, and the posting's frame."
         first = self.starts[codes].astype(np.int64)
         counts = self.starts[codes + 1] - first
@@ -374,6 +380,89 @@ class Landmarks:
         "Index one song; audio without a single hash (silence, a click) adds nothing."
         self.add_stream(track_id, [samples])
 
+    def add_stream(
+        self,
+        track_id: str,  # a name for the song, new to this index
+        blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
+    ) -> None:
+        "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
+        if track_id in self._known:  # before hours of audio are read
+            raise ResonanceError(f'{track_id} is already in this index')
+        self.add_peaks(track_id, *peaks(iter(blocks), self.front))
+
+    def add_peaks(
+        self,
+        track_id: str,  # a name for the song, new to this index
+        frames: np.ndarray,  # (n_peaks,) as `peaks` gives them with this front end
+        bins: np.ndarray,  # (n_peaks,)
+        n_frames: int,  # length of the song
+    ) -> None:
+        "Index a song whose peaks are known already; a known name raises `ResonanceError`."
+        _add_peaks(self, track_id, frames, bins, n_frames)
+
+    def segments(self) -> list[Segment]:
+        "The index's pieces, with everything added so far in them."
+        return _segments(self)
+
+    def hear(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> _Hearing:
+        "Look a clip up in every segment."
+        return _hear(self, samples)
+
+    def evidence(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 1,  # songs of which it is told whether they are doubtful
+    ) -> Evidence:
+        "What a clip (mono at 16 kHz) says of the songs; whether its best `k` are doubtful."
+        return _evidence(self, samples, k)
+
+    def search(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # answers at most
+    ) -> list[Match]:
+        "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
+        return search_stretches(lambda x: _answers(self, x, k), samples)
+
+    def merge(
+        self,
+        other: Landmarks,  # with the same front end
+    ) -> None:
+        "Take in all songs of another index with the same front end; songs already here stay as they are."
+        _merge(self, other)
+
+    def retain(
+        self,
+        track_ids: set[str],  # songs to keep
+    ) -> None:
+        "From now on answer only with these songs."
+        for segment in self.segments():
+            segment.alive = segment.alive & np.array([t in track_ids for t in segment.track_ids], bool)
+        self._known &= set(track_ids)
+
+    def compact(self) -> None:
+        "Rewrite all living songs into one segment."
+        songs = [song for segment in self._parts for song in segment_songs(segment)]
+        self._parts = [build_segment(songs)] if songs else []
+
+    def save(
+        self,
+        folder: Path,  # made if missing
+    ) -> None:
+        "Write the index into a folder (made if missing)."
+        _save(self, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,  # where `save` wrote it
+    ) -> Landmarks:
+        "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
+        return _load(cls, folder)
+
 # %% ../nbs/30_landmarks.ipynb #5821c26f
 class DenseLandmarks(Landmarks):
     "The same with more peaks on both sides, more pairs and more places verified: a larger index, a slower answer, more songs found."
@@ -382,25 +471,7 @@ class DenseLandmarks(Landmarks):
     settings = DENSE
 
 # %% ../nbs/30_landmarks.ipynb #f3071d2b
-def _add_stream(
-    self,
-    track_id: str,  # a name for the song, new to this index
-    blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-) -> None:
-    "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
-    if track_id in self._known:  # before hours of audio are read
-        raise ResonanceError(f'{track_id} is already in this index')
-    self.add_peaks(track_id, *peaks(iter(blocks), self.front))
-
-
-def _add_peaks(
-    self,
-    track_id: str,  # a name for the song, new to this index
-    frames: np.ndarray,  # (n_peaks,) as `peaks` gives them with this front end
-    bins: np.ndarray,  # (n_peaks,)
-    n_frames: int,  # length of the song
-) -> None:
-    "Index a song whose peaks are known already; a known name raises `ResonanceError`."
+def _add_peaks(self: Landmarks, track_id: str, frames: np.ndarray, bins: np.ndarray, n_frames: int) -> None:
     if track_id in self._known:
         raise ResonanceError(f'{track_id} is already in this index')
     codes, at = hashes(frames, bins, self.front.fan, self.front)
@@ -409,17 +480,13 @@ def _add_peaks(
         self._known.add(track_id)
 
 
-def _segments(self) -> list[Segment]:
-    "The index's pieces, with everything added so far in them."
+def _segments(self: Landmarks) -> list[Segment]:
     if self._pending:
         self._parts.append(build_segment(self._pending))
         self._pending = []
     if len(self._parts) > 8:
         self.compact()
     return self._parts
-
-
-Landmarks.add_stream, Landmarks.add_peaks, Landmarks.segments = _add_stream, _add_peaks, _segments
 
 # %% ../nbs/30_landmarks.ipynb #98e8b5de
 def _query_peaks(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray]:
@@ -499,8 +566,7 @@ def _promising(begin: np.ndarray, votes: np.ndarray, most: int) -> np.ndarray:
     return np.flatnonzero(full[bins] >= (at_least > most).sum() - 1)
 
 
-def _hear(self, samples: np.ndarray) -> _Hearing:
-    "Look a clip up in every segment."
+def _hear(self: Landmarks, samples: np.ndarray) -> _Hearing:
     front, asking = self.front, self.asking
     clips = [samples[p * front.hop // asking.phases :] for p in range(asking.phases)]
     none = np.zeros((0, front.bin_max - front.bin_min + 1), np.float32)
@@ -645,13 +711,7 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     return as_matches(found.track_ids[:k], found.score, found.start_s, confidence)
 
 
-def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
-    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
-    return search_stretches(lambda x: _answers(self, x, k), samples)
-
-
-def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:
-    "What a clip (mono at 16 kHz) says of the songs; whether its best `k` are doubtful."
+def _evidence(self: Landmarks, samples: np.ndarray, k: int) -> Evidence:
     samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)  # one broken sample shall not silence the rest
     heard = self.hear(samples)
     if not len(heard.tracks):
@@ -659,34 +719,14 @@ def _evidence(self, samples: np.ndarray, k: int = 1) -> Evidence:
         return Evidence([], none, none, np.zeros((0, len(self._coefficients) - 1)), none.astype(bool), none.astype(bool))
     return (_by_agreement if self.asking.candidates else _by_votes)(self, heard, samples, k)
 
-
-Landmarks.hear, Landmarks.evidence, Landmarks.search = _hear, _evidence, _search
-
 # %% ../nbs/30_landmarks.ipynb #bb9f1840
-def _merge(self, other: Landmarks) -> None:
-    "Take in all songs of another index with the same front end; songs already here stay as they are."
+def _merge(self: Landmarks, other: Landmarks) -> None:
     if other.front.digest() != self.front.digest():
         raise ResonanceError(f'cannot merge front end {other.front.digest()} into {self.front.digest()}')
     for segment in other.segments():
         new = np.array([t not in self._known for t in segment.track_ids], bool)
         self._parts.append(replace(segment, alive=segment.alive & new))
         self._known |= {t for t, a in zip(segment.track_ids, self._parts[-1].alive) if a}
-
-
-def _retain(self, track_ids: set[str]) -> None:
-    "From now on answer only with these songs."
-    for segment in self.segments():
-        segment.alive = segment.alive & np.array([t in track_ids for t in segment.track_ids], bool)
-    self._known &= set(track_ids)
-
-
-def _compact(self) -> None:
-    "Rewrite all living songs into one segment."
-    songs = [song for segment in self._parts for song in segment_songs(segment)]
-    self._parts = [build_segment(songs)] if songs else []
-
-
-Landmarks.merge, Landmarks.retain, Landmarks.compact = _merge, _retain, _compact
 
 # %% ../nbs/30_landmarks.ipynb #7fd5f9e2
 FORMAT, VERSION = 'resonance landmarks', 2
@@ -738,8 +778,7 @@ def _unpack_postings(counts: np.ndarray, packed: np.ndarray) -> tuple[np.ndarray
     return _starts(codes), packed & np.uint32((1 << (32 - low_bits)) - 1)
 
 # %% ../nbs/30_landmarks.ipynb #0ad7721d
-def _save(self, folder: Path) -> None:
-    "Write the index into a folder (made if missing)."
+def _save(self: Landmarks, folder: Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if len(self.segments()) != 1 or not all(s.alive.all() for s in self._parts):
@@ -753,9 +792,6 @@ def _save(self, folder: Path) -> None:
     about = {'format': FORMAT, 'version': VERSION, 'front_end': self.front.digest(), 'front': asdict(self.front)}
     about |= {'search': asdict(self.asking), 'tracks': list(zip(segment.track_ids, lengths))}
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
-
-Landmarks.save = _save
 
 # %% ../nbs/30_landmarks.ipynb #3d64571a
 def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -780,7 +816,6 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def _load(cls, folder: Path) -> Landmarks:
-    "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
     with reading(folder, 'landmark index'):
         about, arrays = _read(Path(folder))
         self, (ids, lengths) = cls(about['front'], about['search']), (zip(*about['tracks']) if about['tracks'] else ([], []))
@@ -788,9 +823,6 @@ def _load(cls, folder: Path) -> Landmarks:
         self._parts = [Segment(list(ids), first_frame, **arrays)] if len(ids) else []
         self._known = set(ids)
         return self
-
-
-Landmarks.load = classmethod(_load)
 
 # %% ../nbs/30_landmarks.ipynb #6f6b6a98
 def shares_sound(

@@ -305,14 +305,65 @@ class Averages(SongIndex):
         "The method and its front end: the name of its rows in a catalogue."
         return f'{self.name}/{self.front.digest()}'
 
-# %% ../nbs/32_mfcc.ipynb #ef669d54
-def _kept_of(self, blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    "Starts, ends and averages of a song's chunks and of the whole; None for silence."
-    rows = averages(iter(blocks), self.front)
-    return rows if len(rows[0]) else None
+    def _kept_of(self, blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        "Starts, ends and averages of a song's chunks and of the whole; None for silence."
+        rows = averages(iter(blocks), self.front)
+        return rows if len(rows[0]) else None
 
+    def _prepared(self) -> _Table:
+        return _prepared(self)
 
-Averages._kept_of = _kept_of
+    def ranking(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+    ) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        "All songs for a clip (mono at 16 kHz), best first: their ids, their scores (n,), and the clip's own chunks (starts_s, unit vectors)."
+        return _ranking(self, samples)
+
+    def search(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # answers at most
+    ) -> list[Match]:
+        "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard; raises `ResonanceError` for non-finite samples."
+        return search_stretches(lambda x: _answers(self, x, k), samples)
+
+    def song_means(self) -> tuple[list[str], np.ndarray]:
+        "The songs and the average of each whole song, shape (n, d)."
+        means = [rows[2][-1] for rows in self._songs.values()]
+        return [*self._songs], np.stack(means) if means else np.zeros((0, self.front.dim), np.float32)
+
+    def save(
+        self,
+        folder: Path,  # made if missing
+    ) -> None:
+        "Write the index into a folder (made if missing)."
+        _save(self, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,  # where `save` wrote it
+    ) -> Averages:
+        "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
+        return _load(cls, folder)
+
+    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        "For each song its id, its rows' starts (n,) and ends (n,) in seconds, and the vectors (n, d): chunks, then the whole."
+        for track_id, rows in self._songs.items():
+            yield track_id, *rows
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        track_ids: list[str],  # of each row
+        starts_s: np.ndarray,  # (n,) where its chunk begins
+        ends_s: np.ndarray,  # (n,) where its chunk ends
+        vectors: np.ndarray,  # (n, d) as `embeddings` gave them
+        **options,  # front, scope, scaling
+    ) -> Averages:
+        "An index made of rows in any order; raises `ResonanceError` when they do not fit the front end."
+        return _from_embeddings(cls, track_ids, starts_s, ends_s, vectors, **options)
 
 # %% ../nbs/32_mfcc.ipynb #34e264ed
 @dataclass
@@ -332,7 +383,7 @@ def _rows_of(rows: tuple, scope: str) -> tuple:
     return tuple(x[which] for x in rows)
 
 
-def _prepared(self) -> _Table:
+def _prepared(self: Averages) -> _Table:
     if self._table is None:
         kept = [_rows_of(rows, self.scope) for rows in self._songs.values()]
         starts, _, vectors = (np.concatenate(x) for x in zip(*kept))
@@ -342,15 +393,13 @@ def _prepared(self) -> _Table:
         self._table = _Table([*self._songs], by_name, first, starts, _unit(vectors, space), space)
     return self._table
 
-
-Averages._prepared = _prepared
-
 # %% ../nbs/32_mfcc.ipynb #274d5c3f
 _CELLS_AT_ONCE = 2**24  # cosines held in memory
 
 
-def _ranking(self, samples: np.ndarray) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    "All songs for a clip (mono at 16 kHz), best first: their ids, their scores (n,), and the clip's own chunks (starts_s, unit vectors)."
+def _ranking(
+    self: Averages, samples: np.ndarray,
+) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
     starts, _, vectors = _rows_of(averages(np.asarray(samples), self.front), self.scope)
     if not len(starts) or not self._songs:
         return [], np.zeros(0), (starts, vectors)
@@ -372,33 +421,13 @@ def _place(self, track_id: str, starts_s: np.ndarray, unit: np.ndarray) -> float
     theirs, ours = np.unravel_index(np.argmax(table.unit[rows] @ unit.T), (len(table.unit[rows]), len(unit)))
     return float(table.starts_s[rows][theirs] - starts_s[ours])
 
-
-Averages.ranking, Averages._place = _ranking, _place
-
 # %% ../nbs/32_mfcc.ipynb #d6ff779f
 def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     track_ids, scores, clip = self.ranking(samples)
     logit = self._coefficients[0] + features(scores, self._usual)[:k] @ self._coefficients[1:]
     confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-    return as_matches(track_ids[:k], scores, [self._place(t, *clip) for t in track_ids[:k]], confidence)
-
-
-def _search(self, samples: np.ndarray, k: int = 5) -> list[Match]:
-    "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard; raises `ResonanceError` for non-finite samples."
-    return search_stretches(lambda x: _answers(self, x, k), samples)
-
-
-Averages.search = _search
-
-
-def _song_means(self) -> tuple[list[str], np.ndarray]:
-    "The songs and the average of each whole song, shape (n, d)."
-    means = [rows[2][-1] for rows in self._songs.values()]
-    return [*self._songs], np.stack(means) if means else np.zeros((0, self.front.dim), np.float32)
-
-
-Averages.song_means = _song_means
+    return as_matches(track_ids[:k], scores, [_place(self, t, *clip) for t in track_ids[:k]], confidence)
 
 # %% ../nbs/32_mfcc.ipynb #d4dd4ded
 class Mfcc(Averages):
@@ -416,8 +445,7 @@ class Chroma(Averages):
 FORMAT, VERSION = 'resonance averages', 1
 
 
-def _save(self, folder: Path) -> None:
-    "Write the index into a folder (made if missing)."
+def _save(self: Averages, folder: Path) -> None:
     folder, rows = Path(folder), [*self._songs.values()]
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.concatenate([r[2] for r in rows] or [np.zeros((0, self.front.dim), np.float32)])
@@ -428,12 +456,8 @@ def _save(self, folder: Path) -> None:
     about |= {'scope': self.scope, 'scaling': self.scaling, 'tracks': [(t, len(r[0])) for t, r in self._songs.items()]}
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
 
-
-Averages.save = _save
-
 # %% ../nbs/32_mfcc.ipynb #7fbf5d1e
 def _load(cls, folder: Path) -> Averages:
-    "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
     folder = Path(folder)
     with reading(folder, 'index of averages'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
@@ -457,25 +481,10 @@ def _load(cls, folder: Path) -> Averages:
         self._songs = dict(zip([t for t, _ in tracks], parts))
         return self
 
-
-Averages.load = classmethod(_load)
-
 # %% ../nbs/32_mfcc.ipynb #3b766cd5
-def _embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    "For each song its id, its rows' starts (n,) and ends (n,) in seconds, and the vectors (n, d): chunks, then the whole."
-    for track_id, rows in self._songs.items():
-        yield track_id, *rows
-
-
 def _from_embeddings(
-    cls,
-    track_ids: list[str],  # of each row
-    starts_s: np.ndarray,  # (n,) where its chunk begins
-    ends_s: np.ndarray,  # (n,) where its chunk ends
-    vectors: np.ndarray,  # (n, d) as `embeddings` gave them
-    **options,  # front, scope, scaling
+    cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray, **options,
 ) -> Averages:
-    "An index made of rows in any order; raises `ResonanceError` when they do not fit the front end."
     self = cls(**options)
     if not len(track_ids):
         return self
@@ -487,9 +496,6 @@ def _from_embeddings(
     parts = zip(*(np.split(x[order], cuts) for x in (starts_s, ends_s, vectors)))
     self._songs = dict(zip(names.tolist(), parts))
     return self
-
-
-Averages.embeddings, Averages.from_embeddings = _embeddings, classmethod(_from_embeddings)
 
 # %% ../nbs/32_mfcc.ipynb #ecf24678
 LAB_TARGETS = {'top1': 0.8, 'top5': 0.95, 'mean_rank': 1.5, 'mean_similarity': 0.7}  # published, for clean clips; the rank is to be below, the others above

@@ -226,8 +226,4 @@ def as_network(
     "Something that makes vectors of windows, with `settings` and `digest`."
     if encoder is None:
         return shipped()
-    if hasattr(encoder, 'parameters'):  # torch is imported already
-        from resonance_nb.encoders import Asked
-
-        return Asked(encoder)
-    return encoder
+    return encoder.as_network() if hasattr(encoder, 'as_network') else encoder

@@ -624,35 +624,29 @@ class RoomBank:
         "The usable devices, in the order of the table; [] when there are none."
         return list(self._devices)
 
+    def facts(
+        self,
+        id: str,  # one of `ids`
+    ) -> RoomFacts:
+        "What was measured on a room; raises `ResonanceError` for an unknown id."
+        return _pick(self._rooms, id, 'room')[1]
+
+    def response(
+        self,
+        id: str,  # one of `ids`
+    ) -> np.ndarray:
+        "The aligned response of a room, shape (n,), read-only; raises `ResonanceError` for an unknown id."
+        return _pick(self._rooms, id, 'room')[0]
+
+    def device(
+        self,
+        id: str,  # one of `device_ids`
+    ) -> np.ndarray:
+        "A microphone's or loudspeaker's response, shape (n,), read-only, unit gain from 300 to 3,400 Hz; raises `ResonanceError` for an unknown id."
+        return _pick(self._devices, id, 'device')
+
 # %% ../nbs/20_rooms.ipynb #ee345112
 def _pick(found: dict, id: str, what: str):
     if id not in found:
         raise ResonanceError(f'the bank has no usable {what} {str(id)[:80]!r}')
     return found[id]
-
-
-def _facts(
-    self: RoomBank,
-    id: str,  # one of `ids`
-) -> RoomFacts:
-    "What was measured on a room; raises `ResonanceError` for an unknown id."
-    return _pick(self._rooms, id, 'room')[1]
-
-
-def _room_response(
-    self: RoomBank,
-    id: str,  # one of `ids`
-) -> np.ndarray:
-    "The aligned response of a room, shape (n,), read-only; raises `ResonanceError` for an unknown id."
-    return _pick(self._rooms, id, 'room')[0]
-
-
-def _device(
-    self: RoomBank,
-    id: str,  # one of `device_ids`
-) -> np.ndarray:
-    "A microphone's or loudspeaker's response, shape (n,), read-only, unit gain from 300 to 3,400 Hz; raises `ResonanceError` for an unknown id."
-    return _pick(self._devices, id, 'device')
-
-
-RoomBank.facts, RoomBank.response, RoomBank.device = _facts, _room_response, _device

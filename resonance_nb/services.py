@@ -1153,6 +1153,29 @@ class AcrCloud:
             raise ServiceError(f'ACRCloud needs keys: set {", ".join(missing)} in the environment')
         return cls(*(os.environ[name].strip() for name in ENVIRONMENT), rng, **settings)
 
+    def _wait_turn(self) -> None:
+        "Keep the rate: a request starts at the earliest 1 / rate after the one before."
+        now = time.monotonic()
+        if now < self._next_s:
+            self._sleep(self._next_s - now)
+        self._next_s = max(now, self._next_s) + 1 / self.queries_per_s
+
+    def ask(
+        self,
+        sample: bytes,  # a sound file, or its fingerprint, as bytes
+        duration_s: float = math.nan,  # how long it lasts, seconds; nan: unknown
+    ) -> Reply:
+        "What the service says of a clip (an audio file as bytes, its length in seconds); raises `ServiceError`, `AccessRefused`."
+        return _ask(self, sample, duration_s)
+
+    def identify(
+        self,
+        sample: bytes,  # a sound file, or its fingerprint, as bytes
+        duration_s: float = math.nan,  # how long it lasts, seconds; nan: unknown
+    ) -> list[dict]:
+        "The songs that the service hears in a clip, best first; [] when it recognises none."
+        return self.ask(sample, duration_s).matches
+
 # %% ../nbs/33_services.ipynb #33a00082
 def _signer(access_key: str, access_secret: str) -> Callable[[str], dict]:
     "A function that makes the signed fields of a request; it alone knows the secret."
@@ -1196,26 +1219,14 @@ def _once(self, sample: bytes) -> tuple[int, str | None, bytes, float]:
     except requests.RequestException as e:
         raise ServiceError(f'ACRCloud cannot be asked ({type(e).__name__})') from None
 
-
-AcrCloud._once = _once
-
 # %% ../nbs/33_services.ipynb #33a00083
-def _wait_turn(self) -> None:
-    "Keep the rate: a request starts at the earliest 1 / rate after the one before."
-    now = time.monotonic()
-    if now < self._next_s:
-        self._sleep(self._next_s - now)
-    self._next_s = max(now, self._next_s) + 1 / self.queries_per_s
-
-
-def _ask(self, sample: bytes, duration_s: float = math.nan) -> Reply:
-    "What the service says of a clip (an audio file as bytes, its length in seconds); raises `ServiceError`, `AccessRefused`."
+def _ask(self: AcrCloud, sample: bytes, duration_s: float) -> Reply:
     if not 0 < len(sample) < _MOST_SAMPLE:
         raise ServiceError(f'ACRCloud takes samples of 1 to {_MOST_SAMPLE - 1} bytes, not {len(sample)}')
     for attempt in range(1, self.tries + 1):
         self._wait_turn()
         try:
-            status, retry_after, body, elapsed_ms = self._once(sample)
+            status, retry_after, body, elapsed_ms = _once(self, sample)
             reply, code = _judged(status, retry_after, body)
             return Reply(_songs_in(reply, duration_s) if code == 0 else [], code, elapsed_ms)
         except _Passing as e:
@@ -1224,14 +1235,6 @@ def _ask(self, sample: bytes, duration_s: float = math.nan) -> Reply:
             longest_s = min(60.0, self.backoff_s * 2 ** (attempt - 1))
             self._sleep(max(asked_s or 0.0, float(self._rng.uniform(0.5, 1.0)) * longest_s))
     raise ServiceError(f'ACRCloud gave no answer in {self.tries} tries: {why}')
-
-
-def _identify(self, sample: bytes, duration_s: float = math.nan) -> list[dict]:
-    "The songs that the service hears in a clip, best first; [] when it recognises none."
-    return self.ask(sample, duration_s).matches
-
-
-AcrCloud._wait_turn, AcrCloud.ask, AcrCloud.identify = _wait_turn, _ask, _identify
 
 # %% ../nbs/33_services.ipynb #33a00087
 def _answered(out: Path, pack: Pack) -> set[str]:

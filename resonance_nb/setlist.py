@@ -146,11 +146,17 @@ class _Tracer:
         found = self.recognizer.search(x[part], k=CLAIMS) if part.stop else []
         for m in found:
             if (logit := _log_odds(m.confidence)) >= LEAST:
-                self._take(m.track_id, _Answer(begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit))
+                _take(self, m.track_id, _Answer(begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit))
         for trace in self.live:  # while the sound is there, and as late as that, when its lag is known well
             if math.isnan(trace.from_s) and len(trace.answers) > 1 and trace.answers[0].begin_s - BACK_S < now_s + STEP_S - KEPT_S:
-                self._begin(trace)
-        self._finish(now_s - GONE_S)
+                _begin(self, trace)
+        _finish(self, now_s - GONE_S)
+
+    def end(self) -> None:
+        "The recording is over."
+        if self._room < round(STEP_S * SAMPLE_RATE):
+            self.ask()
+        _finish(self, math.inf)
 
 # %% ../nbs/62b_setlist.ipynb #3b781850
 def _take(self: _Tracer, track_id: str, answer: _Answer) -> None:
@@ -168,19 +174,9 @@ def _finish(self: _Tracer, before_s: float) -> None:
         self.live.remove(trace)
         if _sum(trace.answers) > 0:
             if math.isnan(trace.from_s):
-                self._begin(trace)
-            self._end(trace)
+                _begin(self, trace)
+            _end(self, trace)
             self.over.append(trace)
-
-
-def _nothing_follows(self: _Tracer) -> None:
-    "The recording is over."
-    if self._room < round(STEP_S * SAMPLE_RATE):
-        self.ask()
-    self._finish(math.inf)
-
-
-_Tracer._take, _Tracer._finish, _Tracer.end = _take, _finish, _nothing_follows
 
 # %% ../nbs/62b_setlist.ipynb #0aa04b85
 EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
@@ -216,9 +212,6 @@ def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple
     loud = np.array([not silent(x[i : i + _SECOND]) for i in np.rint((at_s - from_s) * SAMPLE_RATE).astype(int)], bool)
     return at_s + fused.encoder.settings.window_s / 2, np.maximum(*two) * loud
 
-
-_Tracer._likeness = _likeness
-
 # %% ../nbs/62b_setlist.ipynb #5b19e8c3
 def _begin(self: _Tracer, trace: _Trace) -> None:
     "Say when the song begins."
@@ -227,7 +220,7 @@ def _begin(self: _Tracer, trace: _Trace) -> None:
     for _ in range(4):  # its first note is where the lag is the time itself
         note_s = float(trace.lag_s(note_s))
     if isinstance(self.recognizer, Fused):
-        at_s, cosine = self._likeness(trace, first.begin_s - BACK_S, first.end_s)
+        at_s, cosine = _likeness(self, trace, first.begin_s - BACK_S, first.end_s)
         level = _level(cosine[at_s > first.begin_s])
         if (i := _change(cosine, level)) < len(at_s):
             trace.from_s = float(at_s[i])
@@ -242,13 +235,10 @@ def _end(self: _Tracer, trace: _Trace) -> None:
     last = trace.answers[-1]
     trace.to_s = last.end_s - EDGE_S
     if isinstance(self.recognizer, Fused):
-        at_s, cosine = self._likeness(trace, last.begin_s, self.ring.end_s)
+        at_s, cosine = _likeness(self, trace, last.begin_s, self.ring.end_s)
         if (i := _change(cosine[::-1], _level(cosine[at_s < last.end_s]))) < len(at_s):
             trace.to_s = float(at_s[len(at_s) - 1 - i])
     trace.to_s = max(trace.to_s, trace.from_s + 1.0)
-
-
-_Tracer._begin, _Tracer._end = _begin, _end
 
 # %% ../nbs/62b_setlist.ipynb #f9e0ab35
 def _settled(traces: list[_Trace], enough: float) -> list[_Trace]:

@@ -82,6 +82,13 @@ class RingBuffer:
         out[straight:] = self._x[: n - straight]
         return out
 
+    def write(
+        self,
+        block: Block | np.ndarray,  # a block of any length, or samples (n,) that follow on
+    ) -> None:
+        "Take in a block; a gap becomes silence, one as long as the buffer (or a step back in time) empties it first."
+        _write(self, block)
+
 # %% ../nbs/61_stream.ipynb #4ff37cf6
 def _place(self: RingBuffer, x: np.ndarray) -> None:
     "Put samples behind the newest; of more than the buffer holds, only the end."
@@ -94,22 +101,15 @@ def _place(self: RingBuffer, x: np.ndarray) -> None:
     self._x[: len(x) - straight] = x[straight:]
 
 
-def _write(
-    self: RingBuffer,
-    block: Block | np.ndarray,  # a block of any length, or samples (n,) that follow on
-) -> None:
-    "Take in a block; a gap becomes silence, one as long as the buffer (or a step back in time) empties it first."
+def _write(self: RingBuffer, block: Block | np.ndarray) -> None:
     x = block.samples if isinstance(block, Block) else np.asarray(block, np.float32)
     begins = round(block.start_s * SAMPLE_RATE) if isinstance(block, Block) else self._end
     lost = begins - self._end
     if not self._held or not 0 <= lost < len(self._x):
         self._end, self._held = begins, 0
     elif lost:
-        self._place(np.broadcast_to(np.float32(0), lost))
-    self._place(x)
-
-
-RingBuffer._place, RingBuffer.write = _place, _write
+        _place(self, np.broadcast_to(np.float32(0), lost))
+    _place(self, x)
 
 # %% ../nbs/61_stream.ipynb #451f0ab4
 def every(
@@ -334,16 +334,12 @@ class _Bytes:
             self.closed.wait(0.02)  # a stream that never waits, and has nothing yet
         return b''
 
-# %% ../nbs/61_stream.ipynb #e00029ea
-def _exactly(self: _Bytes, n: int) -> bytes:
-    "`n` bytes, fewer only at the end."
-    data = bytearray()
-    while len(data) < n and (more := self.some(n - len(data))):
-        data += more
-    return bytes(data)
-
-
-_Bytes.exactly = _exactly
+    def exactly(self, n: int) -> bytes:
+        "`n` bytes, fewer only at the end."
+        data = bytearray()
+        while len(data) < n and (more := self.some(n - len(data))):
+            data += more
+        return bytes(data)
 
 # %% ../nbs/61_stream.ipynb #07ec053e
 _KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}  # bytes of a sample, little-endian
@@ -687,20 +683,30 @@ class _Microphone:
             with suppress(Exception):
                 getattr(stream, end)()
 
+    def alive(self) -> bool:
+        "Can sound still come?"
+        try:
+            return bool(self.stream.active) and self.idle_s < _STALL_S
+        except Exception:
+            return False
+
+    def revive(self) -> None:
+        "Open the device again, as often as it takes."
+        return _revive(self)
+
+    def lost(self, at_s: float, long_s: float, dropped_s: float, overflow: bool) -> float:
+        "Seconds lost before a piece that came at `at_s`, beside those dropped from the queue."
+        return _lost(self, at_s, long_s, dropped_s, overflow)
+
+    def pieces(self):
+        "What is heard, as (samples, seconds lost before them, rate)."
+        return _pieces(self)
+
 # %% ../nbs/61_stream.ipynb #353cc6e1
 _POLL_S, _STALL_S, _RETRY_S = 0.2, 3.0, (0.5, 1.0, 2.0, 4.0, 8.0)  # look for sound; give up on it; wait before trying again
 
 
-def _alive(self) -> bool:
-    "Can sound still come?"
-    try:
-        return bool(self.stream.active) and self.idle_s < _STALL_S
-    except Exception:
-        return False
-
-
-def _revive(self) -> None:
-    "Open the device again, as often as it takes."
+def _revive(self: _Microphone) -> None:
     self.shut()
     if not self.gone:
         self.report(f'{self.name}: the microphone is gone; trying again until it is back')
@@ -716,15 +722,11 @@ def _revive(self) -> None:
         except Exception:
             self.shut()
 
-
-_Microphone.alive, _Microphone.revive = _alive, _revive
-
 # %% ../nbs/61_stream.ipynb #c0a79ddc
 _JUMP_S, _DRIFT = 0.5, 1e-3  # lag that is a loss; how much faster the one clock may be
 
 
-def _lost(self, at_s: float, long_s: float, dropped_s: float, overflow: bool) -> float:
-    "Seconds lost before a piece that came at `at_s`, beside those dropped from the queue."
+def _lost(self: _Microphone, at_s: float, long_s: float, dropped_s: float, overflow: bool) -> float:
     since_s, self.last_s, lost_s = at_s - self.last_s, at_s, 0.0
     if self.gone:
         self.report(f'{self.name}: the microphone is back')
@@ -744,12 +746,8 @@ def _lost(self, at_s: float, long_s: float, dropped_s: float, overflow: bool) ->
         return lost_s
     return 0.0
 
-
-_Microphone.lost = _lost
-
 # %% ../nbs/61_stream.ipynb #482aa462
-def _pieces(self):
-    "What is heard, as (samples, seconds lost before them, rate)."
+def _pieces(self: _Microphone):
     try:
         while not self.closed.is_set():
             got = self.queue.get(_POLL_S)
@@ -763,9 +761,6 @@ def _pieces(self):
                 self.revive()
     finally:
         self.shut()
-
-
-_Microphone.pieces = _pieces
 
 # %% ../nbs/61_stream.ipynb #037318f6
 def from_microphone(

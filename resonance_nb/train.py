@@ -303,14 +303,13 @@ def _keeper_class() -> type:
             if step % 10 == 0:
                 module.log_dict(module.last)
             if step % r.validate_every == 0 or step == r.steps:
-                self._look(trainer, module, step)
+                _look(self, trainer, module, step)
             elif time.monotonic() - self.saved > self.checkpoint_s:
-                self._save(trainer)
+                _save(self, trainer)
             if self.stop_after_s and time.monotonic() - self.began > self.stop_after_s:  # of this start, not of the whole run
                 trainer.should_stop = True
-                self._save(trainer)
+                _save(self, trainer)
 
-    Keeper._look, Keeper._save = _look, _save
     return Keeper
 
 # %% ../nbs/44_train.ipynb #6dd400eb
@@ -332,7 +331,7 @@ def _look(self, trainer, module, step: int) -> None:
             encoders.save(module.encoder, self.folder / 'encoder.safetensors', **self.card, steps=step, minutes=row['minutes'], validation=found, broken_steps=module.broken)
     if r.patience and self.since_best >= r.patience:
         trainer.should_stop = True
-    self._save(trainer)
+    _save(self, trainer)
 
 
 def _save(self, trainer) -> None:

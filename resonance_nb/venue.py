@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +35,10 @@ class Uniform:
     low: float
     high: float
 
-    def draw(self, rng):
+    def draw(
+        self,
+        rng: np.random.Generator,  # of `rng_for`
+    ):
         return float(rng.uniform(self.low, self.high))
 
     def __str__(self):
@@ -46,7 +49,10 @@ class Uniform:
 class LogUniform(Uniform):
     "Any value between two, every octave equally likely."
 
-    def draw(self, rng):
+    def draw(
+        self,
+        rng: np.random.Generator,  # of `rng_for`
+    ):
         return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
 
 
@@ -55,7 +61,10 @@ class Choice:
     "One of some values, all equally likely."
     values: tuple
 
-    def draw(self, rng):
+    def draw(
+        self,
+        rng: np.random.Generator,  # of `rng_for`
+    ):
         return self.values[int(rng.integers(len(self.values)))]
 
     def __str__(self):
@@ -68,7 +77,10 @@ class Maybe:
     probability: float
     of: Uniform | Choice
 
-    def draw(self, rng):
+    def draw(
+        self,
+        rng: np.random.Generator,  # of `rng_for`
+    ):
         hit, value = rng.random() < self.probability, self.of.draw(rng)  # always two draws: the rest does not shift
         return value if hit else None
 
@@ -84,7 +96,10 @@ class Peaks:
     centre_hz: LogUniform
     q: LogUniform
 
-    def draw(self, rng):
+    def draw(
+        self,
+        rng: np.random.Generator,  # of `rng_for`
+    ):
         return tuple((self.centre_hz.draw(rng), self.gain_db.draw(rng), self.q.draw(rng)) for _ in range(self.count.draw(rng)))
 
     def __str__(self):
@@ -126,6 +141,19 @@ class Venue:
     codec: Maybe = Maybe(0.5, Choice(('opus 16', 'opus 32', 'aac 32', 'aac 64', 'mp3 32', 'mp3 64')))
     bits: Choice = Choice((16, 16, 12, 8))
     skew_ppm: Uniform = Uniform(-100, 100)  # of the phone's clock
+
+    def draw(
+        self,
+        rng: np.random.Generator,  # draws everything
+        bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
+        snr_db: float | None = 0.0,  # asked ratio on the clip; None: no crowd
+        duration_s: float = 10.0,  # of the clip
+        before_s: float = 0.0,  # of sound before it
+        loudness: str = 'rms',  # what the SNR compares: 'rms' or 'lufs'
+        scenes: tuple[list[dict], float] | None = None,  # prepared crowds to choose from, and their length, s; None: a new one
+    ) -> Record:
+        "One concert: every value drawn; raises `ResonanceError` for an impossible ratio."
+        return _draw(self, rng, bank, snr_db, duration_s, before_s, loudness, scenes)
 
 # %% ../nbs/23_venue.ipynb #cf762bec
 _BIG_CROWD = dict(events_per_minute=Uniform(6, 20), sing_along=0.4)
@@ -233,8 +261,8 @@ class Bank:
         self.crowds = crowd.CrowdBank(corpus if with_noise else None, split, seed)
         self.shoebox, self.rooms_per_venue, self.seed = shoebox, rooms_per_venue, seed
         self.digest = f'{self.name} {corpus.checksum()[:12] if corpus else ""} seed {seed}'.replace('  ', ' ')
-        self.room, self.facts = lru_cache(maxsize=4_096)(self._room), lru_cache(maxsize=4_096)(self._facts)
-        self.response, self._bent = lru_cache(maxsize=1_024)(self._response), lru_cache(maxsize=8)(self._bend)
+        self.room, self.facts = lru_cache(maxsize=4_096)(partial(_room, self)), lru_cache(maxsize=4_096)(partial(_facts, self))
+        self.response, self._bent = lru_cache(maxsize=1_024)(partial(_response, self)), lru_cache(maxsize=8)(partial(_bend, self))
 
     @cached_property
     def devices(self) -> list[str]:
@@ -255,9 +283,9 @@ def _room(self: Bank, venue: Venue, number: int) -> Room:
     if self.shoebox and u < 1 / 3:
         fits = min(distance_m, rooms.ROOM_KINDS[venue.hall].length_m[1])
         return Room('shoebox', '', seed, rt60_s, fits, max(drr_db, 0.0), venue.hall)
-    for id in self._nearest(rt60_s)[seed % 4 : seed % 4 + 3] if u < 0.8 else []:
+    for id in _nearest(self, rt60_s)[seed % 4 : seed % 4 + 3] if u < 0.8 else []:
         try:
-            return self._direct_first(Room('measured', id, seed, rt60_s, distance_m, drr_db))
+            return _direct_first(self, Room('measured', id, seed, rt60_s, distance_m, drr_db))
         except ResonanceError:  # its decay cannot be brought to the asked one, or its direct sound not found; the next may do
             pass
     return Room('statistical', '', seed, rt60_s, distance_m, drr_db)
@@ -307,10 +335,6 @@ def _facts(self: Bank, room: Room) -> dict:
     return {k: v for k, v in asdict(rooms.measure_room(self.response(room))).items() if math.isfinite(v)}
 
 
-Bank._room, Bank._direct_first, Bank._nearest, Bank._facts = _room, _direct_first, _nearest, _facts
-Bank._response, Bank._bend = _response, _bend
-
-
 @lru_cache(maxsize=1)
 def synthesised() -> Bank:
     "The bank that needs no corpus: simulated rooms, synthesised crowds."
@@ -344,7 +368,10 @@ class Record:
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
+    def from_json(
+        cls,
+        text: str,  # of `to_json`
+    ) -> Record:
         "The record that was written; raises `ResonanceError` for anything else."
         try:
             d = json.loads(text)
@@ -399,15 +426,14 @@ def _phone_steps(v: Venue, rng) -> tuple:
 # %% ../nbs/23_venue.ipynb #159e1380
 def _draw(
     self: Venue,
-    rng: np.random.Generator,  # draws everything
-    bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
-    snr_db: float | None = 0.0,  # asked ratio on the clip; None: no crowd
-    duration_s: float = 10.0,  # of the clip
-    before_s: float = 0.0,  # of sound before it
-    loudness: str = 'rms',  # what the SNR compares: 'rms' or 'lufs'
-    scenes: tuple[list[dict], float] | None = None,  # prepared crowds to choose from, and their length, s; None: a new one
+    rng: np.random.Generator,
+    bank: Bank | None,
+    snr_db: float | None,
+    duration_s: float,
+    before_s: float,
+    loudness: str,
+    scenes: tuple[list[dict], float] | None,
 ) -> Record:
-    "One concert: every value drawn; raises `ResonanceError` for an impossible ratio."
     bank = bank or synthesised()
     if snr_db is not None and not -60 <= snr_db <= 60:
         raise ResonanceError(f'a signal-to-noise ratio of {snr_db} dB is beyond what means anything; choose -60 to 60 dB, or none for no crowd')
@@ -424,9 +450,6 @@ def _draw(
         start = round((before_s + when * max(0.0, spare_s)) * SAMPLE_RATE)
     device = devices[int(which * len(devices))] if coloured and devices else ''
     return Record(self.name, seed, snr_db, loudness, source, room, room.distance_m, scene, start, device, phone, bank.digest)
-
-
-Venue.draw = _draw
 
 # %% ../nbs/23_venue.ipynb #cdc7348d
 def _checked(samples, what: str) -> np.ndarray:

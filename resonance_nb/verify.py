@@ -173,7 +173,12 @@ class Alignment:
     speed: np.ndarray  # frames of the clip per frame of the song
     pitch: np.ndarray  # frequencies of the clip over those of the song
 
-    def take(self, tried: np.ndarray, shifts: tuple[int, ...], **how) -> None:
+    def take(
+        self,
+        tried: np.ndarray,  # agreement of each place at each shift, shape (n_shifts, n_places)
+        shifts: tuple[int, ...],  # frames
+        **how,  # number, speed and pitch that were tried: one value, or one for each place
+    ) -> None:
         "Keep what is better than all before; `tried` has shape (n_shifts, n_places)."
         top = tried.argmax(0)
         z = tried[top, np.arange(len(top))]

@@ -182,8 +182,8 @@ class Sampler:
     ) -> Draw:
         "Songs and places of one step."
         rng = rng_for(self.seed, 'windows', step)
-        rows = self._songs(step, rng)
-        starts = np.array([self._place(row, rng) for row in rows])
+        rows = _songs(self, step, rng)
+        starts = np.array([_place(self, row, rng) for row in rows])
         n, k, rate = len(rows), self.cut.windows, RATE
         grid = np.arange(k) * round(self.cut.window_s * rate)
         clean, heard = (grid + rng.integers(0, round(self.cut.shift_s * rate) + 1, (n, k)) for _ in range(2))
@@ -224,9 +224,6 @@ def _place(self: Sampler, row: int, rng: np.random.Generator, tries: int = 8) ->
         if np.median(self.music.levels_db[quarters]) > self.cut.floor_db:
             break
     return start
-
-
-Sampler._songs, Sampler._place = _songs, _place
 
 # %% ../nbs/40_windows.ipynb #e442a327
 def _doubled(x: torch.Tensor) -> torch.Tensor:

@@ -296,7 +296,7 @@ def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
 @pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
 def test_peaks_put_right_where_the_vectors_were_a_little_off(index, known, music, off_s):
     heard, song, one = index.hear(cut(music[known[3]], 4.8)), np.array([3]), np.ones(1)
-    z, rest, start_s, *_ = index._checked(padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)), song, np.array([(4.8 + off_s) / HOP_S]), one)
+    z, rest, start_s, *_ = module._checked(index, padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)), song, np.array([(4.8 + off_s) / HOP_S]), one)
     assert start_s[0] == pytest.approx(4.8, abs=0.02) and z[0] > rest[0] > 20
 
 
