@@ -23,9 +23,10 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S', 'MISSING_S',
-           'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES', 'AudioError', 'TruncatedAudio', 'DamagedAudio',
-           'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound', 'tags', 'at_rate', 'pieces', 'stream_pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S',
+           'UNTOLD_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES', 'AudioError',
+           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound', 'tags',
+           'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -289,39 +290,55 @@ def _chunks_end(fd: int, at: int, end: int, head: int, size_of: Callable[[bytes]
 
 
 def _tta_end(fd: int, at: int) -> int:
-    "Where a True Audio ends: behind the frames whose sizes its seek table states, and an APE tag."
+    "Where a True Audio ends: behind the frames whose sizes its seek table states."
     rate, samples = (int.from_bytes(_peek(fd, at + k, 4), 'little') for k in (10, 14))
     n = min(1 << 20, -(-samples // max(1, 256 * rate // 245)))
     sizes = _peek(fd, at + 22, 4 * n)
-    at += 26 + 4 * n + sum(np.frombuffer(sizes[: len(sizes) // 4 * 4], '<u4').tolist())
-    tag = _peek(fd, at, 16)
-    return at + 32 + int.from_bytes(tag[12:], 'little') if tag[:8] == b'APETAGEX' else at
+    return at + 26 + 4 * n + sum(np.frombuffer(sizes[: len(sizes) // 4 * 4], '<u4').tolist())
 
 # %% ../nbs/01a_decode.ipynb #775122f9
-def _next_recording(fd: int, begin: int, end: int) -> int | None:
-    "Where in a file a second WAV, AIFF, AU, CAF, W64, VOC or TTA begins behind the first; None for any other file."
+_CAF = b'desc data pakt info free kuki chan strg mark regn inst midi ovvw umid uuid edct peak'.split()
+
+
+def _stated_end(fd: int, begin: int, end: int) -> int | None:
+    "Where a WAV, AVI, AIFF, AU, CAF, W64, VOC or TTA says that it ends; None for any other file, and where a placeholder stands."
     head = _peek(fd, begin, 32)
     mark, little, big = head[:4], lambda a, b: int.from_bytes(head[a:b], 'little'), lambda a, b: int.from_bytes(head[a:b], 'big')
-    if mark in (b'RIFF', b'RIFX', b'FORM'):
-        at = begin + 8 + (little(4, 8) if mark == b'RIFF' else big(4, 8))
-    elif mark in (b'RF64', b'BW64') and head[12:16] == b'ds64':
-        at = begin + 8 + little(20, 28)
-    elif mark == b'.snd':
-        at = begin + big(4, 8) + big(8, 12)
-    elif mark == b'riff' and head[4:16] == _W64:
-        at = begin + (little(16, 24) + 7) // 8 * 8
-    elif head[:6] == b'caff\0\1':
-        other = lambda c: 12 + int.from_bytes(c[4:], 'big') if c[:4] != b'caff' else 0
-        at = _chunks_end(fd, begin + 8, end, 12, other)
-    elif head[:20] == b'Creative Voice File\x1a':
+    if mark in (b'RIFF', b'RIFX', b'FORM', b'.snd'):
+        n = little(4, 8) if mark == b'RIFF' else big(8, 12) if mark == b'.snd' else big(4, 8)
+        from_ = big(4, 8) if mark == b'.snd' else 8
+        return begin + from_ + n if n and n < 0x7FFF0000 or 0x80000000 < n < 0xFFFF0000 else None
+    if mark in (b'RF64', b'BW64') and head[12:16] == b'ds64':
+        return begin + 8 + little(20, 28)
+    if mark == b'riff' and head[4:16] == _W64:
+        return begin + (little(16, 24) + 7) // 8 * 8
+    if head[:6] == b'caff\0\1':
+        other = lambda c: 12 + int.from_bytes(c[4:], 'big') if c[:4] in _CAF and c[4] < 128 else 0
+        return _chunks_end(fd, begin + 8, end, 12, other)
+    if head[:20] == b'Creative Voice File\x1a':
         block = lambda c: 4 + int.from_bytes(c[1:], 'little') if 0 < c[0] < 10 else 0
-        at = _chunks_end(fd, begin + little(20, 22), end, 4, block) + 1
-    elif mark == b'TTA1':
-        at = _tta_end(fd, begin)
-    else:
+        return _chunks_end(fd, begin + little(20, 22), end, 4, block) + 1
+    return _tta_end(fd, begin) if mark == b'TTA1' else None
+
+# %% ../nbs/01a_decode.ipynb #53d514e8
+def _next_recording(fd: int, begin: int, end: int) -> int | None:
+    "Where in a file a second recording of these kinds begins behind the first; None when there is none."
+    if (at := _stated_end(fd, begin, end)) is None or at > end:
         return None
-    same = lambda x: (again := _peek(fd, x, 12))[:4] == mark and (mark[:1] not in b'RFB' or again[8:] == head[8:12])  # an AVI goes on in AVIX
+    if (tag := _peek(fd, at, 16))[:8] == b'APETAGEX':
+        at += 32 + int.from_bytes(tag[12:], 'little')
+    head = _peek(fd, begin, 12)
+    same = lambda x: (again := _peek(fd, x, 12))[:4] == head[:4] and (head[:1] not in b'RFB' or again[8:] == head[8:])  # an AVI goes on in AVIX
     return next((x for x in (at, at + 1) if begin < x < end and same(x)), None)
+
+
+def _says_more(fd: int, begin: int, end: int) -> bool:
+    "Does such a file say that it goes on behind its end? A few bytes are an error of whoever wrote it."
+    at = _stated_end(fd, begin, end)
+    return at is not None and at > end + SLOPPY_BYTES
+
+
+SLOPPY_BYTES, _STATED = 64, ('AU', 'W64', 'CAF', 'VOC')  # of the latter, libsndfile does not tell
 
 # %% ../nbs/01a_decode.ipynb #d3ac94af
 class _Refused(Exception):
@@ -349,12 +366,12 @@ class _Sndfile:
             raise _Refused from e
         self.f, self.rate, self.channels, self.frames = f, f.samplerate, f.channels, f.frames
         says_too_little = {'MP3': _mp3_goes_on, 'OGG': _ogg_needs_care}
-        if not 0 < f.frames < 2**48 or says_too_little.get(f.format, lambda fd: False)(fd):
+        if not 0 < f.frames < 2**48 or not f.seekable() or says_too_little.get(f.format, lambda fd: False)(fd):
             f.close()
             raise _Refused
         self.codec = {'MPEG_LAYER_III': 'mp3'}.get(f.subtype, f.subtype.lower())
         self.promised = f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
-        self.cut, self.exact = f.format == 'OGG' and _ogg_is_cut(fd), f.format == 'FLAC'
+        self.cut, self.exact = f.format == 'OGG' and _ogg_is_cut(fd) or f.format in _STATED and _says_more(fd, *whole), f.format == 'FLAC'
 
 # %% ../nbs/01a_decode.ipynb #f6b03583
 def _sndfile_raw(self: _Sndfile, f, part: tuple[int, int], order: str):
@@ -497,7 +514,7 @@ class _FFmpeg:
     def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
         self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
-        self.block, self.last_at = 0, None  # samples in a frame of FLAC, and where the last one began
+        self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
         self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
         self.part = part or self._whole()
         if (next_at := self._next()):
@@ -512,6 +529,7 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.in_samples = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.exact = self.c.format.name == 'flac'  # the length that is promised
+            self.untimed = self.c.format.name in _UNTIMED or self.c.format.name == 'avi' and len(self.c.streams) == 1
             self.numbered = self.codec == 'flac' and self.c.format.name in ('flac', 'asf')
             self.frames = self.promised = self._promise()
             self.cut = self._is_cut()
@@ -532,7 +550,8 @@ def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
 
 def _ffmpeg_is_cut(self: _FFmpeg) -> bool:
     "Does the file say that it goes on?"
-    return _asf_is_cut(self.source, *self.part) or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
+    cut = _asf_is_cut(self.source, *self.part) or _says_more(self.source, *self.part)
+    return cut or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
 
 
 _FFmpeg._container, _FFmpeg._is_cut = _ffmpeg_container, _ffmpeg_is_cut
@@ -702,7 +721,7 @@ _FFmpeg._frames = _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
-GAP_S = 0.05  # the last packet of one recording that another follows in the same file is no gap worth telling
+GAP_S, UNTOLD_S = 0.05, 1.0  # the last packet of one recording that another follows in the same file is no gap worth telling; many are
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
@@ -711,14 +730,14 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
     "How many frames of silence belong before this one; a time that the next frame takes back is a damaged time."
     low, high = MISSING_S
     steady = getattr(then, 'time', None) is None or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
-    if frame.time is not None and due_s is not None and steady and self.c.format.name not in _UNTIMED:
+    if frame.time is not None and due_s is not None and steady and not self.untimed:
         jump_s = frame.time - due_s
         high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
         self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
         if low < self.owed_s < high:
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
-    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and self.c.format.name in (*_UNTIMED, 'wav') else 0.0
+    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name == 'wav') else 0.0
     if lost or of_bytes > GAP_S:
         around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
@@ -746,7 +765,7 @@ _FFmpeg._missing, _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_gap
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
     drop, lost, due_s, sought, n = None, 0, None, self.start > 0, 1024
-    frames, timed = self._frames(), self.c.format.name not in (*_UNTIMED, 'wav')  # of the others, bytes are counted up to each frame
+    frames, timed = self._frames(), not (self.untimed or self.c.format.name == 'wav')  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
             lost += n * (drop is not None)
@@ -756,8 +775,10 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             at = 0 if frame.time is None else frame.time * rate
             drop = round(self.start - at) if sought else max(0, round(-at))
         missing = (self._skipped if self.numbered and frame.time is not None else self._missing)(frame, due_s, lost, then)
-        if missing > GAP_S * rate:
-            self._gap(missing / rate)
+        self.untold_s += missing / rate
+        if missing > GAP_S * rate or self.untold_s > UNTOLD_S:
+            self._gap(self.untold_s)
+            self.untold_s = 0.0
         for i in range(0, missing, 65_536):
             yield np.zeros(min(65_536, missing - i), 'float32'), rate
         due_s, lost = (frame.time if frame.time is not None else due_s or 0.0) + n / rate, 0

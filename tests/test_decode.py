@@ -494,3 +494,41 @@ def test_an_opus_whose_rate_is_not_its_decoders_is_read_on_at_its_place(tmp_path
     assert not notes, 'FFmpeg finds no damage in it'
     late = heard[len(heard) - 32_000 :], whole[len(whole) - 32_000 :]
     assert abs(audio.rms_db(late[0]) - audio.rms_db(late[1])) < 0.5
+
+
+@pytest.mark.parametrize('container, codec', [('au', 'pcm_alaw'), ('au', 'g722'), ('aiff', 'adpcm_ima_ws'), ('w64', 'adpcm_ms'), ('tta', 'tta'), ('voc', 'pcm_s16le')])
+def test_what_states_its_length_is_told_when_it_is_cut(tmp_path, container, codec):
+    path = tmp_path / f'x.{container}'
+    matrix.encode(path, container, codec, 48_000, 1, long_s=4.0)
+    assert heard(path)[1] is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and len(x) / RATE < 2.5
+
+
+@pytest.mark.parametrize('codec, rate', [('ac3', 48_000), ('libmp3lame', 22_050), ('adpcm_ms', 8_000), ('aac', 44_100)])
+def test_an_avi_that_lacks_packets_keeps_its_time(tmp_path, codec, rate):
+    path = tmp_path / 'x.avi'
+    matrix.encode(path, 'avi', codec, rate, 1)
+    whole, why = heard(path)
+    assert why is None
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4_000] = rng_for(9, codec).bytes(4_000)
+    path.write_bytes(data)
+    x, why = heard(path)
+    late = [like[1] for like in matrix.pieces(x)[6:]]
+    assert isinstance(why, DamagedAudio) and abs(len(x) - len(whole)) < 0.12 * RATE and max(map(abs, late)) < 0.15
+
+
+def test_what_ffmpeg_counts_wrongly_in_an_avi_is_no_gap(tmp_path):
+    path = tmp_path / 'x.avi'
+    matrix.encode(path, 'avi', 'aac', 8_000, 1)
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(6, abs=0.3)
+
+
+def test_an_au_whose_coding_libsndfile_cannot_seek_in_is_read(tmp_path):
+    path = tmp_path / 'x.au'
+    matrix.encode(path, 'au', 'g726le', 16_000, 1)
+    x, why = heard(path)
+    assert why is None and len(x) == 6 * RATE
