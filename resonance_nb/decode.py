@@ -366,7 +366,8 @@ class _Sndfile:
             raise _Refused from e
         self.f, self.rate, self.channels, self.frames = f, f.samplerate, f.channels, f.frames
         says_too_little = {'MP3': _mp3_goes_on, 'OGG': _ogg_needs_care}
-        if not 0 < f.frames < 2**48 or not f.seekable() or says_too_little.get(f.format, lambda fd: False)(fd):
+        mistaken = f.format == 'VOC' or f.format == 'W64' and f.subtype == 'PCM_U8'  # it loses channels of the one, and takes A-law for it in the other
+        if mistaken or not 0 < f.frames < 2**48 or not f.seekable() or says_too_little.get(f.format, lambda fd: False)(fd):
             f.close()
             raise _Refused
         self.codec = {'MPEG_LAYER_III': 'mp3'}.get(f.subtype, f.subtype.lower())
@@ -514,6 +515,7 @@ class _FFmpeg:
     def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
         self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
+        self.mute_bytes = 0  # of packets that gave nothing
         self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
         self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
         self.part = part or self._whole()
@@ -529,7 +531,7 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.in_samples = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.exact = self.c.format.name == 'flac'  # the length that is promised
-            self.untimed = self.c.format.name in _UNTIMED or self.c.format.name == 'avi' and len(self.c.streams) == 1
+            self.untimed = self.c.format.name in _UNTIMED or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
             self.numbered = self.codec == 'flac' and self.c.format.name in ('flac', 'asf')
             self.frames = self.promised = self._promise()
             self.cut = self._is_cut()
@@ -640,7 +642,7 @@ _UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FF
 
 def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
     "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
-    if self.c.format.name not in (*_UNTIMED, 'wav') or packet.pos is None or self.at == -1:
+    if self.c.format.name not in (*_UNTIMED, 'wav', 'w64') or packet.pos is None or self.at == -1:
         return packet.pos
     at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
     if self._peek(at, len(head)) != head:
@@ -705,6 +707,7 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
         except Exception:
             yield None
             continue
+        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
         frames = self._renumber(packet, frames) if self.numbered else frames
         if at is not None and packet.size:
             self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
@@ -737,7 +740,7 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
         if low < self.owed_s < high:
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
-    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name == 'wav') else 0.0
+    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name in ('wav', 'w64')) else 0.0
     if lost or of_bytes > GAP_S:
         around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
@@ -764,11 +767,11 @@ _FFmpeg._missing, _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_gap
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
-    drop, lost, due_s, sought, n = None, 0, None, self.start > 0, 1024
-    frames, timed = self._frames(), not (self.untimed or self.c.format.name == 'wav')  # of the others, bytes are counted up to each frame
+    drop, lost, before, due_s, sought, n = None, 0, 0, None, self.start > 0, 1024
+    frames, timed = self._frames(), not (self.untimed or self.c.format.name in ('wav', 'w64'))  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
-            lost += n * (drop is not None)
+            lost, before = lost + n * (drop is not None), before + n * (drop is None)
             continue
         n, rate, x = frame.samples, frame.sample_rate, mono(_planes(frame))
         if drop is None:
@@ -787,7 +790,8 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             yield x[cut:], rate
     placed = self.at not in (None, -1) and self.read_to and self.c.format.name in _UNTIMED
     unread = self.part[1] - self.part[0] - self.read_to if placed else 0
-    if lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
+    mute = before > self.rate or self._of_bytes(self.mute_bytes) > 1  # a decoder that gave nothing for long, first or last
+    if mute or lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
         self.broken = True
 
 
@@ -946,7 +950,7 @@ def _clean(dec, path, report) -> Iterator[tuple[np.ndarray, int]]:
             if not told:
                 report(f'{strange}; they are taken for silence')
             x, told = np.where(np.abs(x) < 1e6, x, 0).astype('float32'), True
-        yield x, rate
+        yield np.clip(x, -1e6, 1e6), rate  # a resampler makes no number of what is larger
 
 # %% ../nbs/01a_decode.ipynb #8a6a63ec
 EXACT_S = 0.02  # a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is promised

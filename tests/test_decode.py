@@ -506,10 +506,11 @@ def test_what_states_its_length_is_told_when_it_is_cut(tmp_path, container, code
     assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and len(x) / RATE < 2.5
 
 
-@pytest.mark.parametrize('codec, rate', [('ac3', 48_000), ('libmp3lame', 22_050), ('adpcm_ms', 8_000), ('aac', 44_100)])
-def test_an_avi_that_lacks_packets_keeps_its_time(tmp_path, codec, rate):
-    path = tmp_path / 'x.avi'
-    matrix.encode(path, 'avi', codec, rate, 1)
+@pytest.mark.parametrize('container, codec, rate', [('avi', 'ac3', 48_000), ('avi', 'libmp3lame', 22_050), ('avi', 'adpcm_ms', 8_000), ('avi', 'aac', 44_100),
+                                                    ('w64', 'mp2', 48_000), ('rm', 'aac', 22_050)])
+def test_what_lacks_packets_keeps_its_time(tmp_path, container, codec, rate):
+    path = tmp_path / f'x.{container}'
+    matrix.encode(path, container, codec, rate, 1)
     whole, why = heard(path)
     assert why is None
     data = bytearray(path.read_bytes())
@@ -532,3 +533,28 @@ def test_an_au_whose_coding_libsndfile_cannot_seek_in_is_read(tmp_path):
     matrix.encode(path, 'au', 'g726le', 16_000, 1)
     x, why = heard(path)
     assert why is None and len(x) == 6 * RATE
+
+
+def test_a_law_in_w64_is_music(tmp_path):
+    "libsndfile takes it for bytes without a law."
+    path = tmp_path / 'x.w64'
+    matrix.encode(path, 'w64', 'pcm_alaw', 16_000, 1)
+    x, why = heard(path)
+    assert why is None and np.abs(x - matrix.signal()).max() < 0.05
+
+
+def test_samples_too_large_for_a_resampler_stay_numbers(tmp_path):
+    path = tmp_path / 'x.wav'
+    x = sweep(2)
+    x[10_000:10_010] = 3e38
+    made(path, x, subtype='FLOAT')
+    got, why = heard(path)
+    assert why is None and len(got) == 2 * RATE and np.isfinite(got).all() and abs(place_s(got, 1.5) - 1.5) < 0.05
+
+
+def test_a_decoder_that_falls_silent_is_told(tmp_path):
+    "FFmpeg cannot decode packets that end within a frame of six channels."
+    path = tmp_path / 'x.voc'
+    matrix.encode(path, 'voc', 'pcm_u8', 48_000, 6)
+    x, why = heard(path)
+    assert why is not None and 'cut off' in str(why) or len(x) / RATE == pytest.approx(6, abs=0.1)
