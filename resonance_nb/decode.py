@@ -338,6 +338,12 @@ def _says_more(fd: int, begin: int, end: int) -> bool:
     return at is not None and at > end + SLOPPY_BYTES
 
 
+def _says_less(fd: int, begin: int, end: int) -> bool:
+    "Does such a file say that it ends where something follows that is no chunk?"
+    at = _stated_end(fd, begin, end)
+    return at is not None and begin + 40 < at < end - max(8192, end // 100) and not _begins_chunk(_peek(fd, at, 8), end - at)
+
+
 SLOPPY_BYTES, _STATED = 64, ('AU', 'W64', 'CAF', 'VOC')  # of the latter, libsndfile does not tell
 
 # %% ../nbs/01a_decode.ipynb #d3ac94af
@@ -552,6 +558,8 @@ def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
 
 def _ffmpeg_is_cut(self: _FFmpeg) -> bool:
     "Does the file say that it goes on?"
+    if self.c.format.name == 'w64' and not self.next_at and _says_less(self.source, *self.part):
+        return True
     cut = _asf_is_cut(self.source, *self.part) or _says_more(self.source, *self.part)
     return cut or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
 
@@ -630,7 +638,10 @@ _SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**
 
 def _planes(frame):
     "A decoded frame as float32, shape (channels, n), full scale at 1."
-    x = frame.to_ndarray()
+    if frame.format.name in ('s64', 's64p'):  # PyAV has no array for it
+        x = np.stack([np.frombuffer(p, '<i8')[: frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)] for p in frame.planes])
+    else:
+        x = frame.to_ndarray()
     if not frame.format.is_planar:
         x = x.reshape(-1, frame.layout.nb_channels).T
     zero, full = _SCALE.get(frame.format.name.rstrip('p') if frame.format.is_planar else frame.format.name, (0, 1))
@@ -712,7 +723,7 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
         if at is not None and packet.size:
             self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
             junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
-            self.read_to = at + (round(self.per_s * size_s) if junk else packet.size)
+            self.read_to = max(self.read_to or 0, at + (round(self.per_s * size_s) if junk else packet.size))  # places go back in RealMedia
             if junk:
                 yield from frames
                 continue

@@ -558,3 +558,10 @@ def test_a_decoder_that_falls_silent_is_told(tmp_path):
     matrix.encode(path, 'voc', 'pcm_u8', 48_000, 6)
     x, why = heard(path)
     assert why is not None and 'cut off' in str(why) or len(x) / RATE == pytest.approx(6, abs=0.1)
+
+
+def test_samples_of_64_bits_are_read(tmp_path):
+    path = tmp_path / 'x.w64'
+    matrix.encode(path, 'w64', 'pcm_s64le', 16_000, 1)
+    x, why = heard(path)
+    assert why is None and np.abs(x - matrix.signal()).max() < 0.01
