@@ -1020,6 +1020,8 @@ def pieces(
             given += len(x)
             yield np.clip(x, -1, 1)
             if given == want:
+                if gaps := [g for g in dec.gaps if start_s <= g[0] < start_s + duration_s]:
+                    raise DamagedAudio(f'{printable(path)}: {_gaps_text(gaps)}', dec.heard_s)
                 return
         _ending(path, dec, given, first, rate_hz)
 
