@@ -14,6 +14,7 @@ import stat
 import zlib
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain, pairwise, repeat
 from typing import Callable, Iterator
 
@@ -22,9 +23,10 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S', 'MISSING_S', 'ROUNDING_S',
-           'KEPT_BYTES', 'OPENED_BYTES', 'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono',
-           'AudioInfo', 'info', 'sound', 'tags', 'at_rate', 'pieces', 'stream_pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S',
+           'UNTOLD_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES', 'AudioError',
+           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound', 'tags',
+           'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -267,46 +269,136 @@ def _long_wav_part(fd: int) -> tuple[int, int] | None:
         at += 8 + n + n % 2
     return None
 
+
+def _au_part(fd: int, begin: int, end: int) -> tuple[int, int]:
+    "Where the samples of an AU that does not state their length begin and end."
+    return begin + int.from_bytes(_peek(fd, begin + 4, 4), 'big'), end
+
+# %% ../nbs/01a_decode.ipynb #cf779b21
+_W64 = bytes.fromhex('2e91cf11a5d628db04c10000')  # what follows the names of chunks in a W64
+
+
+def _chunks_end(fd: int, at: int, end: int, head: int, size_of: Callable[[bytes], int]) -> int:
+    "Where the chunks from a place on end: at the first that is no chunk, or at the end."
+    for _ in range(10_000):
+        data = _peek(fd, at, head) if at + head <= end else b''
+        size = size_of(data) if len(data) == head else 0
+        if size < 1:
+            break
+        at += size
+    return at
+
+
+def _tta_end(fd: int, at: int) -> int:
+    "Where a True Audio ends: behind the frames whose sizes its seek table states."
+    rate, samples = (int.from_bytes(_peek(fd, at + k, 4), 'little') for k in (10, 14))
+    n = min(1 << 20, -(-samples // max(1, 256 * rate // 245)))
+    sizes = _peek(fd, at + 22, 4 * n)
+    return at + 26 + 4 * n + sum(np.frombuffer(sizes[: len(sizes) // 4 * 4], '<u4').tolist())
+
+# %% ../nbs/01a_decode.ipynb #775122f9
+_CAF = b'desc data pakt info free kuki chan strg mark regn inst midi ovvw umid uuid edct peak'.split()
+
+
+def _stated_end(fd: int, begin: int, end: int) -> int | None:
+    "Where a WAV, AVI, AIFF, AU, CAF, W64, VOC or TTA says that it ends; None for any other file, and where a placeholder stands."
+    head = _peek(fd, begin, 32)
+    mark, little, big = head[:4], lambda a, b: int.from_bytes(head[a:b], 'little'), lambda a, b: int.from_bytes(head[a:b], 'big')
+    if mark in (b'RIFF', b'RIFX', b'FORM', b'.snd'):
+        n = little(4, 8) if mark == b'RIFF' else big(8, 12) if mark == b'.snd' else big(4, 8)
+        from_ = big(4, 8) if mark == b'.snd' else 8
+        return begin + from_ + n if n and n < 0x7FFF0000 or 0x80000000 < n < 0xFFFF0000 else None
+    if mark in (b'RF64', b'BW64') and head[12:16] == b'ds64':
+        return begin + 8 + little(20, 28)
+    if mark == b'riff' and head[4:16] == _W64:
+        return begin + (little(16, 24) + 7) // 8 * 8
+    if head[:6] == b'caff\0\1':
+        other = lambda c: 12 + int.from_bytes(c[4:], 'big') if c[:4] in _CAF and c[4] < 128 else 0
+        return _chunks_end(fd, begin + 8, end, 12, other)
+    if head[:20] == b'Creative Voice File\x1a':
+        block = lambda c: 4 + int.from_bytes(c[1:], 'little') if 0 < c[0] < 10 else 0
+        return _chunks_end(fd, begin + little(20, 22), end, 4, block) + 1
+    return _tta_end(fd, begin) if mark == b'TTA1' else None
+
+# %% ../nbs/01a_decode.ipynb #53d514e8
+def _next_recording(fd: int, begin: int, end: int) -> int | None:
+    "Where in a file a second recording of these kinds begins behind the first; None when there is none."
+    if (at := _stated_end(fd, begin, end)) is None or at > end:
+        return None
+    if (tag := _peek(fd, at, 16))[:8] == b'APETAGEX':
+        at += 32 + int.from_bytes(tag[12:], 'little')
+    head = _peek(fd, begin, 12)
+    same = lambda x: (again := _peek(fd, x, 12))[:4] == head[:4] and (head[:1] not in b'RFB' or again[8:] == head[8:])  # an AVI goes on in AVIX
+    return next((x for x in (at, at + 1) if begin < x < end and same(x)), None)
+
+
+def _says_more(fd: int, begin: int, end: int) -> bool:
+    "Does such a file say that it goes on behind its end? A few bytes are an error of whoever wrote it."
+    at = _stated_end(fd, begin, end)
+    return at is not None and at > end + SLOPPY_BYTES
+
+
+def _says_less(fd: int, begin: int, end: int) -> bool:
+    "Does such a file say that it ends where something follows that is no chunk?"
+    at = _stated_end(fd, begin, end)
+    return at is not None and begin + 40 < at < end - max(8192, end // 100) and not _begins_chunk(_peek(fd, at, 8), end - at)
+
+
+SLOPPY_BYTES, _STATED = 64, ('AU', 'W64', 'CAF', 'VOC')  # of the latter, libsndfile does not tell
+
 # %% ../nbs/01a_decode.ipynb #d3ac94af
 class _Refused(Exception):
     "This decoder does not know the file; the next one may."
 
 
 class _Sndfile:
-    "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`, `heard_s`."
+    "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`, `next_at`, `heard_s`."
 
     def __init__(self, fd: int, part: tuple[int, int] | None = None):
         import soundfile as sf
 
         self.fd, self.broken, self.cut, self.gaps, self.heard_s = fd, False, False, [], 0.0
         os.lseek(fd, 0, os.SEEK_SET)
-        part = self.part = part or _flac_part(fd)
+        whole = part or _between_tags(fd)
+        self.next_at = _next_recording(fd, *whole)
+        part = self.part = (whole[0], self.next_at) if self.next_at else part or _flac_part(fd)
         try:
             f = sf.SoundFile(_File(fd, *part)) if part else sf.SoundFile(fd, closefd=False)
             if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
-                raw = (f.samplerate, f.channels, f.subtype, 'LITTLE', 'RAW')
-                f.close()
-                f = sf.SoundFile(_File(fd, *part), 'r', *raw)
+                f = self._raw(f, part, 'LITTLE')
+            elif f.format == 'AU' and not f.frames and _peek(fd, whole[0], 4) == b'.snd':
+                f = self._raw(f, _au_part(fd, *whole), 'BIG')
         except Exception as e:
             raise _Refused from e
         self.f, self.rate, self.channels, self.frames = f, f.samplerate, f.channels, f.frames
         says_too_little = {'MP3': _mp3_goes_on, 'OGG': _ogg_needs_care}
-        if not 0 < f.frames < 2**48 or says_too_little.get(f.format, lambda fd: False)(fd):
+        mistaken = f.format == 'VOC' or f.format == 'W64' and f.subtype == 'PCM_U8'  # it loses channels of the one, and takes A-law for it in the other
+        if mistaken or not 0 < f.frames < 2**48 or not f.seekable() or says_too_little.get(f.format, lambda fd: False)(fd):
             f.close()
             raise _Refused
         self.codec = {'MPEG_LAYER_III': 'mp3'}.get(f.subtype, f.subtype.lower())
         self.promised = f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
-        self.cut = f.format == 'OGG' and _ogg_is_cut(fd)
+        self.cut, self.exact = f.format == 'OGG' and _ogg_is_cut(fd) or f.format in _STATED and _says_more(fd, *whole), f.format == 'FLAC'
 
-    def close(self):
-        self.f.close()
+# %% ../nbs/01a_decode.ipynb #f6b03583
+def _sndfile_raw(self: _Sndfile, f, part: tuple[int, int], order: str):
+    "The same samples without the header."
+    import soundfile as sf
 
-    def seek(self, frame: int) -> int:
-        "Go to a frame; returns where the next block will begin."
-        try:
-            return self.f.seek(frame) if frame else 0
-        except Exception:
-            return self.f.seek(0)
+    f.close()
+    return sf.SoundFile(_File(self.fd, *part), 'r', f.samplerate, f.channels, f.subtype, order, 'RAW')
+
+
+def _sndfile_seek(self: _Sndfile, frame: int) -> int:
+    "Go to a frame; returns where the next block will begin."
+    try:
+        return self.f.seek(frame) if frame else 0
+    except Exception:
+        return self.f.seek(0)
+
+
+_Sndfile._raw, _Sndfile.seek = _sndfile_raw, _sndfile_seek
+_Sndfile.close = lambda self: self.f.close()
 
 # %% ../nbs/01a_decode.ipynb #eb6fe3fd
 _CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
@@ -319,18 +411,44 @@ def _begins_chunk(head: bytes, left: int) -> bool:
     return fits and name not in (b'RIFF', b'FORM', b'RF64', b'caff', b'.snd') and all(32 <= b < 127 for b in name)
 
 
-def _another_follows(fd: int, begin: int) -> bool:
-    "Does a second WAV or AIFF stand behind the first?"
-    head = _peek(fd, begin, 8)
-    size = int.from_bytes(head[4:], 'big' if head[:4] == b'FORM' else 'little')
-    return head[:4] in (b'RIFF', b'FORM') and _peek(fd, begin + 8 + size + size % 2, 4) == head[:4]
-
-
 def _asf_is_cut(fd: int, begin: int, end: int) -> bool:
     "Is an ASF shorter than its file properties object states (ASF specification, section 3.2)?"
     head = _peek(fd, begin, 65_536)
     at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
     return at > 0 and end - begin < int.from_bytes(head[at + 40 : at + 48], 'little') < 1 << 48
+
+# %% ../nbs/01a_decode.ipynb #c79ba7e3
+def _flac_at(head: bytes, block: int) -> int:
+    "At which sample a frame of FLAC begins: the number in its head counts samples, or blocks of one size (RFC 9639, section 9.1)."
+    more = max(0, 7 - (head[4] ^ 0xFF).bit_length())  # as UTF-8: as many bytes follow as there are ones, less one
+    n = head[4] & (0x3F >> more if more else 0x7F)
+    for b in head[5 : 5 + more]:
+        n = n << 6 | b & 0x3F
+    return n if head[1] & 1 else n * block
+
+
+def _flac_is_head(head: bytes) -> bool:
+    "Is the checksum of a FLAC frame's head right? (CRC-8, polynomial 7)"
+    size, hz = head[2] >> 4, head[2] & 15
+    n = 5 + max(0, 7 - (head[4] ^ 0xFF).bit_length()) + {6: 1, 7: 2}.get(size, 0) + {12: 1, 13: 2, 14: 2}.get(hz, 0)
+    crc = 0
+    for b in head[: n + 1]:
+        crc ^= b
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x107 if crc & 0x80 else 0)) & 0x1FF
+    return len(head) > n and crc == 0
+
+
+def _flac_goes_on(fd: int, part: tuple[int, int], frames: int) -> bool:
+    "Are there frames of FLAC behind the length that is stated?"
+    begin, end = part
+    first = _peek(fd, begin, 12)
+    block, tail = int.from_bytes(first[10:12], 'big'), _peek(fd, max(begin, end - AHEAD_BYTES), AHEAD_BYTES)
+    heads = (tail[m.start() : m.start() + 17] for m in re.finditer(rb'(?=\xff[\xf8\xf9].{15})', tail, re.S))
+    return any(_flac_at(head, block) >= frames for head in heads if _flac_is_head(head))
+
+
+AHEAD_BYTES = 16_384  # more than libsndfile reads ahead
 
 # %% ../nbs/01a_decode.ipynb #1fb17c23
 def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
@@ -358,9 +476,13 @@ def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         yield x, self.rate
     end = self.part[1] if self.part else _before_tags(self.fd)
     unread = end - os.lseek(self.fd, 0, os.SEEK_CUR)
-    if self.broken or unread > {'MP3': 8192, 'FLAC': 1024}.get(self.f.format, unread):
+    if self.f.format == 'FLAC':
+        more = at < self.frames or unread > 1024 or _flac_goes_on(self.fd, self.part or (0, end), self.frames)
+    else:
+        more = self.f.format == 'MP3' and unread > 8192
+    if self.broken or more:
         yield from _read_on(self, at)
-    elif self.f.format in _CHUNKED and at and unread > max(8192, end // 100) and not _begins_chunk(_peek(self.fd, end - unread, 8), unread):
+    elif self.f.format in _CHUNKED and not self.next_at and at and unread > max(8192, end // 100) and not _begins_chunk(_peek(self.fd, end - unread, 8), unread):
         self.cut = True
 
 
@@ -399,8 +521,13 @@ class _FFmpeg:
     def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
         self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
+        self.mute_bytes = 0  # of packets that gave nothing
+        self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
         self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
         self.part = part or self._whole()
+        if (next_at := self._next()):
+            self.part = self.part[0], next_at
+        self.next_at = next_at
         try:
             self.c = self._open()
             if not self.c.streams.audio:
@@ -408,7 +535,10 @@ class _FFmpeg:
             self.s = self._choose()
             self.rate, self.channels = self.s.codec_context.sample_rate, self.s.codec_context.channels
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
-            self.exact = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
+            self.in_samples = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
+            self.exact = self.c.format.name == 'flac'  # the length that is promised
+            self.untimed = self.c.format.name in _UNTIMED or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
+            self.numbered = self.codec == 'flac' and self.c.format.name in ('flac', 'asf')
             self.frames = self.promised = self._promise()
             self.cut = self._is_cut()
         except Exception as e:
@@ -427,13 +557,16 @@ def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
 
 
 def _ffmpeg_is_cut(self: _FFmpeg) -> bool:
-    "Does the file say that it goes on, or hold another recording behind this one?"
-    fd, (begin, end) = self.source, self.part
-    return _asf_is_cut(fd, begin, end) or _another_follows(fd, begin) or self.c.format.name == 'ogg' and _ogg_is_cut(fd)
+    "Does the file say that it goes on?"
+    if self.c.format.name == 'w64' and not self.next_at and _says_less(self.source, *self.part):
+        return True
+    cut = _asf_is_cut(self.source, *self.part) or _says_more(self.source, *self.part)
+    return cut or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
 
 
 _FFmpeg._container, _FFmpeg._is_cut = _ffmpeg_container, _ffmpeg_is_cut
 _FFmpeg._whole = lambda self: _between_tags(self.source)
+_FFmpeg._next = lambda self: _next_recording(self.source, *self.part)
 _FFmpeg._peek = lambda self, at, n: _peek(self.source, self.part[0] + at, n)
 _FFmpeg.close = lambda self: self.c.close() if self.c is not None else None
 
@@ -487,7 +620,7 @@ def _ffmpeg_seek(self: _FFmpeg, frame: int) -> int:
 
     Only MP4 counts time in samples, and even there a decoder carries state, so the first ten minutes
     are always decoded from the start; later places are entered a second early."""
-    if frame < _FROM_START_S * self.rate or not (self.mp4 and self.exact):
+    if frame < _FROM_START_S * self.rate or not (self.mp4 and self.in_samples):
         return 0
     try:
         self.c.seek(frame - self.rate, stream=self.s)
@@ -505,7 +638,10 @@ _SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**
 
 def _planes(frame):
     "A decoded frame as float32, shape (channels, n), full scale at 1."
-    x = frame.to_ndarray()
+    if frame.format.name in ('s64', 's64p'):  # PyAV has no array for it
+        x = np.stack([np.frombuffer(p, '<i8')[: frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)] for p in frame.planes])
+    else:
+        x = frame.to_ndarray()
     if not frame.format.is_planar:
         x = x.reshape(-1, frame.layout.nb_channels).T
     zero, full = _SCALE.get(frame.format.name.rstrip('p') if frame.format.is_planar else frame.format.name, (0, 1))
@@ -517,7 +653,7 @@ _UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FF
 
 def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
     "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
-    if self.c.format.name not in (*_UNTIMED, 'wav') or packet.pos is None or self.at == -1:
+    if self.c.format.name not in (*_UNTIMED, 'wav', 'w64') or packet.pos is None or self.at == -1:
         return packet.pos
     at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
     if self._peek(at, len(head)) != head:
@@ -533,6 +669,35 @@ def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
 
 _FFmpeg._place = _ffmpeg_place
 
+# %% ../nbs/01a_decode.ipynb #3e9042da
+def _ffmpeg_renumber(self: _FFmpeg, packet, frames: list) -> list:
+    "Frames of FLAC with the times that they state themselves; what comes once more is left out."
+    head = bytes(memoryview(packet)[:16])
+    if not frames or len(head) < 16 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
+        return frames
+    self.block = self.block or frames[0].samples
+    at, last = _flac_at(head, self.block), self.last_at
+    if self._is_behind(packet) and last is not None and at <= last:
+        return []
+    for frame in frames:
+        frame.pts, frame.time_base, self.last_at = at, Fraction(1, frame.sample_rate), at
+        at += frame.samples
+    return frames
+
+
+def _ffmpeg_is_behind(self: _FFmpeg, packet) -> bool:
+    "Is a packet said to be behind the end? FFmpeg's parser of FLAC gives the last one twice where the header states too little."
+    return packet.pos is not None and packet.pos >= self.part[1] - self.part[0]
+
+
+def _ffmpeg_skipped(self: _FFmpeg, frame, due_s: float | None, *_) -> int:
+    "How many samples are missing before a frame that says itself where it belongs."
+    missing = 0 if due_s is None else round((frame.time - due_s) * frame.sample_rate)
+    return missing if 0 < missing < MISSING_S[1] * frame.sample_rate else 0
+
+
+_FFmpeg._renumber, _FFmpeg._is_behind, _FFmpeg._skipped = _ffmpeg_renumber, _ffmpeg_is_behind, _ffmpeg_skipped
+
 # %% ../nbs/01a_decode.ipynb #f1d57e4f
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
@@ -545,18 +710,20 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             return
         if packet is None:
             return
-        if packet.pos is not None and packet.pos >= self.part[1] - self.part[0]:
-            continue  # behind the end: FFmpeg's parser of FLAC gives the last packet twice where the header states too little
+        if self._is_behind(packet) and not self.numbered:
+            continue
         at = self._place(packet)
         try:
             frames = packet.decode()
         except Exception:
             yield None
             continue
+        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
+        frames = self._renumber(packet, frames) if self.numbered else frames
         if at is not None and packet.size:
             self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
             junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
-            self.read_to = at + (round(self.per_s * size_s) if junk else packet.size)
+            self.read_to = max(self.read_to or 0, at + (round(self.per_s * size_s) if junk else packet.size))  # places go back in RealMedia
             if junk:
                 yield from frames
                 continue
@@ -568,7 +735,7 @@ _FFmpeg._frames = _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
-GAP_S = 0.05  # the last packet of one recording that another follows in the same file is no gap worth telling
+GAP_S, UNTOLD_S = 0.05, 1.0  # the last packet of one recording that another follows in the same file is no gap worth telling; many are
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
@@ -577,14 +744,14 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
     "How many frames of silence belong before this one; a time that the next frame takes back is a damaged time."
     low, high = MISSING_S
     steady = getattr(then, 'time', None) is None or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
-    if frame.time is not None and due_s is not None and steady and self.c.format.name not in _UNTIMED:
+    if frame.time is not None and due_s is not None and steady and not self.untimed:
         jump_s = frame.time - due_s
         high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
         self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
         if low < self.owed_s < high:
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
-    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and self.c.format.name in (*_UNTIMED, 'wav') else 0.0
+    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name in ('wav', 'w64')) else 0.0
     if lost or of_bytes > GAP_S:
         around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
@@ -611,19 +778,21 @@ _FFmpeg._missing, _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_gap
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
-    drop, lost, due_s, sought, n = None, 0, None, self.start > 0, 1024
-    frames, timed = self._frames(), self.c.format.name not in (*_UNTIMED, 'wav')  # of the others, bytes are counted up to each frame
+    drop, lost, before, due_s, sought, n = None, 0, 0, None, self.start > 0, 1024
+    frames, timed = self._frames(), not (self.untimed or self.c.format.name in ('wav', 'w64'))  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
-            lost += n * (drop is not None)
+            lost, before = lost + n * (drop is not None), before + n * (drop is None)
             continue
         n, rate, x = frame.samples, frame.sample_rate, mono(_planes(frame))
         if drop is None:
             at = 0 if frame.time is None else frame.time * rate
             drop = round(self.start - at) if sought else max(0, round(-at))
-        missing = self._missing(frame, due_s, lost, then)
-        if missing > GAP_S * rate:
-            self._gap(missing / rate)
+        missing = (self._skipped if self.numbered and frame.time is not None else self._missing)(frame, due_s, lost, then)
+        self.untold_s += missing / rate
+        if missing > GAP_S * rate or self.untold_s > UNTOLD_S:
+            self._gap(self.untold_s)
+            self.untold_s = 0.0
         for i in range(0, missing, 65_536):
             yield np.zeros(min(65_536, missing - i), 'float32'), rate
         due_s, lost = (frame.time if frame.time is not None else due_s or 0.0) + n / rate, 0
@@ -632,7 +801,8 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             yield x[cut:], rate
     placed = self.at not in (None, -1) and self.read_to and self.c.format.name in _UNTIMED
     unread = self.part[1] - self.part[0] - self.read_to if placed else 0
-    if lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
+    mute = before > self.rate or self._of_bytes(self.mute_bytes) > 1  # a decoder that gave nothing for long, first or last
+    if mute or lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
         self.broken = True
 
 
@@ -791,9 +961,12 @@ def _clean(dec, path, report) -> Iterator[tuple[np.ndarray, int]]:
             if not told:
                 report(f'{strange}; they are taken for silence')
             x, told = np.where(np.abs(x) < 1e6, x, 0).astype('float32'), True
-        yield x, rate
+        yield np.clip(x, -1e6, 1e6), rate  # a resampler makes no number of what is larger
 
 # %% ../nbs/01a_decode.ipynb #8a6a63ec
+EXACT_S = 0.02  # a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is promised
+
+
 def _seek(dec, first: int, rate_hz: int) -> int:
     "Go shortly before output sample `first`; returns the output samples to drop."
     g = math.gcd(dec.rate, rate_hz)
@@ -813,10 +986,13 @@ def _ending(path, dec, given: int, first: int, rate_hz: int) -> None:
     "After the last block: complain if more was promised, if parts are damaged, or if nothing was given."
     promised_s = None if dec.promised is None else dec.promised / dec.rate
     missing_s = 0.0 if promised_s is None else promised_s - dec.heard_s
-    if dec.broken or dec.cut or missing_s > max(0.25, 0.005 * (promised_s or 0)):
+    if dec.broken or dec.cut or missing_s > (EXACT_S if dec.exact else max(0.25, 0.005 * (promised_s or 0))):
         of = f' of {promised_s:.2f} s' if missing_s > 0 and not dec.cut else ''
         text = f'{printable(path)}: is damaged or cut off; {dec.heard_s:.2f} s{of} can be decoded'
         raise TruncatedAudio(text, dec.heard_s, promised_s if of else None)
+    if dec.next_at and given:
+        text = f'{printable(path)}: {dec.heard_s:.2f} s are read; from byte {dec.next_at} on it holds another recording, which is not'
+        raise TruncatedAudio(text, dec.heard_s)
     if not given and first:
         raise AudioError(f'{printable(path)}: {first / rate_hz:.2f} s is beyond its end at {dec.heard_s:.2f} s')
     if not given:
@@ -844,6 +1020,8 @@ def pieces(
             given += len(x)
             yield np.clip(x, -1, 1)
             if given == want:
+                if gaps := [g for g in dec.gaps if start_s <= g[0] < start_s + duration_s]:
+                    raise DamagedAudio(f'{printable(path)}: {_gaps_text(gaps)}', dec.heard_s)
                 return
         _ending(path, dec, given, first, rate_hz)
 
@@ -860,6 +1038,10 @@ class _Feed:
 
     def read(self, n: int) -> bytes:
         data = self.more(n) if self.opened or self.end < OPENED_BYTES else b''
+        while not self.end and 0 < len(data) < 12 and (more := self.more(12 - len(data))):
+            data += more
+        if not self.end and data[:4] == b'.snd' and data[8:12] in (bytes(4), b'\x80\0\0\0'):
+            data = data[:8] + b'\xff' * 4 + data[12:]  # an AU of unknown length, as FFmpeg knows it
         self.kept += data
         self.end += len(data)
         if len(self.kept) > 2 * KEPT_BYTES:
@@ -887,6 +1069,9 @@ class _Stream(_FFmpeg):
 
     def _whole(self) -> tuple[float, float]:
         return 0, math.inf
+
+    def _next(self) -> None:
+        return None
 
     def _is_cut(self) -> bool:
         return False

@@ -159,6 +159,9 @@ def mix(home):
     (home / 'hurt.ogg').write_bytes(whole[:middle] + bytes(600) + whole[middle + 600 :])
     (home / 'cut.flac').write_bytes(audio.encode(tune(3), codec='flac')[:150_000])
     audio.save(home / 'long.flac', np.concatenate([tune(2)] * 16))
+    whole = bytearray(audio.encode(np.concatenate([tune(2)] * 16), codec='ogg'))
+    whole[len(whole) // 10 : len(whole) // 10 + 600] = bytes(600)
+    (home / 'long and hurt.ogg').write_bytes(whole)
     return 'mix.flac'
 
 
@@ -252,6 +255,13 @@ def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
     assert re.fullmatch(r'resonance: cut.flac: breaks off: \d+\.\d s could be read', told[2])
     indexed = resonance('index', 'hurt.ogg', 'cut.flac', '--catalog', 'others', '--method', 'landmark', cwd=home)[2]
     assert hurt['problems'][0] in indexed and f'{cut["problems"][0]} and are indexed' in indexed
+
+
+def test_damage_in_the_beginning_of_a_long_file_is_told(home, mix):
+    status, out, err = resonance('identify', 'long and hurt.ogg', '--catalog', 'c', '--json', cwd=home)
+    told = json.loads(out)
+    assert status == 0 and told['decision'] == 'match' and told['heard_s'] == 300.0
+    assert 'is damaged at 3' in told['problems'][0] and len(err.splitlines()) == 2
 
 
 def test_a_name_that_is_no_utf8(home):

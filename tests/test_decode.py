@@ -4,6 +4,7 @@ import io
 import os
 import struct
 
+import matrix
 import numpy as np
 import pytest
 import soundfile as sf
@@ -274,7 +275,7 @@ def test_garbage_with_the_first_bytes_of_a_format_is_refused(tmp_path):
             list(decode.pieces(tmp_path / 'x.mp3', 0.0, None, RATE))
 
 
-@pytest.mark.parametrize('stated', [0.25, 0.6])
+@pytest.mark.parametrize('stated', [0.25, 0.6, 0.9, 0.97])
 def test_a_flac_that_is_longer_than_it_says_is_read_to_its_end(tmp_path, stated):
     path = tmp_path / 'x.flac'
     data = bytearray(made(path, sweep(4)))
@@ -331,12 +332,82 @@ def test_a_header_that_states_half_is_told(tmp_path, suffix, container):
     assert isinstance(why, TruncatedAudio) and len(x) / RATE == pytest.approx(2, abs=0.05)
 
 
-@pytest.mark.parametrize('suffix', ['.wav', '.aiff'])
-def test_a_second_recording_that_is_not_read_is_told(tmp_path, suffix):
-    path = tmp_path / f'x{suffix}'
-    path.write_bytes(2 * made(path, sweep(4)))
+@pytest.mark.parametrize('container', ['wav', 'aiff', 'au', 'caf', 'w64', 'rf64', 'voc'])
+def test_a_second_recording_that_is_not_read_is_told(tmp_path, container):
+    path = tmp_path / f'x.{container}'
+    one = made(path, sweep(4), format=container.upper(), subtype='PCM_16')
+    assert heard(path)[1] is None
+    path.write_bytes(2 * one)
     x, why = heard(path)
-    assert isinstance(why, TruncatedAudio) and len(x) == 4 * RATE
+    assert isinstance(why, TruncatedAudio) and abs(len(x) - 4 * RATE) < 0.01 * RATE
+    assert f'from byte {len(one)} on it holds another recording' in str(why) and len(str(why).splitlines()) == 1
+
+
+@pytest.mark.parametrize('container, codec', [('caf', 'alac'), ('w64', 'adpcm_ima_wav'), ('tta', 'tta')])
+def test_a_second_recording_is_told_of_what_ffmpeg_reads(tmp_path, container, codec):
+    path = tmp_path / f'x.{container}'
+    matrix.encode(path, container, codec, 44_100, 2, long_s=4.0)
+    assert heard(path)[1] is None
+    one = path.read_bytes()
+    path.write_bytes(2 * one)
+    x, why = heard(path)
+    assert f'from byte {len(one)} on it holds another recording' in str(why) and len(x) / RATE == pytest.approx(4, abs=0.1)
+
+
+def test_what_an_avi_goes_on_with_is_no_other_recording(tmp_path):
+    path = tmp_path / 'x.avi'
+    path.write_bytes(b'RIFF' + struct.pack('<I', 12) + b'AVI ' + bytes(8) + b'RIFF' + struct.pack('<I', 4) + b'AVIX')
+    fd = os.open(path, os.O_RDONLY)
+    assert decode._next_recording(fd, 0, 32) is None
+    os.close(fd)
+
+
+@pytest.mark.parametrize('length', [0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+@pytest.mark.parametrize('subtype', ['PCM_16', 'ULAW', 'FLOAT'])
+def test_an_au_that_does_not_state_its_length_is_read_to_its_end(tmp_path, length, subtype):
+    path = tmp_path / 'x.au'
+    data = bytearray(made(path, np.stack([sweep(4)] * 2, 1), format='AU', subtype=subtype))
+    whole = heard(path)[0]
+    data[8:12] = length.to_bytes(4, 'big')
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert why is None and np.array_equal(x, whole)
+    with open(path, 'rb') as f:
+        x = np.concatenate([*decode.stream_pieces(lambda n: f.read(min(n, 7)), 'a pipe', RATE)])
+    assert abs(len(x) - len(whole)) < 0.01 * RATE and np.abs(x[:RATE] - whole[:RATE]).max() < 1e-3
+
+
+@pytest.mark.parametrize('rate', [44_100, 22_050])
+def test_flac_in_asf_is_whole(tmp_path, rate):
+    path = write_av(tmp_path / 'x.wma', np.stack([sweep(6, rate)] * 2, 1), rate, codec='flac', container='asf')
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(6, abs=0.02) and all(abs(place_s(x, m) - m) < 0.05 for m in (0.5, 1, 3, 5.5))
+
+
+@pytest.mark.parametrize('back', range(300, 12_000, 900))
+def test_a_flac_damaged_near_its_end_lacks_nothing_in_silence(tmp_path, back):
+    path = tmp_path / 'x.flac'
+    data = bytearray(made(path, 0.5 * rng_for(8, 'noise').standard_normal(100 * 8_000).astype('float32') * np.exp(-np.arange(100 * 8_000) / 1e5).astype('float32'), 8_000))
+    data[-back] ^= 0x55
+    path.write_bytes(data)
+    x, why = heard(path)
+    assert why is not None and ('cut off' in str(why) or abs(len(x) - 100 * RATE) <= 16), (len(x) / RATE, why)
+
+
+def test_the_last_frames_of_a_flac_are_asked_of_ffmpeg(tmp_path, monkeypatch):
+    "libsndfile may end early without a word."
+    path = tmp_path / 'x.flac'
+    made(path, sweep(200, 8_000), 8_000)
+    real = decode._sndfile_own_blocks
+
+    def ends_early(self):
+        blocks = [*real(self)]
+        yield from blocks[:-1]
+        yield blocks[-1][:-3_200]
+
+    monkeypatch.setattr(decode._Sndfile, '_own_blocks', ends_early)
+    x, why = heard(path)
+    assert why is None and len(x) == 200 * RATE
 
 
 def test_a_long_hole_of_zeros_in_frames_without_times(tmp_path):
@@ -423,3 +494,74 @@ def test_an_opus_whose_rate_is_not_its_decoders_is_read_on_at_its_place(tmp_path
     assert not notes, 'FFmpeg finds no damage in it'
     late = heard[len(heard) - 32_000 :], whole[len(whole) - 32_000 :]
     assert abs(audio.rms_db(late[0]) - audio.rms_db(late[1])) < 0.5
+
+
+@pytest.mark.parametrize('container, codec', [('au', 'pcm_alaw'), ('au', 'g722'), ('aiff', 'adpcm_ima_ws'), ('w64', 'adpcm_ms'), ('tta', 'tta'), ('voc', 'pcm_s16le')])
+def test_what_states_its_length_is_told_when_it_is_cut(tmp_path, container, codec):
+    path = tmp_path / f'x.{container}'
+    matrix.encode(path, container, codec, 48_000, 1, long_s=4.0)
+    assert heard(path)[1] is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    x, why = heard(path)
+    assert isinstance(why, TruncatedAudio) and 'cut off' in str(why) and len(x) / RATE < 2.5
+
+
+@pytest.mark.parametrize('container, codec, rate', [('avi', 'ac3', 48_000), ('avi', 'libmp3lame', 22_050), ('avi', 'adpcm_ms', 8_000), ('avi', 'aac', 44_100),
+                                                    ('w64', 'mp2', 48_000), ('rm', 'aac', 22_050)])
+def test_what_lacks_packets_keeps_its_time(tmp_path, container, codec, rate):
+    path = tmp_path / f'x.{container}'
+    matrix.encode(path, container, codec, rate, 1)
+    whole, why = heard(path)
+    assert why is None
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4_000] = rng_for(9, codec).bytes(4_000)
+    path.write_bytes(data)
+    x, why = heard(path)
+    late = [like[1] for like in matrix.pieces(x)[6:]]
+    assert isinstance(why, DamagedAudio) and abs(len(x) - len(whole)) < 0.12 * RATE and max(map(abs, late)) < 0.15
+
+
+def test_what_ffmpeg_counts_wrongly_in_an_avi_is_no_gap(tmp_path):
+    path = tmp_path / 'x.avi'
+    matrix.encode(path, 'avi', 'aac', 8_000, 1)
+    x, why = heard(path)
+    assert why is None and len(x) / RATE == pytest.approx(6, abs=0.3)
+
+
+def test_an_au_whose_coding_libsndfile_cannot_seek_in_is_read(tmp_path):
+    path = tmp_path / 'x.au'
+    matrix.encode(path, 'au', 'g726le', 16_000, 1)
+    x, why = heard(path)
+    assert why is None and len(x) == 6 * RATE
+
+
+def test_a_law_in_w64_is_music(tmp_path):
+    "libsndfile takes it for bytes without a law."
+    path = tmp_path / 'x.w64'
+    matrix.encode(path, 'w64', 'pcm_alaw', 16_000, 1)
+    x, why = heard(path)
+    assert why is None and np.abs(x - matrix.signal()).max() < 0.05
+
+
+def test_samples_too_large_for_a_resampler_stay_numbers(tmp_path):
+    path = tmp_path / 'x.wav'
+    x = sweep(2)
+    x[10_000:10_010] = 3e38
+    made(path, x, subtype='FLOAT')
+    got, why = heard(path)
+    assert why is None and len(got) == 2 * RATE and np.isfinite(got).all() and abs(place_s(got, 1.5) - 1.5) < 0.05
+
+
+def test_a_decoder_that_falls_silent_is_told(tmp_path):
+    "FFmpeg cannot decode packets that end within a frame of six channels."
+    path = tmp_path / 'x.voc'
+    matrix.encode(path, 'voc', 'pcm_u8', 48_000, 6)
+    x, why = heard(path)
+    assert why is not None and 'cut off' in str(why) or len(x) / RATE == pytest.approx(6, abs=0.1)
+
+
+def test_samples_of_64_bits_are_read(tmp_path):
+    path = tmp_path / 'x.w64'
+    matrix.encode(path, 'w64', 'pcm_s64le', 16_000, 1)
+    x, why = heard(path)
+    assert why is None and np.abs(x - matrix.signal()).max() < 0.01
