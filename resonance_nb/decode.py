@@ -365,9 +365,9 @@ class _Sndfile:
         try:
             f = sf.SoundFile(_File(fd, *part)) if part else sf.SoundFile(fd, closefd=False)
             if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
-                f = self._raw(f, part, 'LITTLE')
+                f = _sndfile_raw(self, f, part, 'LITTLE')
             elif f.format == 'AU' and not f.frames and _peek(fd, whole[0], 4) == b'.snd':
-                f = self._raw(f, _au_part(fd, *whole), 'BIG')
+                f = _sndfile_raw(self, f, _au_part(fd, *whole), 'BIG')
         except Exception as e:
             raise _Refused from e
         self.f, self.rate, self.channels, self.frames = f, f.samplerate, f.channels, f.frames
@@ -380,6 +380,24 @@ class _Sndfile:
         self.promised = f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
         self.cut, self.exact = f.format == 'OGG' and _ogg_is_cut(fd) or f.format in _STATED and _says_more(fd, *whole), f.format == 'FLAC'
 
+    def seek(self, frame: int) -> int:
+        "Go to a frame; returns where the next block will begin."
+        try:
+            return self.f.seek(frame) if frame else 0
+        except Exception:
+            return self.f.seek(0)
+
+    def close(self):
+        return self.f.close()
+
+    def _own_blocks(self) -> Iterator[np.ndarray]:
+        "Mono blocks up to the end, or to where decoding fails, with `broken` set."
+        return _sndfile_own_blocks(self)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        "Mono blocks with their rate, from the place that was sought."
+        return _sndfile_blocks(self)
+
 # %% ../nbs/01a_decode.ipynb #f6b03583
 def _sndfile_raw(self: _Sndfile, f, part: tuple[int, int], order: str):
     "The same samples without the header."
@@ -387,18 +405,6 @@ def _sndfile_raw(self: _Sndfile, f, part: tuple[int, int], order: str):
 
     f.close()
     return sf.SoundFile(_File(self.fd, *part), 'r', f.samplerate, f.channels, f.subtype, order, 'RAW')
-
-
-def _sndfile_seek(self: _Sndfile, frame: int) -> int:
-    "Go to a frame; returns where the next block will begin."
-    try:
-        return self.f.seek(frame) if frame else 0
-    except Exception:
-        return self.f.seek(0)
-
-
-_Sndfile._raw, _Sndfile.seek = _sndfile_raw, _sndfile_seek
-_Sndfile.close = lambda self: self.f.close()
 
 # %% ../nbs/01a_decode.ipynb #eb6fe3fd
 _CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
@@ -452,7 +458,6 @@ AHEAD_BYTES = 16_384  # more than libsndfile reads ahead
 
 # %% ../nbs/01a_decode.ipynb #1fb17c23
 def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
-    "Mono blocks up to the end, or to where decoding fails, with `broken` set."
     n = max(1024, 131_072 // self.channels)
     while True:
         buffer = np.full((n, self.channels), np.nan, 'float32')
@@ -468,7 +473,6 @@ def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
 
 
 def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
-    "Mono blocks with their rate, from the place that was sought."
     at = self.f.tell()
     for x in self._own_blocks():
         at += len(x)
@@ -484,9 +488,6 @@ def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         yield from _read_on(self, at)
     elif self.f.format in _CHUNKED and not self.next_at and at and unread > max(8192, end // 100) and not _begins_chunk(_peek(self.fd, end - unread, 8), unread):
         self.cut = True
-
-
-_Sndfile._own_blocks, _Sndfile.blocks = _sndfile_own_blocks, _sndfile_blocks
 
 # %% ../nbs/01a_decode.ipynb #f28c105d
 def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -546,7 +547,49 @@ class _FFmpeg:
             raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
 
     def _open(self):
-        return self._container(_File(self.source, *self.part))
+        return _ffmpeg_container(self, _File(self.source, *self.part))
+
+    def _is_cut(self) -> bool:
+        "Does the file say that it goes on?"
+        if self.c.format.name == 'w64' and not self.next_at and _says_less(self.source, *self.part):
+            return True
+        cut = _asf_is_cut(self.source, *self.part) or _says_more(self.source, *self.part)
+        return cut or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
+
+    def _whole(self):
+        return _between_tags(self.source)
+
+    def _next(self):
+        return _next_recording(self.source, *self.part)
+
+    def _peek(self, at, n):
+        return _peek(self.source, self.part[0] + at, n)
+
+    def close(self):
+        return self.c.close() if self.c is not None else None
+
+    def _choose(self):
+        "The recording to take: the default one, or the first that sounds."
+        return _ffmpeg_choose(self)
+
+    def _promise(self) -> float | None:
+        "The frames a container claims for its sound, or None where it only guesses."
+        return _ffmpeg_promise(self)
+
+    def seek(self, frame: int) -> int:
+        """Go to a frame and return where the next block begins.
+
+        Only MP4 counts time in samples, and even there a decoder carries state, so the first ten minutes
+        are always decoded from the start; later places are entered a second early."""
+        return _ffmpeg_seek(self, frame)
+
+    def _place(self, packet) -> int | None:
+        "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
+        return _ffmpeg_place(self, packet)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        "The pieces of `_sound` gathered into blocks of one rate, without the padding after the last sample of an MP4."
+        return _ffmpeg_blocks(self)
 
 # %% ../nbs/01a_decode.ipynb #74458350
 def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
@@ -555,33 +598,17 @@ def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
 
     return av.open(file, 'r', form, metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS})
 
-
-def _ffmpeg_is_cut(self: _FFmpeg) -> bool:
-    "Does the file say that it goes on?"
-    if self.c.format.name == 'w64' and not self.next_at and _says_less(self.source, *self.part):
-        return True
-    cut = _asf_is_cut(self.source, *self.part) or _says_more(self.source, *self.part)
-    return cut or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
-
-
-_FFmpeg._container, _FFmpeg._is_cut = _ffmpeg_container, _ffmpeg_is_cut
-_FFmpeg._whole = lambda self: _between_tags(self.source)
-_FFmpeg._next = lambda self: _next_recording(self.source, *self.part)
-_FFmpeg._peek = lambda self, at, n: _peek(self.source, self.part[0] + at, n)
-_FFmpeg.close = lambda self: self.c.close() if self.c is not None else None
-
 # %% ../nbs/01a_decode.ipynb #953f48f1
 SOUNDS_S, SOUNDS = 60, 1e-4  # so much of each is looked at for something louder, where there are several recordings
 
 
 def _ffmpeg_choose(self: _FFmpeg):
-    "The recording to take: the default one, or the first that sounds."
     from av.stream import Disposition
 
     known = sorted(self.c.streams.audio, key=lambda s: not s.disposition & Disposition.default)
     if len(known) == 1:
         return known[0]
-    return next((s for s in known if self._sounds(s.index)), known[0])
+    return next((s for s in known if _ffmpeg_sounds(self, s.index)), known[0])
 
 
 def _ffmpeg_sounds(self: _FFmpeg, index: int) -> bool:
@@ -597,15 +624,11 @@ def _ffmpeg_sounds(self: _FFmpeg, index: int) -> bool:
         pass
     return False
 
-
-_FFmpeg._choose, _FFmpeg._sounds = _ffmpeg_choose, _ffmpeg_sounds
-
 # %% ../nbs/01a_decode.ipynb #f29d0da9
 _FROM_START_S = 600  # up to here, compressed recordings in containers are decoded from their start
 
 
 def _ffmpeg_promise(self: _FFmpeg) -> float | None:
-    "The frames a container claims for its sound, or None where it only guesses."
     if self.mp4 and self.s.duration:
         return float(self.s.duration * self.s.time_base) * self.rate
     name, alone = self.c.format.name, len(self.c.streams) == 1
@@ -616,10 +639,6 @@ def _ffmpeg_promise(self: _FFmpeg) -> float | None:
 
 
 def _ffmpeg_seek(self: _FFmpeg, frame: int) -> int:
-    """Go to a frame and return where the next block begins.
-
-    Only MP4 counts time in samples, and even there a decoder carries state, so the first ten minutes
-    are always decoded from the start; later places are entered a second early."""
     if frame < _FROM_START_S * self.rate or not (self.mp4 and self.in_samples):
         return 0
     try:
@@ -628,9 +647,6 @@ def _ffmpeg_seek(self: _FFmpeg, frame: int) -> int:
         self.c.seek(0, stream=self.s)
     self.start = frame
     return frame
-
-
-_FFmpeg._promise, _FFmpeg.seek = _ffmpeg_promise, _ffmpeg_seek
 
 # %% ../nbs/01a_decode.ipynb #93bd04cf
 _SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**63)}  # sample format -> zero, full scale
@@ -652,7 +668,6 @@ _UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FF
 
 
 def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
-    "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
     if self.c.format.name not in (*_UNTIMED, 'wav', 'w64') or packet.pos is None or self.at == -1:
         return packet.pos
     at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
@@ -666,9 +681,6 @@ def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
     self.at = at + packet.size
     return at
 
-
-_FFmpeg._place = _ffmpeg_place
-
 # %% ../nbs/01a_decode.ipynb #3e9042da
 def _ffmpeg_renumber(self: _FFmpeg, packet, frames: list) -> list:
     "Frames of FLAC with the times that they state themselves; what comes once more is left out."
@@ -677,7 +689,7 @@ def _ffmpeg_renumber(self: _FFmpeg, packet, frames: list) -> list:
         return frames
     self.block = self.block or frames[0].samples
     at, last = _flac_at(head, self.block), self.last_at
-    if self._is_behind(packet) and last is not None and at <= last:
+    if _ffmpeg_is_behind(self, packet) and last is not None and at <= last:
         return []
     for frame in frames:
         frame.pts, frame.time_base, self.last_at = at, Fraction(1, frame.sample_rate), at
@@ -695,9 +707,6 @@ def _ffmpeg_skipped(self: _FFmpeg, frame, due_s: float | None, *_) -> int:
     missing = 0 if due_s is None else round((frame.time - due_s) * frame.sample_rate)
     return missing if 0 < missing < MISSING_S[1] * frame.sample_rate else 0
 
-
-_FFmpeg._renumber, _FFmpeg._is_behind, _FFmpeg._skipped = _ffmpeg_renumber, _ffmpeg_is_behind, _ffmpeg_skipped
-
 # %% ../nbs/01a_decode.ipynb #f1d57e4f
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
@@ -710,7 +719,7 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             return
         if packet is None:
             return
-        if self._is_behind(packet) and not self.numbered:
+        if _ffmpeg_is_behind(self, packet) and not self.numbered:
             continue
         at = self._place(packet)
         try:
@@ -719,7 +728,7 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             yield None
             continue
         self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
-        frames = self._renumber(packet, frames) if self.numbered else frames
+        frames = _ffmpeg_renumber(self, packet, frames) if self.numbered else frames
         if at is not None and packet.size:
             self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
             junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
@@ -729,9 +738,6 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
                 continue
             self.per_s += (packet.size / size_s - self.per_s) * (0.05 if self.per_s else 1) if size_s else 0
         yield from frames
-
-
-_FFmpeg._frames = _ffmpeg_frames
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
@@ -751,7 +757,7 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
         if low < self.owed_s < high:
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
-    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name in ('wav', 'w64')) else 0.0
+    of_bytes = _ffmpeg_of_bytes(self, self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name in ('wav', 'w64')) else 0.0
     if lost or of_bytes > GAP_S:
         around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
@@ -772,14 +778,11 @@ def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
     "How long so many bytes last, seconds."
     return max(0, n) / self.per_s if self.per_s else 0.0
 
-
-_FFmpeg._missing, _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_gap, _ffmpeg_of_bytes
-
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
     drop, lost, before, due_s, sought, n = None, 0, 0, None, self.start > 0, 1024
-    frames, timed = self._frames(), not (self.untimed or self.c.format.name in ('wav', 'w64'))  # of the others, bytes are counted up to each frame
+    frames, timed = _ffmpeg_frames(self), not (self.untimed or self.c.format.name in ('wav', 'w64'))  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
             lost, before = lost + n * (drop is not None), before + n * (drop is None)
@@ -788,10 +791,11 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         if drop is None:
             at = 0 if frame.time is None else frame.time * rate
             drop = round(self.start - at) if sought else max(0, round(-at))
-        missing = (self._skipped if self.numbered and frame.time is not None else self._missing)(frame, due_s, lost, then)
+        told = _ffmpeg_skipped if self.numbered and frame.time is not None else _ffmpeg_missing
+        missing = told(self, frame, due_s, lost, then)
         self.untold_s += missing / rate
         if missing > GAP_S * rate or self.untold_s > UNTOLD_S:
-            self._gap(self.untold_s)
+            _ffmpeg_gap(self, self.untold_s)
             self.untold_s = 0.0
         for i in range(0, missing, 65_536):
             yield np.zeros(min(65_536, missing - i), 'float32'), rate
@@ -801,20 +805,16 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             yield x[cut:], rate
     placed = self.at not in (None, -1) and self.read_to and self.c.format.name in _UNTIMED
     unread = self.part[1] - self.part[0] - self.read_to if placed else 0
-    mute = before > self.rate or self._of_bytes(self.mute_bytes) > 1  # a decoder that gave nothing for long, first or last
-    if mute or lost > self.rate // 4 or unread > 16_384 and self._of_bytes(unread) > 0.25:
+    mute = before > self.rate or _ffmpeg_of_bytes(self, self.mute_bytes) > 1  # a decoder that gave nothing for long, first or last
+    if mute or lost > self.rate // 4 or unread > 16_384 and _ffmpeg_of_bytes(self, unread) > 0.25:
         self.broken = True
-
-
-_FFmpeg._sound = _ffmpeg_sound
 
 # %% ../nbs/01a_decode.ipynb #0becd7b0
 def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
-    "The pieces of `_sound` gathered into blocks of one rate, without the padding after the last sample of an MP4."
     parts, n, done, known = [], 0, self.start, self.rate
     self.heard_s = self.start / self.rate
     end = round(self.promised) if self.mp4 and self.promised else None
-    for x, rate in self._sound():
+    for x, rate in _ffmpeg_sound(self):
         if n and (n >= self.gather or rate != known):
             yield np.concatenate(parts), known
             parts, done, n = [], done + n, 0
@@ -826,9 +826,6 @@ def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         n = max(0, end - done)
     if n:
         yield np.concatenate(parts)[:n], known
-
-
-_FFmpeg.blocks = _ffmpeg_blocks
 
 # %% ../nbs/01a_decode.ipynb #dbc496cb
 def _opened(fd: int, part: tuple[int, int] | None = None) -> _Sndfile | _FFmpeg:
@@ -1065,7 +1062,7 @@ class _Stream(_FFmpeg):
         feed.opened = True
 
     def _open(self):
-        return self._container(self.source, self.form)
+        return _ffmpeg_container(self, self.source, self.form)
 
     def _whole(self) -> tuple[float, float]:
         return 0, math.inf
