@@ -346,11 +346,11 @@ def _says_less(fd: int, begin: int, end: int) -> bool:
 
 SLOPPY_BYTES, _STATED = 64, ('AU', 'W64', 'CAF', 'VOC')  # of the latter, libsndfile does not tell
 
-# %% ../nbs/01a_decode.ipynb #d3ac94af
+# %% ../nbs/01a_decode.ipynb #eb8eb399
 class _Refused(Exception):
     "This decoder does not know the file; the next one may."
 
-
+# %% ../nbs/01a_decode.ipynb #d3ac94af
 class _Sndfile:
     "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`, `next_at`, `heard_s`."
 
