@@ -5,7 +5,6 @@
 # %% ../nbs/91_book.ipynb #c1e6b2dc
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import inspect

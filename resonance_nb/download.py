@@ -9,7 +9,6 @@ import csv
 import errno
 import hashlib
 import os
-import shutil
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor, as_completed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import audio
-from .core import ResonanceError, need
+from .core import ResonanceError
 from .mfcc import ChromaFront, MfccFront, chroma, mfcc
 
 if TYPE_CHECKING:

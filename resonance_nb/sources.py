@@ -12,10 +12,14 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .core import ResonanceError, atomic_write, first_line, no_bar, sha256_file
 from .corpora import Corpus, CorpusError, safe_file, write_corpus
 from .download import DownloadError, _retry_after, _session, fetch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['FMA_URL', 'FMA_SHA1', 'MTG_META_URL', 'MTG_AUDIO_URL', 'JAMENDO_URL', 'SOURCES', 'folder_corpus', 'ArchiveError',

@@ -117,7 +117,9 @@ def every(
     step_s: float = 0.25,  # taken as a whole number of samples
 ) -> Iterator[Block]:
     "The same sound in steps of exactly `step_s`, at its multiples on the stream's clock, filled up with silence; raises `ResonanceError` for blocks that go back in time."
-    size, end, at, lost, waits = _size(step_s), None, None, 0, 0  # `at`: where the unfinished step begins; `waits`: lost, and no sound came after it yet
+    size, end, lost = _size(step_s), None, 0
+    at, step = None, np.zeros(0, np.float32)  # where the unfinished step begins, and what is in it
+    waits = 0  # samples that are lost, and no sound came after them yet
     for block in blocks:
         begins = round(block.start_s * SAMPLE_RATE)
         if end is not None and begins < end:

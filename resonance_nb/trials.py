@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from resonance_nb.corpora import Corpus
     from resonance_nb.embedding import Embedding
-    from resonance_nb.encoders import Encoder
     from resonance_nb.train import Recipe
     from resonance_nb.venue import Bank
 

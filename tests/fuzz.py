@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import json
 import os
 import re
 import shutil
@@ -410,7 +409,7 @@ def song_table(folder):
         for value in c.songs()[0].values():
             assert not isinstance(value, str) or value.isprintable(), value
 
-    short = f'path;title\nmusic/a.wav;"New"\n'.encode()
+    short = 'path;title\nmusic/a.wav;"New"\n'.encode()
     return [seed, short, b'recording_id\ttitle\n' + row['recording_id'].encode() + b"\t'=1\n"], run
 
 

@@ -452,7 +452,6 @@ def judge(damage, facts, answer, x, path, known):
         return 'too long', f'{heard_s:.2f} s, ffmpeg {len(asked()) / RATE:.2f} s; {said}'
     if crashed:
         return 'crash told', None
-    share = {'hole-middle': 0.5, 'flip-middle': 0.5, 'noise-middle': 0.5, 'zeros-middle': 0.5, 'ones-middle': 0.5, 'flip-late': 0.9}.get(damage)
     there = np.array([f[0] >= CLEAR and abs(f[1] - k[1]) <= LATE_S for f, k in zip(found, known)]) | ~wants
     if damage in WHOLE and there.all() and heard_s >= LONG_S - slack:
         if damage == 'twice' and not said and heard_s < 2 * LONG_S - 2 * slack and len(asked()) / RATE > 2 * LONG_S - 3 * slack:

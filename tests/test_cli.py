@@ -308,7 +308,7 @@ def test_a_closed_pipe_is_no_error(home):
 
 
 def test_help_waits_for_nothing():
-    code = f'import sys\ntry:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint(sorted(sys.modules))'
+    code = 'import sys\ntry:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint(sorted(sys.modules))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     loaded = done.stdout.splitlines()[-1]
     for heavy in ('numpy', 'scipy', 'pandas', 'torch', 'lightning', 'transformers', 'matplotlib', 'soundfile'):

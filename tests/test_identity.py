@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from resonance_nb.decode import AudioError  # noqa: E402
 from resonance_nb.songlist import list_songs, list_unreadable, prune, remove  # noqa: E402
 
 mutagen = pytest.importorskip('mutagen')
-import mutagen.apev2  # noqa: E402
+import mutagen.apev2  # noqa: E402, F811
 import mutagen.flac  # noqa: E402
 import mutagen.id3  # noqa: E402
 

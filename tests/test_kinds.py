@@ -8,7 +8,7 @@ import soundfile as sf
 from hostile import png, tone, wav_header, write_av
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from sounds import RATE, sound
+from sounds import sound
 
 from resonance_nb import kinds
 from resonance_nb.kinds import LOOK_BYTES, RAW, recognise

@@ -14,8 +14,8 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, assert_same_answers, rng_for
 from resonance_nb.starter import default_corpus
 from sounds import sound
-from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Search, Song, build_segment, hashes, level_blocks, peaks, segment_songs, shares_sound, tally, vote
-from resonance_nb.landmarks import CODE_BITS, HEAVIEST, _pack_postings, _promising, _unpack_postings, pack_peaks, unpack_peaks
+from resonance_nb.landmarks import CODE_BITS, FIRST, DenseLandmarks, Front, Landmarks, Song, build_segment, hashes, level_blocks, peaks, segment_songs, shares_sound, tally, vote
+from resonance_nb.landmarks import HEAVIEST, _pack_postings, _promising, _unpack_postings, pack_peaks, unpack_peaks
 
 RATE = audio.SAMPLE_RATE
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
-from resonance_nb import audio, bench, core, mfcc as module  # noqa: E402
+from resonance_nb import audio, bench, mfcc as module  # noqa: E402
 from resonance_nb import catalog as catalog_module  # noqa: E402
 from resonance_nb.catalog import Catalog, StorageError, stored_path  # noqa: E402
 from resonance_nb.core import Match, Recognizer, ResonanceError, assert_same_answers, rng_for  # noqa: E402

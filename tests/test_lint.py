@@ -1,0 +1,19 @@
+"""What a linter finds in the package, the tests and the scripts: nothing. Its rules stand in `ruff.toml`."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(not find_spec('ruff'), reason='ruff is not installed')
+@pytest.mark.parametrize('place', ['resonance_nb', 'tests', 'benchmarks', 'nbs'])
+def test_the_linter_finds_nothing(place):
+    words = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise']
+    words += ['--select', 'F821,E9,PLE'] if place == 'nbs' else []  # cells import for those that follow
+    done = subprocess.run([*words, place], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
