@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first, reading
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first, probability, reading
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
@@ -474,7 +474,7 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     found = self.evidence(samples)
     logit = self._coefficients[0] + features(found.error, found.bits, found.varied, self._chance)[:k] @ self._coefficients[1:]
-    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
+    confidence = probability(logit)
     return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
 
 # %% ../nbs/31_chromaprint.ipynb #68b3ceb6

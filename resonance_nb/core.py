@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
-           'VectorRecognizer', 'best_first', 'as_matches', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'no_bar',
-           'SongIndex', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
+           'VectorRecognizer', 'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class',
+           'default_method', 'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading',
+           'counted', 'no_bar', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
+           'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -121,6 +122,15 @@ def as_matches(
     pairs = (scores, SCORE_DIGITS), (offsets_s, OFFSET_DIGITS), (confidences, CONFIDENCE_DIGITS)
     rounded = [(np.round(np.asarray(x, float), digits) + 0.0).tolist() for x, digits in pairs]  # -0.0 becomes a plain zero
     return [Match(*row) for row in zip(track_ids, *rounded)]
+
+# %% ../nbs/00_core.ipynb #a806d4d7
+def probability(
+    log_odds: np.ndarray,  # any shape
+) -> np.ndarray:
+    "What log odds mean, in [0, 1]: 1 / (1 + exp(-log odds)); beyond 50 either way nothing changes any more."
+    import numpy as np
+
+    return 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
 
 # %% ../nbs/00_core.ipynb #02ca258e
 def assert_same_answers(

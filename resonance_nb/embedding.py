@@ -14,7 +14,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, search_stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, reading
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, probability, reading
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
@@ -211,7 +211,7 @@ def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     track_ids, scores, starts_s, n = self.ranking(samples)
     logit = self._coefficients[0] + evidence_features(scores, n)[:k] @ self._coefficients[1:]
-    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
+    confidence = probability(logit)
     return as_matches(track_ids[:k], scores, starts_s, confidence)
 
 # %% ../nbs/41a_embedding.ipynb #cffdb67e

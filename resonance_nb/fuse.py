@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, first_line, reading
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, first_line, probability, reading
 from .embedding import Embedder, clip_vectors, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, own_agreement, pack_peaks, peaks, unpack_peaks
@@ -467,7 +467,7 @@ def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, doubt: 
     "Answers to a piece of a clip that began so much earlier, and the log odds that they lose."
     found = self.evidence(self.hear(samples))
     logit = self.logit(found)[:k] - doubt
-    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
+    confidence = probability(logit)
     return as_matches(found.track_ids[:k], found.score, found.start_s - earlier_s, confidence)
 
 

@@ -15,7 +15,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
-from .core import Match, OtherVersion, ResonanceError, as_matches, best_first, reading
+from .core import Match, OtherVersion, ResonanceError, as_matches, best_first, probability, reading
 from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
 
 # %% auto #0
@@ -704,7 +704,7 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     found = self.evidence(samples, k)
     logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:]
-    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
+    confidence = probability(logit)
     doubtful, plain = found.doubtful[:k], found.plain[:k]
     confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
     confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)

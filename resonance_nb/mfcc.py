@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, search_stretches, stft
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, reading
+from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, probability, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -426,7 +426,7 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     track_ids, scores, clip = self.ranking(samples)
     logit = self._coefficients[0] + features(scores, self._usual)[:k] @ self._coefficients[1:]
-    confidence = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
+    confidence = probability(logit)
     return as_matches(track_ids[:k], scores, [_place(self, t, *clip) for t in track_ids[:k]], confidence)
 
 # %% ../nbs/32_mfcc.ipynb #d4dd4ded
