@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .core import METHODS, CatalogRecognizer, MissingExtra, OtherVersion, ResonanceError, atomic_write, counted
-from .core import default_method, method_class, no_bar, rng_for, sha256_file
+from .core import default_method, method_class, no_bar, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -1366,12 +1366,10 @@ def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
 def _identify(
     self: Catalog, query: np.ndarray | str | os.PathLike, method: str | None, top: int,
 ) -> Identification:
-    from resonance_nb.audio import SAMPLE_RATE
-
     recognizer = self.recognizer(method)
-    if recognizer is not self._asked:  # modules and tables are not for the first question to wait for
-        recognizer.search(rng_for(0, 'first question').normal(0, 0.1, SAMPLE_RATE).astype('float32'), k=1)
-        self._asked = recognizer
+    if recognizer is not self._asked and hasattr(recognizer, 'prepare'):  # tables are not for the first question to wait for
+        recognizer.prepare()
+    self._asked = recognizer
     begin, name, told = time.perf_counter(), 'samples', {}
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)

