@@ -114,7 +114,6 @@ def test_a_long_query_is_heard_only_at_its_beginning(cat, tmp_path, monkeypatch)
     asked = []
     monkeypatch.setattr(toy.Toy, 'search', lambda self, samples, k=5: asked.append(samples) or [])
     assert cat.identify(path).decision == 'no-match'
-    del asked[0]  # the first is noise, before the clock starts
     assert module.QUERY_S == 300 and asked[0].shape == (300 * 16_000,)
     np.testing.assert_allclose(asked[0][:16_000], toy.melody(2)[:16_000], atol=1e-4)
     cat.identify(sorted((tmp_path / 'music').iterdir())[0])  # a short one is heard whole
