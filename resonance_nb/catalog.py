@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .core import METHODS, CatalogRecognizer, MissingExtra, OtherVersion, ResonanceError, atomic_write, counted
-from .core import default_method, method_class, no_bar, sha256_file
+from .core import default_method, first_line, method_class, no_bar, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -1647,7 +1647,7 @@ def _read_csv(path: Path) -> list[tuple[int, dict]]:
     except UnicodeDecodeError as e:
         raise ResonanceError(f'{shown} is not UTF-8 (byte {e.start}): save it as "CSV UTF-8"') from e
     except csv.Error as e:
-        raise ResonanceError(f'{shown}, line {reader.line_num}: {e}') from e
+        raise ResonanceError(f'{shown}, line {reader.line_num}: {first_line(e)}') from e
     names = [name.strip().lower() for name in rows[0][1]] if rows else []
     if not {'recording_id', 'sha256', 'path'} & {*names}:
         raise ResonanceError(f'{shown}: the first line must name the columns, one of them recording_id, sha256 or path')

@@ -9,6 +9,7 @@ import csv
 import errno
 import hashlib
 import os
+import re
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -53,7 +54,7 @@ def _retry_after(value: str | None) -> float | None:
 
         try:
             wait_s = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return min(max(wait_s, 0.0), _PATIENCE_S) if wait_s == wait_s else None
 
@@ -68,17 +69,22 @@ def _refuse(url: str, status: int, headers) -> None:
     raise DownloadError(f'{url} {what} (HTTP {status})')
 
 # %% ../nbs/03b_download.ipynb #d36a175f
+def _is_size(text: str) -> bool:
+    "Is it a number of bytes that a file may have?"
+    return bool(re.fullmatch('[0-9]{1,18}', text))
+
+
 def _place(r, have: int) -> tuple[int, int | None]:
     "Where this answer's body belongs in the file, and how long the whole file is, in bytes (None: not said)."
     length = r.headers.get('Content-Length', '')
-    known = length.isdigit() and not r.headers.get('Content-Encoding')
+    known = _is_size(length) and not r.headers.get('Content-Encoding')
     if r.status_code == 200:
         return 0, int(length) if known else None
     unit, _, rest = r.headers.get('Content-Range', '').partition(' ')
     start, _, total = rest.partition('-')[0], None, rest.rpartition('/')[2]
     if unit != 'bytes' or start != str(have):
         raise _Passing('the server sent another part than the one asked for', 0.0)
-    return have, int(total) if total.isdigit() else (have + int(length) if known else None)
+    return have, int(total) if _is_size(total) else (have + int(length) if known else None)
 
 
 def _request(session, url: str, part: Path, *, trust: bool, timeout_s: float, max_bytes: int, progress) -> None:

@@ -203,6 +203,19 @@ def test_retry_after_is_obeyed(server, tmp_path):
     assert time.monotonic() - begin >= 1.0
 
 
+@pytest.mark.parametrize('value', ['Wed, 21 Oct 99999999999999999999 07:28:00 GMT', 'soon', 'nan', '-5', '1e999'])
+def test_a_server_may_say_nonsense_about_waiting(server, tmp_path, value):
+    server.plan = [dict(status=503, headers={'Retry-After': value}), {}]
+    if value != '1e999':  # a long wait is cut, but not to nothing
+        assert fetch(server.url + '/song', tmp_path / 'song', SHA, **FAST).read_bytes() == BODY
+    assert (download._retry_after(value) or 0) <= download._PATIENCE_S
+
+
+def test_lengths_that_are_no_numbers_of_bytes():
+    bad = ['333\u00b3', '9' * 5_000, '-1', '', '1.5']
+    assert [download._is_size(x) for x in ('0', '123456789012345678', *bad)] == [True, True, *[False] * len(bad)]
+
+
 def test_slow_connection_breaks_and_goes_on(server, tmp_path):
     server.plan = [dict(send=100_000, sleep=3.0), {}]
     assert fetch(server.url + '/song', tmp_path / 'song', SHA, **(FAST | dict(timeout_s=0.3))).read_bytes() == BODY
