@@ -23,10 +23,10 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S',
-           'UNTOLD_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES', 'AudioError',
-           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound', 'tags',
-           'at_rate', 'pieces', 'stream_pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'HEAD_BYTES',
+           'GAPS', 'GAP_S', 'UNTOLD_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES',
+           'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound',
+           'tags', 'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -520,8 +520,8 @@ class _FFmpeg:
 
     def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
-        self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
-        self.mute_bytes = 0  # of packets that gave nothing
+        self.read_to, self.lost_bytes, self.recent, self.owed_s = None, 0, (0.0, 0.0), 0.0  # of packets that could be decoded; bytes and seconds of late; what times jumped by
+        self.mute_bytes, self.packet_s = 0, 0.0  # of packets that gave nothing; what one gives
         self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
         self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
         self.part = part or self._whole()
@@ -537,7 +537,8 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.in_samples = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.exact = self.c.format.name == 'flac'  # the length that is promised
-            self.untimed = self.c.format.name in _UNTIMED or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
+            self.counted = self.c.format.name in (*_UNTIMED, 'wav', 'w64')
+            self.untimed = self.counted or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
             self.numbered = self.codec == 'flac' and self.c.format.name in ('flac', 'asf')
             self.frames = self.promised = self._promise()
             self.cut = self._is_cut()
@@ -606,9 +607,9 @@ _FROM_START_S = 600  # up to here, compressed recordings in containers are decod
 
 def _ffmpeg_promise(self: _FFmpeg) -> float | None:
     "The frames a container claims for its sound, or None where it only guesses."
-    if self.mp4 and self.s.duration:
-        return float(self.s.duration * self.s.time_base) * self.rate
     name, alone = self.c.format.name, len(self.c.streams) == 1
+    if (self.mp4 or name in ('wv', 'tta')) and self.s.duration:
+        return float(self.s.duration * self.s.time_base) * self.rate
     if name.startswith(('matroska', 'asf', 'flac', 'wav')) and alone and self.c.duration:
         late_s = float(self.s.start_time * self.s.time_base) if self.s.start_time and name.startswith('matroska') else 0
         return (self.c.duration / 1e6 - max(0.0, late_s)) * self.rate
@@ -653,7 +654,7 @@ _UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FF
 
 def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
     "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
-    if self.c.format.name not in (*_UNTIMED, 'wav', 'w64') or packet.pos is None or self.at == -1:
+    if not self.counted or packet.pos is None or self.at == -1:
         return packet.pos
     at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
     if self._peek(at, len(head)) != head:
@@ -698,6 +699,30 @@ def _ffmpeg_skipped(self: _FFmpeg, frame, due_s: float | None, *_) -> int:
 
 _FFmpeg._renumber, _FFmpeg._is_behind, _FFmpeg._skipped = _ffmpeg_renumber, _ffmpeg_is_behind, _ffmpeg_skipped
 
+# %% ../nbs/01a_decode.ipynb #e7e27107
+def _lasts_s(frames: list) -> float:
+    "How long decoded frames last, seconds."
+    return sum(f.samples / f.sample_rate for f in frames)
+
+
+def _ffmpeg_decoded(self: _FFmpeg, packet) -> list | None:
+    "The frames of a packet; None where it is damaged."
+    first = bytes(memoryview(packet)[:1]) if self.codec in ('amrnb', 'amrwb') else b''
+    if first and (first[0] & 0x83 or not first[0] & 4):
+        return None
+    try:
+        frames = packet.decode()
+    except Exception:
+        return None
+    if self.codec == 'speex':
+        if self.packet_s and _lasts_s(frames) > 2.5 * self.packet_s:
+            return None
+        self.packet_s = max(self.packet_s, _lasts_s(frames))
+    return frames
+
+
+_FFmpeg._decoded = _ffmpeg_decoded
+
 # %% ../nbs/01a_decode.ipynb #f1d57e4f
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
@@ -713,25 +738,27 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
         if self._is_behind(packet) and not self.numbered:
             continue
         at = self._place(packet)
-        try:
-            frames = packet.decode()
-        except Exception:
+        frames = self._decoded(packet)
+        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
+        if frames is None:
             yield None
             continue
-        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
         frames = self._renumber(packet, frames) if self.numbered else frames
         if at is not None and packet.size:
-            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
-            junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
-            self.read_to = max(self.read_to or 0, at + (round(self.per_s * size_s) if junk else packet.size))  # places go back in RealMedia
+            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, _lasts_s(frames)
+            usual = round(self.per_s * size_s)
+            junk = usual and packet.size > 4 * usual + 4096  # what is no frame hangs on the last one before it
+            self.read_to = max(self.read_to or 0, at + (usual if junk else packet.size))  # places go back in RealMedia
             if junk:
                 yield from frames
                 continue
-            self.per_s += (packet.size / size_s - self.per_s) * (0.05 if self.per_s else 1) if size_s else 0
+            head = self.lost_bytes if 0 < self.lost_bytes < HEAD_BYTES else 0  # of a packet, in AVI and RealMedia
+            self.recent = tuple(0.95 * r + new for r, new in zip(self.recent, (packet.size + head, size_s))) if size_s else self.recent
         yield from frames
 
 
-_FFmpeg._frames = _ffmpeg_frames
+HEAD_BYTES = 64
+_FFmpeg._frames, _FFmpeg.per_s = _ffmpeg_frames, property(lambda self: self.recent[0] / self.recent[1] if self.recent[1] else 0.0)
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
@@ -751,15 +778,21 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
         if low < self.owed_s < high:
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
-    of_bytes = self._of_bytes(self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name in ('wav', 'w64')) else 0.0
+    lost_bytes, self.lost_bytes = max(0, self.lost_bytes), 0  # counted once
+    of_bytes = self._of_bytes(lost_bytes) if self.heard_s and self.untimed else 0.0
     if lost or of_bytes > GAP_S:
-        around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
+        self.owed_s = max(0.0, self.owed_s - lost / frame.sample_rate)
+        around = self._peek(max(0, self.read_to - 2048), min(lost_bytes, 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
-        return max(lost, round(min(of_bytes, high) * frame.sample_rate))
+        by_bytes = round(min(of_bytes, high) * frame.sample_rate)
+        return by_bytes if lost > 2 * by_bytes > 0 else max(lost, by_bytes)  # zeros may look like many packets
     return 0
 
 
+_FFmpeg._missing = _ffmpeg_missing
+
+# %% ../nbs/01a_decode.ipynb #718180b7
 def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
     "Note that sound is missing here; a stream that is damaged for days is no reason to keep all of its places."
     if len(self.gaps) < GAPS:
@@ -770,16 +803,16 @@ def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
 
 def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
     "How long so many bytes last, seconds."
-    return max(0, n) / self.per_s if self.per_s else 0.0
+    return n / self.per_s if self.per_s and n > 0 else 0.0
 
 
-_FFmpeg._missing, _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_missing, _ffmpeg_gap, _ffmpeg_of_bytes
+_FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_gap, _ffmpeg_of_bytes
 
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
     drop, lost, before, due_s, sought, n = None, 0, 0, None, self.start > 0, 1024
-    frames, timed = self._frames(), not (self.untimed or self.c.format.name in ('wav', 'w64'))  # of the others, bytes are counted up to each frame
+    frames, timed = self._frames(), not self.untimed  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
             lost, before = lost + n * (drop is not None), before + n * (drop is None)
