@@ -24,7 +24,7 @@ from .core import ResonanceError, counted
 
 # %% auto #0
 __all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'HEAD_BYTES',
-           'GAPS', 'GAP_S', 'UNTOLD_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES',
+           'GAPS', 'GAP_S', 'UNTOLD_S', 'NEAR_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES',
            'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound',
            'tags', 'at_rate', 'pieces', 'stream_pieces']
 
@@ -762,7 +762,7 @@ _FFmpeg._frames, _FFmpeg.per_s = _ffmpeg_frames, property(lambda self: self.rece
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
-GAP_S, UNTOLD_S = 0.05, 1.0  # the last packet of one recording that another follows in the same file is no gap worth telling; many are
+GAP_S, UNTOLD_S, NEAR_S = 0.05, 1.0, 0.5  # places that are nearer to each other are one; the last packet of one recording that another follows in the same file is no gap worth telling; many are
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
@@ -775,13 +775,12 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
         jump_s = frame.time - due_s
         high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
         self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
-        if low < self.owed_s < high:
+        if low < self.owed_s < high or lost and jump_s < high:  # how much was lost is known here
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
     lost_bytes, self.lost_bytes = max(0, self.lost_bytes), 0  # counted once
     of_bytes = self._of_bytes(lost_bytes) if self.heard_s and self.untimed else 0.0
     if lost or of_bytes > GAP_S:
-        self.owed_s = max(0.0, self.owed_s - lost / frame.sample_rate)
         around = self._peek(max(0, self.read_to - 2048), min(lost_bytes, 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
@@ -811,7 +810,7 @@ _FFmpeg._gap, _FFmpeg._of_bytes = _ffmpeg_gap, _ffmpeg_of_bytes
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
-    drop, lost, before, due_s, sought, n = None, 0, 0, None, self.start > 0, 1024
+    drop, lost, before, due_s, sought, n, near_s, near_at = None, 0, 0, None, self.start > 0, 1024, 0.0, 0.0
     frames, timed = self._frames(), not self.untimed  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
@@ -823,7 +822,8 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             drop = round(self.start - at) if sought else max(0, round(-at))
         missing = (self._skipped if self.numbered and frame.time is not None else self._missing)(frame, due_s, lost, then)
         self.untold_s += missing / rate
-        if missing > GAP_S * rate or self.untold_s > UNTOLD_S:
+        near_s, near_at = (near_s if self.heard_s - near_at < NEAR_S else 0.0) + missing / rate, self.heard_s if missing else near_at
+        if near_s > GAP_S and missing or self.untold_s > UNTOLD_S:
             self._gap(self.untold_s)
             self.untold_s = 0.0
         for i in range(0, missing, 65_536):
