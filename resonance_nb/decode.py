@@ -520,7 +520,8 @@ class _FFmpeg:
 
     def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
-        self.read_to, self.lost_bytes, self.recent, self.owed_s = None, 0, (0.0, 0.0), 0.0  # of packets that could be decoded; bytes and seconds of late; what times jumped by
+        self.read_to, self.lost_bytes, self.recent = None, 0, (0.0, 0.0)  # of what was decoded; bytes, seconds of late
+        self.owed_s = 0.0  # what times jumped by
         self.mute_bytes, self.packet_s = 0, 0.0  # of packets that gave nothing; what one gives
         self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
         self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
@@ -747,22 +748,26 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
         if at is not None and packet.size:
             self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, _lasts_s(frames)
             usual = round(self.per_s * size_s)
-            junk = usual and packet.size > 4 * usual + 4096  # what is no frame hangs on the last one before it
-            self.read_to = max(self.read_to or 0, at + (usual if junk else packet.size))  # places go back in RealMedia
+            junk = usual and packet.size > 4 * usual + 4096  # what is no frame hangs on the last one
+            end = at + (usual if junk else packet.size)
+            self.read_to = max(self.read_to or 0, end)  # places go back in RealMedia
             if junk:
                 yield from frames
                 continue
-            head = self.lost_bytes if 0 < self.lost_bytes < HEAD_BYTES else 0  # of a packet, in AVI and RealMedia
-            self.recent = tuple(0.95 * r + new for r, new in zip(self.recent, (packet.size + head, size_s))) if size_s else self.recent
+            head = self.lost_bytes if 0 < self.lost_bytes < HEAD_BYTES else 0  # in AVI and RealMedia
+            if size_s:
+                self.recent = 0.95 * self.recent[0] + packet.size + head, 0.95 * self.recent[1] + size_s
         yield from frames
 
 
 HEAD_BYTES = 64
-_FFmpeg._frames, _FFmpeg.per_s = _ffmpeg_frames, property(lambda self: self.recent[0] / self.recent[1] if self.recent[1] else 0.0)
+_FFmpeg._frames = _ffmpeg_frames
+_FFmpeg.per_s = property(lambda self: self.recent[0] / self.recent[1] if self.recent[1] else 0.0)
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
-GAP_S, UNTOLD_S, NEAR_S = 0.05, 1.0, 0.5  # places that are nearer to each other are one; the last packet of one recording that another follows in the same file is no gap worth telling; many are
+# one packet, where another recording follows, is no gap worth telling; many are, and those near each other
+GAP_S, UNTOLD_S, NEAR_S = 0.05, 1.0, 0.5
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
@@ -785,7 +790,8 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
         by_bytes = round(min(of_bytes, high) * frame.sample_rate)
-        return by_bytes if lost > 2 * by_bytes > 0 else max(lost, by_bytes)  # zeros may look like many packets
+        few = lost > 2 * by_bytes > 0  # zeros may look like many packets
+        return by_bytes if few else max(lost, by_bytes)
     return 0
 
 
@@ -822,8 +828,10 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             drop = round(self.start - at) if sought else max(0, round(-at))
         missing = (self._skipped if self.numbered and frame.time is not None else self._missing)(frame, due_s, lost, then)
         self.untold_s += missing / rate
-        near_s, near_at = (near_s if self.heard_s - near_at < NEAR_S else 0.0) + missing / rate, self.heard_s if missing else near_at
-        if near_s > GAP_S and missing or self.untold_s > UNTOLD_S:
+        if missing:
+            near_s = missing / rate + (near_s if self.heard_s - near_at < NEAR_S else 0.0)
+            near_at = self.heard_s
+        if missing and near_s > GAP_S or self.untold_s > UNTOLD_S:
             self._gap(self.untold_s)
             self.untold_s = 0.0
         for i in range(0, missing, 65_536):

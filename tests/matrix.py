@@ -421,14 +421,14 @@ KNOWN = [  # (files, verdict, why nothing better is to be had)
     # the header tells of another codec, which takes every byte for sound; its own length is a guess
     (r'wav/adpcm_ima_wav-.*/flip-20', 'too long'),
     # the FFmpeg in PyAV cannot decode it, and libsndfile mixes up its channels: one line says so
-    (r'voc/pcm_u8-48000-6/.*', 'lost or late'),
+    (r'voc/pcm_(u8|s16le)-48000-6/.*', 'lost or late'),
     # one in sixteen bytes begins a good frame, and each tells its own size; ffmpeg is as late
     (r'(amr|w64)/libopencore_amrnb-.*/noise-middle', 'lost or late'),
-    # noise may be a packet that lasts longer than the one it took the place of; hardly anybody keeps these in MP4
+    # noise may be a packet that lasts longer than the one in its place; hardly anybody keeps these in MP4
     (r'(mov|mp4)/.*(speex|vorbis|opus)-.*/noise-middle', 'lost or late'),
-    # WMA hides how many frames are in a packet; of 0.12 s that are missing, 0.06 s are heard as silence, and told
+    # WMA hides how many frames are in a packet: of 0.12 s that are missing, 0.06 s are heard, and told
     (r'w64/wmav1-8000-1/noise-middle', 'lost or late'),
-    # FFmpeg loses the place of a cluster among these packets of 20 bytes; what is missing is told, ffmpeg has the same
+    # FFmpeg loses the place of a cluster among these packets of 20 bytes; told, and the same in ffmpeg
     (r'matroska/real_144-8000-1/zeros-middle', 'lost or late'),
 ]
 
