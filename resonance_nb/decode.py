@@ -23,10 +23,10 @@ import numpy as np
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'GAPS', 'GAP_S',
-           'UNTOLD_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES', 'AudioError',
-           'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound', 'tags',
-           'at_rate', 'pieces', 'stream_pieces']
+__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'HEAD_BYTES',
+           'GAPS', 'GAP_S', 'UNTOLD_S', 'NEAR_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES',
+           'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound',
+           'tags', 'at_rate', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #d23f0824
 class AudioError(ResonanceError):
@@ -346,7 +346,7 @@ def _says_less(fd: int, begin: int, end: int) -> bool:
 
 SLOPPY_BYTES, _STATED = 64, ('AU', 'W64', 'CAF', 'VOC')  # of the latter, libsndfile does not tell
 
-# %% ../nbs/01a_decode.ipynb #eb8eb399
+# %% ../nbs/01a_decode.ipynb #9adb2063
 class _Refused(Exception):
     "This decoder does not know the file; the next one may."
 
@@ -521,8 +521,9 @@ class _FFmpeg:
 
     def __init__(self, source, part: tuple[int, int] | None = None):
         self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
-        self.read_to, self.lost_bytes, self.per_s, self.owed_s = None, 0, 0.0, 0.0  # of packets that could be decoded, bytes a second of late; what times jumped by
-        self.mute_bytes = 0  # of packets that gave nothing
+        self.read_to, self.lost_bytes, self.recent = None, 0, (0.0, 0.0)  # of what was decoded; bytes, seconds of late
+        self.owed_s = 0.0  # what times jumped by
+        self.mute_bytes, self.packet_s = 0, 0.0  # of packets that gave nothing; what one gives
         self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
         self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
         self.part = part or self._whole()
@@ -538,7 +539,8 @@ class _FFmpeg:
             self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
             self.in_samples = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
             self.exact = self.c.format.name == 'flac'  # the length that is promised
-            self.untimed = self.c.format.name in _UNTIMED or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
+            self.counted = self.c.format.name in (*_UNTIMED, 'wav', 'w64')
+            self.untimed = self.counted or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
             self.numbered = self.codec == 'flac' and self.c.format.name in ('flac', 'asf')
             self.frames = self.promised = self._promise()
             self.cut = self._is_cut()
@@ -587,6 +589,10 @@ class _FFmpeg:
         "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
         return _ffmpeg_place(self, packet)
 
+    @property
+    def per_s(self):
+        return self.recent[0] / self.recent[1] if self.recent[1] else 0.0
+
     def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
         "The pieces of `_sound` gathered into blocks of one rate, without the padding after the last sample of an MP4."
         return _ffmpeg_blocks(self)
@@ -629,9 +635,9 @@ _FROM_START_S = 600  # up to here, compressed recordings in containers are decod
 
 
 def _ffmpeg_promise(self: _FFmpeg) -> float | None:
-    if self.mp4 and self.s.duration:
-        return float(self.s.duration * self.s.time_base) * self.rate
     name, alone = self.c.format.name, len(self.c.streams) == 1
+    if (self.mp4 or name in ('wv', 'tta')) and self.s.duration:
+        return float(self.s.duration * self.s.time_base) * self.rate
     if name.startswith(('matroska', 'asf', 'flac', 'wav')) and alone and self.c.duration:
         late_s = float(self.s.start_time * self.s.time_base) if self.s.start_time and name.startswith('matroska') else 0
         return (self.c.duration / 1e6 - max(0.0, late_s)) * self.rate
@@ -668,7 +674,7 @@ _UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FF
 
 
 def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
-    if self.c.format.name not in (*_UNTIMED, 'wav', 'w64') or packet.pos is None or self.at == -1:
+    if not self.counted or packet.pos is None or self.at == -1:
         return packet.pos
     at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
     if self._peek(at, len(head)) != head:
@@ -707,6 +713,27 @@ def _ffmpeg_skipped(self: _FFmpeg, frame, due_s: float | None, *_) -> int:
     missing = 0 if due_s is None else round((frame.time - due_s) * frame.sample_rate)
     return missing if 0 < missing < MISSING_S[1] * frame.sample_rate else 0
 
+# %% ../nbs/01a_decode.ipynb #e7e27107
+def _lasts_s(frames: list) -> float:
+    "How long decoded frames last, seconds."
+    return sum(f.samples / f.sample_rate for f in frames)
+
+
+def _ffmpeg_decoded(self: _FFmpeg, packet) -> list | None:
+    "The frames of a packet; None where it is damaged."
+    first = bytes(memoryview(packet)[:1]) if self.codec in ('amrnb', 'amrwb') else b''
+    if first and (first[0] & 0x83 or not first[0] & 4):
+        return None
+    try:
+        frames = packet.decode()
+    except Exception:
+        return None
+    if self.codec == 'speex':
+        if self.packet_s and _lasts_s(frames) > 2.5 * self.packet_s:
+            return None
+        self.packet_s = max(self.packet_s, _lasts_s(frames))
+    return frames
+
 # %% ../nbs/01a_decode.ipynb #f1d57e4f
 def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
     "Decoded frames, and None for every packet that could not be decoded."
@@ -722,26 +749,33 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
         if _ffmpeg_is_behind(self, packet) and not self.numbered:
             continue
         at = self._place(packet)
-        try:
-            frames = packet.decode()
-        except Exception:
+        frames = _ffmpeg_decoded(self, packet)
+        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
+        if frames is None:
             yield None
             continue
-        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
         frames = _ffmpeg_renumber(self, packet, frames) if self.numbered else frames
         if at is not None and packet.size:
-            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, sum(f.samples / f.sample_rate for f in frames)
-            junk = self.per_s and size_s and packet.size > 4 * self.per_s * size_s + 4096  # what is no frame hangs on the last one before it
-            self.read_to = max(self.read_to or 0, at + (round(self.per_s * size_s) if junk else packet.size))  # places go back in RealMedia
+            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, _lasts_s(frames)
+            usual = round(self.per_s * size_s)
+            junk = usual and packet.size > 4 * usual + 4096  # what is no frame hangs on the last one
+            end = at + (usual if junk else packet.size)
+            self.read_to = max(self.read_to or 0, end)  # places go back in RealMedia
             if junk:
                 yield from frames
                 continue
-            self.per_s += (packet.size / size_s - self.per_s) * (0.05 if self.per_s else 1) if size_s else 0
+            head = self.lost_bytes if 0 < self.lost_bytes < HEAD_BYTES else 0  # in AVI and RealMedia
+            if size_s:
+                self.recent = 0.95 * self.recent[0] + packet.size + head, 0.95 * self.recent[1] + size_s
         yield from frames
+
+
+HEAD_BYTES = 64
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
-GAP_S, UNTOLD_S = 0.05, 1.0  # the last packet of one recording that another follows in the same file is no gap worth telling; many are
+# one packet, where another recording follows, is no gap worth telling; many are, and those near each other
+GAP_S, UNTOLD_S, NEAR_S = 0.05, 1.0, 0.5
 MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
@@ -754,18 +788,21 @@ def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) 
         jump_s = frame.time - due_s
         high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
         self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
-        if low < self.owed_s < high:
+        if low < self.owed_s < high or lost and jump_s < high:  # how much was lost is known here
             owed_s, self.owed_s = self.owed_s, 0.0
             return round(owed_s * frame.sample_rate)
-    of_bytes = _ffmpeg_of_bytes(self, self.lost_bytes) if self.heard_s and (self.untimed or self.c.format.name in ('wav', 'w64')) else 0.0
+    lost_bytes, self.lost_bytes = max(0, self.lost_bytes), 0  # counted once
+    of_bytes = _ffmpeg_of_bytes(self, lost_bytes) if self.heard_s and self.untimed else 0.0
     if lost or of_bytes > GAP_S:
-        around = self._peek(max(0, self.read_to - 2048), min(max(0, self.lost_bytes), 1 << 20) + 2048) if of_bytes else b''
+        around = self._peek(max(0, self.read_to - 2048), min(lost_bytes, 1 << 20) + 2048) if of_bytes else b''
         if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
             return 0  # here another recording begins
-        return max(lost, round(min(of_bytes, high) * frame.sample_rate))
+        by_bytes = round(min(of_bytes, high) * frame.sample_rate)
+        few = lost > 2 * by_bytes > 0  # zeros may look like many packets
+        return by_bytes if few else max(lost, by_bytes)
     return 0
 
-
+# %% ../nbs/01a_decode.ipynb #718180b7
 def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
     "Note that sound is missing here; a stream that is damaged for days is no reason to keep all of its places."
     if len(self.gaps) < GAPS:
@@ -776,13 +813,13 @@ def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
 
 def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
     "How long so many bytes last, seconds."
-    return max(0, n) / self.per_s if self.per_s else 0.0
+    return n / self.per_s if self.per_s and n > 0 else 0.0
 
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
-    drop, lost, before, due_s, sought, n = None, 0, 0, None, self.start > 0, 1024
-    frames, timed = _ffmpeg_frames(self), not (self.untimed or self.c.format.name in ('wav', 'w64'))  # of the others, bytes are counted up to each frame
+    drop, lost, before, due_s, sought, n, near_s, near_at = None, 0, 0, None, self.start > 0, 1024, 0.0, 0.0
+    frames, timed = _ffmpeg_frames(self), not self.untimed  # of the others, bytes are counted up to each frame
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
             lost, before = lost + n * (drop is not None), before + n * (drop is None)
@@ -794,7 +831,10 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         told = _ffmpeg_skipped if self.numbered and frame.time is not None else _ffmpeg_missing
         missing = told(self, frame, due_s, lost, then)
         self.untold_s += missing / rate
-        if missing > GAP_S * rate or self.untold_s > UNTOLD_S:
+        if missing:
+            near_s = missing / rate + (near_s if self.heard_s - near_at < NEAR_S else 0.0)
+            near_at = self.heard_s
+        if missing and near_s > GAP_S or self.untold_s > UNTOLD_S:
             _ffmpeg_gap(self, self.untold_s)
             self.untold_s = 0.0
         for i in range(0, missing, 65_536):

@@ -78,10 +78,12 @@ def serve(
     for line in asked:
         with waiting():
             pass
-        for kind, payload in _answers(json.loads(line), more):
+        for kind, payload in _answers(task := json.loads(line), more):
             with waiting():
                 _write(out, _HEAD.pack(kind, len(payload)) + payload)
         faulthandler.cancel_dump_traceback_later()
+        if 'form' in task:
+            return  # what follows is the rest of a stream, which may have no end
 
 
 def _write(out, data: bytes) -> None:

@@ -565,3 +565,54 @@ def test_samples_of_64_bits_are_read(tmp_path):
     matrix.encode(path, 'w64', 'pcm_s64le', 16_000, 1)
     x, why = heard(path)
     assert why is None and np.abs(x - matrix.signal()).max() < 0.01
+
+
+def damaged(path, spoil, container, codec, rate, channels=1):
+    "The sound of the matrix with damage of the matrix, read."
+    facts = {'frame': matrix.encode(path, container, codec, rate, channels), 'rate': rate}
+    path.write_bytes(matrix.DAMAGE[spoil](path.read_bytes(), facts))
+    return heard(path)
+
+
+@pytest.mark.parametrize('container', ['mov', 'flv'])
+def test_zeros_are_no_speech(tmp_path, container):
+    "A decoder of Speex would make two seconds of each packet of zeros."
+    x, why = damaged(tmp_path / 'x', 'zeros-middle', container, 'speex', 16_000)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(6, abs=0.15)
+
+
+def test_a_frame_of_amr_says_whether_it_is_good(tmp_path):
+    x, why = damaged(tmp_path / 'x', 'zeros-middle', 'w64', 'libopencore_amrnb', 8_000)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(6, abs=0.15)
+
+
+def test_a_wavpack_that_ends_between_two_blocks_is_told(tmp_path):
+    x, why = damaged(tmp_path / 'x', 'none', 'wv', 'wavpack', 44_100, 2)
+    assert why is None
+    with decode._decoder(tmp_path / 'x') as d:
+        end = [p.pos for p in d.c.demux(d.s) if p.size][6]
+    (tmp_path / 'x').write_bytes((tmp_path / 'x').read_bytes()[:end])
+    x, why = heard(tmp_path / 'x')
+    assert isinstance(why, TruncatedAudio) and why.promised_s == 6 and len(x) == 3 * RATE
+
+
+def test_bytes_that_are_lost_count_once(tmp_path):
+    "In RealMedia, FFmpeg does not say where the packets behind the damage are."
+    x, why = damaged(tmp_path / 'x', 'noise-middle', 'rm', 'ac3', 48_000, 6)
+    assert why is not None and len(x) / RATE < 6.3
+
+
+@pytest.mark.parametrize('container, codec, rate', [
+    ('mp3', 'libmp3lame', 8_000), ('w64', 'mp2', 16_000), ('rm', 'real_144', 8_000)])
+def test_damage_lasts_as_long_as_its_bytes(tmp_path, container, codec, rate):
+    x, why = damaged(tmp_path / 'x', 'noise-middle', container, codec, rate)
+    assert isinstance(why, DamagedAudio) and len(x) / RATE == pytest.approx(6, abs=0.15)
+
+
+@pytest.mark.parametrize('codec, rate', [('adpcm_ima_qt', 8_000), ('libopus', 48_000), ('aac', 44_100)])
+def test_what_was_lost_in_an_mp4_is_counted_once(tmp_path, codec, rate):
+    path = tmp_path / 'x'
+    x, why = damaged(path, 'noise-middle', 'mov' if 'qt' in codec else 'mp4', codec, rate)
+    assert isinstance(why, DamagedAudio)
+    late = [abs(late) for like, late, *_ in matrix.pieces(x)[-3:]]
+    assert max(late) <= 0.05
