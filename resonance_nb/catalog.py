@@ -365,6 +365,13 @@ class Catalog:
         "The recogniser that knows this catalogue's songs, kept in memory until the catalogue changes."
         return _recognizer(self, method)
 
+    def ready(
+        self,
+        method: str | None = None,  # one of `METHODS`; None: the best one present
+    ) -> CatalogRecognizer:
+        "The recogniser that can answer; raises `ResonanceError` where none can: an unknown method, or one without an index here."
+        return _ready(self, method)
+
     def identify(
         self,
         query: np.ndarray | str | os.PathLike,  # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
@@ -1208,7 +1215,7 @@ def _index(
 ) -> IndexReport:
     method = method or default_method()
     cls, place = method_class(method), self.folder / method
-    if (jobs or 1) < 1 or batch_files < 1:
+    if jobs is not None and jobs < 1 or batch_files < 1:
         raise ResonanceError('jobs and batch_files must be at least 1')
     if not self._can_write:
         raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: it is read-only or another user\'s, or its disk is full')
@@ -1312,6 +1319,17 @@ def _recognizer(self: Catalog, method: str | None) -> CatalogRecognizer:
                     raise
                 raise ResonanceError(f'the {method} index of {shown} {_trouble(self, method, segments, e)}') from e
 
+
+def _ready(self: Catalog, method: str | None) -> CatalogRecognizer:
+    if method is not None:
+        method_class(method)
+    present = self.methods()
+    if method is not None and present and method not in present:
+        shown, how = show_path(self.folder), command(f'index FOLDER --method {method}', self.folder)
+        raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(present)}: run {how}')
+    return self.recognizer(method if present else None)
+
+
 # %% ../nbs/02_catalog.ipynb #4106cc07
 def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
     "What keeps an index from being loaded, and what helps."
@@ -1366,7 +1384,9 @@ def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
 def _identify(
     self: Catalog, query: np.ndarray | str | os.PathLike, method: str | None, top: int,
 ) -> Identification:
-    recognizer = self.recognizer(method)
+    if top < 1:
+        raise ResonanceError(f'top is the number of songs to name, at least 1; not {top}')
+    recognizer = self.ready(method)
     if recognizer is not self._asked and hasattr(recognizer, 'prepare'):  # tables are not for the first question to wait for
         recognizer.prepare()
     self._asked = recognizer

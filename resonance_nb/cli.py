@@ -362,7 +362,7 @@ def identify(files, catalog, method, top, whole, cue, as_json):
 
     sandbox.warm()  # it starts while the catalogue is read
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
-        _ready(songs, method)
+        songs.ready(method)
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')
@@ -427,16 +427,6 @@ def _beginning(f):
                 return
 
 # %% ../nbs/92_cli.ipynb #47c61bc0
-def _ready(songs, method: str | None):
-    "The recogniser that will be asked; what it cannot answer is told before any question."
-    from resonance_nb.catalog import command, show_path
-
-    if method and songs.methods() and method not in songs.methods():
-        shown = show_path(songs.folder)
-        raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(songs.methods())}: run {command(f"index FOLDER --method {method}", songs.folder)}')
-    return songs.recognizer(method)
-
-
 def _progress(items, what):
     "A bar on standard error when there is more than a handful to wait for."
     from tqdm import tqdm
@@ -764,7 +754,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
         sandbox.warm()
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
-        recognizer = _ready(songs, method)
+        recognizer = songs.ready(method)
         with _source(source, device, samples, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)

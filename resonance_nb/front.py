@@ -102,4 +102,4 @@ def listen(
     from resonance_nb.stream import from_file
 
     with Catalog(catalogue) as songs, from_file(recording) as blocks:
-        yield from decided(blocks, songs.recognizer(method))
+        yield from decided(blocks, songs.ready(method))

@@ -449,8 +449,8 @@ class Landmarks:
 
     def compact(self) -> None:
         "Rewrite all living songs into one segment."
-        songs = [song for segment in self._parts for song in segment_songs(segment)]
-        self._parts = [build_segment(songs)] if songs else []
+        songs = [song for segment in self._parts for song in segment_songs(segment)] + self._pending
+        self._parts, self._pending = [build_segment(songs)] if songs else [], []
 
     def save(
         self,
@@ -727,7 +727,7 @@ def _evidence(self: Landmarks, samples: np.ndarray, k: int) -> Evidence:
 def _merge(self: Landmarks, other: Landmarks) -> None:
     if other.front.digest() != self.front.digest():
         raise ResonanceError(f'cannot merge front end {other.front.digest()} into {self.front.digest()}')
-    for segment in other.segments():
+    for segment in [*other.segments()] if other is not self else []:
         new = np.array([t not in self._known for t in segment.track_ids], bool)
         self._parts.append(replace(segment, alive=segment.alive & new))
         self._known |= {t for t, a in zip(segment.track_ids, self._parts[-1].alive) if a}

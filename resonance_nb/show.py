@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError
+from .core import ResonanceError, need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def player(
     normalise: bool = True,  # bring the peak to 0.9; False keeps the level (above 1 it is lowered all the same)
 ) -> HTML:
     "A small audio player for a page; raises `ResonanceError` for an empty, two-dimensional or non-finite sound."
-    from IPython.display import HTML
+    HTML = need('IPython.display', 'show').HTML
 
     return HTML(_figure(samples, label, sample_rate_hz, normalise))
 
@@ -78,7 +78,7 @@ def before_after(
     normalise: bool = True,  # bring each peak to 0.9
 ) -> HTML:
     "Two players side by side, one above the other where the page is narrow."
-    from IPython.display import HTML
+    HTML = need('IPython.display', 'show').HTML
 
     pair = ''.join(_figure(x, label, sample_rate_hz, normalise) for x, label in zip((clean, degraded), labels))
     return HTML(f'<div role="group" style="display:flex;flex-wrap:wrap;gap:0 1.2em;color:inherit">{pair}</div>')

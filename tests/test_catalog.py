@@ -659,3 +659,15 @@ def test_the_tables_of_the_contract(cat):
 def test_import_is_light():
     code = 'import sys, resonance_nb.catalog; print(sorted({"numpy", "av", "soundfile", "scipy", "tqdm", "filelock", "pandas", "mutagen"} & set(sys.modules)))'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '[]\n'
+
+
+def test_what_cannot_be_asked_is_told(cat, music):
+    cat.index(music, 'toy', progress=False)
+    song = sorted(music.iterdir())[0]
+    for method, told in (('landmark', 'has no index for landmark, but for toy: run '), ('foo', "unknown method 'foo'; choose from: ")):
+        with pytest.raises(ResonanceError, match=told):
+            cat.identify(song, method)
+    with pytest.raises(ResonanceError, match='at least 1'):
+        cat.identify(song, top=0)
+    with pytest.raises(ResonanceError, match='jobs'):
+        cat.index(music, 'toy', jobs=0)

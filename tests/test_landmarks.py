@@ -431,3 +431,19 @@ def test_unknown_songs_and_crowds_are_met_with_silence(whole):
     wrong = sum(songs.identify(bench.render(q, corpus)).decision == 'match' for q in queries)
     assert len(queries) > 40
     assert wrong <= 0.03 * len(queries)  # 1 % is asked and reported by the study; here, room for a small n
+
+
+def test_an_index_merged_with_itself_stays_as_it_is():
+    index = Landmarks()
+    index.add('a', sound(1, 4))
+    index.merge(index)
+    assert len(index) == 1 and [m.track_id for m in index.search(sound(1, 4))] == ['a']
+
+
+def test_what_came_last_is_compacted_too():
+    index = Landmarks()
+    index.add('a', sound(1, 4))
+    index.segments()
+    index.add('b', sound(2, 4))
+    index.compact()
+    assert len(index.segments()) == 1 and len(index) == 2
