@@ -245,7 +245,7 @@ TAGS_BYTES = 1 << 20  # behind the sound of an MP3 there may be tags with a pict
 def _mp3_goes_on(fd: int) -> bool:
     "Is the length of an MP3 not stated in its first frame (Xing, Info or VBRI), or more than is stated there?"
     begin = _behind_id3(fd)
-    head = _peek(fd, begin, 65_536)
+    head = _peek(fd, begin, 65_536) + bytes(8)  # the word may be the last of the file
     for tag in re.finditer(b'Xing|Info|VBRI', head):
         for back in (36,) if tag[0] == b'VBRI' else (36, 21, 13):  # MPEG 1 and 2, stereo and mono
             at = tag.start() - back

@@ -616,3 +616,13 @@ def test_what_was_lost_in_an_mp4_is_counted_once(tmp_path, codec, rate):
     assert isinstance(why, DamagedAudio)
     late = [abs(late) for like, late, *_ in matrix.pieces(x)[-3:]]
     assert max(late) <= 0.05
+
+
+def test_a_file_that_ends_within_the_header_of_an_mp3(tmp_path):
+    for word in (b'Xing', b'Info', b'VBRI'):
+        path = tmp_path / 'cut.mp3'
+        path.write_bytes(b'\xff' * 72 + word)
+        with open(path, 'rb') as f:
+            assert decode._mp3_goes_on(f.fileno()) in (True, False)
+        with pytest.raises(AudioError):
+            decode.info(path)
