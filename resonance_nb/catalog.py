@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -292,7 +292,7 @@ class Catalog:
             raise ResonanceError(f'{show_path(self.folder)}/{DATABASE} is damaged (a text in it is none): {_LOST}')
         return rows
 
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         "All the changes made inside, or none."
         return _transaction(self)
 

@@ -287,6 +287,11 @@ class SongIndex:
 
     def prepare(self) -> None:
         "Lay the songs out for searching now, so that the first question does not wait for it."
+        if self._songs:
+            self._prepared()
+
+    def _prepared(self) -> object:
+        "All songs laid out; nothing, where they are searched as they are kept."
 
     def merge(
         self,

@@ -82,11 +82,6 @@ class Embedding(SongIndex):
         vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
         return np.concatenate(vectors) if embedder.heard else None
 
-    def prepare(self) -> None:
-        "Lay the songs out for searching now, so that the first question does not wait for it."
-        if self._songs:
-            self._prepared()
-
     def _prepared(self) -> _Table:
         if self._table is None:
             lengths = np.array([len(v) for v in self._songs.values()])

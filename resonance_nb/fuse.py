@@ -94,11 +94,6 @@ class Fused(SongIndex):
         "The codes and the peaks of a song; None for silence."
         return _kept_of(self, blocks)
 
-    def prepare(self) -> None:
-        "Lay the songs out for searching now, so that the first question does not wait for it."
-        if self._songs:
-            self._prepared()
-
     def _prepared(self) -> _Table:
         return _prepared(self)
 

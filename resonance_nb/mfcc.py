@@ -310,11 +310,6 @@ class Averages(SongIndex):
         rows = averages(iter(blocks), self.front)
         return rows if len(rows[0]) else None
 
-    def prepare(self) -> None:
-        "Lay the songs out for searching now, so that the first question does not wait for it."
-        if self._songs:
-            self._prepared()
-
     def _prepared(self) -> _Table:
         return _prepared(self)
 

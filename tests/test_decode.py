@@ -623,6 +623,6 @@ def test_a_file_that_ends_within_the_header_of_an_mp3(tmp_path):
         path = tmp_path / 'cut.mp3'
         path.write_bytes(b'\xff' * 72 + word)
         with open(path, 'rb') as f:
-            assert decode._mp3_goes_on(f.fileno()) in (True, False)
+            assert decode._mp3_goes_on(f.fileno()) is False
         with pytest.raises(AudioError):
             decode.info(path)

@@ -189,7 +189,7 @@ def test_everything_public_is_explained(module):
         doc = inspect.getdoc(value) or ''
         if not doc or (inspect.isclass(value) and doc.startswith(f'{name}(')):
             silent.append(name)
-        if inspect.isfunction(value) | inspect.isclass(value) and (left := bare_parameters(path, name)):
+        if (inspect.isfunction(value) or inspect.isclass(value)) and (left := bare_parameters(path, name)):
             bare[name] = left
     assert not silent, f'no docstring: {silent}'
     assert not bare, f'parameters without a comment: {bare}'
