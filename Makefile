@@ -55,6 +55,7 @@ calibrate: $(VENV)/.ready
 	@rm -rf runs/calibration
 
 notebooks: $(VENV)/.ready
+	@$(PY) -m ruff format --quiet nbs figures tests benchmarks </dev/null
 	@$(PY) -m nbconvert --clear-output --inplace --log-level=ERROR nbs/*.ipynb figures/*.ipynb </dev/null
 	@$(VENV)/bin/nbdev_export </dev/null
 	@$(VENV)/bin/nbdev_clean </dev/null

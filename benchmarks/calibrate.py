@@ -22,17 +22,28 @@ from resonance_nb.core import atomic_write, project_root
 from resonance_nb.landmarks import DENSE, FIRST, DenseLandmarks, Landmarks, chance_agreement
 from resonance_nb.starter import default_corpus, make_starter
 
-SEED, FALSE_ACCEPTS, STRANGERS = 0, 0.01, 560
+SEED = 0
+FALSE_ACCEPTS = 0.01
+STRANGERS = 560
 Query = namedtuple('Query', 'track_id kind')
 # the least level of chance in catalogues of so many songs: tried on validation clips so that strangers are accepted as rarely as asked
-LEAST_CHANCE = {'landmark': [[8, 30, 60], [7.5, 6, 5]], 'landmark-dense': [[8, 30, 60, 200], [9.5, 8.5, 7, 5]]}
-SNRS_DB, DURATIONS_S = (None, 10, 0, -5), (2, 5, 10)
+LEAST_CHANCE = {
+    'landmark': [[8, 30, 60], [7.5, 6, 5]],
+    'landmark-dense': [[8, 30, 60, 200], [9.5, 8.5, 7, 5]],
+}
+SNRS_DB = (None, 10, 0, -5)
+DURATIONS_S = (2, 5, 10)
 
-corpus, more = default_corpus(), make_starter(n_pieces=600)
+corpus = default_corpus()
+more = make_starter(n_pieces=600)
 plan = bench.protocol(corpus, 'validation', seed=SEED)
 queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
-heard_in = {'crowd': None, 'hard-mix': bench.in_venue(bank, ['hard-mix']), 'six venues': bench.in_venue(bank, list(venue.VENUES))}
+heard_in = {
+    'crowd': None,
+    'hard-mix': bench.in_venue(bank, ['hard-mix']),
+    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+}
 versions = bench.song_of(corpus.music)
 recognizers = [Landmarks(), DenseLandmarks()]
 for recognizer in recognizers:
@@ -43,7 +54,11 @@ for recognizer in recognizers:
 def judged(found, query):
     "Rows of (features, right, doubtful, kind, the two songs) that one answer gives."
     nothing = np.full(6, np.nan), False, True
-    first = (found.features[0], found.track_ids[0] == query.track_id, found.doubtful[0]) if found.track_ids else nothing
+    first = (
+        (found.features[0], found.track_ids[0] == query.track_id, found.doubtful[0])
+        if found.track_ids
+        else nothing
+    )
     yield *first, query.kind, (query.track_id, *found.track_ids[:1])
     if query.kind == 'known':  # as if the song were unknown
         mine = versions[query.track_id]
@@ -59,16 +74,27 @@ def judged(found, query):
 
 def share_audio():
     "Pairs of songs of which a clean clip of one shows the other's peaks at least half as well as its own."
-    all_songs, pairs, cache = DenseLandmarks(), set(), {}
-    bench.index(all_songs, corpus, sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)), progress=False, measure_disk=False)
+    all_songs = DenseLandmarks()
+    pairs = set()
+    cache = {}
+    bench.index(
+        all_songs,
+        corpus,
+        sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)),
+        progress=False,
+        measure_disk=False,
+    )
     for query in (q for q in queries if q.kind != 'noise' and q.snr_db is None):
         found = all_songs.evidence(bench.render(query, corpus, cache))
         own = found.score[np.array(found.track_ids) == query.track_id]
-        pairs |= {(query.track_id, t) for t, z in zip(found.track_ids, found.score) if len(own) and z > own[0] / 2}
+        pairs |= {
+            (query.track_id, t) for t, z in zip(found.track_ids, found.score) if len(own) and z > own[0] / 2
+        }
     return {(a, b) for a, b in pairs | {(b, a) for a, b in pairs} if a != b}
 
 
-rows, kin = {r.name: [] for r in recognizers}, share_audio()
+rows = {r.name: [] for r in recognizers}
+kin = share_audio()
 for degrade in heard_in.values():
     cache = {}
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
@@ -86,13 +112,18 @@ for _, track, speed, _, clip in clips(corpus, 'validation', played, ('clean', 'h
 def fit(recognizer):
     "Coefficients and threshold of one recogniser."
     strangers = [r for r in rows[recognizer.name] if not (r[3] in ('unknown', 'speed') and r[4] in kin)]
-    features, right, doubtful, kinds, _ = (np.array(x, dtype=object if i == 4 else None) for i, x in enumerate(zip(*strangers)))
+    features, right, doubtful, kinds, _ = (
+        np.array(x, dtype=object if i == 4 else None) for i, x in enumerate(zip(*strangers))
+    )
     answered = np.isfinite(features[:, 0]) & (kinds != 'speed')
     coefficients = bench.fit_calibration(features[answered], right[answered])
     confidence = np.where(doubtful, 0, bench.calibrated(coefficients, np.nan_to_num(features)))
     confidence[(kinds == 'speed') & right] = 0  # a song that is known at another speed is no mistake
     # the threshold holds for unknown songs, for crowds and for other speeds, each on its own
-    thresholds = {k: float(np.quantile(confidence[kinds == k], 1 - FALSE_ACCEPTS, method='higher')) for k in ('unknown', 'noise', 'speed')}
+    thresholds = {
+        k: float(np.quantile(confidence[kinds == k], 1 - FALSE_ACCEPTS, method='higher'))
+        for k in ('unknown', 'noise', 'speed')
+    }
     print(recognizer.name, thresholds)
     return {
         'intercept': float(coefficients[0]),
@@ -118,7 +149,8 @@ def fit(recognizer):
 
 
 path = project_root() / 'resonance_nb' / 'models' / 'landmarks.json'
-votes = next(f for f in json.loads(path.read_text()) if not f['candidates'])  # of the first version, which is not fitted again
+# of the first version, which is not fitted again
+votes = next(f for f in json.loads(path.read_text()) if not f['candidates'])
 assert votes['front_end'] == FIRST[0].digest() and recognizers[1].front == DENSE[0]
 fitted = [fit(r) for r in recognizers] + [votes]
 with atomic_write(path) as part:

@@ -17,7 +17,9 @@ from resonance_nb.chromaprint import Chromaprint, features
 from resonance_nb.core import atomic_write, project_root
 from resonance_nb.starter import default_corpus
 
-SEED, FALSE_ACCEPTS, EXCERPTS = 0, 0.01, 2
+SEED = 0
+FALSE_ACCEPTS = 0.01
+EXCERPTS = 2
 
 corpus = default_corpus()
 plan = bench.protocol(corpus, 'validation', seed=SEED)
@@ -25,7 +27,12 @@ queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 recognizer = Chromaprint()
 bench.index(recognizer, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
 
-cache, errors, bits, varied, right, kinds = {}, [], [], [], [], []
+cache = {}
+errors = []
+bits = []
+varied = []
+right = []
+kinds = []
 with bench.fixed_threads():
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
         found = recognizer.evidence(bench.render(query, corpus, cache))
@@ -36,17 +43,23 @@ with bench.fixed_threads():
         kinds.append(query.kind)
 
 errors, bits, varied, right, kinds = (np.array(x) for x in (errors, bits, varied, right, kinds))
-heard, known = np.isfinite(errors[:, 0]), kinds == 'known'
+heard = np.isfinite(errors[:, 0])
+known = kinds == 'known'
 # what the fifth best song reaches when the right one is not there: 0.5 - exp(a) * bits ** b * varied ** c
 fifth = heard & ~known & (errors[:, 4] < 0.5)
 law = np.stack([np.ones(fifth.sum()), np.log(bits[fifth]), np.log(np.maximum(varied[fifth], 1e-3))], axis=1)
 chance = np.linalg.lstsq(law, np.log(0.5 - errors[fifth, 4]), rcond=None)[0].tolist()
-found = np.array([features(e, int(b), v, chance)[0] for e, b, v in zip(errors[heard], bits[heard], varied[heard])])
+found = np.array(
+    [features(e, int(b), v, chance)[0] for e, b, v in zip(errors[heard], bits[heard], varied[heard])]
+)
 coefficients = bench.fit_calibration(found, right[heard])
 confidence = np.zeros(len(kinds))  # a clip that is not answered is not accepted
 confidence[heard] = bench.calibrated(coefficients, found)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
+threshold = max(
+    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
+    for kind in ('unknown', 'noise')
+)
 
 fitted = {
     'intercept': float(coefficients[0]),

@@ -18,17 +18,31 @@ from resonance_nb.core import atomic_write, project_root
 from resonance_nb.embedding import Embedding, evidence_features
 from resonance_nb.starter import default_corpus, make_starter
 
-SEED, FALSE_ACCEPTS, STRANGERS = 0, 0.01, 560
-SNRS_DB, DURATIONS_S = (None, 10, 0, -5), (2, 5, 10)
+SEED = 0
+FALSE_ACCEPTS = 0.01
+STRANGERS = 560
+SNRS_DB = (None, 10, 0, -5)
+DURATIONS_S = (2, 5, 10)
 
-corpus, more = default_corpus(), make_starter(n_pieces=600)
+corpus = default_corpus()
+more = make_starter(n_pieces=600)
 plan = bench.protocol(corpus, 'validation', seed=SEED)
 queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
-heard_in = {'crowd': None, 'hard-mix': bench.in_venue(bank, ['hard-mix']), 'six venues': bench.in_venue(bank, list(venue.VENUES))}
+heard_in = {
+    'crowd': None,
+    'hard-mix': bench.in_venue(bank, ['hard-mix']),
+    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+}
 versions = bench.song_of(corpus.music)
 recognizer = Embedding()
-bench.index(recognizer, corpus, sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)), progress=False, measure_disk=False)
+bench.index(
+    recognizer,
+    corpus,
+    sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)),
+    progress=False,
+    measure_disk=False,
+)
 bench.index(recognizer, more, list(more.music.index)[:STRANGERS], progress=False, measure_disk=False)
 
 found = []
@@ -41,13 +55,22 @@ for place, degrade in heard_in.items():
 kin = set()
 for place, query, ids, scores, _ in found:
     if place == 'crowd' and query.kind != 'noise' and query.snr_db is None and query.duration_s >= 5:
-        kin |= {(query.track_id, t) for t, s in zip(ids, scores) if s > 0.6 and versions.get(t) != versions[query.track_id]}
+        kin |= {
+            (query.track_id, t)
+            for t, s in zip(ids, scores)
+            if s > 0.6 and versions.get(t) != versions[query.track_id]
+        }
 kin |= {(b, a) for a, b in kin}
 
-rows, aside = [], 0
+rows = []
+aside = 0
 for _, query, ids, scores, n in found:
     mine = versions.get(query.track_id)
-    others = np.array([versions.get(t) != mine for t in ids], bool) if query.kind != 'noise' else np.ones(len(ids), bool)
+    others = (
+        np.array([versions.get(t) != mine for t in ids], bool)
+        if query.kind != 'noise'
+        else np.ones(len(ids), bool)
+    )
     judged = [('known', np.ones(len(ids), bool))] if query.kind == 'known' else []
     for kind, kept in [*judged, ('noise' if query.kind == 'noise' else 'unknown', others)]:
         if not kept.any():
@@ -62,8 +85,13 @@ features, right, kinds = (np.array(x) for x in zip(*rows))
 coefficients = bench.fit_calibration(features, right)
 confidence = bench.calibrated(coefficients, features)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
-print(f'accepted and right, all known: {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}; named right: {np.mean(right[kinds == "known"]):.1%}')
+threshold = max(
+    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
+    for kind in ('unknown', 'noise')
+)
+print(
+    f'accepted and right, all known: {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}; named right: {np.mean(right[kinds == "known"]):.1%}'
+)
 fitted = {
     'intercept': float(coefficients[0]),
     'weights': [float(w) for w in coefficients[1:]],

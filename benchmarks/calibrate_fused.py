@@ -24,19 +24,27 @@ from resonance_nb.core import atomic_write, project_root
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus, make_starter
 
-SEED, FALSE_ACCEPTS, STRANGERS = 0, 0.005, 560
-SNRS_DB, DURATIONS_S = (None, 10, 5, 0, -5, -10), (1.5, 2.5, 5, 10)
+SEED = 0
+FALSE_ACCEPTS = 0.005
+STRANGERS = 560
+SNRS_DB = (None, 10, 5, 0, -5, -10)
+DURATIONS_S = (1.5, 2.5, 5, 10)
 FILE = project_root() / 'resonance_nb' / 'models' / 'fused.json'
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--index', type=Path, help='folder of the index, made if missing')
 options = parser.parse_args()
 
-corpus, more = default_corpus(), make_starter(n_pieces=600)
+corpus = default_corpus()
+more = make_starter(n_pieces=600)
 plan = bench.protocol(corpus, 'validation', seed=SEED)
 queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
-heard_in = {'hard-mix': bench.in_venue(bank, ['hard-mix']), 'six venues': bench.in_venue(bank, list(venue.VENUES)), 'crowd': None}
+heard_in = {
+    'hard-mix': bench.in_venue(bank, ['hard-mix']),
+    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'crowd': None,
+}
 versions = bench.song_of(corpus.music)
 by_song = {}
 for track, song in versions.items():
@@ -46,7 +54,12 @@ if options.index and (options.index / 'index.json').exists():
     recognizer = Fused.load(options.index)
 else:
     recognizer = Fused()
-    bench.index(recognizer, corpus, sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)), measure_disk=False)
+    bench.index(
+        recognizer,
+        corpus,
+        sorted({q.track_id for q in queries if q.track_id} | set(plan.catalogue_ids)),
+        measure_disk=False,
+    )
     bench.index(recognizer, more, list(more.music.index)[:STRANGERS], measure_disk=False)
     if options.index:
         recognizer.save(options.index)
@@ -54,7 +67,9 @@ else:
 asked = []
 for place, degrade in heard_in.items():
     cache = {}
-    for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), place, disable=None, mininterval=10):
+    for query in tqdm(
+        sorted(queries, key=lambda q: (q.kind, q.noise_key)), place, disable=None, mininterval=10
+    ):
         asked.append((place, query, recognizer.hear(bench.render(query, corpus, cache, degrade))))
 
 
@@ -71,11 +86,16 @@ def found_now(kinds: tuple[str, ...]) -> list[tuple]:
 
 def fitted_weights(found: list[tuple]) -> dict[str, float]:
     "Weights under which the right song of a clip comes first among its candidates as often as can be."
-    cases = [(np.stack([e.cosine, e.agreement], 1), e.track_ids.index(q.track_id)) for _, q, _, e in found if q.track_id in e.track_ids]
+    cases = [
+        (np.stack([e.cosine, e.agreement], 1), e.track_ids.index(q.track_id))
+        for _, q, _, e in found
+        if q.track_id in e.track_ids
+    ]
     scale = np.concatenate([x for x, _ in cases]).std(0)
 
     def loss(w):
-        total, slope = 0.0, np.zeros(2)
+        total = 0.0
+        slope = np.zeros(2)
         for x, right in cases:
             score = x / scale @ w
             share = np.exp(score - np.logaddexp.reduce(score))
@@ -91,24 +111,56 @@ before = json.loads(FILE.read_text())
 recognizer._weights = fitted_weights(found_now(('known',)))
 print('weights before', before['weights'], 'and now', recognizer._weights)
 found = found_now(('known', 'unknown', 'noise'))
-kin = {(q.track_id, e.track_ids[0]) for place, q, kind, e in found
-       if kind == 'unknown' and q.snr_db is None and q.duration_s >= 5 and e.cosine[0] > 0.6 and e.agreement[0] > 6}
+kin = {
+    (q.track_id, e.track_ids[0])
+    for place, q, kind, e in found
+    if kind == 'unknown'
+    and q.snr_db is None
+    and q.duration_s >= 5
+    and e.cosine[0] > 0.6
+    and e.agreement[0] > 6
+}
 kin |= {(b, a) for a, b in kin}
-strangers = [(place, q, kind, e) for place, q, kind, e in found if kind != 'known' and (q.track_id, e.track_ids[0]) not in kin]
+strangers = [
+    (place, q, kind, e)
+    for place, q, kind, e in found
+    if kind != 'known' and (q.track_id, e.track_ids[0]) not in kin
+]
 levels = np.array([(e.score[1], *e.features[0, 6:8]) for *_, e in strangers if len(e.score) > 14])
-floor = {name: round(float(x), 3) for name, x in zip(('rival', 'others', 'agreement'), np.median(levels, axis=0))}
-rows = [(e, kind, kind == 'known' and e.track_ids[0] == q.track_id, place, q) for place, q, kind, e in found if kind == 'known' or (q.track_id, e.track_ids[0]) not in kin]
+floor = {
+    name: round(float(x), 3) for name, x in zip(('rival', 'others', 'agreement'), np.median(levels, axis=0))
+}
+rows = [
+    (e, kind, kind == 'known' and e.track_ids[0] == q.track_id, place, q)
+    for place, q, kind, e in found
+    if kind == 'known' or (q.track_id, e.track_ids[0]) not in kin
+]
 features = np.array([e.features[0] for e, *_ in rows])
-kinds, right = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+kinds = np.array([r[1] for r in rows])
+right = np.array([r[2] for r in rows])
 coefficients = bench.fit_calibration(features, right)
 confidence = bench.calibrated(coefficients, features)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
-print(f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}')
+threshold = max(
+    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
+    for kind in ('unknown', 'noise')
+)
+print(
+    f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}'
+)
 for place in heard_in:
     for snr_db in SNRS_DB:
-        here = [np.array([r[3] == place and r[4].snr_db == snr_db and r[4].duration_s == d for r in rows]) & (kinds == 'known') for d in DURATIONS_S]
-        print(place, bench.snr_label(snr_db), *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence > threshold))[h]):.0%}' for h in here), sep='  ')
+        here = [
+            np.array([r[3] == place and r[4].snr_db == snr_db and r[4].duration_s == d for r in rows])
+            & (kinds == 'known')
+            for d in DURATIONS_S
+        ]
+        print(
+            place,
+            bench.snr_label(snr_db),
+            *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence > threshold))[h]):.0%}' for h in here),
+            sep='  ',
+        )
 told = {
     'weights': recognizer._weights,
     'floor': floor,

@@ -17,9 +17,18 @@ from resonance_nb.core import Match, atomic_write, project_root, rng_for
 from resonance_nb.mfcc import Chroma, Mfcc, features, lab_measures
 from resonance_nb.starter import default_corpus
 
-SEED, FALSE_ACCEPTS, EXCERPTS = 0, 0.01, 2
+SEED = 0
+FALSE_ACCEPTS = 0.01
+EXCERPTS = 2
 MODELS = project_root() / 'resonance_nb' / 'models'
-UNFITTED = {'intercept': 0.0, 'weights': [0.0, 0.0], 'accept_confidence': 1.0, 'usual_fifth': 0.0, 'front_end': '', 'fitted_on': {}}
+UNFITTED = {
+    'intercept': 0.0,
+    'weights': [0.0, 0.0],
+    'accept_confidence': 1.0,
+    'usual_fifth': 0.0,
+    'front_end': '',
+    'fitted_on': {},
+}
 
 for cls in (Mfcc, Chroma):  # a class reads its file when it is made
     if not (MODELS / f'{cls.name}.json').exists():
@@ -28,11 +37,18 @@ for cls in (Mfcc, Chroma):  # a class reads its file when it is made
 corpus = default_corpus()
 plan = bench.protocol(corpus, 'validation', seed=SEED)
 queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
-systems = [Mfcc(), Chroma(), Mfcc(scope='song'), Chroma(scope='song'), Mfcc(spread=False, loudness=True, top_db=200, scaling='none')]
+systems = [
+    Mfcc(),
+    Chroma(),
+    Mfcc(scope='song'),
+    Chroma(scope='song'),
+    Mfcc(spread=False, loudness=True, top_db=200, scaling='none'),
+]
 for system in systems:
     bench.index(system, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
 
-asked, cache = [[] for _ in systems], {}
+asked = [[] for _ in systems]
+cache = {}
 for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s)), 'ask', disable=None):
     samples = bench.render(query, corpus, cache)
     for system, found in zip(systems, asked):
@@ -42,16 +58,25 @@ for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s))
 def fit(system, found):
     "The calibration of one system from its answers (query, track ids, scores)."
     usual = float(np.median([scores[4] for _, ids, scores in found if ids]))
-    rows = [features(scores, usual)[0] if ids else features(np.zeros(1), usual)[0] for _, ids, scores in found]
+    rows = [
+        features(scores, usual)[0] if ids else features(np.zeros(1), usual)[0] for _, ids, scores in found
+    ]
     right = np.array([bool(ids) and q.kind == 'known' and ids[0] == q.track_id for q, ids, _ in found])
     kinds = np.array([q.kind for q, _, _ in found])
     coefficients = bench.fit_calibration(np.array(rows), right)
-    confidence = np.where([bool(ids) for _, ids, _ in found], bench.calibrated(coefficients, np.array(rows)), 0)
+    confidence = np.where(
+        [bool(ids) for _, ids, _ in found], bench.calibrated(coefficients, np.array(rows)), 0
+    )
     # the threshold holds for unknown songs and for crowds, each on its own
-    threshold = max(float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher')) for kind in ('unknown', 'noise'))
+    threshold = max(
+        float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
+        for kind in ('unknown', 'noise')
+    )
     accepted = confidence > threshold
     for kind in ('unknown', 'noise'):
-        print(f'{system.name}: false accepts of {kind}: {accepted[kinds == kind].mean():.2%}, n = {(kinds == kind).sum()}')
+        print(
+            f'{system.name}: false accepts of {kind}: {accepted[kinds == kind].mean():.2%}, n = {(kinds == kind).sum()}'
+        )
     print(f'{system.name}: accepted and right, all known: {(accepted & right)[kinds == "known"].mean():.1%}')
     return {
         'intercept': float(coefficients[0]),

@@ -22,7 +22,11 @@ from resonance_nb.core import atomic_write, project_root, rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus, make_starter
 
-SEED, FALSE_ACCEPTS, SIZES, DRAWN = 0, 0.005, (3, 8, 20, 50), 16  # catalogues of each size
+# catalogues of each size
+SEED = 0
+FALSE_ACCEPTS = 0.005
+SIZES = (3, 8, 20, 50)
+DRAWN = 16
 FILE = project_root() / 'resonance_nb' / 'models' / 'fused.json'
 
 
@@ -30,17 +34,29 @@ def clips(corpus, others, whole: Fused) -> list[tuple]:
     "Clips of songs of both kinds, heard once: song, level, length, what was heard."
     known = sorted(set(corpus.split('music', 'validation').index) & set(whole._songs))
     starters = [t for t in list(others.music.index)[:560] if t in whole._songs]
-    bank, found = venue.Bank(corpus, 'validation'), []
-    for source, ids in ((corpus, known), (others, [starters[i] for i in rng_for(SEED, 'starters').permutation(len(starters))[: len(known)]])):
+    bank = venue.Bank(corpus, 'validation')
+    found = []
+    for source, ids in (
+        (corpus, known),
+        (others, [starters[i] for i in rng_for(SEED, 'starters').permutation(len(starters))[: len(known)]]),
+    ):
         for number, t in enumerate(tqdm(ids, 'clips', disable=None)):
-            rng, x = rng_for(SEED, 'clip', t), source.load('music', t)
+            rng = rng_for(SEED, 'clip', t)
+            x = source.load('music', t)
             for snr_db, long_s in ((None, 5), (10, 2), (0, 5), (0, 10)):
                 n = long_s * 16_000
                 at = int(rng.integers(0, max(1, len(x) - n)))
-                clip, before = x[at : at + n], x[max(0, at - 32_000) : at]
+                clip = x[at : at + n]
+                before = x[max(0, at - 32_000) : at]
                 if rms_db(clip) < -50:
                     continue
-                heard = clip if snr_db is None else venue.degrade(clip, ('hard-mix', 'club')[number % 2], snr_db, rng, bank, before=before)[0]
+                heard = (
+                    clip
+                    if snr_db is None
+                    else venue.degrade(
+                        clip, ('hard-mix', 'club')[number % 2], snr_db, rng, bank, before=before
+                    )[0]
+                )
                 found.append((t, snr_db, long_s, whole.hear(heard)))
     return found
 
@@ -50,7 +66,8 @@ def answers(whole: Fused, asked: list[tuple], versions: dict, size: int) -> list
     pools = [[t for t in whole._songs if (t in versions) == own] for own in (True, False)]
     found = []
     for number in tqdm(range(DRAWN), f'{size} songs', disable=None):
-        rng, pool = rng_for(SEED, 'catalogue', size, number), pools[number % 2]
+        rng = rng_for(SEED, 'catalogue', size, number)
+        pool = pools[number % 2]
         small = Fused()
         small._few = {'songs': [1], 'logit': [0.0]}
         small._songs = {t: whole._songs[t] for t in rng.choice(pool, size, replace=False)}
@@ -61,26 +78,42 @@ def answers(whole: Fused, asked: list[tuple], versions: dict, size: int) -> list
             e = small.evidence(heard)
             if e.track_ids:
                 logit = float(small._coefficients[0] + e.features[0] @ small._coefficients[1:])
-                found.append((t, e.track_ids[0], logit, snr_db is None and e.cosine[0] > 0.6 and e.agreement[0] > 6))
+                found.append(
+                    (t, e.track_ids[0], logit, snr_db is None and e.cosine[0] > 0.6 and e.agreement[0] > 6)
+                )
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--index', type=Path, required=True, help='folder of the index that calibrate_fused.py keeps')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--index', type=Path, required=True, help='folder of the index that calibrate_fused.py keeps'
+    )
     o = parser.parse_args()
-    corpus, others, whole = default_corpus(), make_starter(n_pieces=600), Fused.load(o.index)
-    versions, asked = bench.song_of(corpus.music), clips(corpus, others, whole)
-    told, off, accept = json.loads(FILE.read_text()), [], math.log(whole.accept_confidence / (1 - whole.accept_confidence))
+    corpus = default_corpus()
+    others = make_starter(n_pieces=600)
+    whole = Fused.load(o.index)
+    versions = bench.song_of(corpus.music)
+    asked = clips(corpus, others, whole)
+    told = json.loads(FILE.read_text())
+    off = []
+    accept = math.log(whole.accept_confidence / (1 - whole.accept_confidence))
     for size in SIZES:
         found = answers(whole, asked, versions, size)
         kin = {(t, named) for t, named, _, alike in found if alike}
         logits = np.array([logit for t, named, logit, _ in found if (t, named) not in kin])
         off.append(round(max(0.0, float(np.quantile(logits, 1 - FALSE_ACCEPTS)) - accept), 3))
-        print(f'{size} songs: {len(logits)} answers, {np.mean(logits > accept):.1%} would pass, {off[-1]} taken off, {len(kin)} pairs set aside', flush=True)
+        print(
+            f'{size} songs: {len(logits)} answers, {np.mean(logits > accept):.1%} would pass, {off[-1]} taken off, {len(kin)} pairs set aside',
+            flush=True,
+        )
     off = np.maximum.accumulate(off[::-1])[::-1].tolist()  # never more in a larger catalogue
     with atomic_write(FILE) as part:
-        part.write_text(json.dumps(told | {'few': {'songs': [*SIZES, 200], 'logit': [*off, 0.0]}}, indent=2) + '\n')
+        part.write_text(
+            json.dumps(told | {'few': {'songs': [*SIZES, 200], 'logit': [*off, 0.0]}}, indent=2) + '\n'
+        )
 
 
 if __name__ == '__main__':

@@ -16,7 +16,8 @@ from resonance_nb.augment import BatchDegrader, waveform_augmentation
 from resonance_nb.core import rng_for
 from resonance_nb.starter import default_corpus
 
-SR, NAMES = audio.SAMPLE_RATE, list(venue.VENUES)
+SR = audio.SAMPLE_RATE
+NAMES = list(venue.VENUES)
 
 
 def line(what, value, asked=''):
@@ -25,7 +26,8 @@ def line(what, value, asked=''):
 
 def clips_of(corpus, n, before_s, duration_s, after_s):
     "Excerpts of songs, each with what is played before and after it."
-    out, ids = [], list(corpus.music.index)
+    out = []
+    ids = list(corpus.music.index)
     for i in rng_for(0, 'clips').choice(ids, 4 * n):
         x = corpus.load('music', i)
         need = round((before_s + duration_s + after_s) * SR)
@@ -36,7 +38,8 @@ def clips_of(corpus, n, before_s, duration_s, after_s):
 
 
 def one_by_one(clips, records, bank, before_s, duration_s):
-    a, b = round(before_s * SR), round((before_s + duration_s) * SR)
+    a = round(before_s * SR)
+    b = round((before_s + duration_s) * SR)
     for x, r in zip(clips, records):
         venue.replay(x[a:b], r, bank, x[:a], x[b:])
 
@@ -60,10 +63,17 @@ def main():
 
     # one at a time: 5-s clips that know 3 s of past, as the studies do
     clips = clips_of(corpus, 36, 3.0, 5.0, 0.5)
-    records = [venue.VENUES[NAMES[i % 6]].draw(rng_for(0, 'speed', i), bank, 0.0, 5.0, 3.0) for i in range(len(clips))]
+    records = [
+        venue.VENUES[NAMES[i % 6]].draw(rng_for(0, 'speed', i), bank, 0.0, 5.0, 3.0)
+        for i in range(len(clips))
+    ]
     one_by_one(clips, records, bank, 3.0, 5.0)  # warm: rooms prepared, crowds decoded, codecs calibrated
     took_s, _ = bench.time_it(lambda: one_by_one(clips, records, bank, 3.0, 5.0), repeats=3, warmup=0)
-    line('one at a time, 5-s clips with 3 s of past, x real time per core', f'{5 * len(clips) / took_s:.0f}', 'asked: at least 60')
+    line(
+        'one at a time, 5-s clips with 3 s of past, x real time per core',
+        f'{5 * len(clips) / took_s:.0f}',
+        'asked: at least 60',
+    )
     for name in NAMES:
         mine = [(x, r) for x, r in zip(clips, records) if r.venue == name]
         took_s, _ = bench.time_it(lambda: one_by_one(*zip(*mine), bank, 3.0, 5.0), repeats=3, warmup=0)
@@ -72,7 +82,11 @@ def main():
         spent = stages_s(clips, records)
     for name, s in sorted(spent.items(), key=lambda x: -x[1]):
         used = sum(name in {q['stage'] for q in r.source + r.phone} for r in records)
-        line(f'   stage {name}, ms for 8.5 s of sound', f'{1000 * s / used:.1f}', f'in {used} of {len(records)} concerts')
+        line(
+            f'   stage {name}, ms for 8.5 s of sound',
+            f'{1000 * s / used:.1f}',
+            f'in {used} of {len(records)} concerts',
+        )
 
     # batches: 2-s clips that know 1 s of past, as in training; the same records, one by one
     degrader = BatchDegrader(bank, NAMES, duration_s=2.0, before_s=1.0, n_scenes=8)
@@ -83,7 +97,12 @@ def main():
     one_by_one(clips[few], records[few], bank, 1.0, 2.0)
 
     def alone_s():
-        return bench.time_it(lambda: one_by_one(clips[few], records[few], bank, 1.0, 2.0), repeats=1, warmup=0)[0] / 24
+        return (
+            bench.time_it(lambda: one_by_one(clips[few], records[few], bank, 1.0, 2.0), repeats=1, warmup=0)[
+                0
+            ]
+            / 24
+        )
 
     def drawn(degrader, clips):
         degrader(clips, degrader.draw(len(clips), (-5.0, 15.0), rng_for(0, 'batch')))
@@ -91,15 +110,26 @@ def main():
     for threads in (1, os.cpu_count() or 1):
         torch.set_num_threads(threads)
         drawn(degrader, whole)
-        ratios, speeds, alone = [], [], []
+        ratios = []
+        speeds = []
+        alone = []
         for _ in range(5):
             one_s = alone_s()
             start = time.perf_counter()
             drawn(degrader, whole)
             batch_s = (time.perf_counter() - start) / len(clips)
-            ratios, speeds, alone = ratios + [one_s / batch_s], speeds + [2 / batch_s], alone + [2 / one_s]
-        line(f'batches of {len(clips)}, 2-s clips with 1 s of past, x real time, {threads} thread(s)', f'{np.median(speeds):.0f}')
-        line('   against the same concerts one at a time on one core', f'{np.median(ratios):.1f} x', f'asked: at least 5; one at a time: {np.median(alone):.0f} x real time')
+            ratios = ratios + [one_s / batch_s]
+            speeds = speeds + [2 / batch_s]
+            alone = alone + [2 / one_s]
+        line(
+            f'batches of {len(clips)}, 2-s clips with 1 s of past, x real time, {threads} thread(s)',
+            f'{np.median(speeds):.0f}',
+        )
+        line(
+            '   against the same concerts one at a time on one core',
+            f'{np.median(ratios):.1f} x',
+            f'asked: at least 5; one at a time: {np.median(alone):.0f} x real time',
+        )
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         there = BatchDegrader(bank, NAMES, duration_s=2.0, before_s=1.0, n_scenes=8, device='cuda')
@@ -110,7 +140,10 @@ def main():
         for _ in range(5):
             drawn(there, many)
         torch.cuda.synchronize()
-        line(f'batches of {len(many)} on {torch.cuda.get_device_name()}, x real time', f'{5 * 2 * len(many) / (time.perf_counter() - start):.0f}')
+        line(
+            f'batches of {len(many)} on {torch.cuda.get_device_name()}, x real time',
+            f'{5 * 2 * len(many) / (time.perf_counter() - start):.0f}',
+        )
 
     # audiomentations: room, crowd, equaliser, overload, drift, on the same 2-s clips with their past
     with tempfile.TemporaryDirectory() as folder:
@@ -118,13 +151,22 @@ def main():
         inside = [x[: 3 * SR] for x in clips[few]]
         for i, x in enumerate(inside):
             theirs(x, rng_for(0, i))
-        ratios, speeds = [], []
+        ratios = []
+        speeds = []
         for _ in range(3):
             one_s = alone_s()
-            took_s = bench.time_it(lambda: [theirs(x, rng_for(0, i)) for i, x in enumerate(inside)], repeats=1, warmup=0)[0] / 24
-            ratios, speeds = ratios + [took_s / one_s], speeds + [2 / took_s]
+            took_s = (
+                bench.time_it(
+                    lambda: [theirs(x, rng_for(0, i)) for i, x in enumerate(inside)], repeats=1, warmup=0
+                )[0]
+                / 24
+            )
+            ratios = ratios + [took_s / one_s]
+            speeds = speeds + [2 / took_s]
     line('audiomentations, a chain of the same kind, x real time per core', f'{np.median(speeds):.0f}')
-    line('   time of audiomentations over ours, one at a time', f'{np.median(ratios):.2f} x', 'asked: above 1')
+    line(
+        '   time of audiomentations over ours, one at a time', f'{np.median(ratios):.2f} x', 'asked: above 1'
+    )
 
 
 def files_for(folder, bank):

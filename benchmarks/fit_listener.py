@@ -27,28 +27,46 @@ from resonance_nb.decide import Answer, Claim, Decider, Listener, Rules, thresho
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus
 
-SEED, ASKED = 0, 0.5  # false alarms an hour for which the rules are chosen
-MARGIN = 2.0  # so many times what was counted is told: these hours hold few songs that are mistaken, and other hours hold others
+# false alarms an hour for which the rules are chosen
+SEED = 0
+ASKED = 0.5
+# so many times what was counted is told: these hours hold few songs that are mistaken, and other hours hold
+# others
+MARGIN = 2.0
 THRESHOLDS = np.array([2.0, 3, 4, 6, 8, 12, 16, 24, 32, 48])
 ALL = Rules()  # its plan is what is recorded, so only plans that ask for no more can be tried
 EVENINGS = [(i, 0, 'hard-mix') for i in range(6)]
 PLACES = ('hard-mix', *venue.VENUES)
-STRANGERS = [(100 + i, PLACES[i % len(PLACES)], (0, 5, 10)[i % 3]) for i in range(12)]  # about a quarter of an hour each
+# about a quarter of an hour each
+STRANGERS = [(100 + i, PLACES[i % len(PLACES)], (0, 5, 10)[i % 3]) for i in range(12)]
 CROWDS = [(200 + i, PLACES[i % len(PLACES)]) for i in range(15)]  # five minutes each
 
 
 def streams(corpus, plan, bank):
     "Name, evening and recording of every stream, made when it is wanted; where strangers are played, the songs that are otherwise known are left out of the catalogue."
-    known, unknown = list(plan.known_ids), list(plan.unknown_ids)
+    known = list(plan.known_ids)
+    unknown = list(plan.unknown_ids)
     for i, snr_db, place in EVENINGS:
         evening = concert.draw_evening(corpus, known, unknown, rng_for(SEED, 'evening', i), n_songs=15)
-        yield f'evening-{i}', evening, lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank)
+        yield (
+            f'evening-{i}',
+            evening,
+            lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank),
+        )
     for i, place, snr_db in STRANGERS:
         evening = concert.draw_evening(corpus, [], known + unknown, rng_for(SEED, 'evening', i), n_songs=14)
-        yield f'strangers-{i}', evening, lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank)
+        yield (
+            f'strangers-{i}',
+            evening,
+            lambda e=evening, i=i, p=place, s=snr_db: concert.heard(e, corpus, p, s, i, bank),
+        )
     for i, place in CROWDS:
         evening = concert.Evening((), 300.0)
-        yield f'crowd-{i}', evening, lambda e=evening, i=i, p=place: concert.heard(e, corpus, p, None, i, bank)
+        yield (
+            f'crowd-{i}',
+            evening,
+            lambda e=evening, i=i, p=place: concert.heard(e, corpus, p, None, i, bank),
+        )
 
 
 class Kept(Decider):
@@ -60,7 +78,15 @@ class Kept(Decider):
 
     def step(self, time_s, answers=()):
         answers = list(answers)
-        self.told.append([time_s, [[a.began_s, [[c.track_id, round(c.lag_s, 3), round(c.logit, 3)] for c in a.claims[:8]]] for a in answers]])
+        self.told.append(
+            [
+                time_s,
+                [
+                    [a.began_s, [[c.track_id, round(c.lag_s, 3), round(c.logit, 3)] for c in a.claims[:8]]]
+                    for a in answers
+                ],
+            ]
+        )
         return super().step(time_s, answers)
 
 
@@ -70,7 +96,8 @@ def record(job) -> str:
     fused = Fused.load(index)
     fused.retain(catalogue)
     corpus = default_corpus()
-    plan, bank = bench.protocol(corpus, 'validation', seed=SEED), venue.Bank(corpus, 'validation')
+    plan = bench.protocol(corpus, 'validation', seed=SEED)
+    bank = venue.Bank(corpus, 'validation')
     evening, make = next((e, m) for n, e, m in streams(corpus, plan, bank) if n == name)
     blocks, made = make()
     listener = Listener(fused, rules=ALL)
@@ -78,7 +105,12 @@ def record(job) -> str:
     for block in concert.blocks(blocks):
         listener.push(block)
     listener.end()
-    told = {'name': name, 'tempo': concert.tempo_of(made), 'model': fused.model_name, 'told': listener.decider.told}
+    told = {
+        'name': name,
+        'tempo': concert.tempo_of(made),
+        'model': fused.model_name,
+        'told': listener.decider.told,
+    }
     with atomic_write(path) as part:
         part.write_text(json.dumps(told))
     return name
@@ -86,12 +118,17 @@ def record(job) -> str:
 
 def replayed(told: list, rules: Rules, threshold: float) -> list:
     "The events of a decider with these rules, which asks only for the stretches of its plan."
-    decider, events = Decider(threshold, rules), []
+    decider = Decider(threshold, rules)
+    events = []
     for time_s, answers in told:
         lengths = rules.plan_s[round(time_s * 4) % len(rules.plan_s)]
         held = max((time_s - began for began, _ in answers), default=0)
         wanted = {round(min(s, held), 2) for s in lengths}
-        some = [Answer(began, tuple(Claim(*c) for c in claims)) for began, claims in answers if any(abs(time_s - began - w) < 0.13 for w in wanted)]
+        some = [
+            Answer(began, tuple(Claim(*c) for c in claims))
+            for began, claims in answers
+            if any(abs(time_s - began - w) < 0.13 for w in wanted)
+        ]
         if answers and not some:
             decider._heard_s = time_s
         events += decider.step(time_s, some)
@@ -105,7 +142,10 @@ def false_alarms(quiet: list, rules: Rules, threshold: float) -> int:
 
 def waits(evenings: list, rules: Rules, threshold: float, song_of: dict) -> pd.DataFrame:
     "One row for each known song of the evenings."
-    tables = [concert.judge(s['evening'], replayed(s['told'], rules, threshold), song_of, s['tempo']) for s in evenings]
+    tables = [
+        concert.judge(s['evening'], replayed(s['told'], rules, threshold), song_of, s['tempo'])
+        for s in evenings
+    ]
     songs = pd.concat([t[0] for t in tables])
     songs.attrs['wrong'] = int(sum((~t[1].right).sum() for t in tables))
     return songs
@@ -115,14 +155,25 @@ def rates(counts: np.ndarray, thresholds: np.ndarray, hours: float) -> list[tupl
     "False alarms an hour over thresholds, with the margin: the falling stretched exponential under which the counts are likeliest, as if they were independent; half a one is added to each, for none in some hours is not none ever. (A plain exponential falls too fast: what is mistaken for long is mistaken at every threshold.)"
     rate = lambda w: np.exp(w[0] - np.exp(w[1]) * thresholds ** (1 / (1 + np.exp(-w[2]))))
     loss = lambda w: float(np.sum(rate(w) * hours - (counts + 0.5) * np.log(rate(w))))
-    fitted = rate(minimize(loss, [np.log(max(counts[0], 1) / hours), -1.0, 0.0], method='Nelder-Mead', options={'maxiter': 4000}).x)
+    fitted = rate(
+        minimize(
+            loss,
+            [np.log(max(counts[0], 1) / hours), -1.0, 0.0],
+            method='Nelder-Mead',
+            options={'maxiter': 4000},
+        ).x
+    )
     return [(float(t), MARGIN * float(r)) for t, r in zip(thresholds, fitted)]
 
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--index', type=Path, required=True, help='folder of the index that calibrate_fused.py keeps')
-    p.add_argument('--streams', type=Path, required=True, help='folder of the answers, kept for the next time')
+    p.add_argument(
+        '--index', type=Path, required=True, help='folder of the index that calibrate_fused.py keeps'
+    )
+    p.add_argument(
+        '--streams', type=Path, required=True, help='folder of the answers, kept for the next time'
+    )
     p.add_argument('--workers', type=int, default=2, help='streams that are listened to at a time')
     p.add_argument('--only', type=int, default=0, help='of each kind of stream, so many; 0 is all')
     return p.parse_args()
@@ -144,7 +195,8 @@ def main():
     o = options()
     o.streams.mkdir(parents=True, exist_ok=True)
     corpus = default_corpus()
-    plan, bank = bench.protocol(corpus, 'validation', seed=SEED), venue.Bank(corpus, 'validation')
+    plan = bench.protocol(corpus, 'validation', seed=SEED)
+    bank = venue.Bank(corpus, 'validation')
     song_of = bench.song_of(corpus.music)
     played = {song_of[t] for t in plan.known_ids}
     catalogue = set(Fused.load(o.index)._songs) - set(plan.unknown_ids)
@@ -152,7 +204,10 @@ def main():
     evenings = {name: evening for name, evening, _ in streams(corpus, plan, bank)}
     if o.only:
         evenings = {n: e for n, e in evenings.items() if int(n.split('-')[1]) % 100 < o.only}
-    jobs = [(o.streams / f'{name}.json', o.index, without if name.startswith('strangers') else catalogue, name) for name in evenings]
+    jobs = [
+        (o.streams / f'{name}.json', o.index, without if name.startswith('strangers') else catalogue, name)
+        for name in evenings
+    ]
     missing = [j for j in jobs if not j[0].exists()]
     with ProcessPoolExecutor(o.workers) as pool:
         for done, name in enumerate(pool.map(record, missing), 1):
@@ -164,18 +219,33 @@ def main():
 def fit(o, corpus, found):
     "Try all rules, keep the best, write it down."
     song_of = bench.song_of(corpus.music)
-    lively, quiet = ([s for s in found if s['name'].startswith('evening') == which] for which in (True, False))
+    lively, quiet = (
+        [s for s in found if s['name'].startswith('evening') == which] for which in (True, False)
+    )
     hours = sum(s['evening'].duration_s for s in quiet) / 3600
     print(f'{len(lively)} evenings at 0 dB, {hours:.2f} hours without known songs', flush=True)
-    rows, best = [], None
+    rows = []
+    best = None
     with ProcessPoolExecutor(o.workers) as pool:
         for rules, counts in pool.map(tried, [(rules, quiet) for rules in candidates()]):
             table = rates(counts, THRESHOLDS, hours)
             threshold = threshold_for(ASKED, table)
             songs = waits(lively, rules, threshold, song_of)
-            named, flips = songs.named_s.fillna(math.inf), float(songs.flips.sum() / (songs.duration_s.sum() / 60))
-            row = {'plan': rules.plan_s, 'middle': rules.middle, 'gain': rules.gain, 'most': rules.most, 'threshold': round(threshold, 2), 'counts': counts.tolist(), 'median_s': float(np.median(named)),
-                   'in_5_s': float(np.mean(named <= 5)), 'median_loud_s': float(np.median(named[songs.begins_db > -3])), 'flips': flips, 'wrong': songs.attrs['wrong']}
+            named = songs.named_s.fillna(math.inf)
+            flips = float(songs.flips.sum() / (songs.duration_s.sum() / 60))
+            row = {
+                'plan': rules.plan_s,
+                'middle': rules.middle,
+                'gain': rules.gain,
+                'most': rules.most,
+                'threshold': round(threshold, 2),
+                'counts': counts.tolist(),
+                'median_s': float(np.median(named)),
+                'in_5_s': float(np.mean(named <= 5)),
+                'median_loud_s': float(np.median(named[songs.begins_db > -3])),
+                'flips': flips,
+                'wrong': songs.attrs['wrong'],
+            }
             rows.append(row)
             score = np.mean(np.minimum(named, 15.0)) + 10 * max(0.0, flips - 0.15)
             print(json.dumps(row), round(float(score), 3), flush=True)
@@ -184,8 +254,22 @@ def fit(o, corpus, found):
     _, rules, table, row = best
     told = asdict(rules)
     changed = {k: v for k, v in told.items() if v != asdict(Rules())[k]}
-    written = {'calibrated': True, 'model': found[0]['model'], 'rules': changed, 'false_alarms': [[t, round(r, 4)] for t, r in table],
-               'fitted_on': {'corpus': corpus.name, 'split': 'validation', 'evenings': len(lively), 'hours_without_known_songs': round(hours, 2), 'margin': MARGIN, 'asked_per_hour': ASKED, 'seed': SEED, **{k: row[k] for k in ('threshold', 'median_s', 'in_5_s', 'flips')}}}
+    written = {
+        'calibrated': True,
+        'model': found[0]['model'],
+        'rules': changed,
+        'false_alarms': [[t, round(r, 4)] for t, r in table],
+        'fitted_on': {
+            'corpus': corpus.name,
+            'split': 'validation',
+            'evenings': len(lively),
+            'hours_without_known_songs': round(hours, 2),
+            'margin': MARGIN,
+            'asked_per_hour': ASKED,
+            'seed': SEED,
+            **{k: row[k] for k in ('threshold', 'median_s', 'in_5_s', 'flips')},
+        },
+    }
     with atomic_write(project_root() / 'resonance_nb' / 'models' / 'listener.json') as part:
         part.write_text(json.dumps(written, indent=1) + '\n')
     print(json.dumps(written['fitted_on']))

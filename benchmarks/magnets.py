@@ -19,7 +19,10 @@ from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus
 
-SEED, RATE, SNRS_DB, DURATIONS_S = 0, 16_000, (None, 5, 0, -5), (2.5, 5, 10)
+SEED = 0
+RATE = 16_000
+SNRS_DB = (None, 5, 0, -5)
+DURATIONS_S = (2.5, 5, 10)
 
 
 def tones(frequencies_hz, duration_s):
@@ -30,7 +33,8 @@ def tones(frequencies_hz, duration_s):
 
 def clicks(per_minute, duration_s, pitch_hz=1_000):
     "A metronome."
-    x, click = np.zeros(round(duration_s * RATE)), np.sin(2 * np.pi * pitch_hz * np.arange(400) / RATE)
+    x = np.zeros(round(duration_s * RATE))
+    click = np.sin(2 * np.pi * pitch_hz * np.arange(400) / RATE)
     for at in range(0, len(x) - 400, round(60 * RATE / per_minute)):
         x[at : at + 400] += 0.8 * click * np.exp(-np.arange(400) / 80)
     return x
@@ -39,26 +43,41 @@ def clicks(per_minute, duration_s, pitch_hz=1_000):
 def coloured(exponent, duration_s, seed):
     "Noise whose power falls with frequency to this power."
     n = round(duration_s * RATE)
-    spectrum = np.fft.rfft(rng_for(seed, 'noise', exponent).standard_normal(n)) * np.arange(1, n // 2 + 2) ** (-exponent / 2)
+    spectrum = np.fft.rfft(rng_for(seed, 'noise', exponent).standard_normal(n)) * np.arange(
+        1, n // 2 + 2
+    ) ** (-exponent / 2)
     x = np.fft.irfft(spectrum, n)
     return 0.1 * x / x.std()
 
 
 def made(duration_s, seed):
     "What a synthesiser gives: name -> samples."
-    sounds = {'440 Hz': tones([440], duration_s), '1 kHz': tones([1_000], duration_s), 'dial tone': tones([350, 440], duration_s)}
-    sounds |= {'hum': tones([50, 100, 150, 200, 300], duration_s), 'metronome': clicks(120 - 20 * seed, duration_s)}
+    sounds = {
+        '440 Hz': tones([440], duration_s),
+        '1 kHz': tones([1_000], duration_s),
+        'dial tone': tones([350, 440], duration_s),
+    }
+    sounds |= {
+        'hum': tones([50, 100, 150, 200, 300], duration_s),
+        'metronome': clicks(120 - 20 * seed, duration_s),
+    }
     sounds |= {f'noise 1/f^{e}': coloured(e, duration_s, seed) for e in (0, 1, 2)}
     return {name: x.astype(np.float32) for name, x in sounds.items()}
 
 
 def asked(corpus, plan, ear):
     "Kind of question, song or noise, and what was heard."
-    bank, queries = venue.Bank(corpus, plan.split), bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+    bank = venue.Bank(corpus, plan.split)
+    queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
     for places in (['hard-mix'], list(venue.VENUES)):
-        cache, degrade = {}, bench.in_venue(bank, places)
+        cache = {}
+        degrade = bench.in_venue(bank, places)
         for q in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'clips', disable=None):
-            yield {'noise': 'crowd alone'}.get(q.kind, f'{q.kind} song'), q.track_id, ear.hear(bench.render(q, corpus, cache, degrade))
+            yield (
+                {'noise': 'crowd alone'}.get(q.kind, f'{q.kind} song'),
+                q.track_id,
+                ear.hear(bench.render(q, corpus, cache, degrade)),
+            )
     for name, x in ((i, corpus.load('noise', i)) for i in corpus.split('noise', plan.split).index):
         for j, n in enumerate((5 * RATE, 10 * RATE)):
             if len(x) > n:
@@ -69,11 +88,15 @@ def asked(corpus, plan, ear):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--split', choices=('validation', 'test'), default='validation')
     split = parser.parse_args().split
     corpus = default_corpus()
-    plan, songs, magnets = bench.protocol(corpus, split, seed=SEED), Fused(), Fused()
+    plan = bench.protocol(corpus, split, seed=SEED)
+    songs = Fused()
+    magnets = Fused()
     bench.index(songs, corpus, plan.catalogue_ids, measure_disk=False)
     other = {'validation': 'train', 'test': 'validation'}[split]
     for i in corpus.split('noise', other).index:
@@ -89,11 +112,17 @@ def main():
             e = index.evidence(heard)
             first = e.track_ids[0] if e.track_ids else ''
             sure = bool(e.track_ids) and 1 / (1 + np.exp(-index.logit(e)[0])) >= index.accept_confidence
-            rows.append((kind, library, first == name, sure and first != name, first.startswith('magnet'), first))
-    table = pd.DataFrame(rows, columns=['asked', 'library', 'right', 'accepted and wrong', 'a magnet is first', 'first'])
+            rows.append(
+                (kind, library, first == name, sure and first != name, first.startswith('magnet'), first)
+            )
+    table = pd.DataFrame(
+        rows, columns=['asked', 'library', 'right', 'accepted and wrong', 'a magnet is first', 'first']
+    )
     told = table.groupby(['asked', 'library'])[['right', 'accepted and wrong', 'a magnet is first']].sum()
     told.insert(0, 'n', table.groupby(['asked', 'library']).size())
-    told['most named'] = table.groupby(['asked', 'library'])['first'].agg(lambda x: Counter(x).most_common(1)[0][1])
+    told['most named'] = table.groupby(['asked', 'library'])['first'].agg(
+        lambda x: Counter(x).most_common(1)[0][1]
+    )
     print(f'{split}: {len(songs)} songs, {len(magnets)} magnets')
     print(told.to_string())
 

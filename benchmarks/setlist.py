@@ -21,7 +21,16 @@ from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus
 
 SEED = 0
-PLACES = ((None, None), (10, 'hard-mix'), (5, 'hard-mix'), (0, 'hard-mix'), (5, 'club'), (0, 'arena'), (10, 'festival'), (0, 'living-room'))
+PLACES = (
+    (None, None),
+    (10, 'hard-mix'),
+    (5, 'hard-mix'),
+    (0, 'hard-mix'),
+    (5, 'club'),
+    (0, 'arena'),
+    (10, 'festival'),
+    (0, 'living-room'),
+)
 STRANGERS = ((None, None), (10, 'hard-mix'), (5, 'club'), (0, 'hard-mix'), (5, 'arena'), (0, 'festival'))
 CROWDS = ('hard-mix', 'club', 'arena', 'festival')  # five minutes each
 
@@ -30,24 +39,37 @@ def excerpt(corpus, track: str, rng) -> tuple[float, float] | None:
     "Where in the song it begins and how long it is played: all of it, its first twenty seconds, or some of it; None if there is too little."
     x = corpus.load('music', track)
     first_s = concert._begins_s(x)
-    left_s, how = len(x) / 16_000 - first_s, rng.random()
+    left_s = len(x) / 16_000 - first_s
+    how = rng.random()
     if how < 0.5:
         return (first_s, left_s) if left_s >= 8 else None
     long_s = min(20.0 if how < 0.75 else float(rng.uniform(20, 45)), left_s)
     begin_s = first_s if how < 0.75 else float(rng.uniform(first_s, first_s + left_s - long_s))
     heard = x[round(begin_s * 16_000) : round((begin_s + long_s) * 16_000)]
-    audible = long_s >= 8 and np.mean(np.square(heard)) > 1e-4 * np.mean(np.square(x))  # some files hold minutes of nothing
+    # some files hold minutes of nothing
+    audible = long_s >= 8 and np.mean(np.square(heard)) > 1e-4 * np.mean(np.square(x))
     return (begin_s, long_s) if audible else None
 
 
 def draw_mix(corpus, known: list[str], unknown: list[str], rng, n: int) -> Evening:
     "A programme of `n` songs; each comes in over the last one, at once, after a pause, or after an announcement."
-    parts, now, waiting, before = [], float(rng.uniform(0, 5)), {'song': [], 'unknown': []}, []
+    parts = []
+    now = float(rng.uniform(0, 5))
+    waiting = {'song': [], 'unknown': []}
+    before = []
     for _ in range(n):
         kind = 'unknown' if unknown and rng.random() < 0.25 or not known else 'song'
-        waiting[kind] = waiting[kind] or [str(t) for t in rng.permutation(known if kind == 'song' else unknown)]
-        track = str(rng.choice(before)) if kind == 'song' and before and rng.random() < 0.12 else waiting[kind].pop()
-        there, how, fade_s = excerpt(corpus, track, rng), rng.random(), 0.05
+        waiting[kind] = waiting[kind] or [
+            str(t) for t in rng.permutation(known if kind == 'song' else unknown)
+        ]
+        track = (
+            str(rng.choice(before))
+            if kind == 'song' and before and rng.random() < 0.12
+            else waiting[kind].pop()
+        )
+        there = excerpt(corpus, track, rng)
+        how = rng.random()
+        fade_s = 0.05
         if there is None:
             continue
         if parts and how < 0.35 and parts[-1].kind != 'talk':
@@ -59,14 +81,17 @@ def draw_mix(corpus, known: list[str], unknown: list[str], rng, n: int) -> Eveni
             parts.append(Part('talk', now, float(rng.uniform(4, 12)), fade_s=0.05))
             now = parts[-1].end_s + 0.5
         parts.append(Part(kind, now, there[1], track, there[0], fade_s))
-        now, before = now + there[1], [*before, track] if kind == 'song' else before
+        now = now + there[1]
+        before = [*before, track] if kind == 'song' else before
     return Evening(tuple(parts), now + float(rng.uniform(0, 8)))
 
 
 def recordings(corpus, split: str):
     "Name, programme and what makes the recording, with its tempo."
-    plan, bank = bench.protocol(corpus, split, seed=SEED), venue.Bank(corpus, split)
-    known, unknown = list(plan.known_ids), list(plan.unknown_ids)
+    plan = bench.protocol(corpus, split, seed=SEED)
+    bank = venue.Bank(corpus, split)
+    known = list(plan.known_ids)
+    unknown = list(plan.unknown_ids)
     jobs = [(f'mix-{i}', *where, i, known, unknown) for i, where in enumerate(PLACES)]
     jobs += [(f'strangers-{i}', *where, 50 + i, [], unknown) for i, where in enumerate(STRANGERS)]
     jobs += [(f'crowd-{i}', None, place, 80 + i, None, None) for i, place in enumerate(CROWDS)]
@@ -92,17 +117,36 @@ def measured(name, evening, make, fused, song_of) -> dict:
     cpu_s = time.process_time() - begun
     songs, names = setlist.compare(evening, found, song_of, tempo)
     right = songs[songs.found]
-    return {'name': name, 'seconds': len(recording) / 16_000, 'cpu_s': round(cpu_s, 1), 'played': len(songs), 'found': len(right), 'named': len(names), 'right': int(names.right.sum()),
-            'from_error_s': right.from_error_s.round(3).tolist(), 'to_error_s': right.to_error_s.round(3).tolist(),
-            'wrong': [[t, round(a, 1), round(b, 1)] for t, a, b in names[~names.right][['track_id', 'from_s', 'to_s']].values.tolist()]}
+    return {
+        'name': name,
+        'seconds': len(recording) / 16_000,
+        'cpu_s': round(cpu_s, 1),
+        'played': len(songs),
+        'found': len(right),
+        'named': len(names),
+        'right': int(names.right.sum()),
+        'from_error_s': right.from_error_s.round(3).tolist(),
+        'to_error_s': right.to_error_s.round(3).tolist(),
+        'wrong': [
+            [t, round(a, 1), round(b, 1)]
+            for t, a, b in names[~names.right][['track_id', 'from_s', 'to_s']].values.tolist()
+        ],
+    }
 
 
 def summary(rows: list[dict]) -> dict:
     "Of all recordings together."
     total = {k: sum(r[k] for r in rows) for k in ('seconds', 'cpu_s', 'played', 'found', 'named', 'right')}
     errors = {k: np.abs(sum((r[f'{k}_error_s'] for r in rows), [])) for k in ('from', 'to')}
-    times = {f'{k}_error_s': [round(float(np.percentile(e, q)), 2) for q in (50, 95)] if len(e) else None for k, e in errors.items()}
-    return total | {'wrong_per_hour': round((total['named'] - total['right']) / total['seconds'] * 3600, 2)} | times
+    times = {
+        f'{k}_error_s': [round(float(np.percentile(e, q)), 2) for q in (50, 95)] if len(e) else None
+        for k, e in errors.items()
+    }
+    return (
+        total
+        | {'wrong_per_hour': round((total['named'] - total['right']) / total['seconds'] * 3600, 2)}
+        | times
+    )
 
 
 def main():
@@ -112,7 +156,9 @@ def main():
     p.add_argument('--out', type=Path, required=True, help='file of JSON lines, one a recording')
     o = p.parse_args()
     corpus = default_corpus()
-    fused, song_of, catalogue = Fused(), bench.song_of(corpus.music), bench.protocol(corpus, o.split, seed=SEED).catalogue_ids
+    fused = Fused()
+    song_of = bench.song_of(corpus.music)
+    catalogue = bench.protocol(corpus, o.split, seed=SEED).catalogue_ids
     if o.index and (o.index / 'index.json').exists():
         fused = Fused.load(o.index)
     for track in corpus.music.index if o.index else catalogue:

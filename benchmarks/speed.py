@@ -61,12 +61,19 @@ with tempfile.TemporaryDirectory() as folder:
         with bench.fixed_threads():
             report = songs.index(corpus.folder / 'music', 'landmark', progress=False)
         took_s = time.perf_counter() - start
-        line('the same through the catalogue, x real time', f'{report.seconds / took_s:.0f}', f'{report.added} songs in {took_s:.0f} s')
+        line(
+            'the same through the catalogue, x real time',
+            f'{report.seconds / took_s:.0f}',
+            f'{report.added} songs in {took_s:.0f} s',
+        )
         recognizer = songs.recognizer('landmark')
-        size = sum(p.stat().st_size for p in (Path(folder) / 'catalogue' / 'landmark').rglob('*') if p.is_file())
+        size = sum(
+            p.stat().st_size for p in (Path(folder) / 'catalogue' / 'landmark').rglob('*') if p.is_file()
+        )
         line('index, bytes per second of audio', f'{size / report.seconds:.0f}', 'asked: at most 200')
 
-        rng, clips = rng_for(0, 'speed'), []
+        rng = rng_for(0, 'speed')
+        clips = []
         for i in rng.choice(ids, 60):
             x = corpus.load('music', i)
             at = int(rng.integers(0, max(1, len(x) - 5 * audio.SAMPLE_RATE)))
@@ -84,7 +91,12 @@ with tempfile.TemporaryDirectory() as folder:
         ask(recognizer, '')
         more = make_starter(n_pieces=600)
         thousand = list(more.music.index)[: max(0, 1000 - len(ids))]
-        for cls, asked in ((Landmarks, 'asked: at most 20'), (DenseLandmarks, 'asked: at most 100'), (Embedding, ''), (Fused, '')):
+        for cls, asked in (
+            (Landmarks, 'asked: at most 20'),
+            (DenseLandmarks, 'asked: at most 100'),
+            (Embedding, ''),
+            (Fused, ''),
+        ):
             grown = cls()
             for source, names in ((corpus, ids), (more, thousand)):
                 for i in names:
@@ -95,17 +107,30 @@ with tempfile.TemporaryDirectory() as folder:
             audio.save(Path(folder) / f'{i}.flac', clip)
         real = [*grown._songs.values()]
         for copies, longer, asked in ((0, 1, 'asked: at most 60'), (9, 1, 'asked: at most 150'), (9, 8, '')):
-            for i, song in enumerate(real * copies):  # the same bytes in another order: no song, but as much work
-                grown._songs[f'copy {i}'] = replace(song, codes=rng.permutation(np.tile(song.codes, (longer, 1))), n_frames=longer * song.n_frames)
+            # the same bytes in another order: no song, but as much work
+            for i, song in enumerate(real * copies):
+                grown._songs[f'copy {i}'] = replace(
+                    song,
+                    codes=rng.permutation(np.tile(song.codes, (longer, 1))),
+                    n_frames=longer * song.n_frames,
+                )
             grown._table = None
             with bench.fixed_threads():
                 grown.search(clips[0])
-                times_ms = [1000 * bench.timed(lambda: grown.search(audio.load(Path(folder) / f'{i}.flac')))[0] for i in range(len(clips))]
+                times_ms = [
+                    1000 * bench.timed(lambda: grown.search(audio.load(Path(folder) / f'{i}.flac')))[0]
+                    for i in range(len(clips))
+                ]
             hours = sum(len(s.codes) for s in grown._songs.values()) * BLOCK * HOP_S / 3600
-            line(f'{grown.name}: from a 5-s file, {len(grown)} songs, {hours:.0f} h, ms', f'{np.median(times_ms):.1f}, {np.quantile(times_ms, 0.95):.1f}', asked)
+            line(
+                f'{grown.name}: from a 5-s file, {len(grown)} songs, {hours:.0f} h, ms',
+                f'{np.median(times_ms):.1f}, {np.quantile(times_ms, 0.95):.1f}',
+                asked,
+            )
 
 # the encoder in torch and in onnxruntime, by turns
-music, heard = [corpus.load('music', i) for i in few[:20]], np.concatenate([corpus.load('music', i)[::2] for i in few[:10]])
+music = [corpus.load('music', i) for i in few[:20]]
+heard = np.concatenate([corpus.load('music', i)[::2] for i in few[:10]])
 hours = sum(map(len, music)) / audio.SAMPLE_RATE / 3600
 in_torch = Asked(shipped()[0])
 encoders = {'torch': in_torch, 'onnxruntime': shipped_network()}
@@ -125,21 +150,33 @@ def index_with(encoder):
 
 
 with bench.fixed_threads():
-    vectors_s, index_s = {name: [] for name in encoders}, {name: [] for name in encoders}
+    vectors_s = {name: [] for name in encoders}
+    index_s = {name: [] for name in encoders}
     for _ in range(5):
         for name, encoder in encoders.items():
             vectors_s[name].append(cpu_s(lambda: embed(encoder, heard, HOP_S)))  # 8 kHz, as it hears them
             index_s[name].append(cpu_s(lambda: index_with(encoder)))
 windows = len(heard) / 8_000 / HOP_S
 for name in encoders:
-    line(f'{name}: ms of CPU a window, front end included', f'{1000 * np.median(vectors_s[name]) / windows:.2f}')
+    line(
+        f'{name}: ms of CPU a window, front end included',
+        f'{1000 * np.median(vectors_s[name]) / windows:.2f}',
+    )
 for name in encoders:
     took_s = np.median(index_s[name])
-    line(f'{name}: indexing, s of CPU for an hour of music', f'{took_s / hours:.1f}', f'{took_s / np.median(index_s["torch"]):.2f} of torch')
+    line(
+        f'{name}: indexing, s of CPU for an hour of music',
+        f'{took_s / hours:.1f}',
+        f'{took_s / np.median(index_s["torch"]):.2f} of torch',
+    )
 
 starts = []
 for _ in range(7):
     start = time.perf_counter()
-    subprocess.run([sys.executable, '-c', 'from resonance_nb.cli import main; main(["--help"])'], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, '-c', 'from resonance_nb.cli import main; main(["--help"])'],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     starts.append(time.perf_counter() - start)
 line('resonance --help, s: median', f'{np.median(starts):.2f}', 'asked: below 0.5')

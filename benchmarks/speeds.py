@@ -19,14 +19,17 @@ from resonance_nb.audio import resample
 from resonance_nb.core import method_class, rng_for
 from resonance_nb.starter import default_corpus
 
-SEED, RATE, LONG_S = 0, 16_000, 5
+SEED = 0
+RATE = 16_000
+LONG_S = 5
 SPEEDS = (1.0, 0.98, 1.02, 0.96, 1.04, 0.94, 1.06, 0.91, 1.09)
 CONDITIONS = {'clean': None, 'club 5 dB': ('club', 5), 'hard mix 5 dB': ('hard-mix', 5)}
 
 
 def played(song, at_s: float, speed: float) -> np.ndarray:
     "A clip of `LONG_S` seconds of a song that runs faster by this factor."
-    begin, n = round(at_s * RATE), round(LONG_S * RATE * speed)
+    begin = round(at_s * RATE)
+    n = round(LONG_S * RATE * speed)
     clip = np.pad(song, (0, n))[begin : begin + n]
     return resample(clip, round(RATE * speed), RATE)[: round(LONG_S * RATE)]
 
@@ -36,7 +39,8 @@ def clips(corpus, split: str, kinds: dict[str, list[str]], conditions=tuple(COND
     bank = venue.Bank(corpus, split)
     for kind, tracks in kinds.items():
         for track in tqdm(tracks, kind, disable=None):
-            song, rng = corpus.load('music', track), rng_for(SEED, 'speeds', track)
+            song = corpus.load('music', track)
+            rng = rng_for(SEED, 'speeds', track)
             latest_s = max(len(song) / RATE - 1.1 * LONG_S, 0)
             at_s = float(rng.uniform(0, latest_s))
             if np.abs(played(song, at_s, 1.0)).max() < 1e-3:  # a pause of the song
@@ -67,17 +71,24 @@ def indexed(name: str, corpus, track_ids, folder: Path | None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--split', choices=('validation', 'test'), default='validation')
     parser.add_argument('--methods', default='fused,landmark-dense')
-    parser.add_argument('--index', type=Path, help='folder of indexes of all songs, made where they are missing')
+    parser.add_argument(
+        '--index', type=Path, help='folder of indexes of all songs, made where they are missing'
+    )
     parser.add_argument('--out', help='CSV file of all answers')
     o = parser.parse_args()
     corpus = default_corpus()
-    plan, song_of = bench.protocol(corpus, o.split, seed=SEED), bench.song_of(corpus.music)
+    plan = bench.protocol(corpus, o.split, seed=SEED)
+    song_of = bench.song_of(corpus.music)
     recognizers = {name: indexed(name, corpus, plan.catalogue_ids, o.index) for name in o.methods.split(',')}
     rows = []
-    for kind, track, speed, condition, clip in clips(corpus, o.split, {'known': plan.known_ids, 'unknown': plan.unknown_ids}):
+    for kind, track, speed, condition, clip in clips(
+        corpus, o.split, {'known': plan.known_ids, 'unknown': plan.unknown_ids}
+    ):
         for method, r in recognizers.items():
             found = r.search(clip, 1)
             named = found[0].track_id if found else ''

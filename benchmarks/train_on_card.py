@@ -6,6 +6,7 @@ steps they allow. The last encoder is kept, validation windows only draw the cur
 
     RESONANCE_CORPUS=... python benchmarks/train_on_card.py OUT --start ENCODER
 """
+
 import argparse
 import copy
 import csv
@@ -34,7 +35,13 @@ def options() -> argparse.Namespace:
     p.add_argument('out', type=Path, help='folder of the run')
     p.add_argument('--minutes', type=float, default=7.75, help='of training, preparation not counted')
     p.add_argument('--start', default='', help='an encoder.safetensors to begin with; empty: random weights')
-    p.add_argument('--speeds', type=float, nargs='+', default=[1, 1, 0.92, 1.09], help='copies of every song; one that is named twice is heard twice as often')
+    p.add_argument(
+        '--speeds',
+        type=float,
+        nargs='+',
+        default=[1, 1, 0.92, 1.09],
+        help='copies of every song; one that is named twice is heard twice as often',
+    )
     p.add_argument('--songs', type=int, default=288, help='in a batch')
     p.add_argument('--windows', type=int, default=4, help='of each song in a batch')
     p.add_argument('--rate', type=float, default=2e-3, help='of learning, at its highest')
@@ -54,7 +61,10 @@ def options() -> argparse.Namespace:
 
 def copies(corpus: Corpus, music: windows.Packed, speeds: list[float]) -> windows.Packed:
     "The packed songs at other speeds, as versions of themselves."
-    parts, ids, songs, levels = [], [], [], []
+    parts = []
+    ids = []
+    songs = []
+    levels = []
     for speed in speeds:
         for row, (id, song) in enumerate(zip(music.ids, music.songs)):
             if speed == 1:
@@ -62,10 +72,19 @@ def copies(corpus: Corpus, music: windows.Packed, speeds: list[float]) -> window
             else:  # from 16 kHz: what moves down from above 4 kHz is heard, too
                 import soxr
 
-                x = windows._whole(soxr.resample(corpus.load('music', id), audio.SAMPLE_RATE * speed, windows.RATE))
-            parts.append(x), ids.append(f'{id} at {speed}'), songs.append(song), levels.append(windows._quarter_levels(x))
+                x = windows._whole(
+                    soxr.resample(corpus.load('music', id), audio.SAMPLE_RATE * speed, windows.RATE)
+                )
+            (
+                parts.append(x),
+                ids.append(f'{id} at {speed}'),
+                songs.append(song),
+                levels.append(windows._quarter_levels(x)),
+            )
     starts = np.concatenate([[0], np.cumsum([len(x) for x in parts])])
-    return windows.Packed(ids, np.array(songs), starts, np.concatenate(parts), np.concatenate(levels), music.skipped)
+    return windows.Packed(
+        ids, np.array(songs), starts, np.concatenate(parts), np.concatenate(levels), music.skipped
+    )
 
 
 def packed_to(folder: Path, music: windows.Packed) -> None:
@@ -78,21 +97,40 @@ def packed_to(folder: Path, music: windows.Packed) -> None:
 def produce(rank: int, o: argparse.Namespace, cut: windows.Cut, queue) -> None:
     "Batches rank, rank + producers, …, as spectrograms in half precision."
     torch.set_num_threads(1)
-    folder, device = o.out / 'copies', o.concert_device or o.device
-    arrays = {name: np.load(folder / f'{name}.npy', mmap_mode='r', allow_pickle=False) for name in ('songs', 'starts', 'samples', 'levels_db')}
+    folder = o.out / 'copies'
+    device = o.concert_device or o.device
+    arrays = {
+        name: np.load(folder / f'{name}.npy', mmap_mode='r', allow_pickle=False)
+        for name in ('songs', 'starts', 'samples', 'levels_db')
+    }
     music = windows.Packed([''] * len(arrays['songs']), skipped={}, **arrays)
     began = time.monotonic()
     bank = Bank(Corpus(os.environ['RESONANCE_CORPUS']), 'train', rooms_per_venue=o.rooms, seed=rank)
-    concert = BatchDegrader(bank, VENUES_HEARD, **windows.degrader_times(cut), n_scenes=o.scenes, seed=rank, varied=True, device=device)
+    concert = BatchDegrader(
+        bank,
+        VENUES_HEARD,
+        **windows.degrader_times(cut),
+        n_scenes=o.scenes,
+        seed=rank,
+        varied=True,
+        device=device,
+    )
     sampler = windows.Sampler(music, o.songs, cut, o.seed)
     front = encoders.MelFront(PROFILES['study'].encoder.front).to(device)
     print(f'producer {rank}: ready after {time.monotonic() - began:.0f} s', flush=True)
-    before, n, step, told = round(cut.before_s * windows.RATE), round(cut.window_s * windows.RATE), rank, 0
+    before = round(cut.before_s * windows.RATE)
+    n = round(cut.window_s * windows.RATE)
+    step = rank
+    told = 0
     while True:
         began = time.monotonic()
         drawn = sampler.draw(step)
         excerpts = torch.from_numpy(sampler.excerpts(drawn)).to(device)
-        heard = windows._halved(concert.degrade(windows._doubled(excerpts), (o.lowest_db, o.highest_db), rng_for(o.seed, 'concert', step))[0])
+        heard = windows._halved(
+            concert.degrade(
+                windows._doubled(excerpts), (o.lowest_db, o.highest_db), rng_for(o.seed, 'concert', step)
+            )[0]
+        )
         clean = windows._windows(excerpts[:, before:], drawn.clean_at, n)
         maps = torch.cat([front(clean), front(windows._windows(heard, drawn.heard_at, n))]).half()
         songs = torch.from_numpy(np.repeat(music.songs[drawn.rows], cut.windows)).to(device)
@@ -114,7 +152,8 @@ def right(encoder: encoders.Encoder, asked: tuple) -> float:
     "Share of heard windows that are most like their own clean one among those of other songs."
     clean, heard, songs = asked
     a, b = (torch.cat([encoder(part) for part in x.split(256)]) for x in (clean, heard))
-    similar, own = b @ a.T, torch.arange(len(a), device=a.device)
+    similar = b @ a.T
+    own = torch.arange(len(a), device=a.device)
     similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
     return float((similar.argmax(1) == own).float().mean())
 
@@ -123,8 +162,18 @@ def main() -> None:
     o = options()
     o.out.mkdir(parents=True, exist_ok=True)
     corpus = Corpus(os.environ['RESONANCE_CORPUS'])
-    recipe = replace(PROFILES['study'], n_songs=o.songs, rate=o.rate, steps=0, venues=VENUES_HEARD, scenes=o.scenes * o.producers, seed=o.seed,
-                     cut=windows.Cut(windows=o.windows), levels=windows.Levels(*[(o.lowest_db, o.highest_db)] * 2, 0), warmup=200)
+    recipe = replace(
+        PROFILES['study'],
+        n_songs=o.songs,
+        rate=o.rate,
+        steps=0,
+        venues=VENUES_HEARD,
+        scenes=o.scenes * o.producers,
+        seed=o.seed,
+        cut=windows.Cut(windows=o.windows),
+        levels=windows.Levels(*[(o.lowest_db, o.highest_db)] * 2, 0),
+        warmup=200,
+    )
     ids = sorted(corpus.split('music', 'train').index)[: o.max_songs or None]
     ids = [i for i in ids if corpus.path('music', i).exists()]
     began = time.monotonic()
@@ -133,23 +182,48 @@ def main() -> None:
     print(f'{len(music)} songs packed after {time.monotonic() - began:.0f} s', flush=True)
     mp = torch.multiprocessing.get_context('spawn')
     queues = [mp.Queue(2) for _ in range(o.producers)]
-    producers = [mp.Process(target=produce, args=(rank, o, recipe.cut, queue), daemon=True) for rank, queue in enumerate(queues)]
+    producers = [
+        mp.Process(target=produce, args=(rank, o, recipe.cut, queue), daemon=True)
+        for rank, queue in enumerate(queues)
+    ]
     for p in producers:
         p.start()
     torch.manual_seed(o.seed)
     torch.backends.cudnn.benchmark = True
-    encoder, begun = (encoders.taken_over(Path(o.start), recipe.encoder) if o.start else (encoders.Encoder(recipe.encoder), {}))
+    encoder, begun = (
+        encoders.taken_over(Path(o.start), recipe.encoder)
+        if o.start
+        else (encoders.Encoder(recipe.encoder), {})
+    )
     encoder.to(o.device)
     asked = asked_on(trials.Pool(corpus, Bank(corpus, 'validation'), n=o.asked, seed=o.seed), o.device)
     print(f'validation ready after {time.monotonic() - began:.0f} s', flush=True)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=o.rate, weight_decay=recipe.decay)
-    facts = {'corpus': corpus.name, 'corpus_checksum': corpus.checksum(), 'songs': len(music), 'hours': round(music.seconds() / 3600, 2), 'skipped': music.skipped,
-             'precision': precision_here(o.device), 'speeds': o.speeds, 'seed': o.seed, 'command': shlex.join(['python', 'benchmarks/train_on_card.py', *sys.argv[1:]]),
-             'device': torch.cuda.get_device_name() if o.device == 'cuda' else 'cpu', **runs.git_state(Path(runs.__file__).parent), 'package_hash': runs.package_hash(), 'versions': runs.versions()}
+    facts = {
+        'corpus': corpus.name,
+        'corpus_checksum': corpus.checksum(),
+        'songs': len(music),
+        'hours': round(music.seconds() / 3600, 2),
+        'skipped': music.skipped,
+        'precision': precision_here(o.device),
+        'speeds': o.speeds,
+        'seed': o.seed,
+        'command': shlex.join(['python', 'benchmarks/train_on_card.py', *sys.argv[1:]]),
+        'device': torch.cuda.get_device_name() if o.device == 'cuda' else 'cpu',
+        **runs.git_state(Path(runs.__file__).parent),
+        'package_hash': runs.package_hash(),
+        'versions': runs.versions(),
+    }
     if begun:
-        facts['started_from'] = {k: begun[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from') if k in begun}
+        facts['started_from'] = {
+            k: begun[k]
+            for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from')
+            if k in begun
+        }
     first = [q.get() for q in queues[:1]]  # all preparation is over when the clock starts
-    print(f'the first batch came after {time.monotonic() - began:.0f} s: {tuple(first[0][0].shape)}', flush=True)
+    print(
+        f'the first batch came after {time.monotonic() - began:.0f} s: {tuple(first[0][0].shape)}', flush=True
+    )
     learn(o, recipe, encoder, optimiser, asked, facts, queues, first)
     for p in producers:
         p.kill()
@@ -157,15 +231,25 @@ def main() -> None:
 
 def learn(o, recipe, encoder, optimiser, asked, facts, queues, ready) -> None:
     "Steps until the time is over."
-    clock, waited, step, looked, rows, broken = time.monotonic(), 0.0, 0, 0, [], 0
+    clock = time.monotonic()
+    waited = 0.0
+    step = 0
+    looked = 0
+    rows = []
+    broken = 0
     half = facts['precision'] != '32-true'
     while (spent := (time.monotonic() - clock) / 60) < o.minutes:
         t = time.monotonic()
         maps, songs = ready.pop() if ready else queues[step % o.producers].get()
         waited += time.monotonic() - t
-        maps, songs = maps.to(o.device, torch.float32), songs.to(o.device)
+        maps = maps.to(o.device, torch.float32)
+        songs = songs.to(o.device)
         for group in optimiser.param_groups:
-            group['lr'] = o.rate * min(1, (step + 1) / recipe.warmup) * max(1e-3, 0.5 * (1 + math.cos(math.pi * spent / o.minutes)))
+            group['lr'] = (
+                o.rate
+                * min(1, (step + 1) / recipe.warmup)
+                * max(1e-3, 0.5 * (1 + math.cos(math.pi * spent / o.minutes)))
+            )
         with torch.autocast(o.device, torch.bfloat16, enabled=half):
             vectors = encoder.features(maps)
         vectors = torch.nn.functional.normalize(vectors.float(), dim=1)
@@ -193,7 +277,15 @@ def look(encoder, asked, step, spent, loss, waited) -> dict:
     encoder.eval()
     shares = [right(encoder, part) for part in asked]
     encoder.train()
-    row = {'step': step, 'minutes': round(spent, 2), 'loss': round(loss, 4), 'top1': round(float(np.mean(shares)), 4), 'top1_0dB': round(shares[0], 4), 'top1_-5dB': round(shares[1], 4), 'waited_s': round(waited, 1)}
+    row = {
+        'step': step,
+        'minutes': round(spent, 2),
+        'loss': round(loss, 4),
+        'top1': round(float(np.mean(shares)), 4),
+        'top1_0dB': round(shares[0], 4),
+        'top1_-5dB': round(shares[1], 4),
+        'waited_s': round(waited, 1),
+    }
     print(json.dumps(row), flush=True)
     return row
 
@@ -204,8 +296,15 @@ def keep(folder: Path, encoder, rows: list[dict], recipe, facts: dict) -> None:
         writer = csv.DictWriter(f, list(rows[0]))
         writer.writeheader(), writer.writerows(rows)
     last = rows[-1]
-    encoders.save(copy.deepcopy(encoder).cpu().eval(), folder / 'encoder.safetensors', recipe=json.loads(json.dumps(asdict(replace(recipe, steps=last['step'])))), **facts,
-                  steps=last['step'], minutes=last['minutes'], validation={k: v for k, v in last.items() if k.startswith('top1')})
+    encoders.save(
+        copy.deepcopy(encoder).cpu().eval(),
+        folder / 'encoder.safetensors',
+        recipe=json.loads(json.dumps(asdict(replace(recipe, steps=last['step'])))),
+        **facts,
+        steps=last['step'],
+        minutes=last['minutes'],
+        validation={k: v for k, v in last.items() if k.startswith('top1')},
+    )
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ in the form of `data/trials/`, with the name of the card; a second call with the
 
     RESONANCE_CORPUS=... python benchmarks/trials_on_card.py OUT 46b_encoders 45a_published --minutes 9
 """
+
 import argparse
 import fcntl
 import json
@@ -48,7 +49,9 @@ def listed(chapter: str, profile: str) -> list[tuple[str, tuple]]:
         found.append((runs.checkpoint('trial', key).name, args))
         return {'right': np.zeros(len(args[2].tracks), bool), 'minutes': 0.0, 'weights': 0}
 
-    trials.kept, trials.trial, runs.Results = kept, lambda *args: args, lambda *a, **k: None
+    trials.kept = kept
+    trials.trial = lambda *args: args
+    runs.Results = lambda *a, **k: None
     book = json.loads((PROJECT / 'nbs' / f'{chapter}.ipynb').read_text(encoding='utf-8'))
     code = [''.join(c['source']) for c in book['cells'] if c['cell_type'] == 'code']
     settings = PROJECT / 'experiments' / f'{chapter}-{profile}.yaml'
@@ -57,7 +60,9 @@ def listed(chapter: str, profile: str) -> list[tuple[str, tuple]]:
         if '#| code-fold: true' not in cell:  # those draw
             exec(compile(cell, f'{chapter}, cell {i}', 'exec'), space)
         if i == 0:
-            space |= {'profile': profile} | (yaml.safe_load(settings.read_text(encoding='utf-8')) if profile != 'quick' else {})
+            space |= {'profile': profile} | (
+                yaml.safe_load(settings.read_text(encoding='utf-8')) if profile != 'quick' else {}
+            )
         if 'packed.cleanup()' in cell:  # the rest is the page
             return found
     raise SystemExit(f'{chapter} makes no trials')
@@ -65,7 +70,9 @@ def listed(chapter: str, profile: str) -> list[tuple[str, tuple]]:
 
 def to_card(device: str) -> None:
     "Concerts, spectrograms, training and answers of this process are computed there."
-    load, views, doubled = encoders.load, train._views, windows._doubled
+    load = encoders.load
+    views = train._views
+    doubled = windows._doubled
 
     def views_there(*args):
         made = views(*args)
@@ -73,7 +80,8 @@ def to_card(device: str) -> None:
         made.front = lambda x: front(x.to(device))
         return made
 
-    train.BatchDegrader, train._views = partial(augment.BatchDegrader, device=device), views_there
+    train.BatchDegrader = partial(augment.BatchDegrader, device=device)
+    train._views = views_there
     windows._doubled = lambda x: doubled(x.to(device))
     encoders.load = partial(load, device=device)
 
@@ -83,14 +91,19 @@ def make(o: argparse.Namespace, chapter: str, name: str, trial, args: tuple) -> 
     to_card(o.device)
     began = time.monotonic()
     try:
-        made = trial(*args, workers=0) | {'device': torch.cuda.get_device_name() if o.device == 'cuda' else 'cpu'}
+        made = trial(*args, workers=0) | {
+            'device': torch.cuda.get_device_name() if o.device == 'cuda' else 'cpu'
+        }
     except Exception:
         print(f'{chapter} {name} failed\n{traceback.format_exc()}', flush=True)
         return
     with open(o.out / f'{chapter}.jsonl', 'a', encoding='utf-8') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         f.write(trials.as_line(name, made) + '\n')
-    print(f'{chapter} {name}: {np.mean(made["right"]):.3f}, trained {made["minutes"]} min, all {time.monotonic() - began:.0f} s', flush=True)
+    print(
+        f'{chapter} {name}: {np.mean(made["right"]):.3f}, trained {made["minutes"]} min, all {time.monotonic() - began:.0f} s',
+        flush=True,
+    )
 
 
 def serve(o: argparse.Namespace, chapter: str, slots, began: float) -> None:
@@ -100,10 +113,19 @@ def serve(o: argparse.Namespace, chapter: str, slots, began: float) -> None:
     done = trials._lines(o.out / f'{chapter}.jsonl')
     todo = {name: args for name, args in todo if name not in done}
     print(f'{chapter}: {len(todo)} trials after {time.monotonic() - began:.0f} s', flush=True)
-    for recipe, bank in {id(args[3]): (args[0], args[3]) for args in todo.values()}.values():  # a bank keeps the rooms and crowds it has prepared
-        augment.BatchDegrader(bank, recipe.venues, **windows.degrader_times(recipe.cut), n_scenes=recipe.scenes, seed=recipe.seed, varied=recipe.varied)
+    # a bank keeps the rooms and crowds it has prepared
+    for recipe, bank in {id(args[3]): (args[0], args[3]) for args in todo.values()}.values():
+        augment.BatchDegrader(
+            bank,
+            recipe.venues,
+            **windows.degrader_times(recipe.cut),
+            n_scenes=recipe.scenes,
+            seed=recipe.seed,
+            varied=recipe.varied,
+        )
     windows_of = lambda args: args[0].steps * args[0].n_songs * args[0].cut.windows
-    children, left = [], 0
+    children = []
+    left = 0
     for name, args in sorted(todo.items(), key=lambda x: -windows_of(x[1])):
         slots.acquire()
         if o.minutes and time.monotonic() - began > 60 * o.minutes:
@@ -123,7 +145,9 @@ def serve(o: argparse.Namespace, chapter: str, slots, began: float) -> None:
         children.append(child)
     for child in children:
         child.join()
-    print(f'{chapter}: {len(children)} trials, {left} left to do, {time.monotonic() - began:.0f} s', flush=True)
+    print(
+        f'{chapter}: {len(children)} trials, {left} left to do, {time.monotonic() - began:.0f} s', flush=True
+    )
 
 
 def main() -> None:
@@ -134,13 +158,21 @@ def main() -> None:
     corpus = corpora.Corpus(os.environ['RESONANCE_CORPUS'])
     heard = {}
     plain = corpora.Corpus.load
-    corpora.Corpus.load = lambda self, kind, id, *part, **more: heard[kind, id] if (kind, id) in heard and not part and not more else plain(self, kind, id, *part, **more)
+    corpora.Corpus.load = lambda self, kind, id, *part, **more: (
+        heard[kind, id]
+        if (kind, id) in heard and not part and not more
+        else plain(self, kind, id, *part, **more)
+    )
     songs = [i for split in ('train', 'validation', 'test') for i in corpus.split('music', split).index]
     with ThreadPoolExecutor(o.at_once) as pool:  # decoded once, and shared by all trials
-        heard |= {('music', i): x for i, x in zip(songs, pool.map(lambda i: plain(corpus, 'music', i), songs))}
+        heard |= {
+            ('music', i): x for i, x in zip(songs, pool.map(lambda i: plain(corpus, 'music', i), songs))
+        }
     print(f'{len(heard)} songs read after {time.monotonic() - began:.0f} s', flush=True)
     for most in {0} if o.profile == 'study' else {40}:  # learn_from of the chapters
-        windows.pack(corpus, sorted(corpus.split('music', 'train').index)[: most or None], o.out / f'music-{most}')
+        windows.pack(
+            corpus, sorted(corpus.split('music', 'train').index)[: most or None], o.out / f'music-{most}'
+        )
     print(f'packed after {time.monotonic() - began:.0f} s', flush=True)
     slots = mp.get_context('fork').Semaphore(o.at_once)
     chapters = [mp.get_context('fork').Process(target=serve, args=(o, c, slots, began)) for c in o.chapters]

@@ -64,7 +64,9 @@ def load(
     start_s: float = 0.0,  # where to begin, seconds
     duration_s: float | None = None,  # how much, seconds; None = to the end
     sample_rate_hz: int = SAMPLE_RATE,  # the rate wanted
-) -> np.ndarray:  # mono float32, shape (n,), in [-1, 1]; n = round(duration_s * rate), less only at the recording's end
+) -> (
+    np.ndarray
+):  # mono float32, shape (n,), in [-1, 1]; n = round(duration_s * rate), less only at the recording's end
     "A recording, or an exact excerpt of it; raises `AudioError`, and `TruncatedAudio` if the file breaks off inside it."
     _check_range(path, start_s, duration_s, sample_rate_hz)
     pieces = list(sandbox.pieces(path, start_s, duration_s, sample_rate_hz))
@@ -81,12 +83,16 @@ def stream(
     "A recording block by block, in bounded memory; raises like `load`, after handing out all that could be decoded."
     _check_range(path, start_s, duration_s, sample_rate_hz)
     size = max(1, round(block_s * sample_rate_hz))
-    parts, n, pieces, problem = [], 0, sandbox.pieces(path, start_s, duration_s, sample_rate_hz), None
+    parts = []
+    n = 0
+    pieces = sandbox.pieces(path, start_s, duration_s, sample_rate_hz)
+    problem = None
     while True:
         try:
             x = next(pieces, None)
         except TruncatedAudio as e:
-            x, problem = None, e
+            x = None
+            problem = e
         if x is None:
             break
         parts.append(x)
@@ -104,8 +110,11 @@ def stream(
 
 # %% ../nbs/01_audio.ipynb #d0291ecb
 FORMATS = {  # suffix -> libsndfile's container and coding
-    '.wav': ('WAV', 'PCM_16'), '.flac': ('FLAC', 'PCM_16'), '.ogg': ('OGG', 'VORBIS'),
-    '.opus': ('OGG', 'OPUS'), '.mp3': ('MP3', 'MPEG_LAYER_III'),
+    '.wav': ('WAV', 'PCM_16'),
+    '.flac': ('FLAC', 'PCM_16'),
+    '.ogg': ('OGG', 'VORBIS'),
+    '.opus': ('OGG', 'OPUS'),
+    '.mp3': ('MP3', 'MPEG_LAYER_III'),
 }
 
 
@@ -120,7 +129,7 @@ def _write(target, samples, rate, suffix, quality=None):
             for i in range(0, len(x), 65_536):
                 f.write(x[i : i + 65_536])
 
-
+# %% ../nbs/01_audio.ipynb #414176ae
 def encode(
     samples,  # mono samples, shape (n,), in [-1, 1]
     sample_rate_hz: int = SAMPLE_RATE,  # their rate
@@ -144,7 +153,9 @@ def save(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise AudioError(f'{printable(path)}: cannot write {suffix or "a file without suffix"}; choose from: {" ".join(FORMATS)}')
+        raise AudioError(
+            f'{printable(path)}: cannot write {suffix or "a file without suffix"}; choose from: {" ".join(FORMATS)}'
+        )
     try:
         with atomic_write(path) as part, open(part, 'wb+') as f:
             _write(f, samples, sample_rate_hz, suffix)
@@ -161,7 +172,7 @@ def _hann(n_fft):
     w.setflags(write=False)
     return w
 
-
+# %% ../nbs/01_audio.ipynb #63babce6
 def stft(
     samples,  # mono samples, shape (n,)
     n_fft: int = 1024,  # samples in a frame
@@ -207,8 +218,11 @@ def mel_filters(
     top = sample_rate_hz / 2 if f_max_hz is None else f_max_hz
     edges = _mel_to_hz(np.linspace(_hz_to_mel(f_min_hz), _hz_to_mel(top), n_mels + 2))
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate_hz)
-    low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rise, fall = (bins - low) / (mid - low), (high - bins) / (high - mid)
+    low = edges[:-2, None]
+    mid = edges[1:-1, None]
+    high = edges[2:, None]
+    rise = (bins - low) / (mid - low)
+    fall = (high - bins) / (high - mid)
     bands = np.maximum(0, np.minimum(rise, fall)) * 2 / (high - low)
     bands = bands.astype('float32')
     bands.setflags(write=False)
@@ -243,7 +257,7 @@ def rms_db(
     power = float(x @ x) / len(x) if len(x) else 0.0
     return 10 * math.log10(power) if power > 0 else -math.inf
 
-
+# %% ../nbs/01_audio.ipynb #cf4385fd
 def peak_db(
     samples,  # mono samples, shape (n,)
 ) -> float:
@@ -277,8 +291,11 @@ def stretches(
     below_db: float = 50.0,  # what is so much quieter than the loudest half second is silence
 ) -> list[slice]:
     "The parts of a clip that sound, in order; the whole clip when nothing does."
-    size, pause = SAMPLE_RATE // 20, round(20 * PAUSE_S)  # blocks of 50 ms, of which so many are a pause
-    x = np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -8, 8)  # one broken sample is not the loudest sound
+    # blocks of 50 ms, of which so many are a pause
+    size = SAMPLE_RATE // 20
+    pause = round(20 * PAUSE_S)
+    # one broken sample is not the loudest sound
+    x = np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -8, 8)
     blocks = np.pad(x, (0, -len(x) % size), 'edge' if len(x) else 'constant').reshape(-1, size)
     power = blocks.var(axis=1, dtype=np.float64)  # a constant is no sound
     loudest = np.convolve(power, np.full(10, 0.1)).max() if len(power) else 0.0
@@ -286,7 +303,8 @@ def stretches(
     if not len(loud):
         return [slice(0, len(x))]
     cuts = np.flatnonzero(np.diff(loud) > pause)
-    first, last = loud[np.append(0, cuts + 1)], loud[np.append(cuts, -1)] + 1
+    first = loud[np.append(0, cuts + 1)]
+    last = loud[np.append(cuts, -1)] + 1
     first[0] *= first[0] >= pause
     last[-1] = len(blocks) if len(blocks) - last[-1] < pause else last[-1]
     return [slice(a, min(b, len(x))) for a, b in (size * np.stack([first, last], 1)).tolist()]
@@ -305,14 +323,17 @@ def search_stretches(
         if found and (not best or found[0].confidence > best[0].confidence):
             odds = [m.confidence / max(1 - m.confidence, 1e-9) / len(parts) for m in found]
             offsets_s = [m.offset_s - part.start / SAMPLE_RATE for m in found]
-            best = as_matches([m.track_id for m in found], [m.score for m in found], offsets_s, [o / (1 + o) for o in odds])
+            best = as_matches(
+                [m.track_id for m in found], [m.score for m in found], offsets_s, [o / (1 + o) for o in odds]
+            )
     return best
 
 # %% ../nbs/01_audio.ipynb #498ddce8
 SUFFIXES = frozenset(  # what a folder is searched for: recordings, and films, that FFmpeg reads here
     '.wav .wave .flac .ogg .oga .ogv .ogm .ogx .opus .spx .mp3 .mp2 .mp1 .mpga .m4a .m4b .m4r .mp4 .m4v .mov .qt .aac .adts .alac '
     '.wma .wmv .asf .webm .weba .mkv .mka .aif .aiff .aifc .caf .au .snd .w64 .rf64 .avi .divx .flv .f4v .ts .mts .m2ts .m2t .mpg '
-    '.mpeg .vob .3gp .3g2 .ape .wv .tta .tak .mpc .dsf .dff .amr .awb .ac3 .eac3 .dts .rm .ra .voc .mxf .nut'.split())
+    '.mpeg .vob .3gp .3g2 .ape .wv .tta .tak .mpc .dsf .dff .amr .awb .ac3 .eac3 .dts .rm .ra .voc .mxf .nut'.split()
+)
 
 
 def hidden(
@@ -321,7 +342,7 @@ def hidden(
     "Does it begin with a dot, as programs hide what is theirs? Two dots and more begin a title."
     return name.startswith('.') and not name.startswith('..')
 
-
+# %% ../nbs/01_audio.ipynb #2afb102e
 def _entry(e, folders, links, found, problems, passed_over):
     "Sort one folder entry into folders to visit, files found, problems, or what is passed over."
     if hidden(e.name):
@@ -332,7 +353,9 @@ def _entry(e, folders, links, found, problems, passed_over):
         mode = e.stat().st_mode
     except OSError as why:
         if e.is_symlink() and suffix in SUFFIXES | {''}:
-            problems.append((Path(e.path), 'a link that leads nowhere' if why.errno == errno.ENOENT else reason(why)))
+            problems.append(
+                (Path(e.path), 'a link that leads nowhere' if why.errno == errno.ENOENT else reason(why))
+            )
         return
     if stat.S_ISDIR(mode):
         (links if e.is_symlink() else folders).append(e.path)
@@ -346,10 +369,15 @@ def _entry(e, folders, links, found, problems, passed_over):
 # %% ../nbs/01_audio.ipynb #8d88592a
 def find_audio(
     paths: Iterable,  # folders (searched with all below them) and files (taken as they are)
-    passed_over: Counter | None = None,  # counts the files that are no recordings, by suffix, and what is 'hidden'
+    # counts the files that are no recordings, by suffix, and what is 'hidden'
+    passed_over: Counter | None = None,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     "Audio files below these paths, sorted and each once, and what could not be visited with the reason; never raises."
-    found, problems, folders, links, visited = [], [], [], [], set()
+    found = []
+    problems = []
+    folders = []
+    links = []
+    visited = set()
     passed_over = Counter() if passed_over is None else passed_over
     for p in [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths:
         try:
@@ -357,7 +385,8 @@ def find_audio(
         except (OSError, ValueError) as why:
             problems.append((Path(os.fsdecode(p)), reason(why)))
     while folders or links:  # links last, so that a folder is found under its own name
-        is_link, folder = not folders, (folders or links).pop()
+        is_link = not folders
+        folder = (folders or links).pop()
         try:
             s = os.stat(folder)
             if (s.st_dev, s.st_ino) not in visited:
@@ -369,14 +398,18 @@ def find_audio(
                 problems.append((Path(folder), 'a link to a folder that was searched already'))
         except OSError as why:
             problems.append((Path(folder), reason(why)))
-    return sorted({Path(f) for f in found}, key=os.fsencode), sorted(problems, key=lambda x: os.fsencode(x[0]))
+    return sorted({Path(f) for f in found}, key=os.fsencode), sorted(
+        problems, key=lambda x: os.fsencode(x[0])
+    )
 
 # %% ../nbs/01_audio.ipynb #ff703b50
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
     "Send what C libraries write to file descriptor 2 nowhere, while `sys.stderr` still works. For programs: enter once, before threads start."
     sys.stderr.flush()
-    python, real, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    python = sys.stderr
+    real = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
     sys.stderr = open(os.dup(real), 'w', buffering=1, encoding='utf-8', errors='backslashreplace')

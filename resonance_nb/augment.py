@@ -16,7 +16,17 @@ import numpy as np
 from . import chain, crowd
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, need, no_bar, rng_for
-from .venue import ANECHOIC, MICROPHONE_DB, PROGRAMME_DB, VENUES, Bank, Record, plain_facts, synthesised, venue_named
+from resonance_nb.venue import (
+    ANECHOIC,
+    MICROPHONE_DB,
+    PROGRAMME_DB,
+    VENUES,
+    Bank,
+    Record,
+    plain_facts,
+    synthesised,
+    venue_named,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +40,14 @@ _TAPS = 2_048  # of an equaliser's impulse response, 128 ms
 
 def _parameters(records, part: str, stage: str) -> list:
     "The parameters of one stage in each record, None where it is not used."
-    cls, found = chain.STAGES[stage][0], []
+    cls = chain.STAGES[stage][0]
+    found = []
     for r in records:
         d = next((s for s in getattr(r, part) if s['stage'] == stage), None)
         found.append(cls(**{k: v for k, v in d.items() if k != 'stage'}) if d else None)
     return found
 
-
+# %% ../nbs/23a_augment.ipynb #0a923330
 def _impulse_responses(equalisers, device) -> torch.Tensor:
     "Impulse responses of equalisers, shape (batch, _TAPS)."
     import torch
@@ -56,7 +67,7 @@ def _good_size(n: int) -> int:
 
     return next_fast_len(n, real=True)
 
-
+# %% ../nbs/23a_augment.ipynb #454433d7
 def _filtered(x: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
     "Each row through its own impulse response, causal, same length, nothing wraps."
     import torch
@@ -79,9 +90,12 @@ def _columns(parameters, like, *names) -> list[torch.Tensor]:
     "Fields of parameter records as columns, one row a clip."
     import torch
 
-    return [torch.tensor([getattr(p, k) for p in parameters], dtype=torch.float64, device=like.device)[:, None] for k in names]
+    return [
+        torch.tensor([getattr(p, k) for p in parameters], dtype=torch.float64, device=like.device)[:, None]
+        for k in names
+    ]
 
-
+# %% ../nbs/23a_augment.ipynb #6fde7b1a
 def _steps(x) -> torch.Tensor:
     "Samples by control step, shape (batch, steps, CONTROL)."
     from torch.nn.functional import pad
@@ -96,40 +110,48 @@ def _release(peaks, release_s) -> torch.Tensor:
     fall = torch.arange(peaks.shape[1], device=peaks.device) * (-1 / (release_s * _RATE))
     return fall + torch.cummax(peaks.double().clamp_min(1e-6).log() - fall, 1).values
 
-
+# %% ../nbs/23a_augment.ipynb #879a3b5e
 def _one_pole(x, start, time_s) -> torch.Tensor:
     "A one-pole filter that reaches 63 % of a step after `time_s`, from a steady state."
     import torch
 
-    n, k = _good_size(2 * x.shape[1]), torch.arange(x.shape[1], device=x.device)
+    n = _good_size(2 * x.shape[1])
+    k = torch.arange(x.shape[1], device=x.device)
     a = torch.exp(-1 / (time_s * _RATE))
     kernel = torch.fft.rfft((1 - a) * a**k, n=n)
     return torch.fft.irfft(torch.fft.rfft(x - start, n=n) * kernel, n=n)[:, : x.shape[1]] + start
 
-
+# %% ../nbs/23a_augment.ipynb #a6833554
 def _per_sample(nodes, n: int) -> torch.Tensor:
     "Gains in the middle of every step as straight lines, shape (batch, n)."
     from torch.nn.functional import interpolate
 
-    return interpolate(nodes.float()[:, None], scale_factor=chain.CONTROL, mode='linear', align_corners=False)[:, 0, :n]
+    return interpolate(
+        nodes.float()[:, None], scale_factor=chain.CONTROL, mode='linear', align_corners=False
+    )[:, 0, :n]
 
 # %% ../nbs/23a_augment.ipynb #36b7bb98
 def _compress(x, some) -> torch.Tensor:
     "`chain.compress`, one parameter record a row."
-    threshold, ratio, attack, release, makeup, knee = _columns(some, x, *chain.Compressor.__dataclass_fields__)
+    threshold, ratio, attack, release, makeup, knee = _columns(
+        some, x, *chain.Compressor.__dataclass_fields__
+    )
     over = _DB * _release(_steps(x.abs()).amax(2), release) - threshold
     knee = knee.clamp_min(1e-9)
     bend = (over + knee / 2).clamp_min(0).minimum(knee)
     wanted_db = (1 / ratio - 1) * (bend**2 / (2 * knee) + (over - knee / 2).clamp_min(0))
-    return _per_sample(((_one_pole(wanted_db, wanted_db[:, :1], attack) + makeup) / _DB).exp(), x.shape[1]).mul_(x)
+    return _per_sample(
+        ((_one_pole(wanted_db, wanted_db[:, :1], attack) + makeup) / _DB).exp(), x.shape[1]
+    ).mul_(x)
 
-
+# %% ../nbs/23a_augment.ipynb #3966f880
 def _limit(x, some) -> torch.Tensor:
     "`chain.limit`, one parameter record a row; all look ahead equally far."
     from torch.nn.functional import avg_pool1d, max_pool1d, pad
 
     ceiling_db, release, ahead_s = _columns(some, x, 'ceiling_db', 'release_s', 'lookahead_s')
-    ceiling, ahead = 10 ** (ceiling_db / 20), round(float(ahead_s[0]) * _RATE)
+    ceiling = 10 ** (ceiling_db / 20)
+    ahead = round(float(ahead_s[0]) * _RATE)
     peaks = pad(_steps(x.abs()).amax(2)[:, None], (1, 1 + ahead), mode='replicate')
     loud = max_pool1d(peaks, ahead + 3, 1)[:, 0]
     safe = (-(_release(loud, release) - ceiling.log()).clamp_min(0)).exp()
@@ -161,19 +183,26 @@ def _overload(x, records) -> torch.Tensor:
     edge = 10 ** (column(edge_db) / 20)
     y.clamp_(-edge, edge)
     shape = [b.shape if b else '' for b in bend]
-    for name, curve in (('tanh', torch.tanh), ('arctan', lambda v: torch.arctan(v * (math.pi / 2)) * (2 / math.pi))):
+    for name, curve in (
+        ('tanh', torch.tanh),
+        ('arctan', lambda v: torch.arctan(v * (math.pi / 2)) * (2 / math.pi)),
+    ):
         on = [i for i, s in enumerate(shape) if s == name]
         y[on] = curve(y[on])
     return y
 
-
+# %% ../nbs/23a_augment.ipynb #a184bc6e
 def _quantise(x, records, generator) -> torch.Tensor:
     "Rounding with triangular dither, each row its own number of bits."
     import torch
 
-    steps = torch.tensor([2.0 ** (p.bits - 1) if p else 2.0**23 for p in _parameters(records, 'phone', 'quantise')], device=x.device)[:, None]
+    steps = torch.tensor(
+        [2.0 ** (p.bits - 1) if p else 2.0**23 for p in _parameters(records, 'phone', 'quantise')],
+        device=x.device,
+    )[:, None]
     noise = torch.rand(len(x), x.shape[1] + 1, generator=generator, device=x.device)
-    y = torch.addcmul(noise[:, 1:], x, steps).sub_(noise[:, :-1])  # the difference of two uniform numbers is triangular
+    # the difference of two uniform numbers is triangular
+    y = torch.addcmul(noise[:, 1:], x, steps).sub_(noise[:, :-1])
     return y.round_().clamp_(-steps, steps - 1).div_(steps)
 
 # %% ../nbs/23a_augment.ipynb #a9c1dccd
@@ -181,21 +210,30 @@ def _read_at(x, times) -> torch.Tensor:
     "`chain._read` for a batch: the sound between its samples; `times` are all within."
     import torch
 
-    block, taps = chain._BLOCK, chain._TAPS
+    block = chain._BLOCK
+    taps = chain._TAPS
     whole = times.floor()
-    index, mu = whole.long(), (times - whole - 0.5).float()
+    index = whole.long()
+    mu = (times - whole - 0.5).float()
     rows = torch.nn.functional.pad(x, (taps // 2 - 1, taps + block)).unfold(1, block + taps - 1, block)
-    filters = torch.from_numpy(chain._farrow()).to(x.device).permute(1, 2, 0)  # all powers of a sample side by side
-    parts = (rows @ filters.flatten(1)).reshape(len(x), -1, chain._POWERS)[torch.arange(len(x), device=x.device)[:, None], index]
+    # all powers of a sample side by side
+    filters = torch.from_numpy(chain._farrow()).to(x.device).permute(1, 2, 0)
+    parts = (rows @ filters.flatten(1)).reshape(len(x), -1, chain._POWERS)[
+        torch.arange(len(x), device=x.device)[:, None], index
+    ]
     y = parts[..., -1]
     for power in range(chain._POWERS - 2, -1, -1):  # Horner
         y = torch.addcmul(parts[..., power], y, mu)
     return y
 
+# %% ../nbs/23a_augment.ipynb #6bacaaa3
+# samples between splices, compared, searched either way, blended
+_SEGMENT = 1_600
+_MATCH = 480
+_SEARCH = 272
+_SPLICE = 256
 
-_SEGMENT, _MATCH, _SEARCH, _SPLICE = 1_600, 480, 272, 256  # samples between splices, compared, searched either way, blended
-
-
+# %% ../nbs/23a_augment.ipynb #57e38c59
 def _best_place(x, here, around) -> torch.Tensor:
     "Where near `around` the sound is most like the sound at `here`; both shape (batch, 1), sample numbers."
     import torch
@@ -204,7 +242,9 @@ def _best_place(x, here, around) -> torch.Tensor:
     wanted = torch.gather(x, 1, here - _MATCH // 2 + k[:_MATCH])
     there = torch.gather(x, 1, around - _MATCH // 2 - _SEARCH + k)
     n = _good_size(len(k))
-    fit = torch.fft.irfft(torch.fft.rfft(there, n=n) * torch.fft.rfft(wanted, n=n).conj(), n=n)[:, : 2 * _SEARCH + 1]
+    fit = torch.fft.irfft(torch.fft.rfft(there, n=n) * torch.fft.rfft(wanted, n=n).conj(), n=n)[
+        :, : 2 * _SEARCH + 1
+    ]
     power = torch.nn.functional.pad(there.square().cumsum(1), (1, 0))
     least = 1e-4 * power[:, -1:] + 1e-12  # less is silence and the last digits of what is around it
     power = torch.maximum(power[:, _MATCH:] - power[:, : 2 * _SEARCH + 1], least)
@@ -220,12 +260,14 @@ def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
     room = (x.shape[1] - n) // 2
     right, left = -(-(n - (anchor - room)) // _SEGMENT), -(-(anchor - room) // _SEGMENT)
     jumps = {0: torch.zeros(len(x), 1, dtype=torch.long, device=x.device)}
-    for k in (*range(1, right + 1), *range(-1, -left - 1, -1)):  # away from the anchor, which stays where it is
+    # away from the anchor, which stays where it is
+    for k in (*range(1, right + 1), *range(-1, -left - 1, -1)):
         known = jumps[k - 1 if k > 0 else k + 1]
         border = anchor + (k if k > 0 else k + 1) * _SEGMENT
         ideal = ((k + 0.5) * _SEGMENT * (tempo - 1)).round().long()
         jumps[k] = _best_place(x, border + known, border + ideal) - border
-    numbers, row = range(-left, right + 1), torch.arange(len(x), device=x.device)[:, None]
+    numbers = range(-left, right + 1)
+    row = torch.arange(len(x), device=x.device)[:, None]
     borders = torch.tensor([anchor + k * _SEGMENT - _SPLICE // 2 for k in numbers], device=x.device)
     starts = borders + torch.cat([jumps[k] for k in numbers], 1)
     pieces = x.unfold(1, _SEGMENT + _SPLICE, 1)[row, starts]  # each a little longer than its segment
@@ -242,7 +284,8 @@ def _drift(x, some, anchor: int) -> torch.Tensor:
     n = x.shape[1]
     stretch, cents = _columns(some, x, 'stretch', 'pitch_cents')
     ratio = 2 ** (cents / 1_200)
-    tempo, most = stretch / ratio, float(max((stretch / ratio - 1).abs().max(), (ratio - 1).abs().max()))
+    tempo = stretch / ratio
+    most = float(max((stretch / ratio - 1).abs().max(), (ratio - 1).abs().max()))
     room = math.ceil(most * (n + _SEGMENT)) + _SEARCH + 2 * _MATCH + _SEGMENT
     at_pitch = pad(x, (room, room))
     on = (cents[:, 0] != 0).nonzero()[:, 0]
@@ -265,27 +308,42 @@ class BatchDegrader:
         scene_s: float = 30.0,  # their length
         device: str = 'cpu',  # or 'cuda'
         seed: int = 0,  # of the crowds
-        varied: bool = False,  # crowds never sound twice as they were recorded: other speeds, backwards, through equalisers, two at a time
+        # crowds never sound twice as they were recorded: other speeds, backwards, through equalisers, two at
+        # a time
+        varied: bool = False,
         without: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
         progress: bool = False,  # show a bar while preparing
     ):
         need('torch', 'learn')
-        self.bank, self.device, self.progress = bank or synthesised(), device, progress
+        self.bank = bank or synthesised()
+        self.device = device
+        self.progress = progress
         self.venues = [venue_named(v) for v in venues or VENUES]
-        self.anchor, self.n = round(before_s * SAMPLE_RATE), round(duration_s * SAMPLE_RATE)
-        if self.n < 1 or self.anchor < 0 or scene_s <= (duration_s + before_s) * (_FASTEST if varied else 1) + 0.1:
-            raise ResonanceError('a batch needs clips of some length, and crowds that are longer than a clip and its past')
+        self.anchor = round(before_s * SAMPLE_RATE)
+        self.n = round(duration_s * SAMPLE_RATE)
+        if (
+            self.n < 1
+            or self.anchor < 0
+            or scene_s <= (duration_s + before_s) * (_FASTEST if varied else 1) + 0.1
+        ):
+            raise ResonanceError(
+                'a batch needs clips of some length, and crowds that are longer than a clip and its past'
+            )
         if unknown := [p for p in without if p not in PARTS]:
             raise ResonanceError(f'a concert has no part {unknown[0]!r}; choose from: {", ".join(PARTS)}')
         self.without = tuple(without)
-        self.duration_s, self.before_s, self.scene_s, self.varied = duration_s, before_s, scene_s, varied
+        self.duration_s = duration_s
+        self.before_s = before_s
+        self.scene_s = scene_s
+        self.varied = varied
         _prepare_rooms(self)
         _prepare_crowds(self, n_scenes, seed)
 
     def draw(
         self,
         n: int,  # how many
-        snr_db: float | tuple[float, float] | None,  # music over crowd, dB; two: drawn between them; None: no crowd
+        # music over crowd, dB; two: drawn between them; None: no crowd
+        snr_db: float | tuple[float, float] | None,
         rng: np.random.Generator,  # draws everything
     ) -> list[Record]:
         "Records of as many concerts, each in a venue of its own; `venue.replay` plays them one by one."
@@ -294,7 +352,8 @@ class BatchDegrader:
     def degrade(
         self,
         clips: torch.Tensor,  # shape (batch, before + clip + some after), in [-1, 1]
-        snr_db: float | tuple[float, float] | None,  # music over crowd, dB; two: drawn between them; None: no crowd
+        # music over crowd, dB; two: drawn between them; None: no crowd
+        snr_db: float | tuple[float, float] | None,
         rng: np.random.Generator,  # draws everything
     ) -> tuple[torch.Tensor, list[Record]]:
         "The recordings, shape (batch, clip), and their records."
@@ -315,7 +374,7 @@ def _bar(self, items, what):
 
     return tqdm(items, what, disable=no_bar(self.progress))
 
-
+# %% ../nbs/23a_augment.ipynb #7e85dce2
 def _prepare_rooms(self) -> None:
     "Spectra of all rooms and devices that may be drawn."
     import torch
@@ -333,18 +392,27 @@ def _prepare_rooms(self) -> None:
         self._rooms[i] = (torch.fft.rfft(heard, n=self._room_size) * air).to(self.device)
     self._device_row = {id: i + 1 for i, id in enumerate(self.bank.devices)}
     responses = [np.ones(1, np.float32), *(self.bank.rooms.device(id) for id in self._device_row)]
-    self._devices = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(np.array(r)) for r in responses], batch_first=True).to(self.device)
+    self._devices = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(np.array(r)) for r in responses], batch_first=True
+    ).to(self.device)
 
 # %% ../nbs/23a_augment.ipynb #411c2fb7
 def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     "Some half minutes of every venue's crowd, with their scenes."
     import torch
 
-    self.scenes, self._scene_row, sounds, n = {v.name: [] for v in self.venues}, {}, [], round(self.scene_s * SAMPLE_RATE)
+    self.scenes, self._scene_row, sounds, n = (
+        {v.name: [] for v in self.venues},
+        {},
+        [],
+        round(self.scene_s * SAMPLE_RATE),
+    )
     for v in self.venues:  # one that is named twice gets twice as many
         for _ in _bar(self, range(n_scenes), f'crowds of {v.name}'):
             rng = rng_for(seed, 'scene', v.name, len(self.scenes[v.name]))
-            scene = crowd.draw_scene(self.bank.crowds, self.scene_s, rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers)
+            scene = crowd.draw_scene(
+                self.bank.crowds, self.scene_s, rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers
+            )
             self.scenes[v.name].append(plain_facts(scene.to_dict()))
             self._scene_row[id(self.scenes[v.name][-1])] = len(sounds)
             sounds.append(crowd.render_scene(scene, self.bank.crowds, n))
@@ -353,9 +421,16 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
 # %% ../nbs/23a_augment.ipynb #b1c2d3e4
 _LEFT_OUT = ('code_and_decode', 'skew')
 PARTS = {  # of a concert, as it can be left out: where in a record, and which stages there
-    'drift': ('source', ('drift',)), 'speakers': ('source', ('equalise',)), 'dynamics': ('source', ('compress', 'limit')),
-    'room': ('room', ()), 'crowd': ('crowd', ()), 'device': ('device', ()),
-    'band': ('phone', ('equalise',)), 'auto gain': ('phone', ('auto_gain',)), 'overload': ('phone', ('amplify', 'hard_clip', 'saturate')), 'bits': ('phone', ('quantise',)),
+    'drift': ('source', ('drift',)),
+    'speakers': ('source', ('equalise',)),
+    'dynamics': ('source', ('compress', 'limit')),
+    'room': ('room', ()),
+    'crowd': ('crowd', ()),
+    'device': ('device', ()),
+    'band': ('phone', ('equalise',)),
+    'auto gain': ('phone', ('auto_gain',)),
+    'overload': ('phone', ('amplify', 'hard_clip', 'saturate')),
+    'bits': ('phone', ('quantise',)),
 }
 
 
@@ -364,21 +439,37 @@ def _plainer(record: Record, without: tuple[str, ...]) -> Record:
     for part in without:
         where, stages = PARTS[part]
         if stages:
-            record = replace(record, **{where: tuple(s for s in getattr(record, where) if s['stage'] not in stages)})
+            record = replace(
+                record, **{where: tuple(s for s in getattr(record, where) if s['stage'] not in stages)}
+            )
         else:
-            record = replace(record, **{'room': {'room': ANECHOIC, 'air_m': ANECHOIC.distance_m}, 'crowd': {'snr_db': None}, 'device': {'device': ''}}[where])
+            record = replace(
+                record,
+                **{
+                    'room': {'room': ANECHOIC, 'air_m': ANECHOIC.distance_m},
+                    'crowd': {'snr_db': None},
+                    'device': {'device': ''},
+                }[where],
+            )
     return record
 
 # %% ../nbs/23a_augment.ipynb #4c7a7a77
 def _draw_batch(
-    self: BatchDegrader, n: int, snr_db: float | tuple[float, float] | None, rng: np.random.Generator,
+    self: BatchDegrader,
+    n: int,
+    snr_db: float | tuple[float, float] | None,
+    rng: np.random.Generator,
 ) -> list[Record]:
     records = []
     for _ in range(n):
         v = self.venues[int(rng.integers(len(self.venues)))]
         level = float(rng.uniform(*snr_db)) if isinstance(snr_db, tuple) else snr_db
-        r = v.draw(rng, self.bank, level, self.duration_s, self.before_s, scenes=(self.scenes[v.name], self.scene_s))
-        records.append(_plainer(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)), self.without))
+        r = v.draw(
+            rng, self.bank, level, self.duration_s, self.before_s, scenes=(self.scenes[v.name], self.scene_s)
+        )
+        records.append(
+            _plainer(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)), self.without)
+        )
     return records
 
 # %% ../nbs/23a_augment.ipynb #80f7f4ef
@@ -392,7 +483,7 @@ def _only(stage: Callable, x, parameters, *more):
     x[on] = stage(x[on], [parameters[i] for i in on], *more)
     return x
 
-
+# %% ../nbs/23a_augment.ipynb #75ad372e
 def _coloured(x, rows, responses):
     "Through measured devices, one a row."
     return _filtered(x, responses[rows])
@@ -403,7 +494,7 @@ def _level(x, level_db: float):
     rms = _rms(x)
     return (10 ** (level_db / 20) / rms.clamp_min(1e-9)).where(rms > 1e-9, rms.new_ones(()))
 
-
+# %% ../nbs/23a_augment.ipynb #a00713c8
 def _rms(x):
     "Root mean square of each row, shape (batch, 1)."
     import torch
@@ -421,7 +512,8 @@ def _music(self, x, records):
     x = _only(_compress, x, _parameters(records, 'source', 'compress'))
     x = _only(_limit, x, _parameters(records, 'source', 'limit'))
     spectra = torch.fft.rfft(x, n=self._room_size)
-    for row, r in zip(spectra, records):  # in place: a copy of all the rooms would cost more than the products
+    # in place: a copy of all the rooms would cost more than the products
+    for row, r in zip(spectra, records):
         row *= self._rooms[self._room_row[r.room]]
     return torch.fft.irfft(spectra, n=self._room_size)[:, : x.shape[1]]
 
@@ -437,18 +529,25 @@ def _moments(crowds, rows, starts, speed, backwards, n: int):
     first = starts.minimum((crowds.shape[1] - 2 - at[:, -1]).long())
     at = torch.where(backwards[:, None], at.flip(1), at)
     whole = at.long()
-    index, flat = rows[:, None] * crowds.shape[1] + first[:, None] + whole, crowds.flatten()
+    index = rows[:, None] * crowds.shape[1] + first[:, None] + whole
+    flat = crowds.flatten()
     return torch.lerp(flat[index], flat[index + 1], at - whole)
 
-
+# %% ../nbs/23a_augment.ipynb #8138c189
 def _varied(crowds, rows, starts, n: int, rng: np.random.Generator, most_db: float = 8.0):
     "Crowds as nobody has heard them: at another speed, some backwards, another one behind them, through another equaliser."
     import torch
 
     draw = lambda *size: torch.from_numpy(rng.uniform(-1, 1, size).astype(np.float32)).to(crowds.device)
-    moments = lambda rows, starts: _moments(crowds, rows, starts, _FASTEST ** draw(len(rows)), draw(len(rows)) > 0, n)
-    front, b = moments(rows, starts), len(rows)
-    back = moments(torch.from_numpy(rng.integers(len(crowds), size=b)).to(rows), torch.from_numpy(rng.integers(crowds.shape[1] - n, size=b)).to(starts))
+    moments = lambda rows, starts: _moments(
+        crowds, rows, starts, _FASTEST ** draw(len(rows)), draw(len(rows)) > 0, n
+    )
+    front = moments(rows, starts)
+    b = len(rows)
+    back = moments(
+        torch.from_numpy(rng.integers(len(crowds), size=b)).to(rows),
+        torch.from_numpy(rng.integers(crowds.shape[1] - n, size=b)).to(starts),
+    )
     both = front + back * (_rms(front) / _rms(back).clamp_min(1e-9)) * 10 ** (10 * (draw(b, 1) - 1) / 20)
     size = _good_size(n)
     octave = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 62.5) / 62.5)  # 0 to 7
@@ -467,21 +566,28 @@ def _crowd(self, records):
         return _varied(self._crowds, rows, starts, self.anchor + self.n, rng_for(records[0].seed, 'crowds'))
     return self._crowds.unfold(1, self.anchor + self.n, 1)[rows, starts]
 
-
+# %% ../nbs/23a_augment.ipynb #733c809a
 def _call(self: BatchDegrader, clips: torch.Tensor, records: list[Record]) -> torch.Tensor:
     import torch
 
     length = self.anchor + self.n
     if clips.ndim != 2 or clips.shape[1] < length or len(clips) != len(records):
-        raise ResonanceError(f'needs {len(records)} rows of at least {length} samples (before and clip); got shape {tuple(clips.shape)}')
+        raise ResonanceError(
+            f'needs {len(records)} rows of at least {length} samples (before and clip); got shape {tuple(clips.shape)}'
+        )
     music = _music(self, clips.to(self.device), records)
-    noise, clip = _crowd(self, records), slice(self.anchor, None)
-    asked = torch.tensor([math.inf if r.snr_db is None else r.snr_db for r in records], device=self.device)[:, None]
+    noise = _crowd(self, records)
+    clip = slice(self.anchor, None)
+    asked = torch.tensor([math.inf if r.snr_db is None else r.snr_db for r in records], device=self.device)[
+        :, None
+    ]
     gain = _rms(music[:, clip]) / _rms(noise[:, clip]).clamp_min(1e-9) * 10 ** (-asked / 20)
     mixture = torch.addcmul(music, noise, gain)
     mixture *= _level(mixture, MICROPHONE_DB)
     heard = _filtered(mixture, _impulse_responses(_parameters(records, 'phone', 'equalise'), self.device))
-    heard = _only(_coloured, heard, [self._device_row[r.device] if r.device else None for r in records], self._devices)
+    heard = _only(
+        _coloured, heard, [self._device_row[r.device] if r.device else None for r in records], self._devices
+    )
     heard = _only(_auto_gain, heard, _parameters(records, 'phone', 'auto_gain'))[:, clip]
     generator = torch.Generator(self.device).manual_seed(records[0].seed) if records else None
     return _quantise(_overload(heard.clamp(-8, 8), records), records, generator).clamp_(-1, 1)
@@ -499,7 +605,9 @@ def spec_augment(
     import torch
 
     if spectrograms.ndim != 3:
-        raise ResonanceError(f'needs spectrograms of shape (batch, bands, frames), not {tuple(spectrograms.shape)}')
+        raise ResonanceError(
+            f'needs spectrograms of shape (batch, bands, frames), not {tuple(spectrograms.shape)}'
+        )
     hidden = torch.zeros(spectrograms.shape, dtype=torch.bool, device=spectrograms.device)
     for axis, count, most in ((2, time_masks, max_time), (1, freq_masks, max_freq)):
         size = spectrograms.shape[axis]
@@ -522,10 +630,14 @@ def _transforms(strength: str, rooms, crowds) -> list:
     room = [a.ApplyImpulseResponse(list(rooms), p=1.0, leave_length_unchanged=True)] if rooms else []
     noise = [a.AddBackgroundNoise(list(crowds), min_snr_db=-5, max_snr_db=15, p=1.0)] if crowds else []
     speakers = [a.SevenBandParametricEQ(-6, 6, p=1.0), a.TanhDistortion(0.05, 0.3, p=0.5)]
-    phone = [a.HighPassFilter(60, 300, p=1.0), a.LowPassFilter(3_400, 7_800, p=1.0), a.ClippingDistortion(0, 10, p=0.5)]
+    phone = [
+        a.HighPassFilter(60, 300, p=1.0),
+        a.LowPassFilter(3_400, 7_800, p=1.0),
+        a.ClippingDistortion(0, 10, p=0.5),
+    ]
     return [*drift, *speakers, *room, *noise, a.Normalize(p=1.0), *phone, a.BitCrush(8, 16, p=0.5)]
 
-
+# %% ../nbs/23a_augment.ipynb #657d7281
 def waveform_augmentation(
     strength: str = 'light',  # or 'heavy'
     rooms=(),  # paths of room responses, for 'heavy'

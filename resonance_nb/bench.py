@@ -44,6 +44,7 @@ DURATIONS_S = (1, 2, 3, 5, 10)
 @dataclass(frozen=True)
 class Protocol:
     "Which songs are in the catalogue, and which are played to it."
+
     catalogue_ids: tuple[str, ...]  # to be indexed, sorted
     known_ids: tuple[str, ...]  # of the split and in the catalogue, in seeded order
     unknown_ids: tuple[str, ...]  # of the split and not in the catalogue, in seeded order
@@ -68,9 +69,12 @@ def song_of(
 ) -> dict[str, str]:
     "Track id -> the song it is a version of: its version group, or itself."
     groups = music['version_group'] if 'version_group' in music else [None] * len(music)
-    return {t: f'group:{g}' if isinstance(g, str) and g.strip() else f'track:{t}' for t, g in zip(music.index, groups)}
+    return {
+        t: f'group:{g}' if isinstance(g, str) and g.strip() else f'track:{t}'
+        for t, g in zip(music.index, groups)
+    }
 
-
+# %% ../nbs/10_bench.ipynb #d751d4c1
 def protocol(
     corpus,  # a `corpora.Corpus`
     split: str = 'test',  # the songs that are played
@@ -80,11 +84,14 @@ def protocol(
     "Divide a split into known and unknown songs; the catalogue is everything but the unknown ones and their versions."
     if not 0 <= unknown_fraction < 1:
         raise ResonanceError(f'unknown_fraction must be in [0, 1), not {unknown_fraction}')
-    songs_of, played = song_of(corpus.music), {}
+    songs_of = song_of(corpus.music)
+    played = {}
     order = lambda s: hashlib.sha256(f'{seed}:known or unknown:{s}'.encode()).digest()
     for track in corpus.split('music', split).index:
         played.setdefault(songs_of[track], []).append(track)
-    goal, unknown_songs, n = round(unknown_fraction * sum(map(len, played.values()))), set(), 0
+    goal = round(unknown_fraction * sum(map(len, played.values())))
+    unknown_songs = set()
+    n = 0
     songs = sorted(played, key=order)
     for song in songs:
         if n + len(played[song]) <= goal:
@@ -102,6 +109,7 @@ def protocol(
 @dataclass(frozen=True)
 class Query:
     "One question to a recogniser, as facts; `render` makes its sound."
+
     query_id: str  # readable and unique in its set
     kind: str  # 'known' or 'unknown' (to the catalogue), or 'noise' (a crowd without music)
     track_id: str  # the song that plays; '' for noise
@@ -165,7 +173,7 @@ def _count(duration_s) -> int:
 
     return round(duration_s * SAMPLE_RATE)
 
-
+# %% ../nbs/10_bench.ipynb #b63d000e
 def _place(corpus, track_id, number, durations, seed, floor_db=-50.0, tries=20):
     "(start_s, span_s) of an excerpt that exists and begins audibly, or None."
     length = float(corpus.music.loc[track_id, 'duration_s'])
@@ -189,7 +197,7 @@ def _checked(snr_db, durations_s, excerpts):
         raise ResonanceError('an SNR is a number of dB, or None for a clean clip')
     return snrs, durations
 
-
+# %% ../nbs/10_bench.ipynb #f3bb0656
 def snr_label(
     snr_db: float | None,  # as in a query, or as in a table
 ) -> str:
@@ -212,14 +220,18 @@ def make_queries(
 ) -> QuerySet:
     "All questions: every excerpt at every level and length, and crowds alone."
     snrs, durations = _checked(snr_db, durations_s, excerpts)
-    known, unknown = protocol.known_ids, protocol.unknown_ids
+    known = protocol.known_ids
+    unknown = protocol.unknown_ids
     if max_tracks is not None and max_tracks < len(known):
         unknown = unknown[: round(max_tracks * len(unknown) / len(known))]
         known = known[:max_tracks]
     common = dict(noise_split=noise_split or protocol.split, seed=seed)
-    queries, skipped = [], {}
+    queries = []
+    skipped = {}
     miss = lambda why: skipped.update({why: skipped.get(why, 0) + 1})
-    for kind, track, j in ((k, t, j) for k, ts in (('known', known), ('unknown', unknown)) for t in ts for j in range(excerpts)):
+    for kind, track, j in (
+        (k, t, j) for k, ts in (('known', known), ('unknown', unknown)) for t in ts for j in range(excerpts)
+    ):
         place = _place(corpus, track, j, durations, seed)
         if place is None:
             miss('no audible excerpt')
@@ -233,7 +245,9 @@ def make_queries(
                 queries.append(Query(name, kind, track, place[0], d, s, f'{track}/{j}', place[1], **common))
     for j in range(len(unknown) * excerpts if n_noise_only is None else n_noise_only):
         for d in durations:
-            queries.append(Query(f'noise/{j}/{d:g}s', 'noise', '', 0.0, d, None, f'noise/{j}', max(durations), **common))
+            queries.append(
+                Query(f'noise/{j}/{d:g}s', 'noise', '', 0.0, d, None, f'noise/{j}', max(durations), **common)
+            )
     return QuerySet(queries, skipped)
 
 # %% ../nbs/10_bench.ipynb #46901996
@@ -245,19 +259,21 @@ def _kept(cache, slot, key, make):
         cache[slot] = key, make()
     return cache[slot][1]
 
-
+# %% ../nbs/10_bench.ipynb #02ed704a
 def _excerpt(query, corpus, cache):
     "The music of a query, shape (n,); zeros for noise."
     n = _count(query.duration_s)
     if query.kind == 'noise':
         return np.zeros(n, np.float32)
     key = query.track_id, query.start_s, query.span_s
-    x = _kept(cache, 'music', key, lambda: corpus.load('music', query.track_id, query.start_s, query.span_s))[:n]
+    x = _kept(cache, 'music', key, lambda: corpus.load('music', query.track_id, query.start_s, query.span_s))[
+        :n
+    ]
     if len(x) < n:
         raise ResonanceError(f'{query.query_id}: the recording is shorter than when the query was made')
     return x
 
-
+# %% ../nbs/10_bench.ipynb #a1f95311
 def _crowd(query, corpus, cache, floor_db=-60.0):
     "The crowd of a query, shape (n,); drawn again while its first half second is silent."
     from resonance_nb import crowd
@@ -270,7 +286,9 @@ def _crowd(query, corpus, cache, floor_db=-60.0):
                 return x
         raise ResonanceError(f'{query.query_id}: the crowds of {corpus.name} are silent')
 
-    return _kept(cache, 'crowd', (query.seed, query.noise_key, query.noise_split, query.span_s), draw)[: _count(query.duration_s)]
+    return _kept(cache, 'crowd', (query.seed, query.noise_key, query.noise_split, query.span_s), draw)[
+        : _count(query.duration_s)
+    ]
 
 # %% ../nbs/10_bench.ipynb #ec6d4966
 def measured_snr_db(
@@ -302,16 +320,19 @@ def add_crowd(
         return (scale * crowd).astype(np.float32)
     if query.snr_db is None:
         return music
-    crowd, rms_snr_db = _crowd(query, corpus, cache), query.snr_db
+    crowd = _crowd(query, corpus, cache)
+    rms_snr_db = query.snr_db
     if level is not None:
         rms_snr_db += (_level_db(music) - _level_db(crowd)) - float(level(music) - level(crowd))
     mixture = mix_at_snr(music, crowd, rms_snr_db)[0]
     measured = measured_snr_db(mixture, music, crowd, level)
     if not abs(measured - query.snr_db) <= 0.1:
-        raise ResonanceError(f'{query.query_id}: asked for {query.snr_db} dB, the mixture has {measured:.2f} dB')
+        raise ResonanceError(
+            f'{query.query_id}: asked for {query.snr_db} dB, the mixture has {measured:.2f} dB'
+        )
     return mixture
 
-
+# %% ../nbs/10_bench.ipynb #e224d812
 def add_crowd_lufs(
     music,  # the excerpt, shape (n,), at least 0.4 s
     query: Query,  # what is asked
@@ -327,7 +348,8 @@ def render(
     query: Query,  # what is asked
     corpus,  # a `corpora.Corpus`
     cache: dict | None = None,  # an empty dict, kept from query to query: saves decoding
-    degrade: Callable | None = None,  # (music, query, corpus) -> samples; music is zeros for noise; default: `add_crowd`
+    # (music, query, corpus) -> samples; music is zeros for noise; default: `add_crowd`
+    degrade: Callable | None = None,
 ) -> np.ndarray:
     "The sound of a query: mono samples, shape (n,), in [-1, 1]; the same query, the same samples."
     music = _excerpt(query, corpus, cache)
@@ -343,7 +365,8 @@ def in_venue(
     before_s: float = 4.0,  # how much of the music before the clip is played
 ) -> Callable:
     "A `degrade` for `render` and `run`: clean clips stay clean, crowds alone go through the phone, too."
-    venues, cache = list(venues), {}
+    venues = list(venues)
+    cache = {}
 
     def load(query, corpus):
         start = max(0.0, query.start_s - before_s)
@@ -359,8 +382,12 @@ def in_venue(
             return music
         record = place.draw(rng, bank, query.snr_db, query.span_s, before_s)
         if query.kind == 'noise':
-            return venue.replay(music, replace(record, music=False), bank, np.zeros(_count(before_s), np.float32))
-        whole, at = _kept(cache, 'music', (query.track_id, query.start_s, query.span_s), lambda: load(query, corpus))
+            return venue.replay(
+                music, replace(record, music=False), bank, np.zeros(_count(before_s), np.float32)
+            )
+        whole, at = _kept(
+            cache, 'music', (query.track_id, query.start_s, query.span_s), lambda: load(query, corpus)
+        )
         return venue.replay(music, record, bank, whole[:at], whole[at + len(music) :][: _count(0.5)])
 
     return degrade
@@ -379,7 +406,7 @@ def fixed_threads(
     with threadpool_limits(n):
         yield True
 
-
+# %% ../nbs/10_bench.ipynb #5456f7a5
 def timed(
     fn,  # called once, without arguments
 ) -> tuple[float, object]:
@@ -406,7 +433,8 @@ def index(
             samples = corpus.load('music', track)
             loaded = time.perf_counter()
             recognizer.add(track, samples)
-            load_s, add_s = load_s + loaded - start, add_s + time.perf_counter() - loaded
+            load_s = load_s + loaded - start
+            add_s = add_s + time.perf_counter() - loaded
             audio_s += len(samples) / _count(1)
     out = {'tracks': len(ids), 'audio_s': audio_s, 'load_s': load_s, 'add_s': add_s}
     out['x_realtime'] = audio_s / (load_s + add_s) if load_s + add_s else math.nan
@@ -422,8 +450,12 @@ def _outcome(query, matches, k, accept):
     "What came back, as part of a row."
     matches = matches[:k]
     if query.kind == 'unknown' and any(m.track_id == query.track_id for m in matches):
-        raise ResonanceError(f'{query.track_id} is unknown to the protocol but was found in the catalogue: the index leaks')
-    places = [i for i, m in enumerate(matches) if m.track_id == query.track_id] if query.kind == 'known' else []
+        raise ResonanceError(
+            f'{query.track_id} is unknown to the protocol but was found in the catalogue: the index leaks'
+        )
+    places = (
+        [i for i, m in enumerate(matches) if m.track_id == query.track_id] if query.kind == 'known' else []
+    )
     best = matches[0] if matches else None
     second = matches[1].score if len(matches) > 1 else 0.0
     return {
@@ -436,15 +468,19 @@ def _outcome(query, matches, k, accept):
         'offset_error_s': matches[places[0]].offset_s - query.start_s if places else math.nan,
     }
 
-
+# %% ../nbs/10_bench.ipynb #7b69a100
 def _facts(query):
     "A query as part of a row: clean is `inf` dB, a crowd alone `-inf` dB."
     quiet = -math.inf if query.kind == 'noise' else math.inf
-    return asdict(query) | {'snr_db': quiet if query.snr_db is None else float(query.snr_db), 'duration_s': float(query.duration_s)}
+    return asdict(query) | {
+        'snr_db': quiet if query.snr_db is None else float(query.snr_db),
+        'duration_s': float(query.duration_s),
+    }
 
 # %% ../nbs/10_bench.ipynb #9e73ab0a
 def run(
-    recognizer,  # any `Recognizer` that has been shown the protocol's catalogue, or a list of them: each clip is made once
+    # any `Recognizer` that has been shown the protocol's catalogue, or a list of them: each clip is made once
+    recognizer,
     queries,  # of `Query`
     corpus,  # where their sounds come from
     k: int = 5,  # answers asked for
@@ -461,19 +497,25 @@ def run(
     from tqdm import tqdm
 
     many = list(recognizer) if isinstance(recognizer, (list, tuple)) else [recognizer]
-    order = sorted(range(len(queries)), key=lambda i: (queries[i].kind, queries[i].noise_key, queries[i].span_s, i))
-    rows, cache = [[None] * len(queries) for _ in many], {}
+    order = sorted(
+        range(len(queries)), key=lambda i: (queries[i].kind, queries[i].noise_key, queries[i].span_s, i)
+    )
+    rows = [[None] * len(queries) for _ in many]
+    cache = {}
     with fixed_threads():
-        for n, i in enumerate(tqdm(order, f'ask {", ".join(r.name for r in many)}', disable=no_bar(progress), unit='query')):
+        for n, i in enumerate(
+            tqdm(order, f'ask {", ".join(r.name for r in many)}', disable=no_bar(progress), unit='query')
+        ):
             samples = render(queries[i], corpus, cache, degrade)
             for mine, r in zip(rows, many):
                 if n == 0:
                     r.search(samples, k)  # warm-up, not counted
                 took_s, matches = timed(lambda: r.search(samples, k))
                 outcome = _outcome(queries[i], matches, k, getattr(r, 'accept_confidence', 0.5))
-                mine[i] = {'system': r.name, 'k': k} | _facts(queries[i]) | outcome | {'elapsed_ms': 1000 * took_s}
+                mine[i] = (
+                    {'system': r.name, 'k': k} | _facts(queries[i]) | outcome | {'elapsed_ms': 1000 * took_s}
+                )
     return pd.DataFrame([row for mine in rows for row in mine])
-
 
 # %% ../nbs/10_bench.ipynb #5a1b77c2
 class Exam:
@@ -490,11 +532,22 @@ class Exam:
         max_tracks: int | None = None,  # at most this many known songs
         seed: int = 0,  # of songs, places and crowds
     ):
-        plan, cache = protocol(corpus, split, seed=seed), {}
-        queries = [q for q in make_queries(corpus, plan, snr_db, durations_s, seed=seed, n_noise_only=0, max_tracks=max_tracks) if q.kind == 'known']
-        self.corpus, self.queries = corpus, sorted(queries, key=lambda q: q.noise_key)
+        plan = protocol(corpus, split, seed=seed)
+        cache = {}
+        queries = [
+            q
+            for q in make_queries(
+                corpus, plan, snr_db, durations_s, seed=seed, n_noise_only=0, max_tracks=max_tracks
+            )
+            if q.kind == 'known'
+        ]
+        self.corpus = corpus
+        self.queries = sorted(queries, key=lambda q: q.noise_key)
         self.tracks = [q.track_id for q in self.queries]
-        others = sorted(set(plan.catalogue_ids) - set(self.tracks), key=lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest())
+        others = sorted(
+            set(plan.catalogue_ids) - set(self.tracks),
+            key=lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest(),
+        )
         self.catalogue = [*sorted(set(self.tracks)), *others[:n_others]]
         self._clips = [render(q, corpus, cache, degrade) for q in self.queries]
 
@@ -513,9 +566,15 @@ class Exam:
         recognizer,  # one that knows nothing yet
     ) -> dict[str, float]:
         "The share that is right: 'top1' over all clips, and one for each level and length."
-        right, cells = self.right(recognizer), [(q.duration_s, q.snr_db is None, q.snr_db or 0.0, f'{snr_label(q.snr_db)}, {q.duration_s:g} s') for q in self.queries]
+        right = self.right(recognizer)
+        cells = [
+            (q.duration_s, q.snr_db is None, q.snr_db or 0.0, f'{snr_label(q.snr_db)}, {q.duration_s:g} s')
+            for q in self.queries
+        ]
         of = np.array([c[-1] for c in cells])
-        return {'top1': float(right.mean())} | {name: float(right[of == name].mean()) for *_, name in sorted(set(cells))}
+        return {'top1': float(right.mean())} | {
+            name: float(right[of == name].mean()) for *_, name in sorted(set(cells))
+        }
 
 # %% ../nbs/10_bench.ipynb #08519916
 def wilson(
@@ -524,27 +583,31 @@ def wilson(
     level: float = 0.95,  # share of such intervals that hold the truth
 ) -> tuple[float, float, float]:
     "Share, lower and upper bound after Wilson (1927); without trials nothing is known: (nan, 0, 1)."
-    k, n = int(k), int(n)
+    k = int(k)
+    n = int(n)
     if not 0 <= k <= n:
         raise ResonanceError(f'a share needs 0 <= k <= n, not k={k}, n={n}')
     if n == 0:
         return math.nan, 0.0, 1.0
     z = NormalDist().inv_cdf((1 + level) / 2)
-    p, scale = k / n, 1 + z * z / n
-    middle, half = (p + z * z / (2 * n)) / scale, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    p = k / n
+    scale = 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / scale
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
     return p, 0.0 if k == 0 else middle - half, 1.0 if k == n else middle + half
 
 # %% ../nbs/10_bench.ipynb #b24c43cc
 def _bootstrap_means(sums, counts, n_resamples, rng, level):
     "Intervals of sum(sums) / sum(counts) when tracks are redrawn; sums shape (tracks, values) -> (2, values)."
-    n, means = len(counts), []
+    n = len(counts)
+    means = []
     chunk = max(1, 4_000_000 // n)
     for first in range(0, n_resamples, chunk):
         draws = rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, n_resamples - first))
         means.append((draws @ sums) / (draws @ counts)[:, None])
     return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
 
-
+# %% ../nbs/10_bench.ipynb #a04f4428
 def bootstrap_by_track(
     df: pd.DataFrame,  # rows of `run`, or any with a track per row
     statistic,  # a column, or a function of the rows -> one number per row; its mean is bounded
@@ -559,12 +622,15 @@ def bootstrap_by_track(
     if not len(values):
         return math.nan, *limits
     _, unit = np.unique(df[track].to_numpy(str), return_inverse=True)
-    counts, mean = np.bincount(unit).astype(float), values.mean()
+    counts = np.bincount(unit).astype(float)
+    mean = values.mean()
     sums = np.bincount(unit, values)
     if np.ptp(sums / counts) < 1e-12:
         rest = 1 - wilson(len(counts), len(counts), level)[1]
         return float(mean), float(mean - rest * (mean - limits[0])), float(mean + rest * (limits[1] - mean))
-    low, high = _bootstrap_means(sums[:, None], counts, n_resamples, rng or np.random.default_rng(0), level)[:, 0]
+    low, high = _bootstrap_means(sums[:, None], counts, n_resamples, rng or np.random.default_rng(0), level)[
+        :, 0
+    ]
     return float(mean), float(low), float(high)
 
 # %% ../nbs/10_bench.ipynb #ae6eb257
@@ -578,9 +644,11 @@ _MEASURES = {  # name -> (value per row from rank (k + 1 if not found) and k, li
 
 def _unit(df):
     "What may be redrawn: the song, or the crowd where there is none."
-    return np.where(df['track_id'].to_numpy(str) == '', df['noise_key'].to_numpy(str), df['track_id'].to_numpy(str))
+    return np.where(
+        df['track_id'].to_numpy(str) == '', df['noise_key'].to_numpy(str), df['track_id'].to_numpy(str)
+    )
 
-
+# %% ../nbs/10_bench.ipynb #2ec7cffb
 def _interval(values, units, limits, level, n_resamples, seed):
     "Wilson for a share of independent rows, else the bootstrap by unit."
     values = np.asarray(values)
@@ -591,7 +659,7 @@ def _interval(values, units, limits, level, n_resamples, seed):
     df = pd.DataFrame({'value': values.astype(float), 'unit': units})
     return bootstrap_by_track(df, 'value', n_resamples, np.random.default_rng(seed), level, limits, 'unit')
 
-
+# %% ../nbs/10_bench.ipynb #298fb425
 def _groups(df, by):
     "(key as a dict, rows) of each group; `system` leads when there are several."
     by = list(by)
@@ -628,7 +696,8 @@ def summarise(
     rows = []
     for key, part in _groups(df[df['kind'] == 'known'], by):
         k = part['k'].to_numpy()
-        rank, units = part['rank'].fillna(part['k'] + 1).to_numpy(), _unit(part)
+        rank = part['rank'].fillna(part['k'] + 1).to_numpy()
+        units = _unit(part)
         row = key | {'n': len(part), 'tracks': len(set(units))}
         for name, (value, limits) in _MEASURES.items():
             v, low, high = _interval(value(rank, k), units, limits(k.max()), level, n_resamples, seed)
@@ -647,7 +716,8 @@ class HtmlTable:
         caption: str = '',  # plain text above it
     ):
         self.frame = frame
-        html = re.sub(r'(\[[^\]<>]*), ', r'\1,&nbsp;', frame.to_html(border=0, justify='left'))  # a line may end before an interval, not within it
+        # a line may end before an interval, not within it
+        html = re.sub(r'(\[[^\]<>]*), ', r'\1,&nbsp;', frame.to_html(border=0, justify='left'))
         if caption:
             text = caption.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
             html = html.replace('<thead>', f'<caption>{text}</caption><thead>', 1)
@@ -671,7 +741,10 @@ def table(
     share = value not in ('mean_rank', 'mrr')
     text = lambda v: '–' if math.isnan(v) else f'{100 * v:.1f}' if share else f'{v:.2f}'
     rows = summary.assign(
-        text=[f'{text(v)} [{text(a)}, {text(b)}]' for v, a, b in summary[[value, f'{value}_low', f'{value}_high']].to_numpy(float)],
+        text=[
+            f'{text(v)} [{text(a)}, {text(b)}]'
+            for v, a, b in summary[[value, f'{value}_low', f'{value}_high']].to_numpy(float)
+        ],
         SNR=[snr_label(s) for s in summary['snr_db']],
     )
     keys = (['system'] if 'system' in rows else []) + ['SNR']
@@ -683,7 +756,9 @@ def table(
     frame.columns = [f'{d:g} s' for d in frame.columns]
     n = sorted(set(summary['n']))
     size = f'{n[0]}' if len(n) == 1 else f'{n[0]} to {n[-1]}'
-    return HtmlTable(frame, caption or f"{value}{' (%)' if share else ''} with 95 % intervals; n = {size} clips a cell")
+    return HtmlTable(
+        frame, caption or f"{value}{' (%)' if share else ''} with 95 % intervals; n = {size} clips a cell"
+    )
 
 # %% ../nbs/10_bench.ipynb #e8fef6ef
 def _axes(ax, n=1, size=(7, 4)):
@@ -695,9 +770,13 @@ def _axes(ax, n=1, size=(7, 4)):
     from resonance_nb import show
 
     show.style()
-    return list(plt.subplots(1, n, figsize=(min(size[0] * n, 11), size[1]), sharey=True, squeeze=False, layout='constrained')[1][0])
+    return list(
+        plt.subplots(
+            1, n, figsize=(min(size[0] * n, 11), size[1]), sharey=True, squeeze=False, layout='constrained'
+        )[1][0]
+    )
 
-
+# %% ../nbs/10_bench.ipynb #3dba775f
 def plot_accuracy(
     summary: pd.DataFrame,  # of `summarise` or `summarise_open`; one panel for each system
     value: str = 'top1',  # the measure
@@ -715,10 +794,16 @@ def plot_accuracy(
             x = [snrs.index(s) + 0.06 * (i - (len(durations) - 1) / 2) for s in part['snr_db']]
             y, low, high = (part[c].to_numpy(float) for c in (value, f'{value}_low', f'{value}_high'))
             bars = np.maximum(0, [y - low, high - y])
-            panel.errorbar(x, y, bars, marker='osD^v'[i % 5], ms=5, lw=1.8, elinewidth=1, capsize=2, label=f'{d:g} s')
+            panel.errorbar(
+                x, y, bars, marker='osD^v'[i % 5], ms=5, lw=1.8, elinewidth=1, capsize=2, label=f'{d:g} s'
+            )
         panel.set_xticks(range(len(snrs)), [snr_label(s).removesuffix(' dB') for s in snrs])
         panel.set(xlabel='music over crowd (dB)', title=system or '')
-    names = {'top1': 'first answer right (%)', 'top5': 'among the first five (%)', 'accepted_correct': 'accepted and right (%)'}
+    names = {
+        'top1': 'first answer right (%)',
+        'top5': 'among the first five (%)',
+        'accepted_correct': 'accepted and right (%)',
+    }
     axes[0].set_ylabel(names.get(value, value.replace('_', ' ')))
     if value in names:
         axes[0].yaxis.set_major_formatter(lambda y, _: f'{100 * y:.0f}')
@@ -769,11 +854,15 @@ def mcnemar(
     b_correct,  # of the other system, on the same queries
 ) -> float:
     "Two-sided p-value of McNemar's exact test (1947): both systems are equally often right alone."
-    a, b = np.asarray(a_correct, bool), np.asarray(b_correct, bool)
+    a = np.asarray(a_correct, bool)
+    b = np.asarray(b_correct, bool)
     if a.shape != b.shape or a.ndim != 1:
         raise ResonanceError('McNemar needs the answers of both systems to the same queries')
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, tail, term = only_a + only_b, 0, 1
+    only_a = int((a & ~b).sum())
+    only_b = int((b & ~a).sum())
+    n = only_a + only_b
+    tail = 0
+    term = 1
     for i in range(min(only_a, only_b) + 1):
         tail += term
         term = term * (n - i) // (i + 1)
@@ -785,11 +874,12 @@ def holm(
 ) -> np.ndarray:
     "The p-values adjusted by Holm's step-down method (1979), shape (n,)."
     p = np.asarray(p, float)
-    order, out = np.argsort(p), np.empty(len(p))
+    order = np.argsort(p)
+    out = np.empty(len(p))
     out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return out
 
-
+# %% ../nbs/10_bench.ipynb #2271e97f
 def compare(
     a: pd.DataFrame,  # rows of `run` of one system
     b: pd.DataFrame,  # of the other
@@ -802,13 +892,21 @@ def compare(
     a, b = (x[x['kind'] == 'known'].set_index('query_id') for x in (a, b))
     if not a.index.is_unique or set(a.index) != set(b.index) or len(a) != len(b):
         raise ResonanceError('the two runs were not asked the same known queries')
-    b, rows = b.loc[a.index], []
+    b = b.loc[a.index]
+    rows = []
     facts = a.assign(a=a['rank'] == 1, b=b['rank'] == 1)
     for key, part in _groups(facts, by):
-        x, y = part['a'].to_numpy(), part['b'].to_numpy()
-        d, low, high = bootstrap_by_track(part, lambda q: q['a'].astype(float) - q['b'].astype(float), level=level, limits=(-1, 1))
+        x = part['a'].to_numpy()
+        y = part['b'].to_numpy()
+        d, low, high = bootstrap_by_track(
+            part, lambda q: q['a'].astype(float) - q['b'].astype(float), level=level, limits=(-1, 1)
+        )
         counts = {'n': len(part), 'only_a': int((x & ~y).sum()), 'only_b': int((y & ~x).sum())}
-        rows.append(key | counts | {'difference': d, 'difference_low': low, 'difference_high': high, 'p': mcnemar(x, y)})
+        rows.append(
+            key
+            | counts
+            | {'difference': d, 'difference_low': low, 'difference_high': high, 'p': mcnemar(x, y)}
+        )
     out = pd.DataFrame(rows)
     return out.assign(p_holm=holm(out['p'])) if len(out) else out
 
@@ -822,7 +920,7 @@ def _judged(df, score):
     right = known & (df['rank'] == 1).to_numpy()
     return s, ~known, right, known & ~right
 
-
+# %% ../nbs/10_bench.ipynb #daf459f9
 def open_set(
     df: pd.DataFrame,  # rows of `run` of one system, with known and other queries
     score: str = 'confidence',  # what the threshold is put on: 'confidence', 'score' or 'lead'
@@ -836,9 +934,11 @@ def open_set(
 
     s, negative, right, wrong = _judged(df, score)
     order = np.argsort(-s, kind='stable')
-    s, cols = s[order], [np.cumsum(x[order]) for x in (negative, right, wrong)]
+    s = s[order]
+    cols = [np.cumsum(x[order]) for x in (negative, right, wrong)]
     last = np.flatnonzero(np.append(s[1:] != s[:-1], True) & np.isfinite(s)) if len(s) else np.array([], int)
-    n_neg, n_known = max(1, negative.sum()), max(1, (right | wrong).sum())
+    n_neg = max(1, negative.sum())
+    n_known = max(1, (right | wrong).sum())
     rates = [np.append(0, c[last] / n) for c, n in zip(cols, (n_neg, n_known, n_known))]
     names = ('false_accept_rate', 'correct_accept_rate', 'misidentified_rate')
     return pd.DataFrame({'threshold': np.append(np.inf, s[last]), **dict(zip(names, rates))})
@@ -859,7 +959,7 @@ def tune_threshold(
         return -math.inf
     return float(np.nextafter(others[allowed], np.inf)) if np.isfinite(others[allowed]) else -math.inf
 
-
+# %% ../nbs/10_bench.ipynb #cc2a338f
 def accepted_correct_at(
     df: pd.DataFrame,  # rows of `run` of one system
     far: float = 0.01,  # false-accept rate that is allowed
@@ -870,8 +970,14 @@ def accepted_correct_at(
     "Known songs accepted and right, with interval at the threshold; the false accepts there; and known songs accepted as another."
     t = tune_threshold(df, far, score) if threshold is None else threshold
     s, negative, right, wrong = _judged(df, score)
-    units, accepted, out = _unit(df), np.isfinite(s) & (s >= t), {'threshold': t}
-    parts = {'accepted_correct': (right, ~negative), 'false_accepts': (negative, negative), 'misidentified': (wrong, ~negative)}
+    units = _unit(df)
+    accepted = np.isfinite(s) & (s >= t)
+    out = {'threshold': t}
+    parts = {
+        'accepted_correct': (right, ~negative),
+        'false_accepts': (negative, negative),
+        'misidentified': (wrong, ~negative),
+    }
     for name, (event, among) in parts.items():
         v, low, high = _interval((event & accepted)[among], units[among], (0, 1), level, 2000, 0)
         out |= {name: v, f'{name}_low': low, f'{name}_high': high}
@@ -888,7 +994,8 @@ def summarise_open(
     "`accepted_correct_at` for each cell."
     import pandas as pd
 
-    noise, rows = df[df['kind'] == 'noise'], []
+    noise = df[df['kind'] == 'noise']
+    rows = []
     for key, part in _groups(df[df['kind'] != 'noise'], by):
         same = noise
         for column, value in key.items():
@@ -896,7 +1003,7 @@ def summarise_open(
         rows.append(key | accepted_correct_at(pd.concat([part, same]), far, score, threshold))
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/10_bench.ipynb #bb7e7dea
 def false_accepts_at_default(
     df: pd.DataFrame,  # rows of `run` of one system
     level: float = 0.95,  # of the intervals
@@ -927,7 +1034,12 @@ def plot_roc(
             ax.legend(loc='lower right')
     if far:
         ax.axvline(far, color='0.5', lw=1, ls='--')
-    ax.set(xlabel='false accepts of unknown songs and crowds', ylabel='known songs accepted and right', xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    ax.set(
+        xlabel='false accepts of unknown songs and crowds',
+        ylabel='known songs accepted and right',
+        xlim=(-0.02, 1.02),
+        ylim=(0, 1.02),
+    )
     return ax
 
 # %% ../nbs/10_bench.ipynb #e376d147
@@ -949,7 +1061,7 @@ def _columns(features):
     x = np.asarray(features, np.float64)
     return x[:, None] if x.ndim == 1 else x
 
-
+# %% ../nbs/10_bench.ipynb #77e13716
 def fit_calibration(
     features,  # shape (n,) or (n, d), e.g. the lead
     correct,  # one truth value per answer, shape (n,)
@@ -962,8 +1074,10 @@ def fit_calibration(
     y = np.asarray(correct, bool)
     if len(x) != len(y) or not len(y) or not np.isfinite(x).all():
         raise ResonanceError('a calibration needs finite features and one truth value for each')
-    mean, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1)
-    z, sign = np.column_stack([np.ones(len(x)), (x - mean) / scale]), np.where(y, 1.0, -1.0)
+    mean = x.mean(0)
+    scale = np.where(x.std(0) > 0, x.std(0), 1)
+    z = np.column_stack([np.ones(len(x)), (x - mean) / scale])
+    sign = np.where(y, 1.0, -1.0)
     pull = np.r_[1e-6, np.full(x.shape[1], penalty)]
 
     def loss(w):
@@ -974,7 +1088,7 @@ def fit_calibration(
     w = minimize(loss, np.zeros(z.shape[1]), jac=True, method='BFGS', options={'gtol': 1e-6}).x
     return np.r_[w[0] - (w[1:] * mean / scale).sum(), w[1:] / scale]
 
-
+# %% ../nbs/10_bench.ipynb #af24aa20
 def calibrated(
     coefficients,  # of `fit_calibration`, shape (d + 1,)
     features,  # shape (n,) or (n, d)
@@ -992,17 +1106,29 @@ def reliability(
     "For each bin that is not empty: its edges, the mean confidence, the share that was right with Wilson's interval, and n."
     import pandas as pd
 
-    p, y = np.asarray(confidence, np.float64), np.asarray(correct, bool)
+    p = np.asarray(confidence, np.float64)
+    y = np.asarray(correct, bool)
     if p.shape != y.shape or not ((p >= 0) & (p <= 1)).all():
         raise ResonanceError('confidences must be in [0, 1], one truth value for each')
-    which, rows = np.minimum((p * bins).astype(int), bins - 1), []
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    rows = []
     for b in np.unique(which):
         here = which == b
         share, low, high = wilson(int(y[here].sum()), int(here.sum()))
-        rows.append({'from': b / bins, 'to': (b + 1) / bins, 'confidence': p[here].mean(), 'share': share, 'low': low, 'high': high, 'n': int(here.sum())})
+        rows.append(
+            {
+                'from': b / bins,
+                'to': (b + 1) / bins,
+                'confidence': p[here].mean(),
+                'share': share,
+                'low': low,
+                'high': high,
+                'n': int(here.sum()),
+            }
+        )
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/10_bench.ipynb #1d808edc
 def expected_calibration_error(
     confidence,  # promised probabilities, shape (n,)
     correct,  # one truth value each, shape (n,)
@@ -1022,7 +1148,9 @@ def plot_calibration(
     ax.plot([0, 1], [0, 1], color='0.5', lw=1, ls='--')
     for label, r in (curves if isinstance(curves, dict) else {None: curves}).items():
         bars = np.maximum(0, [r['share'] - r['low'], r['high'] - r['share']])
-        ax.errorbar(r['confidence'], r['share'], bars, marker='o', lw=1.5, elinewidth=1, capsize=2, label=label)
+        ax.errorbar(
+            r['confidence'], r['share'], bars, marker='o', lw=1.5, elinewidth=1, capsize=2, label=label
+        )
         if label:
             ax.legend()
     ax.set(xlabel='confidence', ylabel='share right', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -1045,7 +1173,7 @@ def time_it(
             times.append(time.perf_counter() - start)
     return median(times), times
 
-
+# %% ../nbs/10_bench.ipynb #62e275be
 def ratio_in_one_run(
     fn_a,  # called without arguments
     fn_b,  # the other

@@ -53,7 +53,8 @@ def directives(
     source: str,  # a code cell
 ) -> tuple[dict[str, str], str]:
     "The directives at the top of a cell, and the source without them."
-    found, lines = {}, source.split('\n')
+    found = {}
+    lines = source.split('\n')
     while lines and (m := _directive.match(lines[0])):
         found[m[1]] = m[2]
         lines.pop(0)
@@ -77,7 +78,9 @@ def translate(
         cell.metadata['tags'] = sorted(tags)
     mine = dict(cell.metadata.get('mystnb', {}))
     if 'fig-cap' in found:
-        mine['figure'] = {'caption': found['fig-cap']} | ({'name': found['label']} if 'label' in found else {})
+        mine['figure'] = {'caption': found['fig-cap']} | (
+            {'name': found['label']} if 'label' in found else {}
+        )
     if 'fig-alt' in found:
         mine['image'] = {'alt': found['fig-alt']}
     if mine:
@@ -101,7 +104,7 @@ def word(
     "A value as it is typed on the command line."
     return shlex.quote(value if isinstance(value, str) and value else json.dumps(value))
 
-
+# %% ../nbs/91_book.ipynb #6b8ef3d2
 def rerun_box(
     chapter: str,  # the notebook's name
     parameters: dict[str, Any],  # from its parameters cell
@@ -141,7 +144,7 @@ def book_hash() -> str:
     seen.update(os.environ.get('RESONANCE_CORPUS', '').encode())
     return seen.hexdigest()[:16]
 
-
+# %% ../nbs/91_book.ipynb #3991e903
 def read_nb(
     text: str,  # a notebook file's text
 ) -> NotebookNode:
@@ -174,7 +177,9 @@ class MystRenderer:
         name: str | None = None,  # what it is called; None: as it calls itself
         title_level: int = 3,  # of its heading
     ):
-        self.sym, self.nm, self.title_level = sym, name or sym.__qualname__, title_level
+        self.sym = sym
+        self.nm = name or sym.__qualname__
+        self.title_level = title_level
 
     def _repr_markdown_(self) -> str:
         from nbdev.showdoc import DocmentTbl
@@ -212,7 +217,7 @@ def _executed(path: str) -> tuple[str, float, str]:
     done = single_nb_execution(page, os.path.dirname(path), timeout=-1, allow_errors=False)
     return nbformat.writes(page), done.time, done.exc_string or ''
 
-
+# %% ../nbs/91_book.ipynb #13f35b70
 def _missing(root: Path, cache) -> list[str]:
     "Pages whose cells have not been executed with this package: studies first, which take longest."
     found = []
@@ -232,8 +237,12 @@ def _execute(root: Path, jobs: int) -> None:
     from jupyter_cache import get_cache
 
     cache = get_cache(root / '_build' / '.jupyter_cache')
-    todo, running, failed = _missing(root, cache), {}, []
-    left, n_done, spawned = iter(todo), 0, multiprocessing.get_context('spawn')
+    todo = _missing(root, cache)
+    running = {}
+    failed = []
+    left = iter(todo)
+    n_done = 0
+    spawned = multiprocessing.get_context('spawn')
     threads = {'OMP_NUM_THREADS': '1'} if jobs > 1 else {}
     try:
         with environment(**threads), ProcessPoolExecutor(jobs, mp_context=spawned) as pool:
@@ -242,7 +251,8 @@ def _execute(root: Path, jobs: int) -> None:
                     print(f'executing {Path(path).stem} …', flush=True)
                     running[pool.submit(_executed, path)] = path
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    path, n_done = running.pop(done), n_done + 1
+                    path = running.pop(done)
+                    n_done = n_done + 1
                     failed += _kept(cache, path, *done.result())
                     print(f'[{n_done}/{len(todo)}] {Path(path).stem} … {done.result()[1]:.1f} s', flush=True)
     except KeyboardInterrupt:
@@ -251,7 +261,7 @@ def _execute(root: Path, jobs: int) -> None:
     if failed:
         raise ResonanceError(f'the book was not built: a cell failed in {", ".join(failed)}; see above')
 
-
+# %% ../nbs/91_book.ipynb #f748f723
 def _kept(cache, path: str, text: str, took_s: float, wrong: str) -> list[str]:
     "Keep an executed page; its name if it failed."
     import nbformat
@@ -294,8 +304,18 @@ def build(
     shutil.copyfile(mathjax_file(), out / '_static' / 'mathjax' / 'tex-svg-full.js')
     stamp = root / '_build' / 'made-with.txt'
     code = 'import sys; from jupyter_book.cli.main import main; sys.exit(main())'
-    with environment(PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS=os.environ.get('PYTHONWARNINGS', 'ignore')):
-        command = [sys.executable, '-c', code, 'build', os.fspath(root), '-nq', *(['-W', '--keep-going'] if strict else [])]
+    with environment(
+        PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS=os.environ.get('PYTHONWARNINGS', 'ignore')
+    ):
+        command = [
+            sys.executable,
+            '-c',
+            code,
+            'build',
+            os.fspath(root),
+            '-nq',
+            *(['-W', '--keep-going'] if strict else []),
+        ]
         _execute(root, jobs or min(4, os.cpu_count() or 1))
         same = stamp.exists() and stamp.read_text() == book_hash()
         stamp.unlink(missing_ok=True)
@@ -303,7 +323,9 @@ def build(
             raise ResonanceError(f'the book was not built: see the messages above, and {out / "reports"}')
         problems = check_book(root) if strict else []
         if problems:
-            raise ResonanceError(f'the book has {counted(len(problems), "problem")}:\n  ' + '\n  '.join(problems))
+            raise ResonanceError(
+                f'the book has {counted(len(problems), "problem")}:\n  ' + '\n  '.join(problems)
+            )
         stamp.write_text(book_hash())
     return out / 'nbs' / 'index.html'
 
@@ -312,7 +334,8 @@ def setup(
     app,  # Sphinx, which calls this because `_config.yml` names this module
 ) -> dict:
     "Tell Sphinx to say which page is made, and how long it took."
-    pages, began = [], []
+    pages = []
+    began = []
 
     def told(app, name, source):
         began[:] = [time.monotonic()]
@@ -348,8 +371,14 @@ class PageReader(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.fetched, self.silent, self.links, self.ids = [], [], [], set()
-        self.text, self.blocks, self._skip, self._code = [], [], 0, 0
+        self.fetched = []
+        self.silent = []
+        self.links = []
+        self.ids = set()
+        self.text = []
+        self.blocks = []
+        self._skip = 0
+        self._code = 0
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
@@ -394,8 +423,13 @@ def check_page(
     problems += [f'asks a network for {a or b}' for a, b in _in_css.findall(text)]
     problems += [f'has a picture without a text: {src}' for src in page.silent]
     tops = [b.strip().split('\n')[0] for b in page.blocks]
-    problems += [f'shows a directive: {line}' for line in [*tops, *visible.split('\n')] if _directive.match(line)]
-    problems += ['shows an unfinished role: ' + m[0] for m in re.finditer(r'\{(?:glue|cite|doc|numref)\S*\}`[^`]*`', visible)]
+    problems += [
+        f'shows a directive: {line}' for line in [*tops, *visible.split('\n')] if _directive.match(line)
+    ]
+    problems += [
+        'shows an unfinished role: ' + m[0]
+        for m in re.finditer(r'\{(?:glue|cite|doc|numref)\S*\}`[^`]*`', visible)
+    ]
     if len(text) > HEAVIEST:
         problems.append(f'weighs {len(text):,} bytes; at most {HEAVIEST:,} are allowed')
     for link in page.links:
@@ -429,7 +463,7 @@ def toc_pages(
     walk(yaml.safe_load((root / '_toc.yml').read_text(encoding='utf-8')))
     return found
 
-
+# %% ../nbs/91_book.ipynb #fd24f85c
 def check_book(
     root: Path | None = None,  # the project; None: this one
 ) -> list[str]:

@@ -32,17 +32,27 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .core import METHODS, CatalogRecognizer, MissingExtra, OtherVersion, ResonanceError, atomic_write, counted
-from .core import default_method, first_line, method_class, no_bar, sha256_file
-
-if TYPE_CHECKING:
-    import numpy as np
+from resonance_nb.core import (
+    METHODS,
+    CatalogRecognizer,
+    MissingExtra,
+    OtherVersion,
+    ResonanceError,
+    atomic_write,
+    counted,
+)
 
 # %% auto #0
 __all__ = ['DATABASE', 'SCHEMA_VERSION', 'BATCH_FILES', 'BATCH_S', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'COMMIT_S', 'MANY_FILES',
            'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'LONG_S', 'REDRAWN_S', 'QUERY_S',
            'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'command', 'StorageError', 'Catalog', 'read_tags',
            'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem', 'CsvReport']
+
+# %% ../nbs/02_catalog.ipynb #adf10793
+from .core import default_method, first_line, method_class, no_bar, sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../nbs/02_catalog.ipynb #a5fee315
 DATABASE = 'catalogue.sqlite'
@@ -85,16 +95,18 @@ def stored_path(
         return 'file://' + quote_from_bytes(os.fsencode(text))
     return text
 
-
+# %% ../nbs/02_catalog.ipynb #07c5a8ff
 def real_path(
     text: str,  # what `stored_path` gave
 ) -> str:
     "The path to open, as Python names it; raises `ResonanceError` where a damaged database has none."
     if not isinstance(text, str):
-        raise ResonanceError('the catalogue is damaged (a path in it is missing): `resonance check` tells what helps')
+        raise ResonanceError(
+            'the catalogue is damaged (a path in it is missing): `resonance check` tells what helps'
+        )
     return os.fsdecode(unquote_to_bytes(text[7:])) if text.startswith('file://') else text
 
-
+# %% ../nbs/02_catalog.ipynb #b12bb953
 def show_path(
     path: str | os.PathLike,  # any path or text
 ) -> str:
@@ -104,9 +116,13 @@ def show_path(
         text = os.fsencode(text).decode('utf-8', 'backslashreplace')
     except UnicodeEncodeError:  # half of a surrogate pair, in a tag
         pass
-    return text if text.isprintable() else ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    return (
+        text
+        if text.isprintable()
+        else ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    )
 
-
+# %% ../nbs/02_catalog.ipynb #ba4b84f2
 def command(
     words: str,  # what stands behind `resonance`
     folder: str | os.PathLike,  # of the catalogue
@@ -136,13 +152,17 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             raise
     raise error
 
-
+# %% ../nbs/02_catalog.ipynb #747453b8
 def _why_not_open(path: Path, error: Exception) -> str:
     "What keeps a database from being opened, and what helps."
     log = Path(f'{path}-wal')
     if not os.access(path, os.R_OK):
         return f'you may not read its {DATABASE}'
-    if log.exists() and log.stat().st_size and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
+    if (
+        log.exists()
+        and log.stat().st_size
+        and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK))
+    ):
         return f'its last changes wait in {log.name}, and you may not write there: copy the folder to where you may'
     return str(error)
 
@@ -156,9 +176,11 @@ def _make_folder(folder: Path) -> None:
     except OSError as e:
         raise ResonanceError(f'cannot make a catalogue at {shown}: {_why(e)}') from e
     if foreign:
-        raise ResonanceError(f'{shown} is no catalogue and holds other things ({show_path(foreign[0])}): give a new or an empty folder')
+        raise ResonanceError(
+            f'{shown} is no catalogue and holds other things ({show_path(foreign[0])}): give a new or an empty folder'
+        )
 
-
+# %% ../nbs/02_catalog.ipynb #a7e281cd
 def _segment_folders(place: Path) -> list[Path]:
     "Every folder in a method's folder that is, was or would have been a segment."
     with suppress(OSError):
@@ -173,7 +195,8 @@ def _has_segments(folder: Path) -> bool:
 # %% ../nbs/02_catalog.ipynb #71a40944
 def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqlite3.Connection, bool]:
     "The database of a catalogue, made when asked for, and whether it can be written; one line about what is wrong otherwise."
-    path, shown = folder / DATABASE, show_path(folder)
+    path = folder / DATABASE
+    shown = show_path(folder)
     if not path.is_file():
         if _has_segments(folder):
             raise ResonanceError(f'{shown} has lost its {DATABASE}: {_LOST}')
@@ -195,13 +218,19 @@ def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqli
     if kind != _APPLICATION_ID or version > SCHEMA_VERSION:
         db.close()
         newer = f'was made by a newer version of this package (format {version}, this one reads {SCHEMA_VERSION}): upgrade resonance_nb'
-        raise ResonanceError(f'{shown} {newer}' if kind == _APPLICATION_ID else f'{shown}/{DATABASE} belongs to another program: give a new or an empty folder')
+        raise ResonanceError(
+            f'{shown} {newer}'
+            if kind == _APPLICATION_ID
+            else f'{shown}/{DATABASE} belongs to another program: give a new or an empty folder'
+        )
     if version < SCHEMA_VERSION:
         with _plainly(folder):
             can_write = _renew(db, can_write)
         if can_write:
-            tell(f'the catalogue {shown} was made by an earlier version of this package (format {version}); '
-                 f'it is upgraded to format {SCHEMA_VERSION}, which that version cannot read')
+            tell(
+                f'the catalogue {shown} was made by an earlier version of this package (format {version}); '
+                f'it is upgraded to format {SCHEMA_VERSION}, which that version cannot read'
+            )
     if can_write and db.execute('PRAGMA journal_mode').fetchone()[0] != 'wal':
         with suppress(sqlite3.OperationalError):  # busy: the next one to open it will do it
             db.execute('PRAGMA journal_mode = WAL')
@@ -221,9 +250,11 @@ def _renew(db: sqlite3.Connection, can_write: bool) -> bool:
         db.execute(f'CREATE TEMP {_UNREADABLE}')
     return False
 
-
-_LOST = ('what the catalogue knew is lost, your music is not. Restore the file from a copy, or index your '
-         'music into a new folder and bring corrected titles back with `resonance songs --import FILE.csv`')
+# %% ../nbs/02_catalog.ipynb #c12f60f1
+_LOST = (
+    'what the catalogue knew is lost, your music is not. Restore the file from a copy, or index your '
+    'music into a new folder and bring corrected titles back with `resonance songs --import FILE.csv`'
+)
 
 # %% ../nbs/02_catalog.ipynb #6aba6890
 class StorageError(ResonanceError):
@@ -239,7 +270,7 @@ def _why(error: BaseException) -> str:
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
-
+# %% ../nbs/02_catalog.ipynb #ea8c1d24
 @contextmanager
 def _plainly(folder: Path) -> Iterator[None]:
     "SQLite's errors, told in one line."
@@ -253,7 +284,11 @@ def _plainly(folder: Path) -> Iterator[None]:
         raise kind(f'cannot {doing} the catalogue {show_path(folder)}: {e}') from e
 
 # %% ../nbs/02_catalog.ipynb #79c54164
-BATCH_FILES, BATCH_S = 16, 20 * 60.0  # a segment is saved after this many files, or this many seconds of sound
+# a segment is saved after this many files, or this many seconds of sound
+BATCH_FILES = 16
+BATCH_S = 20 * 60.0
+
+# %% ../nbs/02_catalog.ipynb #59985119
 class Catalog:
     "A folder of songs that can be asked which one is playing: `Catalog(folder, create=True).index(music)`, then `.identify(clip)`."
 
@@ -261,7 +296,8 @@ class Catalog:
         self,
         folder: str | os.PathLike,  # the catalogue's folder
         create: bool = False,  # make it when it does not exist
-        report: Callable[[str], None] | None = None,  # told in one line when a catalogue is upgraded; None = nobody
+        # told in one line when a catalogue is upgraded; None = nobody
+        report: Callable[[str], None] | None = None,
     ):
         "Open a catalogue; raises `ResonanceError` when there is none, or when it is damaged or from a newer version."
         self.folder = Path(os.path.abspath(folder))
@@ -288,8 +324,11 @@ class Catalog:
     def _rows(self, sql: str, *values) -> list[sqlite3.Row]:
         with self._lock, _plainly(self.folder):
             rows = self._db.execute(sql, values).fetchall()
-        if 'embedding' not in sql and any(bytes in map(type, row) for row in rows):  # one bit makes bytes of a text
-            raise ResonanceError(f'{show_path(self.folder)}/{DATABASE} is damaged (a text in it is none): {_LOST}')
+        # one bit makes bytes of a text
+        if 'embedding' not in sql and any(bytes in map(type, row) for row in rows):
+            raise ResonanceError(
+                f'{show_path(self.folder)}/{DATABASE} is damaged (a text in it is none): {_LOST}'
+            )
         return rows
 
     def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
@@ -307,7 +346,9 @@ class Catalog:
         "One song; an unknown id raises `ResonanceError`."
         rows = self._rows('SELECT * FROM songs WHERE recording_id = ?', recording_id)
         if not rows:
-            raise ResonanceError(f'no song {show_path(str(recording_id))} in the catalogue {show_path(self.folder)}')
+            raise ResonanceError(
+                f'no song {show_path(str(recording_id))} in the catalogue {show_path(self.folder)}'
+            )
         return _as_song(rows[0])
 
     def remove(
@@ -332,8 +373,14 @@ class Catalog:
 
     def _segments(self, method: str) -> list[dict]:
         "The segments of a method, oldest first, with the number of songs in them that still count."
-        return [dict(r) for r in self._rows("""SELECT s.name, s.n_tracks, s.bytes, count(i.recording_id) AS live FROM segments s
-            LEFT JOIN indexed i ON i.segment = s.name WHERE s.method = ? GROUP BY s.name ORDER BY s.rowid""", method)]
+        return [
+            dict(r)
+            for r in self._rows(
+                """SELECT s.name, s.n_tracks, s.bytes, count(i.recording_id) AS live FROM segments s
+            LEFT JOIN indexed i ON i.segment = s.name WHERE s.method = ? GROUP BY s.name ORDER BY s.rowid""",
+                method,
+            )
+        ]
 
     def _merge(self, method: str, keep: int) -> None:
         "Merge small segments; only the lock's holder may do this."
@@ -347,7 +394,8 @@ class Catalog:
         progress: bool = True,  # a bar on standard error
         wait: bool = True,  # for another writer; False: raise instead
         batch_files: int = BATCH_FILES,  # files in a segment, at most
-        again: Iterable[str] = (),  # names of segments whose songs are learned again, although their files are known
+        # names of segments whose songs are learned again, although their files are known
+        again: Iterable[str] = (),
         rehash: bool = False,  # read every file, also those whose date and size are as they were
     ) -> IndexReport:
         "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
@@ -374,7 +422,8 @@ class Catalog:
 
     def identify(
         self,
-        query: np.ndarray | str | os.PathLike,  # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
+        # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
+        query: np.ndarray | str | os.PathLike,
         method: str | None = None,  # one of `METHODS`; None: the best one present
         top: int = 5,  # matches to return
     ) -> Identification:
@@ -423,10 +472,17 @@ class Catalog:
     def embeddings(
         self,
         model_name: str,  # the model that made them
-    ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:  # track ids (n), starts (n,) and ends (n,) in seconds, vectors (n, d) float32
+    ) -> tuple[
+        list[str], np.ndarray, np.ndarray, np.ndarray
+    ]:  # track ids (n), starts (n,) and ends (n,) in seconds, vectors (n, d) float32
         "All embeddings of a model, ordered by song and time; empty arrays when there are none."
-        return _arrays(self._rows('SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
-                                  'WHERE model_name = ? ORDER BY track_id, chunk_start, id', model_name))
+        return _arrays(
+            self._rows(
+                'SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
+                'WHERE model_name = ? ORDER BY track_id, chunk_start, id',
+                model_name,
+            )
+        )
 
 # %% ../nbs/02_catalog.ipynb #f214efeb
 @contextmanager
@@ -456,7 +512,7 @@ def _gone(path: str) -> bool:
         pass
     return False
 
-
+# %% ../nbs/02_catalog.ipynb #09db0169
 def _upwards(path: str) -> Iterator[str]:
     "An absolute path, the folder it is in, and so on to the root."
     yield path
@@ -468,9 +524,10 @@ def _is_below(path: str, places: set[str]) -> bool:
     "Is this path one of these places, or in a folder of them?"
     return any(place in places for place in _upwards(path))
 
-
+# %% ../nbs/02_catalog.ipynb #c4e1021e
 def _missing(self: Catalog, below: Iterable[str | os.PathLike] | None) -> list[dict]:
-    files, places = {}, None if below is None else {os.path.abspath(os.fsdecode(p)) for p in below}
+    files = {}
+    places = None if below is None else {os.path.abspath(os.fsdecode(p)) for p in below}
     for recording_id, path in self._rows('SELECT recording_id, path FROM files'):
         files.setdefault(recording_id, []).append(real_path(path))
     here = (i for i, paths in files.items() if places is None or any(_is_below(p, places) for p in paths))
@@ -494,7 +551,7 @@ def _clean(value: object) -> str | None:
     text = ' '.join(str(value).split()) if value is not None else ''
     return ''.join(c for c in text if c.isprintable())[:500].strip() or None
 
-
+# %% ../nbs/02_catalog.ipynb #b4838623
 def _tag(tags, names: Iterable[str]) -> str | None:
     "The first of these names that the tags hold, as text."
     for name in names:
@@ -525,7 +582,7 @@ def _container_tags(path: str | os.PathLike) -> dict:
 
     return sandbox.tags(path)
 
-
+# %% ../nbs/02_catalog.ipynb #55ac7cd7
 def read_tags(
     path: str | os.PathLike,  # an audio file
 ) -> dict[str, str | None]:  # title, artist, album, genre, language, licence
@@ -543,19 +600,26 @@ def read_tags(
 # %% ../nbs/02_catalog.ipynb #61dacd1f
 KEEP_S = 1.0  # a file that breaks off is indexed if at least this much could be decoded, seconds
 
-
+# %% ../nbs/02_catalog.ipynb #f90d42ad
 class _Blocks:
     "The sound of one file in blocks; counts samples, and remembers the error that ended it."
 
     def __init__(self, path: str, duration_s: float | None = None, piped: Iterable[np.ndarray] | None = None):
-        self.path, self.duration_s, self.n, self.error = path, duration_s, 0, None
-        self.piped, self.watch = piped, lambda n: None  # what comes through a pipe of this name; is told how many samples came
+        self.path = path
+        self.duration_s = duration_s
+        self.n = 0
+        self.error = None
+        # what comes through a pipe of this name; is told how many samples came
+        self.piped = piped
+        self.watch = lambda n: None
 
     def __iter__(self):
         from resonance_nb import audio
 
         try:
-            for block in audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped:
+            for block in (
+                audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped
+            ):
                 self.n += len(block)
                 self.watch(self.n)
                 yield block
@@ -569,7 +633,11 @@ class _Blocks:
         if self.error is None:
             return None
         if isinstance(self.error, audio.DamagedAudio):
-            return str(self.error).removeprefix('standard input: ').removeprefix(f'{audio.printable(self.path)}: ')
+            return (
+                str(self.error)
+                .removeprefix('standard input: ')
+                .removeprefix(f'{audio.printable(self.path)}: ')
+            )
         if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
             return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read'
         raise self.error
@@ -583,11 +651,14 @@ class _Blocks:
         return np.concatenate(samples)
 
 # %% ../nbs/02_catalog.ipynb #76b149db
-def _learn(recognizer: CatalogRecognizer, file: dict, tell: Callable[[float], None] = lambda heard_s: None) -> dict:
+def _learn(
+    recognizer: CatalogRecognizer, file: dict, tell: Callable[[float], None] = lambda heard_s: None
+) -> dict:
     "Teach one file to a recogniser; returns the file's facts, or raises what is wrong with it."
     from resonance_nb import audio
 
-    blocks, known = _Blocks(file['path']), len(recognizer)
+    blocks = _Blocks(file['path'])
+    known = len(recognizer)
     blocks.watch = lambda n: tell(n / audio.SAMPLE_RATE)
     if hasattr(recognizer, 'add_stream'):
         recognizer.add_stream(file['recording_id'], blocks)
@@ -614,7 +685,7 @@ def _sync(place: str | os.PathLike) -> None:
     finally:
         os.close(handle)
 
-
+# %% ../nbs/02_catalog.ipynb #0b6b7def
 def _save(recognizer: CatalogRecognizer, part: Path) -> int:
     "Save a segment and push every byte to the disk; returns its size in bytes, raises `StorageError`."
     try:
@@ -628,7 +699,7 @@ def _save(recognizer: CatalogRecognizer, part: Path) -> int:
     except OSError as e:
         raise StorageError(_why(e)) from e
 
-
+# %% ../nbs/02_catalog.ipynb #788625ad
 def _new_part(
     place: Path,  # the method's folder
 ) -> Path:
@@ -636,7 +707,8 @@ def _new_part(
     return place / f'.part-{uuid.uuid4().hex}'
 
 # %% ../nbs/02_catalog.ipynb #c0ed4813
-CHECKSUMS = 'SHA256SUMS'  # beside the files of a segment: the SHA-256 of each, as `sha256sum` writes and checks it
+# beside the files of a segment: the SHA-256 of each, as `sha256sum` writes and checks it
+CHECKSUMS = 'SHA256SUMS'
 
 
 class _Changed(ResonanceError):
@@ -648,13 +720,13 @@ def _checksums(place: Path) -> dict[str, str]:
     files = sorted(p for p in place.rglob('[!.]*') if p.is_file() and p != place / CHECKSUMS)
     return {p.relative_to(place).as_posix(): sha256_file(p) for p in files}
 
-
+# %% ../nbs/02_catalog.ipynb #9502d327
 def _write_checksums(place: Path) -> None:
     "List the files of a segment that is about to be published."
     lines = [f'{sha256}  {name}\n' for name, sha256 in _checksums(place).items()]
     (place / CHECKSUMS).write_bytes(''.join(lines).encode())
 
-
+# %% ../nbs/02_catalog.ipynb #0d5fcb63
 def _verify(place: Path) -> bool:
     "Compare a segment with its checksums; False when it has none, `_Changed` when it holds other bytes."
     try:
@@ -664,7 +736,8 @@ def _verify(place: Path) -> bool:
     entries = [re.fullmatch('([0-9a-f]{64})  (.+)', line) for line in lines]
     if not entries or None in entries:
         raise _Changed(CHECKSUMS)
-    listed, there = {m[2]: m[1] for m in entries}, _checksums(place)
+    listed = {m[2]: m[1] for m in entries}
+    there = _checksums(place)
     if changed := sorted(name for name in listed | there if listed.get(name) != there.get(name)):
         raise _Changed(', '.join(map(show_path, changed)))
     return True
@@ -685,10 +758,15 @@ def fingerprint(
     files: list[dict],  # each with path, recording_id, size, mtime_ns
     part: Path,  # where the segment is saved; made here
     cls: type,  # the recogniser
-    tell: Callable[[int, float], None] = lambda i, heard_s: None,  # called with each file's place in the list before it is read, and with how much of it was heard, seconds
+    # called with each file's place in the list before it is read, and with how much of it was heard, seconds
+    tell: Callable[[int, float], None] = lambda i, heard_s: None,
 ) -> dict:  # facts (one dict per file done), left (files not begun), n_tracks, bytes
     "Make one segment from a batch of files; stops early when it has heard `BATCH_S` seconds, or worked for `COMMIT_S`."
-    recognizer, facts, good, heard_s, begun = cls(), [], set(), 0.0, time.monotonic()
+    recognizer = cls()
+    facts = []
+    good = set()
+    heard_s = 0.0
+    begun = time.monotonic()
     for i, file in enumerate(files):
         tell(i, 0.0)
         try:
@@ -702,42 +780,56 @@ def fingerprint(
         if heard_s >= BATCH_S or time.monotonic() - begun >= COMMIT_S:
             break
     size = _save(recognizer, Path(part)) if good else 0
-    return {'facts': facts, 'left': files[len(facts):], 'n_tracks': len(good), 'bytes': size}
+    return {'facts': facts, 'left': files[len(facts) :], 'n_tracks': len(good), 'bytes': size}
 
-
-def _here(batches: Iterator[list[dict]], place: Path, cls: type, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> Iterator[tuple[dict, dict]]:
+# %% ../nbs/02_catalog.ipynb #dd3edac7
+def _here(
+    batches: Iterator[list[dict]],
+    place: Path,
+    cls: type,
+    watch: Callable[[str, float], None] = lambda path, heard_s: None,
+) -> Iterator[tuple[dict, dict]]:
     "Fingerprint batches one after the other; yields (task, outcome)."
     for files in batches:
         while files:
             task = {'files': files, 'part': str(_new_part(place))}
-            outcome = fingerprint(files, Path(task['part']), cls, lambda i, heard_s: watch(task['files'][i]['path'], heard_s))
+            outcome = fingerprint(
+                files, Path(task['part']), cls, lambda i, heard_s: watch(task['files'][i]['path'], heard_s)
+            )
             yield task, outcome
             files = outcome['left']
 
 # %% ../nbs/02_catalog.ipynb #278ca73b
-_NAMED, _ALIKE = 3, {'the same recording as ': 'are the same recordings as others', 'moved here from ': 'were moved'}
+_NAMED = 3
+_ALIKE = {'the same recording as ': 'are the same recordings as others', 'moved here from ': 'were moved'}
 
 
 @dataclass
 class IndexReport:
     "What an indexing run did; every file found is counted once: added, unchanged or failed."
+
     added: int = 0  # new recordings
     unchanged: int = 0  # files whose sound was known already
     failed: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
-    notes: list[tuple[str, str]] = field(default_factory=list)  # (path, remark): duplicates, moves, replacements, broken ends
+    # (path, remark): duplicates, moves, replacements, broken ends
+    notes: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0  # sound added, seconds
     moved: int = 0  # songs whose file is at another path than before
     retagged: int = 0  # songs whose file has other bytes and the same sound
     missing: int = 0  # songs that had a file there and have none any more
-    passed_over: Counter = field(default_factory=Counter)  # files that are no recordings, by suffix, and what is 'hidden'
+    # files that are no recordings, by suffix, and what is 'hidden'
+    passed_over: Counter = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
         "The failures and notes, one printable line each; one for all copies where there are many, and one for all files that moved."
-        rest, lines = self.notes, []
+        rest = self.notes
+        lines = []
         for start, what in _ALIKE.items():
             if len(alike := [path for path, text in self.notes if text.startswith(start)]) > _NAMED:
                 named = ', '.join(show_path(path) for path in alike[:_NAMED])
-                lines.append(f'{len(alike)} files {what}: {named} and {len(alike) - _NAMED} more (--json names all)')
+                lines.append(
+                    f'{len(alike)} files {what}: {named} and {len(alike) - _NAMED} more (--json names all)'
+                )
                 rest = [note for note in rest if not note[1].startswith(start)]
         return [f'{show_path(path)}: {show_path(text)}' for path, text in (*self.failed, *rest)] + lines
 
@@ -746,12 +838,15 @@ class _Run:
     "The books of one indexing run."
 
     def __init__(self, bar, paths: list, again: Iterable[str] = (), rehash: bool = False):
-        self.report, self.bar, self.rehash = IndexReport(), bar, rehash
+        self.report = IndexReport()
+        self.bar = bar
+        self.rehash = rehash
         self.again = {*again}  # segments that are not believed
         self.places = {os.path.abspath(os.fsdecode(p)) for p in paths}  # what was asked for
         self.seen: dict[str, dict] = {}  # recording and sound -> the file that is being fingerprinted
         self.twins: list[tuple] = []  # (file, the one of those that has the same sound)
-        self.known: list[dict] = []  # files of known songs that are new here, or changed: settled at the end of the run
+        # files of known songs that are new here, or changed: settled at the end of the run
+        self.known: list[dict] = []
 
     def tick(self, what: str) -> None:
         setattr(self.report, what, getattr(self.report, what) + 1)
@@ -771,7 +866,7 @@ def _stat(path: str | os.PathLike) -> tuple[int, int] | None:
         info = os.stat(path)
         return info.st_size, info.st_mtime_ns
 
-
+# %% ../nbs/02_catalog.ipynb #954aa518
 def _sound(path: str) -> str | None:
     "The hash of a file's sound; None where it cannot be taken out: then only the bytes tell files apart."
     from resonance_nb import audio, sandbox
@@ -782,43 +877,62 @@ def _sound(path: str) -> str | None:
 
 MANY_FILES = 100  # to be read once more: that is said
 
-
+# %% ../nbs/02_catalog.ipynb #58949cdb
 def _tell_earlier(self: Catalog, found: list[Path]) -> None:
     "Say why many files are read that are known: an earlier format had no hash of their sound."
     rows = self._rows('SELECT path FROM files WHERE recording_id NOT IN (SELECT recording_id FROM sounds)')
-    n = len({real_path(path) for path, in rows} & {os.path.abspath(path) for path in found}) if rows else 0
+    n = len({real_path(path) for (path,) in rows} & {os.path.abspath(path) for path in found}) if rows else 0
     if n > MANY_FILES:
-        print(f'{n} songs were indexed by an earlier version; the sound of each is hashed once, so that it is '
-              'known again when its file is renamed and has new tags', file=sys.stderr, flush=True)
+        print(
+            f'{n} songs were indexed by an earlier version; the sound of each is hashed once, so that it is '
+            'known again when its file is renamed and has new tags',
+            file=sys.stderr,
+            flush=True,
+        )
 
-
+# %% ../nbs/02_catalog.ipynb #d170a73e
 def _is_at(self: Catalog, recording_id: str, path: str) -> bool:
     "Is this file of the recording as it was when it was last seen?"
-    rows = self._rows('SELECT size, mtime_ns FROM files WHERE path = ? AND recording_id = ?', path, recording_id)
+    rows = self._rows(
+        'SELECT size, mtime_ns FROM files WHERE path = ? AND recording_id = ?', path, recording_id
+    )
     return bool(rows) and tuple(rows[0]) == _stat(real_path(path))
 
-
+# %% ../nbs/02_catalog.ipynb #596a4066
 def _with_sound(self: Catalog, sound: str | None, here: str | None) -> str | None:
     "The recording that has this sound: the one that was at this path, else one whose file is gone, else any."
-    rows = self._rows('SELECT s.recording_id, path FROM songs s JOIN sounds h USING (recording_id) WHERE h.sha256 = ?', sound)
+    rows = self._rows(
+        'SELECT s.recording_id, path FROM songs s JOIN sounds h USING (recording_id) WHERE h.sha256 = ?',
+        sound,
+    )
     order = [(i != here, not _gone(real_path(path)), i) for i, path in rows]
     return min(order)[2] if order else None
 
 # %% ../nbs/02_catalog.ipynb #56d74041
 def _facts(self: Catalog, path: Path, rehash: bool) -> dict:
     "What can be said of a file without listening to it; `replaces` is the recording that was at this path before."
-    info, where, stored = os.stat(path), os.path.abspath(path), stored_path(path)
+    info = os.stat(path)
+    where = os.path.abspath(path)
+    stored = stored_path(path)
     if not stat.S_ISREG(info.st_mode):
         raise ResonanceError('not a regular file')
-    old = self._rows("""SELECT f.*, s.sha256, s.path AS home FROM files f JOIN songs s USING (recording_id)
-                        WHERE f.path = ?""", stored)
+    old = self._rows(
+        """SELECT f.*, s.sha256, s.path AS home FROM files f JOIN songs s USING (recording_id)
+                        WHERE f.path = ?""",
+        stored,
+    )
     here, as_before = (old[0]['recording_id'], (old[0]['size'], old[0]['mtime_ns'])) if old else (None, None)
     same = not rehash and as_before == (info.st_size, info.st_mtime_ns)
     if same and stored != old[0]['home']:  # a copy: does it stand in for a file that is gone?
         same = _is_at(self, here, old[0]['home'])
-    sha256, sound, tags = old[0]['sha256'] if same else sha256_file(path), None, None
-    rows = self._rows("""SELECT s.recording_id, s.path, h.tags FROM songs s LEFT JOIN sounds h USING (recording_id)
-                         WHERE s.sha256 = ?""", sha256)
+    sha256 = old[0]['sha256'] if same else sha256_file(path)
+    sound = None
+    tags = None
+    rows = self._rows(
+        """SELECT s.recording_id, s.path, h.tags FROM songs s LEFT JOIN sounds h USING (recording_id)
+                         WHERE s.sha256 = ?""",
+        sha256,
+    )
     known, heard = (rows[0]['recording_id'], rows[0]['tags'] is not None) if rows else (None, False)
     if not heard:  # new bytes, or a song of an earlier format
         sound = _sound(where)
@@ -828,9 +942,18 @@ def _facts(self: Catalog, path: Path, rehash: bool) -> dict:
     if (sound or tags) and _stat(path) != (info.st_size, info.st_mtime_ns):
         raise ResonanceError('changed while it was being read: index it again')
     recording_id = known or sha256[:16]
-    return {'path': where, 'size': info.st_size, 'mtime_ns': info.st_mtime_ns, 'same': same,
-            'sha256': sha256, 'recording_id': recording_id, 'known': bool(known), 'sound': sound, 'tags': tags,
-            'replaces': here if here != recording_id else None}
+    return {
+        'path': where,
+        'size': info.st_size,
+        'mtime_ns': info.st_mtime_ns,
+        'same': same,
+        'sha256': sha256,
+        'recording_id': recording_id,
+        'known': bool(known),
+        'sound': sound,
+        'tags': tags,
+        'replaces': here if here != recording_id else None,
+    }
 
 # %% ../nbs/02_catalog.ipynb #ea656329
 _SOUND = 'INSERT OR IGNORE INTO sounds SELECT recording_id, ?, ? FROM songs WHERE recording_id = ?'
@@ -864,21 +987,34 @@ def _plan(self: Catalog, method: str, found: Iterable[Path], run: _Run) -> Itera
 # %% ../nbs/02_catalog.ipynb #d5fedcce
 def _is_indexed(self: Catalog, method: str, file: dict, run: _Run) -> bool:
     "Is this recording in the index already?"
-    rows = self._rows('SELECT segment FROM indexed WHERE recording_id = ? AND method = ?', file['recording_id'], method)
+    rows = self._rows(
+        'SELECT segment FROM indexed WHERE recording_id = ? AND method = ?', file['recording_id'], method
+    )
     return bool(rows) and rows[0]['segment'] not in run.again
 
 
 _SEEN = 'INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)'
 
-
+# %% ../nbs/02_catalog.ipynb #38625c62
 def _insert_song(db: sqlite3.Connection, file: dict, facts: dict) -> None:
     "The rows of one file; a song that is known already keeps what is written about it."
-    if file.get('known') and db.execute('SELECT 1 FROM songs WHERE recording_id = ?', (file['recording_id'],)).fetchone():
+    if (
+        file.get('known')
+        and db.execute('SELECT 1 FROM songs WHERE recording_id = ?', (file['recording_id'],)).fetchone()
+    ):
         return
-    song = {'recording_id': file['recording_id'], **facts['tags'], 'duration_s': round(facts['duration_s'], 3),
-            'path': stored_path(file['path']), 'sha256': file['sha256'], 'added_at': _now()}
+    song = {
+        'recording_id': file['recording_id'],
+        **facts['tags'],
+        'duration_s': round(facts['duration_s'], 3),
+        'path': stored_path(file['path']),
+        'sha256': file['sha256'],
+        'added_at': _now(),
+    }
     marks = ', '.join(f':{name}' for name in song)
-    db.execute(f'INSERT INTO songs ({", ".join(song)}) VALUES ({marks}) ON CONFLICT (recording_id) DO NOTHING', song)
+    db.execute(
+        f'INSERT INTO songs ({", ".join(song)}) VALUES ({marks}) ON CONFLICT (recording_id) DO NOTHING', song
+    )
     db.execute(_SEEN, (song['path'], file['recording_id'], file['size'], file['mtime_ns']))
     db.execute(_SOUND, (file.get('sound'), json.dumps(facts['tags']), file['recording_id']))
 
@@ -887,7 +1023,8 @@ def _settle(db: sqlite3.Connection, run: _Run) -> None:
     "Note where known songs were seen, and follow those that moved or got new tags."
     there = []
     for file in run.known:
-        path, recording_id = stored_path(file['path']), file['recording_id']
+        path = stored_path(file['path'])
+        recording_id = file['recording_id']
         song = db.execute('SELECT * FROM songs WHERE recording_id = ?', (recording_id,)).fetchone()
         if song is None:  # removed a moment ago
             continue
@@ -896,7 +1033,8 @@ def _settle(db: sqlite3.Connection, run: _Run) -> None:
         if path != song['path'] and _gone(real_path(song['path'])):
             db.execute('DELETE FROM files WHERE path = ? AND recording_id = ?', (song['path'], recording_id))
     for file, path, home in there:
-        recording_id, has = file['recording_id'], 'SELECT 1 FROM files WHERE path = ? AND recording_id = ?'
+        recording_id = file['recording_id']
+        has = 'SELECT 1 FROM files WHERE path = ? AND recording_id = ?'
         song = db.execute('SELECT * FROM songs WHERE recording_id = ?', (recording_id,)).fetchone()
         moved = path != song['path'] and not db.execute(has, (song['path'], recording_id)).fetchone()
         if moved:
@@ -915,18 +1053,25 @@ def _rehome(db: sqlite3.Connection) -> None:
     "Name a song whose file is another song's now by a file that was not looked at; the next run looks at it."
     there = 'SELECT 1 FROM files f WHERE f.path = songs.path AND f.recording_id = songs.recording_id'
     first = 'SELECT min(path) FROM files f WHERE f.recording_id = songs.recording_id'
-    db.execute(f'UPDATE files SET mtime_ns = -1 WHERE path IN (SELECT ({first}) FROM songs WHERE NOT EXISTS ({there}))')
+    db.execute(
+        f'UPDATE files SET mtime_ns = -1 WHERE path IN (SELECT ({first}) FROM songs WHERE NOT EXISTS ({there}))'
+    )
     db.execute(f'UPDATE songs SET path = ({first}) WHERE NOT EXISTS ({there})')
 
-
+# %% ../nbs/02_catalog.ipynb #71769850
 def _retag(db: sqlite3.Connection, file: dict) -> None:
     "Take from a song's file what it says now, and did not say before."
-    recording_id, tags = file['recording_id'], json.dumps(file['tags'])
+    recording_id = file['recording_id']
+    tags = json.dumps(file['tags'])
     db.execute(_SOUND, (file['sound'], tags, recording_id))
-    said = json.loads(db.execute('SELECT tags FROM sounds WHERE recording_id = ?', (recording_id,)).fetchone()[0])
+    said = json.loads(
+        db.execute('SELECT tags FROM sounds WHERE recording_id = ?', (recording_id,)).fetchone()[0]
+    )
     for name in TAGS:
         if file['tags'][name] != said[name]:
-            db.execute(f'UPDATE songs SET {name} = ? WHERE recording_id = ?', (file['tags'][name], recording_id))
+            db.execute(
+                f'UPDATE songs SET {name} = ? WHERE recording_id = ?', (file['tags'][name], recording_id)
+            )
     db.execute('UPDATE sounds SET tags = ? WHERE recording_id = ?', (tags, recording_id))
     db.execute('UPDATE OR IGNORE songs SET sha256 = ? WHERE recording_id = ?', (file['sha256'], recording_id))
 
@@ -942,7 +1087,9 @@ def _writing(folder: Path, wait: bool) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             if not wait:
-                raise ResonanceError(f'another process is indexing the catalogue {show_path(folder)}: try again when it is done') from None
+                raise ResonanceError(
+                    f'another process is indexing the catalogue {show_path(folder)}: try again when it is done'
+                ) from None
             print('another process is indexing this catalogue; waiting for it', file=sys.stderr, flush=True)
             lock.acquire()
     except OSError as e:
@@ -960,20 +1107,26 @@ def _sweep(self: Catalog) -> None:
         for place in _segment_folders(self.folder / method):
             if (method, place.name) not in rows:
                 shutil.rmtree(place, ignore_errors=True)
-    lost = [(name,) for method, name in rows if not name.startswith(_ROWS) and not (self.folder / method / name).is_dir()]
+    lost = [
+        (name,)
+        for method, name in rows
+        if not name.startswith(_ROWS) and not (self.folder / method / name).is_dir()
+    ]
     if lost:
         with self._transaction() as db:
             db.executemany('DELETE FROM indexed WHERE segment = ?', lost)
             db.executemany('DELETE FROM segments WHERE name = ?', lost)
 
-
+# %% ../nbs/02_catalog.ipynb #65951915
 def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
     whole = part.with_name(part.name.removeprefix('.part-'))
     try:
         os.rename(part, whole)
         _sync(part.parent)
         with self._transaction() as db:
-            db.execute('INSERT INTO segments VALUES (?, ?, ?, ?, ?)', (whole.name, method, n_tracks, size, _now()))
+            db.execute(
+                'INSERT INTO segments VALUES (?, ?, ?, ?, ?)', (whole.name, method, n_tracks, size, _now())
+            )
             change(db, whole.name)
     except (OSError, StorageError) as e:
         shutil.rmtree(whole, ignore_errors=True)
@@ -989,13 +1142,17 @@ def _what_is_wrong(error: Exception, place: Path) -> str:
     text = re.sub('[;:] index the music again$', '', text)
     return re.sub(r'^is damaged \((.*)\)$', r'\1', text)
 
-
+# %% ../nbs/02_catalog.ipynb #d0b98b68
 def _why_not_loaded(error: Exception) -> str:
     "What the system refused, without advice that does not help against it; else the error itself."
     cause = error if isinstance(error, OSError) else error.__cause__
-    return f'{_why(cause)}: {show_path(cause.filename)}' if isinstance(cause, OSError) and cause.filename else _why(error)
+    return (
+        f'{_why(cause)}: {show_path(cause.filename)}'
+        if isinstance(cause, OSError) and cause.filename
+        else _why(error)
+    )
 
-
+# %% ../nbs/02_catalog.ipynb #b0c1a925
 def _is_damage(error: Exception) -> bool:
     "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
     cause = error.__cause__ if isinstance(error, ResonanceError) else error
@@ -1008,7 +1165,8 @@ def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str],
     "Take songs off the list whose segment is damaged or of another version; which they are, and why."
     if _in_rows(method):
         return _forget_stale(self, method, cls), 'of another version, or cut short'
-    lost, segments = {}, self._segments(method)
+    lost = {}
+    segments = self._segments(method)
     if segments:
         cls()  # what a method itself lacks, a library or its model, is no fault of the segments
     for segment in segments:
@@ -1019,12 +1177,18 @@ def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str],
                 lost[segment['name']] = e
     if not lost:
         return set(), ''
-    rows = [row for name in lost for row in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', name)]
+    rows = [
+        row for name in lost for row in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', name)
+    ]
     with self._transaction() as db:
         db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
         db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
     where, first = next(iter(lost.items()))
-    why = f'made {_OTHER}' if isinstance(first, OtherVersion) else _what_is_wrong(first, self.folder / method / where)
+    why = (
+        f'made {_OTHER}'
+        if isinstance(first, OtherVersion)
+        else _what_is_wrong(first, self.folder / method / where)
+    )
     return {row[0] for row in rows}, why
 
 # %% ../nbs/02_catalog.ipynb #398e33a7
@@ -1036,24 +1200,33 @@ def _files_in(self: Catalog, paths: list) -> tuple[list[Path], list[tuple[Path, 
     own = os.path.join(os.path.realpath(self.folder), '')
     return [p for p in found if not os.path.realpath(p).startswith(own)], bad, passed_over
 
-
+# %% ../nbs/02_catalog.ipynb #4a78582a
 def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> list[Path]:
     "A file of each of these recordings that has one, if none of them is asked for anyway."
-    asked, there = {os.path.abspath(p) for p in besides}, {}
+    asked = {os.path.abspath(p) for p in besides}
+    there = {}
     for recording_id, path in self._rows('SELECT recording_id, path FROM files ORDER BY path'):
         if recording_id in recording_ids and os.path.isfile(place := real_path(path)):
             there.setdefault(recording_id, []).append(place)
-    return [Path(places[0]) for places in there.values() if not asked.intersection(map(os.path.abspath, places))]
+    return [
+        Path(places[0]) for places in there.values() if not asked.intersection(map(os.path.abspath, places))
+    ]
 
-
+# %% ../nbs/02_catalog.ipynb #7b3d02c7
 def _tell_lost(self: Catalog, method: str, lost: set[str], why: str, run: _Run) -> None:
     "Say what became of songs that had been taken off the list."
     left = lost - {row[0] for row in self._rows('SELECT recording_id FROM indexed WHERE method = ?', method)}
     if lost - left:
-        run.note(self.folder, f'some of it could not be used ({why}): {counted(len(lost - left), "song")} indexed again')
+        run.note(
+            self.folder,
+            f'some of it could not be used ({why}): {counted(len(lost - left), "song")} indexed again',
+        )
     if left:
         again = '' if lost - left else f' ({why})'
-        run.note(self.folder, f'{counted(len(left), "song")} of it could not be used{again}, nor indexed again: the files are gone or unreadable')
+        run.note(
+            self.folder,
+            f'{counted(len(left), "song")} of it could not be used{again}, nor indexed again: the files are gone or unreadable',
+        )
 
 # %% ../nbs/02_catalog.ipynb #d1656202
 def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) -> None:
@@ -1068,7 +1241,9 @@ def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) ->
     def change(db: sqlite3.Connection, segment: str) -> None:
         for file, facts in good:
             _insert_song(db, file, facts)
-            db.execute('INSERT OR REPLACE INTO indexed VALUES (?, ?, ?)', (file['recording_id'], method, segment))
+            db.execute(
+                'INSERT OR REPLACE INTO indexed VALUES (?, ?, ?)', (file['recording_id'], method, segment)
+            )
 
     if good:
         publish = partial(_publish_rows, self) if _in_rows(method) else self._publish
@@ -1087,14 +1262,17 @@ def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) ->
 # %% ../nbs/02_catalog.ipynb #995e3c2f
 def _finish(self: Catalog, method: str, run: _Run) -> None:
     "Everything that had to wait until all new songs were in."
-    for file, first in run.twins:  # the same sound twice in one run: the first was read, the second only noted
+    # the same sound twice in one run: the first was read, the second only noted
+    for file, first in run.twins:
         file['recording_id'] = first['recording_id']
         if _is_indexed(self, method, file, run):
             run.tick('unchanged')
             run.known += [] if file['known'] else [file]
         else:
             same = 'bytes' if file['sha256'] == first['sha256'] else 'sound'
-            run.fail(file['path'], f'the same {same} as {show_path(first["path"])}, which could not be indexed')
+            run.fail(
+                file['path'], f'the same {same} as {show_path(first["path"])}, which could not be indexed'
+            )
     with self._transaction() as db:
         _settle(db, run)
         db.execute('DELETE FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM files)')
@@ -1113,12 +1291,15 @@ MAX_SEGMENTS, REST_SEGMENTS = 32, 4  # merge when there are more than this durin
 
 def _to_merge(segments: list[dict], keep: int) -> list[dict]:
     "Which segments to merge so that no more than `keep` remain: the smallest."
-    return sorted(segments, key=lambda s: s['bytes'])[:len(segments) - keep + 1] if len(segments) > keep else []
+    return (
+        sorted(segments, key=lambda s: s['bytes'])[: len(segments) - keep + 1] if len(segments) > keep else []
+    )
 
 # %% ../nbs/02_catalog.ipynb #5e911ab5
 def _assemble(self: Catalog, method: str, segments: list[dict]) -> CatalogRecognizer:
     "One recogniser that knows the living songs of these segments."
-    cls, whole = method_class(method), None
+    cls = method_class(method)
+    whole = None
     if _in_rows(method):
         return _assemble_rows(self, cls, method, segments)
     for segment in segments:
@@ -1126,7 +1307,12 @@ def _assemble(self: Catalog, method: str, segments: list[dict]) -> CatalogRecogn
             continue
         piece = cls.load(self.folder / method / segment['name'])
         if segment['live'] < segment['n_tracks']:
-            piece.retain({r[0] for r in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])})
+            piece.retain(
+                {
+                    r[0]
+                    for r in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
+                }
+            )
         if whole is None:
             whole = piece
         else:
@@ -1141,7 +1327,8 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
     chosen = [s for s in segments if (s in small or s in dying) and _is_whole(self, method, s)]
     if not chosen or len(chosen) == 1 and chosen[0] not in dying:
         return
-    part, old = _new_part(self.folder / method), [(s['name'],) for s in chosen]
+    part = _new_part(self.folder / method)
+    old = [(s['name'],) for s in chosen]
 
     def change(db: sqlite3.Connection, segment: str) -> None:
         db.executemany('UPDATE indexed SET segment = ? WHERE segment = ?', [(segment, *name) for name in old])
@@ -1155,7 +1342,7 @@ def _merge(self: Catalog, method: str, keep: int) -> None:
         self._publish(method, part, len(whole), _save(whole, part), change)
     finally:
         shutil.rmtree(part, ignore_errors=True)  # there only if it could not be published
-    for name, in old:
+    for (name,) in old:
         shutil.rmtree(self.folder / method / name, ignore_errors=True)
 
 # %% ../nbs/02_catalog.ipynb #114ca67a
@@ -1168,7 +1355,7 @@ def _is_whole(self: Catalog, method: str, segment: dict) -> bool:
     except (_Changed, OSError):
         return False
 
-
+# %% ../nbs/02_catalog.ipynb #a8f7035c
 def _try_merge(self: Catalog, method: str, keep: int, run: _Run) -> None:
     "Merging is housekeeping: without room for it, the run goes on."
     try:
@@ -1193,7 +1380,7 @@ def default_jobs(
         return max(1, min(cores, free // WORKER_BYTES))
     return cores
 
-
+# %% ../nbs/02_catalog.ipynb #b2ce9838
 def _shares(n_files: int, jobs: int | None, batch_files: int) -> tuple[int, int]:
     "Processes, and files in a batch: where the number of processes is left open, all of them get work."
     if jobs is not None:
@@ -1214,11 +1401,14 @@ def _index(
     rehash: bool,
 ) -> IndexReport:
     method = method or default_method()
-    cls, place = method_class(method), self.folder / method
+    cls = method_class(method)
+    place = self.folder / method
     if jobs is not None and jobs < 1 or batch_files < 1:
         raise ResonanceError('jobs and batch_files must be at least 1')
     if not self._can_write:
-        raise StorageError(f'the catalogue {show_path(self.folder)} cannot be written to: it is read-only or another user\'s, or its disk is full')
+        raise StorageError(
+            f'the catalogue {show_path(self.folder)} cannot be written to: it is read-only or another user\'s, or its disk is full'
+        )
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
     found, bad, passed_over = _files_in(self, paths)
     with _writing(self.folder, wait):
@@ -1234,24 +1424,33 @@ def _index(
             run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
             new = _plan(self, method, found, run)
             batches = iter(lambda: [*islice(new, batch_files)], [])
-            work = _here(batches, place, cls, _shown_on(bar)) if jobs == 1 else _in_children(batches, place, method, jobs, _shown_on(bar))
+            work = (
+                _here(batches, place, cls, _shown_on(bar))
+                if jobs == 1
+                else _in_children(batches, place, method, jobs, _shown_on(bar))
+            )
             _go(self, method, work, run)
         _tell_lost(self, method, lost, why, run)
     return run.report
 
 # %% ../nbs/02_catalog.ipynb #09d04c41
-LONG_S, REDRAWN_S = 600.0, 0.5  # of a longer recording the bar says how much was heard, and that no more often
+# of a longer recording the bar says how much was heard, and that no more often
+LONG_S, REDRAWN_S = 600.0, 0.5
 
 
 def _shown_on(bar) -> Callable[[str, float], None]:
     "Says on a bar how far the reading of a long file is; is told its path and the seconds heard."
-    shown, drawn = '', 0.0
+    shown = ''
+    drawn = 0.0
 
     def watch(path: str, heard_s: float) -> None:
         nonlocal shown, drawn
         if heard_s >= LONG_S and time.monotonic() - drawn > REDRAWN_S:
-            shown, drawn = path, time.monotonic()
-            bar.set_postfix_str(f'{show_path(os.path.basename(path))[:40]}: {heard_s // 3600:.0f}:{heard_s % 3600 // 60:02.0f} h')
+            shown = path
+            drawn = time.monotonic()
+            bar.set_postfix_str(
+                f'{show_path(os.path.basename(path))[:40]}: {heard_s // 3600:.0f}:{heard_s % 3600 // 60:02.0f} h'
+            )
         elif shown and path != shown and not heard_s:
             shown = ''
             bar.set_postfix_str('')
@@ -1273,7 +1472,7 @@ def _kept(run: _Run) -> str:
     n = run.report.added
     return f'{counted(n, "new song")} of this run {"is" if n == 1 else "are"} kept'
 
-
+# %% ../nbs/02_catalog.ipynb #611947f5
 def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run) -> None:
     "The middle of an indexing run, and its bad ends."
     try:
@@ -1285,12 +1484,18 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
         _try_merge(self, method, REST_SEGMENTS, run)
     except StorageError as e:
         if any(word in str(e) for word in ('Permission denied', 'not permitted', 'readonly', 'Read-only')):
-            raise StorageError(f'cannot write to the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
-                               "something in it is read-only or another user's") from e
-        raise StorageError(f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
-                           'free some space and run the same command again') from e
+            raise StorageError(
+                f'cannot write to the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
+                "something in it is read-only or another user's"
+            ) from e
+        raise StorageError(
+            f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
+            'free some space and run the same command again'
+        ) from e
     except KeyboardInterrupt:
-        print(f'\ninterrupted: {_kept(run)}; run the same command again to go on', file=sys.stderr, flush=True)
+        print(
+            f'\ninterrupted: {_kept(run)}; run the same command again to go on', file=sys.stderr, flush=True
+        )
         raise
     finally:
         work.close()
@@ -1300,7 +1505,11 @@ def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run
 def _recognizer(self: Catalog, method: str | None) -> CatalogRecognizer:
     shown = show_path(self.folder)
     if method is None and not self.methods():
-        none = 'no song of the catalogue {} is in an index' if len(self) else 'the catalogue {} holds no songs yet'
+        none = (
+            'no song of the catalogue {} is in an index'
+            if len(self)
+            else 'the catalogue {} holds no songs yet'
+        )
         raise ResonanceError(f'{none.format(shown)}: run {command("index FOLDER", self.folder)}')
     method = method or self.methods()[0]
     with self._lock:
@@ -1312,29 +1521,35 @@ def _recognizer(self: Catalog, method: str | None) -> CatalogRecognizer:
             try:
                 self._loaded[method] = (state, _assemble(self, method, segments))
             except Exception as e:
-                before, segments = segments, self._segments(method)
+                before = segments
+                segments = self._segments(method)
                 if before != segments:
                     continue
                 if isinstance(e, MissingExtra):
                     raise
-                raise ResonanceError(f'the {method} index of {shown} {_trouble(self, method, segments, e)}') from e
+                raise ResonanceError(
+                    f'the {method} index of {shown} {_trouble(self, method, segments, e)}'
+                ) from e
 
-
+# %% ../nbs/02_catalog.ipynb #ec2652e0
 def _ready(self: Catalog, method: str | None) -> CatalogRecognizer:
     if method is not None:
         method_class(method)
     present = self.methods()
     if method is not None and present and method not in present:
-        shown, how = show_path(self.folder), command(f'index FOLDER --method {method}', self.folder)
+        shown = show_path(self.folder)
+        how = command(f'index FOLDER --method {method}', self.folder)
         raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(present)}: run {how}')
     return self.recognizer(method if present else None)
-
 
 # %% ../nbs/02_catalog.ipynb #4106cc07
 def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
     "What keeps an index from being loaded, and what helps."
-    places = {s['name']: self.folder / method / s['name'] for s in segments if s['live'] and not _in_rows(method)}
-    lost, mend = [name for name, place in places.items() if _gone(place)], f'run {command("check --repair", self.folder)}'
+    places = {
+        s['name']: self.folder / method / s['name'] for s in segments if s['live'] and not _in_rows(method)
+    }
+    lost = [name for name, place in places.items() if _gone(place)]
+    mend = f'run {command("check --repair", self.folder)}'
     if lost:
         return f'has lost the folder {method}/{lost[0]}: {mend}'
     if isinstance(error, OtherVersion):
@@ -1351,11 +1566,13 @@ QUERY_S = 300.0  # of a longer query file only the beginning is read, seconds
 @dataclass(frozen=True)
 class Identification:
     "The answer to one question; `as_dict` gives the JSON of the command line."
+
     query: str  # the path asked about, or 'samples'
     decision: str  # 'match' or 'no-match'
     matches: list[dict]  # track_id, title, artist, path, score, confidence, offset_s; best first
     elapsed_ms: float  # decoding and searching, without loading the index
-    heard_s: float | None = None  # of a longer file: how much was heard, from its beginning on; None: all of it
+    # of a longer file: how much was heard, from its beginning on; None: all of it
+    heard_s: float | None = None
     duration_s: float | None = None  # of such a file: how long it says it is; None where it does not say
     problems: tuple[str, ...] = ()  # where the file is damaged or breaks off, as `index` says it
 
@@ -1366,43 +1583,67 @@ class Identification:
             told |= {'heard_s': self.heard_s, 'duration_s': self.duration_s}
         return told | ({'problems': [*self.problems]} if self.problems else {})
 
-
+# %% ../nbs/02_catalog.ipynb #a5a21010
 def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
     "The sound of a query file, or of a pipe's beginning, and what an `Identification` says of it."
     from resonance_nb import audio
 
-    samples, most = blocks.whole(), round(QUERY_S * audio.SAMPLE_RATE)
-    note, length_s = blocks.check(), None
+    samples = blocks.whole()
+    most = round(QUERY_S * audio.SAMPLE_RATE)
+    note = blocks.check()
+    length_s = None
     told = {'problems': (note,) if note else ()}
     if len(samples) <= most:
         return samples, told
     with suppress(ResonanceError):
         length_s = audio.info(blocks.path).duration_s if blocks.piped is None else None
-    return samples[:most], told | {'heard_s': QUERY_S, 'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None}
+    return samples[:most], told | {
+        'heard_s': QUERY_S,
+        'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None,
+    }
 
 # %% ../nbs/02_catalog.ipynb #816e1d35
 def _identify(
-    self: Catalog, query: np.ndarray | str | os.PathLike, method: str | None, top: int,
+    self: Catalog,
+    query: np.ndarray | str | os.PathLike,
+    method: str | None,
+    top: int,
 ) -> Identification:
     if top < 1:
         raise ResonanceError(f'top is the number of songs to name, at least 1; not {top}')
     recognizer = self.ready(method)
-    if recognizer is not self._asked and hasattr(recognizer, 'prepare'):  # tables are not for the first question to wait for
+    # tables are not for the first question to wait for
+    if recognizer is not self._asked and hasattr(recognizer, 'prepare'):
         recognizer.prepare()
     self._asked = recognizer
-    begin, name, told = time.perf_counter(), 'samples', {}
+    begin = time.perf_counter()
+    name = 'samples'
+    told = {}
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
         query, told = _heard(_Blocks(name, QUERY_S + 1))
-    matches, found = [], recognizer.search(query, k=top) if len(query) else []
+    matches = []
+    found = recognizer.search(query, k=top) if len(query) else []
     for m in found:
-        for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):  # none: removed a moment ago
-            matches.append({'track_id': m.track_id, 'title': row['title'], 'artist': row['artist'], 'path': real_path(row['path']),
-                            'score': float(m.score), 'confidence': float(m.confidence), 'offset_s': float(m.offset_s)})
+        # none: removed a moment ago
+        for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):
+            matches.append(
+                {
+                    'track_id': m.track_id,
+                    'title': row['title'],
+                    'artist': row['artist'],
+                    'path': real_path(row['path']),
+                    'score': float(m.score),
+                    'confidence': float(m.confidence),
+                    'offset_s': float(m.offset_s),
+                }
+            )
     sure = bool(matches) and matches[0]['confidence'] >= recognizer.accept_confidence
     if sure and hasattr(recognizer, 'relation') and recognizer.relation(query, found[0]) == 'version':
         matches[0]['another_version'] = True
-    return Identification(name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told)
+    return Identification(
+        name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told
+    )
 
 # %% ../nbs/02_catalog.ipynb #9794eea4
 def worker() -> None:
@@ -1429,7 +1670,14 @@ def worker() -> None:
             task = tasks.get()
             METHODS[task['method']] = task['at']  # a method that the parent added is unknown here
             try:
-                say(fingerprint(task['files'], Path(task['part']), method_class(task['method']), lambda i, heard_s: say({'begun': i, 'heard_s': heard_s})))
+                say(
+                    fingerprint(
+                        task['files'],
+                        Path(task['part']),
+                        method_class(task['method']),
+                        lambda i, heard_s: say({'begun': i, 'heard_s': heard_s}),
+                    )
+                )
             except StorageError as e:
                 say({'storage': str(e)})
             except Exception as e:
@@ -1438,7 +1686,7 @@ def worker() -> None:
 # %% ../nbs/02_catalog.ipynb #a016bbb9
 _START = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); from resonance_nb.catalog import worker; worker()'
 
-
+# %% ../nbs/02_catalog.ipynb #89e0a90e
 class _Child:
     "A worker process that is started when there is work, and again when it has died."
 
@@ -1449,8 +1697,14 @@ class _Child:
         env = os.environ | {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
         self.close()
         self.errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([sys.executable, '-c', _START, json.dumps(sys.path)], text=True, env=env,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+        self.process = subprocess.Popen(
+            [sys.executable, '-c', _START, json.dumps(sys.path)],
+            text=True,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+        )
         if self.stopped:
             self.process.kill()
         if not self.process.stdout.readline():
@@ -1485,7 +1739,7 @@ def _close(self: _Child) -> None:
             pass
         self.errors.close()
 
-
+# %% ../nbs/02_catalog.ipynb #997875eb
 def _signal_name(code: int) -> str:
     "How a process ended, in words."
     try:
@@ -1495,11 +1749,19 @@ def _signal_name(code: int) -> str:
     return f'{name}, perhaps out of memory' if name == 'SIGKILL' else name
 
 # %% ../nbs/02_catalog.ipynb #5f883751
-def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: int, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> Iterator[tuple[dict, dict]]:
+def _in_children(
+    batches: Iterator[list[dict]],
+    place: Path,
+    method: str,
+    jobs: int,
+    watch: Callable[[str, float], None] = lambda path, heard_s: None,
+) -> Iterator[tuple[dict, dict]]:
     "Fingerprint batches in `jobs` processes; yields (task, outcome) in order of completion."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
-    idle, children, pending = queue.SimpleQueue(), [_Child() for _ in range(jobs)], {}
+    idle = queue.SimpleQueue()
+    children = [_Child() for _ in range(jobs)]
+    pending = {}
 
     def ask(task: dict) -> dict:
         child = idle.get()
@@ -1510,7 +1772,13 @@ def _in_children(batches: Iterator[list[dict]], place: Path, method: str, jobs: 
 
     def hand_out(files: list[dict], alone: bool = False) -> None:
         if files:
-            task = {'files': files, 'part': str(_new_part(place)), 'method': method, 'at': METHODS[method], 'alone': alone}
+            task = {
+                'files': files,
+                'part': str(_new_part(place)),
+                'method': method,
+                'at': METHODS[method],
+                'alone': alone,
+            }
             pending[pool.submit(ask, task)] = task
 
     pool = ThreadPoolExecutor(jobs)
@@ -1547,13 +1815,14 @@ def _outcome(task: dict, outcome: dict, hand_out: Callable) -> Iterator[tuple[di
     else:
         at = outcome['begun']
         hand_out(files[:at])
-        hand_out(files[at:at + 1], alone=True)
-        hand_out(files[at + 1:])
+        hand_out(files[at : at + 1], alone=True)
+        hand_out(files[at + 1 :])
 
 # %% ../nbs/02_catalog.ipynb #4232f3b0
 @dataclass(frozen=True)
 class Problem:
     "Something that is wrong with a catalogue."
+
     kind: str  # 'database', 'left-over', 'damaged', 'outdated', 'not-loaded', 'not-indexed' or 'file-gone'
     what: str
     todo: str
@@ -1561,7 +1830,7 @@ class Problem:
     songs: tuple[str, ...] = ()  # the recordings that must be indexed again
     segment: str | None = None  # where they are, if it can be loaded and is not to be believed
 
-
+# %% ../nbs/02_catalog.ipynb #2f8e4950
 def _problems(self: Catalog) -> list[Problem]:
     bad = [row[0] for row in self._rows('PRAGMA integrity_check') if row[0] != 'ok']
     if bad:  # then nothing else that it says can be trusted
@@ -1580,13 +1849,20 @@ def _problems(self: Catalog) -> list[Problem]:
     for song in missing:
         what = f'{song["recording_id"]}: its file {show_path(song["path"])} is gone'
         moved, forget = (command(words, self.folder) for words in ('index FOLDER', 'remove --missing'))
-        found.append(Problem('file-gone', what, f'bring it back; if it was moved, run {moved} where it is now; {forget} forgets it'))
+        found.append(
+            Problem(
+                'file-gone',
+                what,
+                f'bring it back; if it was moved, run {moved} where it is now; {forget} forgets it',
+            )
+        )
     return found
 
 # %% ../nbs/02_catalog.ipynb #3f2b1adc
 def _method_problems(self: Catalog, method: str) -> list[Problem]:
     "What is wrong with the index of one method."
-    found, segments = [], self._segments(method)
+    found = []
+    segments = self._segments(method)
     with suppress(ResonanceError), _writing(self.folder, wait=False):
         segments = self._segments(method)
         names = {p.name for p in _segment_folders(self.folder / method)} - {s['name'] for s in segments}
@@ -1600,7 +1876,7 @@ def _method_problems(self: Catalog, method: str) -> list[Problem]:
         return [*found, Problem('not-loaded', what, 'put that right and check again')]
     return found + [p for segment in segments if (p := _segment_problem(self, method, segment))]
 
-
+# %% ../nbs/02_catalog.ipynb #221e85d5
 def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | None:
     "What is wrong with a segment: it cannot be loaded, or it is not what was written."
     try:
@@ -1610,10 +1886,15 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
         return None
     except Exception as e:
         rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
-        songs, todo = tuple(row[0] for row in rows), f'run {command("check --repair", self.folder)}'
+        songs = tuple(row[0] for row in rows)
+        todo = f'run {command("check --repair", self.folder)}'
         head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
         if not _is_damage(e):
-            return Problem('not-loaded', f'{head} cannot be loaded ({_why_not_loaded(e)})', 'put that right and check again')
+            return Problem(
+                'not-loaded',
+                f'{head} cannot be loaded ({_why_not_loaded(e)})',
+                'put that right and check again',
+            )
         if not songs:  # merged away by another process, a moment ago
             return None
         if isinstance(e, _Changed):
@@ -1623,7 +1904,6 @@ def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | Non
             return Problem('outdated', f'{head} was made {_OTHER}', todo, method, songs)
         why = _what_is_wrong(e, self.folder / method / segment['name'])
         return Problem('damaged', f'{head} cannot be loaded ({why})', todo, method, songs)
-
 
 # %% ../nbs/02_catalog.ipynb #ebfe748e
 CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')
@@ -1638,10 +1918,11 @@ def _cell_out(value: object) -> str:
 def _cell_in(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
-
+# %% ../nbs/02_catalog.ipynb #277300b8
 def _export_csv(self: Catalog, path: str | os.PathLike) -> int:
     path = Path(os.path.realpath(path))  # what a person names may be a link
-    here, songs = os.path.join(os.path.abspath(path.parent), ''), self._rows('SELECT * FROM songs ORDER BY path')
+    here = os.path.join(os.path.abspath(path.parent), '')
+    songs = self._rows('SELECT * FROM songs ORDER BY path')
     try:
         with atomic_write(path) as part, open(part, 'w', encoding='utf-8', newline='') as f:
             out = csv.writer(f)
@@ -1660,7 +1941,9 @@ def _read_csv(path: Path) -> list[tuple[int, dict]]:
     try:
         text = path.read_bytes().decode('utf-8-sig')
         head = text.split('\n', 1)[0]
-        reader = csv.reader(text.splitlines(keepends=True), delimiter=max(',;\t', key=head.count), strict=True)
+        reader = csv.reader(
+            text.splitlines(keepends=True), delimiter=max(',;\t', key=head.count), strict=True
+        )
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except OSError as e:
         raise ResonanceError(f'cannot read {shown}: {_why(e)}') from e
@@ -1670,27 +1953,36 @@ def _read_csv(path: Path) -> list[tuple[int, dict]]:
         raise ResonanceError(f'{shown}, line {reader.line_num}: {first_line(e)}') from e
     names = [name.strip().lower() for name in rows[0][1]] if rows else []
     if not {'recording_id', 'sha256', 'path'} & {*names}:
-        raise ResonanceError(f'{shown}: the first line must name the columns, one of them recording_id, sha256 or path')
+        raise ResonanceError(
+            f'{shown}: the first line must name the columns, one of them recording_id, sha256 or path'
+        )
     if twice := [name for name in CSV_COLUMNS if names.count(name) > 1]:
         raise ResonanceError(f'{shown}: the column {twice[0]} is there twice')
     for line, row in rows[1:]:
         if len(row) != len(names):
             told = f'{counted(len(row), "cell")} under {counted(len(names), "column name")}'
             raise ResonanceError(f'{shown}, line {line}: {told}')
-    return [(line, {name: _cell_in(cell.strip()) for name, cell in zip(names, row)}) for line, row in rows[1:]]
+    return [
+        (line, {name: _cell_in(cell.strip()) for name, cell in zip(names, row)}) for line, row in rows[1:]
+    ]
 
 # %% ../nbs/02_catalog.ipynb #12de3574
 @dataclass
 class CsvReport:
     "What importing a CSV did."
+
     updated: int = 0  # songs that changed
     unchanged: int = 0  # rows that say what the catalogue says already
-    unknown: list[tuple[int, str]] = field(default_factory=list)  # (line, what the row says about itself) of rows that fit no song
+    # (line, what the row says about itself) of rows that fit no song
+    unknown: list[tuple[int, str]] = field(default_factory=list)
 
-
+# %% ../nbs/02_catalog.ipynb #3d2ba786
 def _row_song(db: sqlite3.Connection, row: dict, folder: Path) -> sqlite3.Row | None:
     "The song that a row of a CSV in this folder means."
-    asks = [('recording_id = ?', row.get('recording_id', '').lower()), ('sha256 = ?', row.get('sha256', '').lower())]
+    asks = [
+        ('recording_id = ?', row.get('recording_id', '').lower()),
+        ('sha256 = ?', row.get('sha256', '').lower()),
+    ]
     if text := row.get('path'):
         full = text if text.startswith('file://') else stored_path(folder / text)
         asks.append(('recording_id = (SELECT recording_id FROM files WHERE path = ?)', full))
@@ -1701,7 +1993,8 @@ def _row_song(db: sqlite3.Connection, row: dict, folder: Path) -> sqlite3.Row | 
 
 # %% ../nbs/02_catalog.ipynb #38ab0e51
 def _import_csv(self: Catalog, path: str | os.PathLike) -> CsvReport:
-    path, report = Path(path), CsvReport()
+    path = Path(path)
+    report = CsvReport()
     rows = _read_csv(path)
     with self._transaction() as db:
         for line, row in rows:
@@ -1717,26 +2010,46 @@ def _import_csv(self: Catalog, path: str | os.PathLike) -> CsvReport:
                 continue
             report.updated += 1
             sets = ', '.join(f'{name} = ?' for name in new)
-            db.execute(f'UPDATE songs SET {sets} WHERE recording_id = ?', (*new.values(), song['recording_id']))
+            db.execute(
+                f'UPDATE songs SET {sets} WHERE recording_id = ?', (*new.values(), song['recording_id'])
+            )
     return report
 
 # %% ../nbs/02_catalog.ipynb #6cc3992f
-def _insert_vectors(db: sqlite3.Connection, track_id: str, starts: np.ndarray, ends: np.ndarray, vectors: np.ndarray, model_name: str) -> None:
+def _insert_vectors(
+    db: sqlite3.Connection,
+    track_id: str,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    vectors: np.ndarray,
+    model_name: str,
+) -> None:
     "The rows of one song and model, in the place of earlier ones; `vectors` are little-endian float32."
     import numpy as np
 
     if vectors.ndim != 2 or not len(vectors) == len(starts) == len(ends) or not np.isfinite(vectors).all():
-        raise ResonanceError(f'embeddings want one finite row per chunk: {vectors.shape} for {len(starts)} starts and {len(ends)} ends')
-    dim, now = vectors.shape[1], _now()
-    rows = [(track_id, s, e, v.tobytes(), model_name, dim, now) for s, e, v in zip(starts.tolist(), ends.tolist(), vectors)]
+        raise ResonanceError(
+            f'embeddings want one finite row per chunk: {vectors.shape} for {len(starts)} starts and {len(ends)} ends'
+        )
+    dim = vectors.shape[1]
+    now = _now()
+    rows = [
+        (track_id, s, e, v.tobytes(), model_name, dim, now)
+        for s, e, v in zip(starts.tolist(), ends.tolist(), vectors)
+    ]
     db.execute('DELETE FROM track_embeddings WHERE track_id = ? AND model_name = ?', (track_id, model_name))
-    other = db.execute('SELECT embedding_dim FROM track_embeddings WHERE model_name = ? LIMIT 1', (model_name,)).fetchone()
+    other = db.execute(
+        'SELECT embedding_dim FROM track_embeddings WHERE model_name = ? LIMIT 1', (model_name,)
+    ).fetchone()
     if other and other[0] != dim:
         raise ResonanceError(f'{model_name} has embeddings of {other[0]} numbers here, not {dim}')
-    db.executemany('INSERT INTO track_embeddings (track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, created_at) '
-                   'VALUES (?, ?, ?, ?, ?, ?, ?)', rows)
+    db.executemany(
+        'INSERT INTO track_embeddings (track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, created_at) '
+        'VALUES (?, ?, ?, ?, ?, ?, ?)',
+        rows,
+    )
 
-
+# %% ../nbs/02_catalog.ipynb #47789de1
 def _add_embeddings(
     self: Catalog,
     track_id: str,
@@ -1761,7 +2074,12 @@ def _arrays(rows: list[sqlite3.Row]) -> tuple[list[str], np.ndarray, np.ndarray,
     if len({len(r) for r in raw}) > 1:
         raise ResonanceError('its vectors are not all of one length')
     vectors = np.frombuffer(bytearray().join(raw), dtype='<f4').reshape(len(ids), -1 if ids else 0)
-    return [*ids], np.array(starts, dtype=float), np.array(ends, dtype=float), vectors.astype(np.float32, copy=False)
+    return (
+        [*ids],
+        np.array(starts, dtype=float),
+        np.array(ends, dtype=float),
+        vectors.astype(np.float32, copy=False),
+    )
 
 # %% ../nbs/02_catalog.ipynb #7326f6e4
 def _list_rows(self: Catalog, method: str, n_tracks: int, size: int, change: Callable) -> None:
@@ -1771,9 +2089,10 @@ def _list_rows(self: Catalog, method: str, n_tracks: int, size: int, change: Cal
         db.execute('INSERT INTO segments VALUES (?, ?, ?, ?, ?)', (name, method, n_tracks, size, _now()))
         change(db, name)
 
-
+# %% ../nbs/02_catalog.ipynb #4862fd49
 def _publish_rows(self: Catalog, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
     "Make a saved batch part of the catalogue as rows; its folder is not needed any more."
+
     def songs_and_vectors(db: sqlite3.Connection, segment: str) -> None:
         change(db, segment)
         for track_id, starts_s, ends_s, vectors in made.embeddings():
@@ -1790,23 +2109,38 @@ def _publish_rows(self: Catalog, method: str, part: Path, n_tracks: int, size: i
 # %% ../nbs/02_catalog.ipynb #1a1c1265
 def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) -> CatalogRecognizer:
     "One recogniser made of the rows of these segments' songs."
-    model, names = cls().model_name, [s['name'] for s in segments]
-    rows = self._rows(f"""SELECT i.recording_id, e.chunk_start, e.chunk_end, e.embedding FROM indexed i LEFT JOIN track_embeddings e
+    model = cls().model_name
+    names = [s['name'] for s in segments]
+    rows = self._rows(
+        f"""SELECT i.recording_id, e.chunk_start, e.chunk_end, e.embedding FROM indexed i LEFT JOIN track_embeddings e
         ON e.track_id = i.recording_id AND e.model_name = ? WHERE i.method = ? AND i.segment IN ({', '.join('?' * len(names))})
-        ORDER BY i.recording_id, e.chunk_start, e.id""", model, method, *names)
+        ORDER BY i.recording_id, e.chunk_start, e.id""",
+        model,
+        method,
+        *names,
+    )
     if lost := [r['recording_id'] for r in rows if r['embedding'] is None]:
-        others = self._rows('SELECT DISTINCT model_name FROM track_embeddings WHERE track_id = ? AND substr(model_name, 1, ?) = ?',
-                            lost[0], len(method) + 1, f'{method}/')
-        raise ResonanceError(f'{show_path(self.folder)} has no vectors of {model} for {len(lost)} of its songs, but of '
-                             f'{", ".join(r[0] for r in others) or "no other front end"}')
+        others = self._rows(
+            'SELECT DISTINCT model_name FROM track_embeddings WHERE track_id = ? AND substr(model_name, 1, ?) = ?',
+            lost[0],
+            len(method) + 1,
+            f'{method}/',
+        )
+        raise ResonanceError(
+            f'{show_path(self.folder)} has no vectors of {model} for {len(lost)} of its songs, but of '
+            f'{", ".join(r[0] for r in others) or "no other front end"}'
+        )
     return cls.from_embeddings(*_arrays(rows))
 
-
+# %% ../nbs/02_catalog.ipynb #52b9ee27
 def _forget_stale(self: Catalog, method: str, cls: type) -> set[str]:
     "Take songs off the list whose vectors are missing, cut short, or of another front end; which they are."
     model = cls().model_name
     with self._transaction() as db:
-        db.execute('DELETE FROM track_embeddings WHERE substr(model_name, 1, ?) = ? AND model_name <> ?', (len(method) + 1, f'{method}/', model))
+        db.execute(
+            'DELETE FROM track_embeddings WHERE substr(model_name, 1, ?) = ? AND model_name <> ?',
+            (len(method) + 1, f'{method}/', model),
+        )
         stale = """FROM indexed WHERE method = ? AND recording_id NOT IN (SELECT track_id FROM track_embeddings WHERE model_name = ?
                    GROUP BY track_id HAVING min(length(embedding) = 4 * embedding_dim))"""
         lost = {row[0] for row in db.execute(f'SELECT recording_id {stale}', (method, model))}

@@ -40,9 +40,16 @@ class _Parameters:
         "The number as plain Python, or a complaint in one line (`ResonanceError`)."
         value = value.item() if isinstance(value, np.generic) else value
         whole = self.__dataclass_fields__[name].type in ('int', int)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or (whole and value != int(value)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not low <= value <= high
+            or (whole and value != int(value))
+        ):
             kind = 'whole number' if whole else 'number'
-            raise ResonanceError(f'{type(self).__name__}.{name} is {value!r}; it must be a {kind} from {low:g} to {high:g}')
+            raise ResonanceError(
+                f'{type(self).__name__}.{name} is {value!r}; it must be a {kind} from {low:g} to {high:g}'
+            )
         return int(value) if whole else value
 
 # %% ../nbs/22_chain.ipynb #a6071397
@@ -61,7 +68,7 @@ def _sound(
         raise ResonanceError(f'the {what} has NaN, infinite or absurdly large samples; full scale is 1')
     return x
 
-
+# %% ../nbs/22_chain.ipynb #defa7974
 def _stage(work: Callable) -> Callable:
     "Make a stage of a function: check the sound, leave an empty one alone, answer float32."
 
@@ -80,7 +87,7 @@ class Gain(_Parameters):
     gain_db: float
     LIMITS = dict(gain_db=(-120, 120))
 
-
+# %% ../nbs/22_chain.ipynb #f78c8418
 @_stage
 def amplify(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -105,7 +112,12 @@ class Equaliser(_Parameters):
     peaks: tuple[tuple[float, float, float], ...] = ()  # (centre in Hz, gain in dB, Q)
     low_shelf: tuple[float, float] | None = None  # (corner in Hz, gain in dB): sub emphasis
     high_shelf: tuple[float, float] | None = None  # (corner in Hz, gain in dB)
-    LIMITS = dict(high_pass_hz=(5, _HIGHEST_HZ), high_pass_order=(1, 8), low_pass_hz=(5, _HIGHEST_HZ), low_pass_order=(1, 8))
+    LIMITS = dict(
+        high_pass_hz=(5, _HIGHEST_HZ),
+        high_pass_order=(1, 8),
+        low_pass_hz=(5, _HIGHEST_HZ),
+        low_pass_order=(1, 8),
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -131,19 +143,24 @@ def _biquad(
     q: float = math.sqrt(0.5),  # quality; this value is the slope 1 for a shelf
 ) -> list[float]:
     "One section of the cookbook: b0, b1, b2, 1, a1, a2."
-    A, w = 10 ** (gain_db / 40), 2 * math.pi * centre_hz / SAMPLE_RATE
-    c, alpha = math.cos(w), math.sin(w) / (2 * q)
+    A = 10 ** (gain_db / 40)
+    w = 2 * math.pi * centre_hz / SAMPLE_RATE
+    c = math.cos(w)
+    alpha = math.sin(w) / (2 * q)
     if kind == 'peak':
-        b, a = (1 + alpha * A, -2 * c, 1 - alpha * A), (1 + alpha / A, -2 * c, 1 - alpha / A)
+        b = (1 + alpha * A, -2 * c, 1 - alpha * A)
+        a = (1 + alpha / A, -2 * c, 1 - alpha / A)
     else:  # the high shelf is the low shelf with the frequency axis turned round: cos becomes -cos
         s = 1 if kind == 'low' else -1
-        c, root = s * c, 2 * math.sqrt(A) * alpha
-        plus, minus = (A + 1), (A - 1)
+        c = s * c
+        root = 2 * math.sqrt(A) * alpha
+        plus = A + 1
+        minus = A - 1
         b = A * (plus - minus * c + root), s * 2 * A * (minus - plus * c), A * (plus - minus * c - root)
         a = plus + minus * c + root, s * -2 * (minus + plus * c), plus + minus * c - root
     return [v / a[0] for v in (*b, *a)]
 
-
+# %% ../nbs/22_chain.ipynb #4b2639ed
 def _butterworth(
     kind: str,  # 'high' or 'low'
     hz: float,  # the corner
@@ -151,11 +168,13 @@ def _butterworth(
 ) -> list[list[float]]:
     "A Butterworth pass as sections: its poles lie evenly on a circle, so each section is the cookbook's with another Q."
     w = 2 * math.pi * hz / SAMPLE_RATE
-    c, sign = math.cos(w), 1 if kind == 'low' else -1
+    c = math.cos(w)
+    sign = 1 if kind == 'low' else -1
     rows = []
     for k in range(order // 2):
         alpha = math.sin(w) * math.sin(math.pi * (2 * k + 1) / (2 * order))
-        a0, b = 1 + alpha, (1 - sign * c) / 2
+        a0 = 1 + alpha
+        b = (1 - sign * c) / 2
         rows.append([b / a0, sign * 2 * b / a0, b / a0, 1.0, -2 * c / a0, (1 - alpha) / a0])
     if order % 2:
         t = math.tan(w / 2)
@@ -169,7 +188,10 @@ def equaliser_sos(
 ) -> np.ndarray:
     "The second-order sections, shape (k, 6) as SciPy orders them; k is 0 when nothing is asked."
     rows = []
-    for kind, hz, order in (('high', p.high_pass_hz, p.high_pass_order), ('low', p.low_pass_hz, p.low_pass_order)):
+    for kind, hz, order in (
+        ('high', p.high_pass_hz, p.high_pass_order),
+        ('low', p.low_pass_hz, p.low_pass_order),
+    ):
         if hz is not None:
             rows += _butterworth(kind, hz, order)
     rows += [_biquad('peak', *peak) for peak in p.peaks]
@@ -188,7 +210,7 @@ def equaliser_response(
         h *= (b0 + back * (b1 + back * b2)) / (a0 + back * (a1 + back * a2))
     return h
 
-
+# %% ../nbs/22_chain.ipynb #4def43c9
 @_stage
 def equalise(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -215,14 +237,15 @@ def _steps(
     rest = -len(samples) % CONTROL
     return (np.pad(samples, (0, rest)) if rest else samples).reshape(-1, CONTROL)
 
-
+# %% ../nbs/22_chain.ipynb #a8ea65fe
 def _peaks(
     samples: np.ndarray,  # mono samples, shape (n,)
 ) -> np.ndarray:
     "The largest magnitude in every control step, float64, shape (k,)."
-    return np.abs(_steps(samples)).T.copy().max(0).astype(np.float64)  # turned over, the maximum is four times faster
+    # turned over, the maximum is four times faster
+    return np.abs(_steps(samples)).T.copy().max(0).astype(np.float64)
 
-
+# %% ../nbs/22_chain.ipynb #2f4fbdd5
 def _release(
     peaks: np.ndarray,  # magnitudes, shape (k,)
     release_s: float,  # time to fall to 1/e
@@ -240,7 +263,7 @@ def _line_weights() -> np.ndarray:
 
 _WEIGHTS = _line_weights()
 
-
+# %% ../nbs/22_chain.ipynb #c926aa6f
 def _per_sample(
     nodes: np.ndarray,  # gains in the middle of every step, shape (k,)
     n: int,  # samples
@@ -260,14 +283,21 @@ class Compressor(_Parameters):
     release_s: float  # of the envelope, to 1/e
     makeup_db: float = 0.0  # gain afterwards
     knee_db: float = 6.0  # width of the bend
-    LIMITS = dict(threshold_db=(-120, 20), ratio=(1, 1_000), attack_s=(0, 10), release_s=(0.001, 100), makeup_db=(-60, 60), knee_db=(0, 60))
+    LIMITS = dict(
+        threshold_db=(-120, 20),
+        ratio=(1, 1_000),
+        attack_s=(0, 10),
+        release_s=(0.001, 100),
+        makeup_db=(-60, 60),
+        knee_db=(0, 60),
+    )
 
-
+# %% ../nbs/22_chain.ipynb #b28c79e4
 def _pole(time_s: float) -> float:
     "The coefficient of a one-pole filter at control rate that reaches 63 % of a step after a time."
     return math.exp(-1 / (time_s * _STEPS_PER_S)) if time_s > 0 else 0.0
 
-
+# %% ../nbs/22_chain.ipynb #a78d902b
 def compressor_curve_db(
     p: Compressor,  # threshold, ratio, knee
     level_db: np.ndarray,  # peak levels, dBFS
@@ -303,7 +333,7 @@ class Limiter(_Parameters):
     lookahead_s: float = 0.002  # how early the gain begins to fall
     LIMITS = dict(ceiling_db=(-100, 20), release_s=(0.001, 100), lookahead_s=(0, 0.1))
 
-
+# %% ../nbs/22_chain.ipynb #54e14a34
 @_stage
 def limit(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -311,7 +341,8 @@ def limit(
     p: Limiter,  # ceiling and times
 ) -> np.ndarray:
     "Turn down in time, so that no sample passes the ceiling; below it nothing changes; raises `ResonanceError` for bad sound."
-    ceiling, ahead = 10 ** (p.ceiling_db / 20), round(p.lookahead_s * _STEPS_PER_S)
+    ceiling = 10 ** (p.ceiling_db / 20)
+    ahead = round(p.lookahead_s * _STEPS_PER_S)
     peaks = np.pad(_peaks(samples), (1, 1 + ahead), mode='edge')
     loud = np.lib.stride_tricks.sliding_window_view(peaks, ahead + 3).max(1)
     safe = np.exp(-np.maximum(_release(loud, p.release_s) - math.log(ceiling), 0))
@@ -329,7 +360,7 @@ class Air(_Parameters):
     humidity_percent: float = 50.0  # relative
     LIMITS = dict(distance_m=(0, 10_000), temperature_c=(-20, 50), humidity_percent=(5, 100))
 
-
+# %% ../nbs/22_chain.ipynb #dde9c7ad
 def air_loss_db(
     p: Air,  # distance and weather
     freqs_hz: np.ndarray,  # where to evaluate, Hz
@@ -338,10 +369,13 @@ def air_loss_db(
     f2 = np.asarray(freqs_hz, dtype=np.float64) ** 2
     kelvin = p.temperature_c + 273.15
     theta = kelvin / 293.15
-    h = p.humidity_percent * 10 ** (-6.8346 * (273.16 / kelvin) ** 1.261 + 4.6151)  # water, percent of the molecules
+    # water, percent of the molecules
+    h = p.humidity_percent * 10 ** (-6.8346 * (273.16 / kelvin) ** 1.261 + 4.6151)
     oxygen = 24 + 4.04e4 * h * (0.02 + h) / (0.391 + h)
     nitrogen = theta**-0.5 * (9 + 280 * h * math.exp(-4.170 * (theta ** (-1 / 3) - 1)))
-    relaxed = 0.01275 * math.exp(-2239.1 / kelvin) / (oxygen + f2 / oxygen) + 0.1068 * math.exp(-3352 / kelvin) / (nitrogen + f2 / nitrogen)
+    relaxed = 0.01275 * math.exp(-2239.1 / kelvin) / (oxygen + f2 / oxygen) + 0.1068 * math.exp(
+        -3352 / kelvin
+    ) / (nitrogen + f2 / nitrogen)
     return p.distance_m * 8.686 * f2 * (1.84e-11 * math.sqrt(theta) + theta**-2.5 * relaxed)
 
 # %% ../nbs/22_chain.ipynb #cc7f9c52
@@ -356,7 +390,8 @@ def through_air(
 
     if not p.distance_m:
         return samples.copy()
-    size = next_fast_len(len(samples) + 1_024, real=True)  # zeros between the end and the beginning: nothing wraps
+    # zeros between the end and the beginning: nothing wraps
+    size = next_fast_len(len(samples) + 1_024, real=True)
     keep = 10 ** (-air_loss_db(p, np.fft.rfftfreq(size, 1 / SAMPLE_RATE)) / 20)
     return irfft(rfft(samples, size) * keep.astype(np.float32), size)[: len(samples)]
 
@@ -371,7 +406,7 @@ class AutoGain(_Parameters):
     strength: float = 1.0  # 1: the level comes to the target; 0: nothing happens
     LIMITS = dict(target_db=(-100, 0), max_gain_db=(0, 60), time_s=(0.001, 100), strength=(0, 1))
 
-
+# %% ../nbs/22_chain.ipynb #e5363353
 @_stage
 def auto_gain(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -381,7 +416,8 @@ def auto_gain(
     "Bring the slow RMS level towards a target; raises `ResonanceError` for bad sound."
     from scipy.signal import lfilter
 
-    steps, a = _steps(samples), _pole(p.time_s)
+    steps = _steps(samples)
+    a = _pole(p.time_s)
     power = np.einsum('ij,ij->i', steps, steps).astype(np.float64) / CONTROL
     power, _ = lfilter([1 - a], [1, -a], power, zi=[a * 10 ** (p.target_db / 10)])
     gain_db = p.strength * (p.target_db - 10 * np.log10(np.maximum(power, _QUIET**2)))
@@ -395,7 +431,7 @@ class HardClip(_Parameters):
     threshold_db: float  # dBFS
     LIMITS = dict(threshold_db=(-100, 0))
 
-
+# %% ../nbs/22_chain.ipynb #7a2a9d0c
 @_stage
 def hard_clip(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -406,7 +442,7 @@ def hard_clip(
     edge = np.float32(10 ** (p.threshold_db / 20))
     return np.clip(samples, -edge, edge)
 
-
+# %% ../nbs/22_chain.ipynb #49d0cd64
 @dataclass(frozen=True)
 class Saturator(_Parameters):
     "A circuit that bends."
@@ -441,13 +477,15 @@ def colour(
     "The sound through a device, shape (n,): causal convolution; raises `ResonanceError` for bad sound or an empty response."
     from scipy.signal import oaconvolve
 
-    x, h = _sound(samples), _sound(response, 'response')
+    x = _sound(samples)
+    h = _sound(response, 'response')
     if not len(h):
         raise ResonanceError('a device response needs at least one sample')
     return oaconvolve(x, h)[: len(x)].astype(np.float32, copy=False) if len(x) else x.copy()
 
 # %% ../nbs/22_chain.ipynb #1cc5bd19
-_CODECS = {  # name -> encoder, its options (quick, as in a phone), decoder, sample format, least and most kbit/s at 16 kHz
+# name -> encoder, its options (quick, as in a phone), decoder, sample format, least and most kbit/s at 16 kHz
+_CODECS = {
     'opus': ('libopus', {}, 'libopus', 'flt', 6, 128),
     'aac': ('aac', {'aac_coder': 'fast'}, 'aac', 'fltp', 8, 64),
     'mp3': ('libmp3lame', {'compression_level': '7'}, 'mp3float', 'fltp', 8, 160),
@@ -464,7 +502,9 @@ class Codec(_Parameters):
     def __post_init__(self):
         if self.name not in _CODECS:
             raise ResonanceError(f'Codec.name is {self.name!r}; choose from: {", ".join(_CODECS)}')
-        object.__setattr__(self, 'bitrate_kbps', self._number('bitrate_kbps', self.bitrate_kbps, *_CODECS[self.name][-2:]))
+        object.__setattr__(
+            self, 'bitrate_kbps', self._number('bitrate_kbps', self.bitrate_kbps, *_CODECS[self.name][-2:])
+        )
 
 # %% ../nbs/22_chain.ipynb #df869740
 def _round_trip(
@@ -477,14 +517,22 @@ def _round_trip(
 
     encoder, options, decoder, kind, *_ = _CODECS[p.name]
     enc = av.CodecContext.create(encoder, 'w')
-    enc.sample_rate, enc.format, enc.layout, enc.bit_rate = SAMPLE_RATE, kind, 'mono', int(p.bitrate_kbps * 1_000)
-    enc.time_base, enc.options = Fraction(1, SAMPLE_RATE), dict(options)
+    enc.sample_rate = SAMPLE_RATE
+    enc.format = kind
+    enc.layout = 'mono'
+    enc.bit_rate = int(p.bitrate_kbps * 1_000)
+    enc.time_base = Fraction(1, SAMPLE_RATE)
+    enc.options = dict(options)
     frame = av.AudioFrame.from_ndarray(np.pad(x, (0, 4_096))[None], format=kind, layout='mono')
-    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, 0, enc.time_base
+    frame.sample_rate = SAMPLE_RATE
+    frame.pts = 0
+    frame.time_base = enc.time_base
     enc.open()
     packets = [*enc.encode(frame), *enc.encode(None)]
     dec = av.CodecContext.create(decoder, 'r')
-    dec.extradata, dec.sample_rate, dec.layout = enc.extradata, SAMPLE_RATE, 'mono'
+    dec.extradata = enc.extradata
+    dec.sample_rate = SAMPLE_RATE
+    dec.layout = 'mono'
     frames = [f for packet in [*packets, None] for f in dec.decode(packet)]
     y = np.concatenate([f.to_ndarray().reshape(-1) for f in frames])
     y = y.astype(np.float32) / np.float32(2**15) if y.dtype == np.int16 else y
@@ -504,7 +552,7 @@ def codec_delay(
     fit = correlate(_round_trip(sweep, p), sweep, 'full', 'fft')
     return int(np.argmax(fit)) - (len(sweep) - 1)
 
-
+# %% ../nbs/22_chain.ipynb #a8fa5ad5
 def _between(
     samples: np.ndarray,  # mono samples, shape (n,)
     start: int,  # first sample wanted, may be negative
@@ -512,12 +560,13 @@ def _between(
 ) -> np.ndarray:
     "The samples from `start` to `stop`, with silence beyond both ends; memory of its own."
     out = np.zeros(stop - start, dtype=samples.dtype)
-    first, last = max(start, 0), min(stop, len(samples))
+    first = max(start, 0)
+    last = min(stop, len(samples))
     if last > first:
         out[first - start : last - start] = samples[first:last]
     return out
 
-
+# %% ../nbs/22_chain.ipynb #f55771fe
 @_stage
 def code_and_decode(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -538,7 +587,7 @@ class Quantiser(_Parameters):
     dither: bool = True  # triangular noise of two steps' width before rounding
     LIMITS = dict(bits=(2, 24))
 
-
+# %% ../nbs/22_chain.ipynb #fbc23301
 @_stage
 def quantise(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -552,11 +601,15 @@ def quantise(
         if rng is None:
             raise ResonanceError('dither is random: give a generator, or Quantiser(bits, dither=False)')
         y += rng.random(len(y), dtype=np.float32)
-        y -= rng.random(len(y), dtype=np.float32)  # the difference of two uniform numbers is triangular around zero
+        # the difference of two uniform numbers is triangular around zero
+        y -= rng.random(len(y), dtype=np.float32)
     return np.clip(np.rint(y), -steps, steps - 1) / steps
 
 # %% ../nbs/22_chain.ipynb #1304c623
-_TAPS, _POWERS, _BLOCK = 32, 5, 32  # neighbours, coefficients of a polynomial, outputs in one row of a matrix product
+# neighbours, coefficients of a polynomial, outputs in one row of a matrix product
+_TAPS = 32
+_POWERS = 5
+_BLOCK = 32
 _ROWS = 64  # rows in one product
 
 
@@ -572,7 +625,7 @@ def _farrow() -> np.ndarray:
         laid_out[:, i : i + _TAPS, i] = c
     return laid_out
 
-
+# %% ../nbs/22_chain.ipynb #9d25d2a2
 def _read(
     x: np.ndarray,  # mono samples, shape (n,)
     times: np.ndarray,  # rising places to read at, samples, float64, shape (m,)
@@ -582,8 +635,10 @@ def _read(
     mu = (times - whole - 0.5).astype(np.float32)
     first = int(whole[0])
     index = whole.astype(np.int64) - first
-    start, blocks = first - (_TAPS // 2 - 1), int(index[-1]) // _BLOCK + 1
-    blocks += -blocks % _ROWS  # products this small are never shared between threads, whose number would show in the last bit
+    start = first - (_TAPS // 2 - 1)
+    blocks = int(index[-1]) // _BLOCK + 1
+    # products this small are never shared between threads, whose number would show in the last bit
+    blocks += -blocks % _ROWS
     near = _between(x, start, start + blocks * _BLOCK + _TAPS - 1)
     rows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(near, _BLOCK + _TAPS - 1)[::_BLOCK])
     rows = rows.reshape(-1, _ROWS, _BLOCK + _TAPS - 1)
@@ -601,14 +656,14 @@ class ClockSkew(_Parameters):
     ppm: float  # parts in a million; positive plays faster
     LIMITS = dict(ppm=(-10_000, 10_000))
 
-
+# %% ../nbs/22_chain.ipynb #a1ccdd8e
 def _anchored(n: int, anchor: int, speed: float) -> np.ndarray:
     "The times at which to read so that `anchor` stays where it is, shape (n,); raises `ResonanceError` outside the sound."
     if not 0 <= anchor <= n:
         raise ResonanceError(f'the anchor must be a sample of the sound, from 0 to {n}, not {anchor}')
     return anchor + (np.arange(n) - anchor) * speed
 
-
+# %% ../nbs/22_chain.ipynb #bd39d4fc
 @_stage
 def skew(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -624,7 +679,8 @@ def skew(
 _FRAME, _HOP = 1_024, 256  # 64 ms, a quarter of that
 
 
-_TURN = np.float32(2**30 / np.pi)  # phases are whole numbers here, so that they wrap by themselves and long sounds lose nothing
+# phases are whole numbers here, so that they wrap by themselves and long sounds lose nothing
+_TURN = np.float32(2**30 / np.pi)
 _ONSET = 0.25  # a frame whose magnitudes rose by more than this share is a beginning
 
 
@@ -634,16 +690,20 @@ def _laid_down(
     anchor: int,  # the frame that keeps its phases
 ) -> np.ndarray:
     "The spectra with phases that join when laid down one hop apart, shape (k, bins)."
-    size, past = np.abs(now), np.abs(before)
+    size = np.abs(now)
+    past = np.abs(before)
     fresh = np.maximum(size - past, 0).sum(1) > _ONSET * past.sum(1)
-    start = np.maximum.accumulate(np.where(fresh, np.arange(len(now)), 0))  # the frame from which the sum is counted
-    start = np.where(start == start[anchor], anchor, start)  # around the anchor, from there in both directions
+    # the frame from which the sum is counted
+    start = np.maximum.accumulate(np.where(fresh, np.arange(len(now)), 0))
+    # around the anchor, from there in both directions
+    start = np.where(start == start[anchor], anchor, start)
     phase, phase_before = ((np.angle(s) * _TURN).astype(np.int32) for s in (now, before))
     total = np.cumsum(phase - phase_before, axis=0, dtype=np.int32)
     total += (phase - total)[start]
     angle = total.astype(np.float32) * (1 / _TURN)
     out = np.empty_like(now)
-    out.real, out.imag = size * np.cos(angle), size * np.sin(angle)
+    out.real = size * np.cos(angle)
+    out.imag = size * np.sin(angle)
     return out
 
 # %% ../nbs/22_chain.ipynb #a01d76f8
@@ -657,13 +717,16 @@ def _stretched(
     "The sound at another tempo and the same pitch, shape (stop - start,)."
     from scipy.fft import irfft, rfft
 
-    first, last = (start - anchor - _FRAME // 2) // _HOP, -((anchor - stop - _FRAME // 2) // _HOP)
+    first = (start - anchor - _FRAME // 2) // _HOP
+    last = -((anchor - stop - _FRAME // 2) // _HOP)
     places = anchor + np.rint(np.arange(first, last + 1) * _HOP * tempo).astype(np.int64) - _FRAME // 2
     low = int(places[0]) - _HOP
     frames = np.lib.stride_tricks.sliding_window_view(_between(x, low, int(places[-1]) + _FRAME), _FRAME)
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FRAME) / _FRAME)).astype(np.float32)
-    now, before = rfft(frames[places - low] * hann), rfft(frames[places - low - _HOP] * hann)
-    made = irfft(_laid_down(now, before, -first), _FRAME) * (hann / np.float32(1.5))  # the squares of the windows add up to 1.5
+    now = rfft(frames[places - low] * hann)
+    before = rfft(frames[places - low - _HOP] * hann)
+    # the squares of the windows add up to 1.5
+    made = irfft(_laid_down(now, before, -first), _FRAME) * (hann / np.float32(1.5))
     out = np.zeros((len(made) + 3, _HOP), dtype=np.float32)
     for i in range(4):
         out[i : i + len(made)] += made[:, i * _HOP : (i + 1) * _HOP]
@@ -679,7 +742,7 @@ class Drift(_Parameters):
     pitch_cents: float = 0.0  # 100 to the semitone, positive is higher
     LIMITS = dict(stretch=(0.8, 1.25), pitch_cents=(-200, 200))
 
-
+# %% ../nbs/22_chain.ipynb #0d0c5219
 @_stage
 def drift(
     samples: np.ndarray,  # mono samples, shape (n,)
@@ -688,7 +751,8 @@ def drift(
     anchor: int = 0,  # the sample that stays where it is
 ) -> np.ndarray:
     "Change tempo and pitch independently, silence where the input ends; raises `ResonanceError` for bad sound or a bad anchor."
-    n, ratio = len(samples), 2 ** (p.pitch_cents / 1_200)
+    n = len(samples)
+    ratio = 2 ** (p.pitch_cents / 1_200)
     times = _anchored(n, anchor, ratio)
     if p.stretch == 1 and ratio == 1:
         return samples.copy()
@@ -721,7 +785,7 @@ def _known(name) -> tuple[type, Callable]:
         raise ResonanceError(f'unknown stage {name!r}; choose from: {", ".join(STAGES)}')
     return STAGES[name]
 
-
+# %% ../nbs/22_chain.ipynb #e450f5bf
 def _checked(name, p) -> Callable:
     "The stage's function; raises `ResonanceError` for an unknown name or another stage's parameters."
     kind, function = _known(name)
@@ -738,7 +802,7 @@ def stage_to_dict(
     _checked(name, p)
     return {'stage': name, **vars(p)}  # flat: `asdict` would copy every number by itself
 
-
+# %% ../nbs/22_chain.ipynb #c81581ac
 def stage_from_dict(
     d: dict,  # from `stage_to_dict`, perhaps through JSON
 ) -> tuple[str, object]:
@@ -750,13 +814,15 @@ def stage_from_dict(
     kind, _ = _known(name)
     unknown = sorted(map(str, d.keys() - {f.name for f in fields(kind)}))
     if unknown:
-        raise ResonanceError(f'the stage {name} has no parameter {unknown[0]!r}; it has: {", ".join(f.name for f in fields(kind))}')
+        raise ResonanceError(
+            f'the stage {name} has no parameter {unknown[0]!r}; it has: {", ".join(f.name for f in fields(kind))}'
+        )
     try:
         return name, kind(**d)
     except TypeError as e:
         raise ResonanceError(f'the stage {name} lacks a parameter: {str(e).split(": ", 1)[-1]}') from None
 
-
+# %% ../nbs/22_chain.ipynb #491da8d9
 def apply(
     samples: np.ndarray,  # mono samples, shape (n,)
     rng: np.random.Generator | None,  # for the stages that draw

@@ -19,7 +19,17 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, atomic_write, best_first, probability, reading
+from resonance_nb.core import (
+    Match,
+    OtherVersion,
+    ResonanceError,
+    SongIndex,
+    as_matches,
+    atomic_write,
+    best_first,
+    probability,
+    reading,
+)
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
@@ -29,7 +39,9 @@ __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT'
 
 # %% ../nbs/31_chromaprint.ipynb #cb81f1c3
 RATE_HZ = 11_025  # samples a second inside this module
-N_FFT, HOP = 4096, 4096 // 3  # frame and step, samples at `RATE_HZ` (0.372 and 0.124 s)
+# frame and step, samples at `RATE_HZ` (0.372 and 0.124 s)
+N_FFT = 4096
+HOP = 4096 // 3
 BINS = np.arange(round(28 * N_FFT / RATE_HZ), round(3520 * N_FFT / RATE_HZ))  # of the spectrum, 28 to 3520 Hz
 NOTE = np.floor(12 * np.log2(BINS * RATE_HZ / N_FFT / 27.5)).astype(int) % 12  # of each bin; 0 is A
 CUTOFF = 0.8  # of the original's resampler, share of half of `RATE_HZ`; a sinc under a Kaiser window
@@ -56,7 +68,7 @@ def _checked(piece) -> np.ndarray:
         raise ResonanceError('a sound must be finite: there are NaN or infinite samples in it')
     return x
 
-
+# %% ../nbs/31_chromaprint.ipynb #4ecd2b54
 def resampled(
     blocks: Iterable[np.ndarray],  # mono samples at 16 kHz, in pieces of any length
 ) -> Iterator[np.ndarray]:
@@ -79,19 +91,22 @@ def _notes(x: np.ndarray) -> np.ndarray:
     spectrum = rfft(frames * np.hamming(N_FFT).astype(np.float32), axis=1)[:, BINS].astype(np.complex128)
     return (spectrum.real**2 + spectrum.imag**2) @ (np.eye(12)[NOTE] * gains()[:, None])
 
-
+# %% ../nbs/31_chromaprint.ipynb #300b680f
 def chroma(
     pieces: Iterable[np.ndarray],  # mono samples at `RATE_HZ`, in pieces of any length
 ) -> Iterator[np.ndarray]:
     "Energy of the twelve notes, in pieces of `BLOCK` frames (the last may be shorter), shape (frames, 12)."
-    kept, size, span = [np.zeros(0, np.float32)], 0, (BLOCK - 1) * HOP + N_FFT
+    kept = [np.zeros(0, np.float32)]
+    size = 0
+    span = (BLOCK - 1) * HOP + N_FFT
     for piece in pieces:
         kept.append(piece)
         size += len(piece)
         while size >= span:
             x = np.concatenate(kept)
             yield _notes(x[:span])
-            kept, size = [x[BLOCK * HOP :]], size - BLOCK * HOP
+            kept = [x[BLOCK * HOP :]]
+            size = size - BLOCK * HOP
     if size >= N_FFT:
         yield _notes(np.concatenate(kept))
 
@@ -107,7 +122,8 @@ def image(
     return np.where(length < SILENT, 0, smooth / np.maximum(length, SILENT))
 
 # %% ../nbs/31_chromaprint.ipynb #0fb70d08
-FILTERS = (  # shape, lowest note, notes, columns, and three thresholds; the first filter is the highest pair of bits
+# shape, lowest note, notes, columns, and three thresholds; the first filter is the highest pair of bits
+FILTERS = (
     ('whole', 4, 3, 15, 1.98215, 2.35817, 2.63523),
     ('middle notes', 4, 6, 15, -1.03809, -0.651211, -0.282167),
     ('upper notes', 0, 4, 16, -0.298702, 0.119262, 0.558497),
@@ -125,7 +141,8 @@ FILTERS = (  # shape, lowest note, notes, columns, and three thresholds; the fir
     ('upper notes', 9, 2, 12, -0.272556, 0.019424, 0.302559),
     ('crosswise', 4, 2, 14, -0.164292, -0.0321188, 0.0846339),
 )
-COLUMNS = np.array([f[3] for f in FILTERS])  # how many columns each filter looks at, from the window's first on
+# how many columns each filter looks at, from the window's first on
+COLUMNS = np.array([f[3] for f in FILTERS])
 THRESHOLDS = np.array([f[4:] for f in FILTERS])  # (16, 3), ascending
 WINDOW = int(COLUMNS.max())  # columns
 
@@ -135,7 +152,8 @@ def areas() -> tuple[np.ndarray, np.ndarray]:
     plus, minus = np.zeros((2, len(FILTERS), WINDOW, 12))
     for i, (kind, lowest, notes, columns, *_) in enumerate(FILTERS):
         c, n = np.indices((columns, notes))
-        late, high = c >= columns // 2, n >= notes // 2
+        late = c >= columns // 2
+        high = n >= notes // 2
         adds = {
             'whole': c >= 0,
             'later': late,
@@ -148,7 +166,7 @@ def areas() -> tuple[np.ndarray, np.ndarray]:
         minus[i, :columns, lowest : lowest + notes] = ~adds
     return plus, minus
 
-
+# %% ../nbs/31_chromaprint.ipynb #ba8d969a
 PLUS, MINUS = (a.reshape(len(FILTERS), -1).T for a in areas())
 
 
@@ -158,7 +176,11 @@ def answers(
     "What every filter says at every place of a picture, shape (columns - 15, 16) {cite:p}`ke2005computer`."
     if len(picture) < WINDOW:
         return np.zeros((0, len(FILTERS)))
-    windows = np.lib.stride_tricks.sliding_window_view(picture, WINDOW, axis=0).transpose(0, 2, 1).reshape(-1, 12 * WINDOW)
+    windows = (
+        np.lib.stride_tricks.sliding_window_view(picture, WINDOW, axis=0)
+        .transpose(0, 2, 1)
+        .reshape(-1, 12 * WINDOW)
+    )
     return np.log1p(windows @ PLUS) - np.log1p(windows @ MINUS)
 
 # %% ../nbs/31_chromaprint.ipynb #c503715c
@@ -180,21 +202,38 @@ SILENCE = words(answers(np.zeros((WINDOW, 12))))[0]  # what sixteen silent colum
 @dataclass(frozen=True)
 class Front:
     "Who makes the fingerprints, and how a query is put."
+
     source: str = 'numpy'  # 'numpy': this module; 'fpcalc': the original program, which must be installed
     query_phases: int = 4  # times a query is framed, each a fraction of a hop later
-    query_edge: float = 0.1  # bits nearer to a threshold than this share of the thresholds' span are not compared
+    # bits nearer to a threshold than this share of the thresholds' span are not compared
+    query_edge: float = 0.1
     query_words: int = 500  # words compared of each framing; of a longer clip only every second, third, ...
     query_bits: int = 16  # bits that a clip must have to be answered
 
     def __post_init__(self):
         if self.source not in ('numpy', 'fpcalc'):
-            raise ResonanceError(f"unknown source {self.source!r} of fingerprints; choose from: numpy, fpcalc")
-        if not (1 <= self.query_phases <= HOP and self.query_edge >= 0 and 1 <= self.query_words <= 500 and self.query_bits >= 1):
-            raise ResonanceError(f'query_phases must be in 1 to {HOP}, query_words in 1 to 500, query_bits 1 or more, query_edge 0 or more')
+            raise ResonanceError(
+                f"unknown source {self.source!r} of fingerprints; choose from: numpy, fpcalc"
+            )
+        if not (
+            1 <= self.query_phases <= HOP
+            and self.query_edge >= 0
+            and 1 <= self.query_words <= 500
+            and self.query_bits >= 1
+        ):
+            raise ResonanceError(
+                f'query_phases must be in 1 to {HOP}, query_words in 1 to 500, query_bits 1 or more, query_edge 0 or more'
+            )
 
     def digest(self) -> str:
         "A short hash of everything that decides the stored fingerprints."
-        made = {'source': self.source, 'sample_rate_hz': SAMPLE_RATE, 'rate_hz': RATE_HZ, 'frame': [N_FFT, HOP, CUTOFF], 'filters': FILTERS}
+        made = {
+            'source': self.source,
+            'sample_rate_hz': SAMPLE_RATE,
+            'rate_hz': RATE_HZ,
+            'frame': [N_FFT, HOP, CUTOFF],
+            'filters': FILTERS,
+        }
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/31_chromaprint.ipynb #8a958455
@@ -209,7 +248,8 @@ def fingerprint(
     pieces = [samples] if isinstance(samples, np.ndarray) else samples
     if front.source == 'fpcalc':
         return fpcalc(map(_checked, pieces), SAMPLE_RATE)
-    kept, found = np.zeros((0, 12)), [np.zeros(0, np.uint32)]
+    kept = np.zeros((0, 12))
+    found = [np.zeros(0, np.uint32)]
     for energy in chroma(resampled(pieces)):
         kept = np.concatenate([kept, energy])
         found.append(words(answers(image(kept))))
@@ -226,16 +266,23 @@ def fpcalc(
 
     program = shutil.which('fpcalc')
     if program is None:
-        raise ResonanceError("fpcalc is not installed: apt install libchromaprint-tools, or see https://acoustid.org/chromaprint; or use source='numpy'")
+        raise ResonanceError(
+            "fpcalc is not installed: apt install libchromaprint-tools, or see https://acoustid.org/chromaprint; or use source='numpy'"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'sound.wav'
         audio.save(path, iter(pieces), rate_hz)
         command = [program, '-raw', '-plain', '-length', '0', '-algorithm', '2', str(path)]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     said = done.stdout.strip()
-    if not said and any(short in done.stderr for short in ('Empty fingerprint', 'Not enough audio', 'end of file', 'End of file')):
+    if not said and any(
+        short in done.stderr
+        for short in ('Empty fingerprint', 'Not enough audio', 'end of file', 'End of file')
+    ):
         return np.zeros(0, np.uint32)
-    try:  # some versions print everything and then stumble over the end of the file: the words count, not the exit code
+    # some versions print everything and then stumble over the end of the file: the words count, not the exit
+    # code
+    try:
         return np.array([int(w) for w in said.split(',')], np.uint32)
     except (ValueError, OverflowError):
         why = ' '.join((done.stderr or said).split())[:200]
@@ -243,35 +290,40 @@ def fpcalc(
 
 # %% ../nbs/31_chromaprint.ipynb #83af9e90
 ALL_BITS = np.uint32(0xFFFFFFFF)
-KNOWN = np.array([np.sum(np.uint32(3) << SHIFT[COLUMNS <= c], dtype=np.uint32) for c in range(WINDOW + 1)])  # bits that c columns decide
+# bits that c columns decide
+KNOWN = np.array([np.sum(np.uint32(3) << SHIFT[COLUMNS <= c], dtype=np.uint32) for c in range(WINDOW + 1)])
 
 
 def sure(
     said: np.ndarray,  # (n, 16) from `answers`
-    edge: float,  # how near to a threshold is doubtful, as a share of the span of the filter's three thresholds
+    # how near to a threshold is doubtful, as a share of the span of the filter's three thresholds
+    edge: float,
 ) -> np.ndarray:
     "Mask of the bits that do not stand at the edge of a threshold, shape (n,) uint32."
     span = THRESHOLDS[:, 2] - THRESHOLDS[:, 0]
     near = np.abs(said[:, :, None] - THRESHOLDS) < edge * span[:, None]
-    doubtful = near[:, :, 1] * np.uint32(2) | (near[:, :, 0] | near[:, :, 2])  # the middle threshold decides the upper bit
+    # the middle threshold decides the upper bit
+    doubtful = near[:, :, 1] * np.uint32(2) | (near[:, :, 0] | near[:, :, 2])
     return ALL_BITS ^ (doubtful.astype(np.uint32) << SHIFT).sum(axis=1, dtype=np.uint32)
 
 # %% ../nbs/31_chromaprint.ipynb #a1e78bf0
 @dataclass(frozen=True)
 class Framing:
     "A clip, framed once."
+
     words: np.ndarray  # (n,) uint32
     known: np.ndarray  # (n,) uint32, mask of the bits that can be compared
     late: int  # samples at `RATE_HZ` between the clip's beginning and the first frame
 
-
+# %% ../nbs/31_chromaprint.ipynb #2dfcc9e0
 def _known(made: np.ndarray, said: np.ndarray | None, front: Front) -> np.ndarray:
     "Which bits of a clip's words can be compared: heard to their end, not silent, not at an edge."
     n = len(made)
     known = KNOWN[np.minimum(n - np.arange(n), WINDOW)]
     silent = ((made ^ SILENCE) & known) == 0
     whole = known == ALL_BITS
-    silent[~whole] = silent[whole][-1] if whole.any() else silent.all()  # the last whole word hears all that the others hear
+    # the last whole word hears all that the others hear
+    silent[~whole] = silent[whole][-1] if whole.any() else silent.all()
     if said is not None:
         known = known & sure(said, front.query_edge)
     thinned = np.arange(n) % -(-n // front.query_words) != 0
@@ -283,7 +335,8 @@ def framings(
     front: Front = Front(),  # how queries are put
 ) -> list[Framing]:
     "A clip's words and their known bits, once for each phase; fewer or none when it is too short for a single column."
-    x, out = np.concatenate([*resampled([samples])]), []
+    x = np.concatenate([*resampled([samples])])
+    out = []
     for phase in range(front.query_phases):
         late = phase * HOP // front.query_phases
         n = (len(x) - late - N_FFT) // HOP + 1 - (len(TAPS) - 1)  # columns of the picture, and words
@@ -292,7 +345,8 @@ def framings(
         heard = x[late : late + N_FFT + (n + len(TAPS) - 2) * HOP]
         longer = [heard, np.zeros((WINDOW - 1) * HOP, np.float32)]
         if front.source == 'fpcalc':  # says which bits, not how near to an edge
-            made, said = fpcalc(longer, RATE_HZ)[:n], None
+            made = fpcalc(longer, RATE_HZ)[:n]
+            said = None
         else:
             said = answers(image(np.concatenate([*chroma(longer)])))
             made = words(said)
@@ -306,24 +360,33 @@ CHUNK = 2**15  # words of songs that are compared at once
 def _lay_out(songs: list[np.ndarray], n_words: int):
     "Songs end to end with room around each: words, their known bits (all or none), where each stretch begins, its room."
     room = n_words - np.minimum([len(s) for s in songs], (n_words + 2) // 3)
-    parts = [part for song, r in zip(songs, room) for part in (np.zeros(r, np.uint32), song, np.zeros(r, np.uint32))]
-    lengths, line = np.array([len(p) for p in parts]), np.concatenate(parts)
+    parts = [
+        part
+        for song, r in zip(songs, room)
+        for part in (np.zeros(r, np.uint32), song, np.zeros(r, np.uint32))
+    ]
+    lengths = np.array([len(p) for p in parts])
+    line = np.concatenate(parts)
     known = np.repeat(np.tile(np.array([0, ALL_BITS, 0], np.uint32), len(songs)), lengths)
     known[line == SILENCE] = 0
     return line, known, np.concatenate([[0], np.cumsum(lengths.reshape(-1, 3).sum(axis=1))]), room
 
-
+# %% ../nbs/31_chromaprint.ipynb #09446390
 def _costs(line: np.ndarray, known: np.ndarray, clip: Framing, bits: int) -> np.ndarray:
     "What the clip costs at every place of a line, in half bits, shape (places,) uint16: 2 for a wrong bit, 1 for one not compared."
-    places, counts = len(line) - len(clip.words) + 1, np.bitwise_count(clip.known)
-    wrong, differ, count = np.zeros(places, np.uint16), np.empty(places, np.uint32), np.empty(places, np.uint8)
+    places = len(line) - len(clip.words) + 1
+    counts = np.bitwise_count(clip.known)
+    wrong = np.zeros(places, np.uint16)
+    differ = np.empty(places, np.uint32)
+    count = np.empty(places, np.uint8)
     for i in np.flatnonzero(counts):
         np.bitwise_xor(line[i : i + places], clip.words[i], out=differ)
         np.bitwise_and(differ, known[i : i + places], out=differ)
         if clip.known[i] != ALL_BITS:
             np.bitwise_and(differ, clip.known[i], out=differ)
         wrong += np.bitwise_count(differ, out=count)
-    compared = np.correlate((known > 0).astype(np.float32), counts.astype(np.float32), 'valid')  # whole numbers below 2**24: exact
+    # whole numbers below 2**24: exact
+    compared = np.correlate((known > 0).astype(np.float32), counts.astype(np.float32), 'valid')
     return 2 * wrong + (bits - compared).astype(np.uint16)
 
 # %% ../nbs/31_chromaprint.ipynb #d3063e7f
@@ -334,26 +397,33 @@ def _chunks(songs: list[np.ndarray], n_words: int) -> Iterator[slice]:
         size += len(song) + n_words
         if size >= CHUNK or i == len(songs) - 1:
             yield slice(first, i + 1)
-            first, size = i + 1, 0
+            first = i + 1
+            size = 0
 
-
+# %% ../nbs/31_chromaprint.ipynb #82ee9ff3
 def slide(
     songs: list[np.ndarray],  # fingerprints, each (n_i,) uint32 with at least one word
     clip: list[Framing],  # of `framings`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Least bit error of each song over all places and framings, the framing, and the word of the song where it begins, each (songs,)."
-    bits, n_words = (max(int(v) for v in x) for x in ([np.bitwise_count(f.known).sum() for f in clip], [len(f.words) for f in clip]))
-    never, found = np.iinfo(np.int64).max, np.zeros((3, len(songs)), np.int64)
+    bits, n_words = (
+        max(int(v) for v in x)
+        for x in ([np.bitwise_count(f.known).sum() for f in clip], [len(f.words) for f in clip])
+    )
+    never = np.iinfo(np.int64).max
+    found = np.zeros((3, len(songs)), np.int64)
     for chunk in _chunks(songs, n_words):
         line, known, begin, room = _lay_out(songs[chunk], n_words)
         best = np.full(len(room), never)
-        for i, framing in enumerate(clip):  # cost, framing and place in one number: the least of it is the first of the best
+        # cost, framing and place in one number: the least of it is the first of the best
+        for i, framing in enumerate(clip):
             key = _costs(line, known, framing, bits).astype(np.int64) * len(clip) + i << 32
             key |= np.arange(len(key))
             ends = begin[1:] - len(framing.words) + 1
             spans = np.stack([begin[:-1], ends], axis=1).ravel()
             best = np.minimum(best, np.minimum.reduceat(np.append(key, never), spans)[::2])
-        cost, place = best >> 32, best & 0xFFFFFFFF
+        cost = best >> 32
+        place = best & 0xFFFFFFFF
         found[:, chunk] = cost // len(clip), cost % len(clip), place - begin[:-1] - room
     return found[0] / (2 * max(bits, 1)), found[1], found[2]
 
@@ -362,7 +432,9 @@ def variety(
     clip: Framing,  # one of `framings`
 ) -> float:
     "How much a clip's words change: the mean over its bits of p (1 - p), where p is how often the bit is 1; at most 0.25."
-    ones, known = ((w[:, None] >> np.arange(32, dtype=np.uint32) & 1 for w in (clip.words & clip.known, clip.known)))
+    ones, known = (
+        w[:, None] >> np.arange(32, dtype=np.uint32) & 1 for w in (clip.words & clip.known, clip.known)
+    )
     n = known.sum(axis=0)
     p = (ones.sum(axis=0) + 1) / (n + 2)
     return float((n * p * (1 - p)).sum() / max(n.sum(), 1))
@@ -375,16 +447,19 @@ def calibration() -> dict:
     "Coefficients of the confidence, the law of chance, the acceptance threshold, and what they were fitted on."
     return json.loads(CALIBRATION.read_text(encoding='utf-8'))
 
-
+# %% ../nbs/31_chromaprint.ipynb #0db3683b
 def features(
     error: np.ndarray,  # (n,) bit errors of a query's songs, best first
     bits: int,  # bits that were compared
     varied: float,  # the clip's `variety`
-    chance: list[float],  # (a, b, c): by chance the fifth best song reaches 0.5 - exp(a) * bits ** b * varied ** c
+    # (a, b, c): by chance the fifth best song reaches 0.5 - exp(a) * bits ** b * varied ** c
+    chance: list[float],
 ) -> np.ndarray:
     "What the confidence is made of: a song's bit error, and what its rivals or chance reach, shape (n, 2)."
     a, b, c = chance
-    rival = min(error[4] if len(error) > 4 else 0.5, 0.5 - np.exp(a) * max(bits, 1) ** b * max(varied, 1e-3) ** c)
+    rival = min(
+        error[4] if len(error) > 4 else 0.5, 0.5 - np.exp(a) * max(bits, 1) ** b * max(varied, 1e-3) ** c
+    )
     return np.stack([error, np.full(len(error), rival)], axis=1)
 
 # %% ../nbs/31_chromaprint.ipynb #4c78cffe
@@ -403,7 +478,8 @@ class Chromaprint(SongIndex):
         fitted = calibration()
         self.accept_confidence = fitted['accept_confidence']
         self.calibrated = fitted['front'] == asdict(self.front)  # else the confidence is a guess
-        self._coefficients, self._chance = np.array([fitted['intercept'], *fitted['weights']]), fitted['chance']
+        self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
+        self._chance = fitted['chance']
 
     @property
     def model_name(self) -> str:
@@ -444,7 +520,8 @@ class Chromaprint(SongIndex):
     ) -> Chromaprint:
         "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
         about, stored = _read(Path(folder))
-        self, ends = cls(about['front']), np.cumsum([n for _, n in about['tracks']], dtype=np.int64)
+        self = cls(about['front'])
+        ends = np.cumsum([n for _, n in about['tracks']], dtype=np.int64)
         self._songs = {t: stored[end - n : end] for (t, n), end in zip(about['tracks'], ends.tolist())}
         return self
 
@@ -452,15 +529,17 @@ class Chromaprint(SongIndex):
 @dataclass
 class Evidence:
     "What a clip's bits say, best song first."
+
     track_ids: list[str]  # all songs; none when the clip has too few bits
     error: np.ndarray  # (n,) least bit error
     start_s: np.ndarray  # (n,) where the clip starts in the song, seconds; negative when it starts before
     bits: int  # bits of the clip that were compared
     varied: float  # its `variety`
 
-
+# %% ../nbs/31_chromaprint.ipynb #b58f0e18
 def _evidence(self: Chromaprint, samples: np.ndarray) -> Evidence:
-    clip, ids = framings(samples, self.front), sorted(self._songs)
+    clip = framings(samples, self.front)
+    ids = sorted(self._songs)
     bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
     if not ids or bits < self.front.query_bits:
         return Evidence([], np.zeros(0), np.zeros(0), bits, 0.0)
@@ -469,24 +548,34 @@ def _evidence(self: Chromaprint, samples: np.ndarray) -> Evidence:
     order = best_first(1 - error, np.array(ids))
     return Evidence([ids[i] for i in order], error[order], start_s[order], bits, variety(clip[0]))
 
-
+# %% ../nbs/31_chromaprint.ipynb #bc05aec1
 def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     found = self.evidence(samples)
-    logit = self._coefficients[0] + features(found.error, found.bits, found.varied, self._chance)[:k] @ self._coefficients[1:]
+    logit = (
+        self._coefficients[0]
+        + features(found.error, found.bits, found.varied, self._chance)[:k] @ self._coefficients[1:]
+    )
     confidence = probability(logit)
     return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
 
 # %% ../nbs/31_chromaprint.ipynb #68b3ceb6
-FORMAT, VERSION = 'resonance chromaprint', 1
+FORMAT = 'resonance chromaprint'
+VERSION = 1
 
 
 def _save(self: Chromaprint, folder: Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {'format': FORMAT, 'version': VERSION, 'front_end': self.front.digest(), 'front': asdict(self.front)}
+    about = {
+        'format': FORMAT,
+        'version': VERSION,
+        'front_end': self.front.digest(),
+        'front': asdict(self.front),
+    }
     about['tracks'] = [(t, len(w)) for t, w in self._songs.items()]
-    with atomic_write(folder / 'words.npy') as part, open(part, 'wb') as f:  # never over a file that is mapped
+    # never over a file that is mapped
+    with atomic_write(folder / 'words.npy') as part, open(part, 'wb') as f:
         np.save(f, np.concatenate([np.zeros(0, np.uint32), *self._songs.values()]), allow_pickle=False)
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
 
@@ -496,7 +585,10 @@ def _read(folder: Path) -> tuple[dict, np.ndarray]:
     with reading(folder, 'chromaprint index'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
         kind = about['format'], about['version']
-        about['front'], about['tracks'] = Front(**about['front']), [(str(t), int(n)) for t, n in about['tracks']]
+        about['front'], about['tracks'] = (
+            Front(**about['front']),
+            [(str(t), int(n)) for t, n in about['tracks']],
+        )
         stored = np.load(folder / 'words.npy', mmap_mode='r', allow_pickle=False)
         if kind != (FORMAT, VERSION):
             raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
@@ -504,6 +596,13 @@ def _read(folder: Path) -> tuple[dict, np.ndarray]:
         if about['front_end'] != here:
             raise OtherVersion(folder, f'front end {about["front_end"]}', here)
         lengths = [n for _, n in about['tracks']]
-        if stored.dtype != np.uint32 or stored.shape != (sum(lengths),) or min(lengths, default=1) < 1 or len(dict(about['tracks'])) != len(lengths):
-            raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+        if (
+            stored.dtype != np.uint32
+            or stored.shape != (sum(lengths),)
+            or min(lengths, default=1) < 1
+            or len(dict(about['tracks'])) != len(lengths)
+        ):
+            raise ResonanceError(
+                f'{folder} is damaged (its arrays do not fit together); index the music again'
+            )
         return about, stored.view(np.ndarray)

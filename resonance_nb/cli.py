@@ -50,12 +50,14 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as e:
-        status = _complain(f'resonance: {e.strerror or e}' + (f': {os.fsdecode(e.filename)}' if e.filename else ''))
+        status = _complain(
+            f'resonance: {e.strerror or e}' + (f': {os.fsdecode(e.filename)}' if e.filename else '')
+        )
         with suppress(OSError):  # what could not be written is not tried again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status or 0)
 
-
+# %% ../nbs/92_cli.ipynb #33ecb95d
 def _complain(text: str) -> int:
     "One line on standard error."
     line = ' '.join(text.split())
@@ -65,7 +67,8 @@ def _complain(text: str) -> int:
 # %% ../nbs/92_cli.ipynb #e2c2cea7
 def _invoke(args: list[str] | None):
     "Run the command; unlike `click`'s own way, a pipe that was closed is told apart from a failure."
-    if os.name == 'nt' or '_RESONANCE_COMPLETE' in os.environ:  # there click expands patterns, and completes words for a shell
+    # there click expands patterns, and completes words for a shell
+    if os.name == 'nt' or '_RESONANCE_COMPLETE' in os.environ:
         return cli.main(args, prog_name='resonance', standalone_mode=False)
     try:
         with cli.make_context('resonance', sys.argv[1:] if args is None else [*args]) as context:
@@ -106,7 +109,7 @@ def cli():
       resonance corpus fetch starter
     """
 
-
+# %% ../nbs/92_cli.ipynb #8e43a3a0
 def catalog_option(
     text: str,  # what the catalogue is to this command
 ):
@@ -114,8 +117,14 @@ def catalog_option(
     return click.option('--catalog', required=True, type=click.Path(path_type=Path), metavar='DIR', help=text)
 
 
-method_option = click.option('--method', type=click.Choice(list(METHODS)), help='The recogniser. Without it: the best one there is.')
-json_option = click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.')
+method_option = click.option(
+    '--method', type=click.Choice(list(METHODS)), help='The recogniser. Without it: the best one there is.'
+)
+
+# %% ../nbs/92_cli.ipynb #e49f03cf
+json_option = click.option(
+    '--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.'
+)
 
 # %% ../nbs/92_cli.ipynb #ebec3c98
 def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
@@ -125,16 +134,25 @@ def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
     for line in report.lines():
         click.echo(line, err=True)
     if as_json:
-        told = {'catalog': os.fspath(songs.folder), 'songs': len(songs), 'added': report.added, 'unchanged': report.unchanged}
+        told = {
+            'catalog': os.fspath(songs.folder),
+            'songs': len(songs),
+            'added': report.added,
+            'unchanged': report.unchanged,
+        }
         told |= {'moved': report.moved, 'retagged': report.retagged}
         told |= {'missing': report.missing, 'pruned': pruned, 'passed_over': dict(report.passed_over)}
-        told |= {k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')}
+        told |= {
+            k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')
+        }
         click.echo(json.dumps(told))
     elif report.added or report.unchanged:
         failed = f', {len(report.failed)} not readable' if report.failed else ''
         forgotten = f', {pruned} forgotten' if pruned else ''
         there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
-        found = [f'{n} {what}' for n, what in ((report.moved, 'moved'), (report.retagged, 'with new tags')) if n]
+        found = [
+            f'{n} {what}' for n, what in ((report.moved, 'moved'), (report.retagged, 'with new tags')) if n
+        ]
         again = f' in sound ({", ".join(found)})' if found else ''
         click.echo(f'{report.added} added, {report.unchanged} unchanged{again}{failed}{forgotten}; {there}')
     _tell_passed_over(report.passed_over)
@@ -142,7 +160,9 @@ def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
         look, forget = (command(f'{word} --missing', songs.folder) for word in ('songs', 'remove'))
         click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
     if not report.added and not report.unchanged:
-        raise ResonanceError('nothing was indexed: ' + ('no file could be read' if report.failed else _nothing_in(paths)))
+        raise ResonanceError(
+            'nothing was indexed: ' + ('no file could be read' if report.failed else _nothing_in(paths))
+        )
 
 # %% ../nbs/92_cli.ipynb #aa23feb2
 def _tell_passed_over(kinds) -> None:
@@ -154,7 +174,7 @@ def _tell_passed_over(kinds) -> None:
         more = f' and {counted(len(kinds) - 8, "other kind")}' if len(kinds) > 8 else ''
         click.echo(show_path(f'passed over: {told}{more}'), err=True)
 
-
+# %% ../nbs/92_cli.ipynb #3f797d4b
 def _nothing_in(paths) -> str:
     "That there is no music, and where it was looked for."
     from resonance_nb.catalog import show_path
@@ -172,7 +192,9 @@ def _prune(songs, paths, report, wait: bool) -> int:
     removal, kept = prune(songs, paths, wait)
     report.missing = len(songs.missing(paths))
     for place in kept:
-        _remark(f'nothing of {show_path(place)} is forgotten: no song is left there, perhaps a disk is not plugged in')
+        _remark(
+            f'nothing of {show_path(place)} is forgotten: no song is left there, perhaps a disk is not plugged in'
+        )
     return len(removal.songs)
 
 # %% ../nbs/92_cli.ipynb #8ec5b451
@@ -180,9 +202,24 @@ def _prune(songs, paths, report, wait: bool) -> int:
 @click.argument('paths', nargs=-1, required=True, type=click.Path(), metavar='FOLDER|FILE...')
 @catalog_option('The catalogue: a folder, made if missing.')
 @method_option
-@click.option('--jobs', default=None, type=click.IntRange(1), metavar='N', help='Processes that decode and fingerprint.  [default: one for each core]')
-@click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes to the catalogue.')
-@click.option('--again', is_flag=True, help='Read every file, also those whose date and size are as they were: some programs write tags so.')
+@click.option(
+    '--jobs',
+    default=None,
+    type=click.IntRange(1),
+    metavar='N',
+    help='Processes that decode and fingerprint.  [default: one for each core]',
+)
+@click.option(
+    '--wait/--no-wait',
+    default=True,
+    show_default=True,
+    help='Wait while another process writes to the catalogue.',
+)
+@click.option(
+    '--again',
+    is_flag=True,
+    help='Read every file, also those whose date and size are as they were: some programs write tags so.',
+)
 @click.option('--prune', is_flag=True, help='Forget songs of these folders whose files are gone.')
 @json_option
 def index(paths, catalog, method, jobs, wait, again, prune, as_json):
@@ -216,10 +253,11 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
 # %% ../nbs/92_cli.ipynb #51dd776a
 def _clock(seconds: float) -> str:
     "1:02.5 for 62.5 s."
-    sign, tenths = ('-' if seconds < -0.05 else ''), round(abs(seconds) * 10)
+    sign = '-' if seconds < -0.05 else ''
+    tenths = round(abs(seconds) * 10)
     return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
 
-
+# %% ../nbs/92_cli.ipynb #e30892f7
 def _answer(found) -> str:
     "An identification for people: one line for the decision, one more for each further candidate."
     from resonance_nb.catalog import show_path
@@ -241,7 +279,8 @@ def _tell_limits(found, songs) -> None:
     "What was not heard of a file, and what is damaged in it."
     from resonance_nb.catalog import command, show_path
 
-    name, problems = show_path(found.query), found.problems
+    name = show_path(found.query)
+    problems = found.problems
     for problem in problems:
         _remark(f'{name}: {problem}')
     if getattr(found, 'heard_s', None) is not None:
@@ -255,7 +294,8 @@ def _set_text(found) -> str:
     from resonance_nb.catalog import show_path
 
     head = f'{show_path(found.query)}: {counted(len(found.songs), "song") if found.songs else "no song of the catalogue"} in {_clock(found.duration_s)}'
-    width, lines = len(_clock(found.duration_s)), [head]
+    width = len(_clock(found.duration_s))
+    lines = [head]
     for song in found.songs:
         name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or song['path']
         gone = '  (its file is gone)' if song.get('missing') else ''
@@ -263,7 +303,7 @@ def _set_text(found) -> str:
         lines.append(f'  {times}  {show_path(name)}  (confidence {song["confidence"]:.1%}){gone}')
     return '\n'.join(lines)
 
-
+# %% ../nbs/92_cli.ipynb #887bfaa7
 def _ask_all(songs, query, method: str | None):
     "Every song of a recording, with a bar while it lasts."
     from resonance_nb.setlist import set_list
@@ -278,15 +318,19 @@ def _check_cue(cue: Path, queries: list) -> None:
     if len(queries) > 1:
         raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
     if _is_piped(os.fspath(queries[0])):
-        raise ResonanceError(f'a cue sheet names the file it is of, and {show_path(queries[0])} is a pipe: save the recording first, or leave out --cue')
+        raise ResonanceError(
+            f'a cue sheet names the file it is of, and {show_path(queries[0])} is a pipe: save the recording first, or leave out --cue'
+        )
     if cue.exists() and not cue.is_file():
-        raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: it is a device or a pipe; name a file')
+        raise ResonanceError(
+            f'cannot write the cue sheet {show_path(cue)}: it is a device or a pipe; name a file'
+        )
     trial = cue.with_name(f'.{cue.name}.{os.getpid()}.part')
     with _writing_cue(cue), open(trial, 'xb'):
         pass
     trial.unlink()
 
-
+# %% ../nbs/92_cli.ipynb #f70cfa4a
 @contextmanager
 def _writing_cue(cue: Path):
     "What goes wrong is told of the file that was named."
@@ -311,7 +355,9 @@ def _write_cue(found, cue: Path) -> None:
     with _writing_cue(cue), atomic_write(cue) as part:
         part.write_bytes(sheet)
     if left_out:
-        _remark(f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out')
+        _remark(
+            f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out'
+        )
 
 # %% ../nbs/92_cli.ipynb #96b631f3
 def _bar_of_time(blocks, duration_s: float | None):
@@ -320,13 +366,25 @@ def _bar_of_time(blocks, duration_s: float | None):
 
     from resonance_nb.audio import SAMPLE_RATE
 
-    bar, heard, told, total = None, 0, 0, round(duration_s or 0) or None
+    bar = None
+    heard = 0
+    told = 0
+    total = round(duration_s or 0) or None
     try:
         for block in blocks:
             yield block
             heard += len(block)
             if bar is None and max(heard / SAMPLE_RATE, duration_s or 0) >= 120:
-                bar = tqdm(None, 'identify', total, unit='s', file=sys.stderr, dynamic_ncols=True, leave=False, disable=no_bar())
+                bar = tqdm(
+                    None,
+                    'identify',
+                    total,
+                    unit='s',
+                    file=sys.stderr,
+                    dynamic_ncols=True,
+                    leave=False,
+                    disable=no_bar(),
+                )
             if bar is not None:
                 bar.update(heard // SAMPLE_RATE - told)
                 told = heard // SAMPLE_RATE
@@ -339,9 +397,25 @@ def _bar_of_time(blocks, duration_s: float | None):
 @click.argument('files', nargs=-1, required=True, type=click.Path(), metavar='FILE...')
 @catalog_option('The catalogue to ask.')
 @method_option
-@click.option('--top', default=None, type=click.IntRange(1), metavar='K', help='Candidates to list.  [default: 1; 5 with --json]')
-@click.option('--all', 'whole', is_flag=True, help='Every song of a file, with its times: for mixes, concerts, broadcasts.')
-@click.option('--cue', type=click.Path(path_type=Path, dir_okay=False), metavar='FILE.cue', help='With --all, of one recording: write a cue sheet, too.')
+@click.option(
+    '--top',
+    default=None,
+    type=click.IntRange(1),
+    metavar='K',
+    help='Candidates to list.  [default: 1; 5 with --json]',
+)
+@click.option(
+    '--all',
+    'whole',
+    is_flag=True,
+    help='Every song of a file, with its times: for mixes, concerts, broadcasts.',
+)
+@click.option(
+    '--cue',
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar='FILE.cue',
+    help='With --all, of one recording: write a cue sheet, too.',
+)
 @json_option
 def identify(files, catalog, method, top, whole, cue, as_json):
     """Say which song is playing in a recording, or that it is none in the catalogue.
@@ -368,7 +442,11 @@ def identify(files, catalog, method, top, whole, cue, as_json):
             raise ResonanceError('no audio files were found there')
         if cue:
             _check_cue(cue, queries)
-        ask = (lambda q: _ask_all(songs, q, method)) if whole else (lambda q: _ask_one(songs, q, method, top or (5 if as_json else 1)))
+        ask = (
+            (lambda q: _ask_all(songs, q, method))
+            if whole
+            else (lambda q: _ask_one(songs, q, method, top or (5 if as_json else 1)))
+        )
         return 2 if _ask_each(queries, ask, songs, whole, as_json, cue) else 0
 
 # %% ../nbs/92_cli.ipynb #51884f42
@@ -381,12 +459,15 @@ def _check_whole(whole: bool, cue: Path | None, top: int | None) -> None:
     if cue and cue.suffix.lower() != '.cue':
         raise click.UsageError(f'--cue wants a name that ends in .cue, not {cue.name!r}')
 
-
+# %% ../nbs/92_cli.ipynb #93f2a413
 def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None = None) -> int:
     "Print the answers one by one; returns how many files could not be asked about."
     from resonance_nb.songlist import mark_missing
 
-    failed, nothing = 0, {'duration_s': 0.0, 'songs': [], 'problems': []} if whole else {'decision': 'no-match', 'matches': []}
+    failed = 0
+    nothing = (
+        {'duration_s': 0.0, 'songs': [], 'problems': []} if whole else {'decision': 'no-match', 'matches': []}
+    )
     for query in queries if whole else _progress(queries, 'identify'):
         try:
             found = ask(query)
@@ -398,7 +479,9 @@ def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None 
             failed += 1
             click.echo(f'resonance: {e}', err=True)
             if as_json:
-                click.echo(json.dumps({'query': os.fspath(query), **nothing, 'elapsed_ms': 0.0, 'error': str(e)}))
+                click.echo(
+                    json.dumps({'query': os.fspath(query), **nothing, 'elapsed_ms': 0.0, 'error': str(e)})
+                )
             continue
         if cue:
             _write_cue(found, cue)
@@ -414,7 +497,7 @@ def _ask_one(songs, query, method: str | None, top: int):
     samples, told = _heard(_Blocks(os.fspath(query), piped=_beginning(f)))
     return replace(songs.identify(samples, method, top), query=os.fspath(query), **told)
 
-
+# %% ../nbs/92_cli.ipynb #87696732
 def _beginning(f):
     "The blocks of a pipe, until more has come than is heard."
     from resonance_nb.catalog import QUERY_S
@@ -431,7 +514,9 @@ def _progress(items, what):
     "A bar on standard error when there is more than a handful to wait for."
     from tqdm import tqdm
 
-    return tqdm(items, what, unit='file', disable=no_bar(len(items) >= 10), file=sys.stderr, dynamic_ncols=True)
+    return tqdm(
+        items, what, unit='file', disable=no_bar(len(items) >= 10), file=sys.stderr, dynamic_ncols=True
+    )
 
 # %% ../nbs/92_cli.ipynb #5a6e0002
 def _song_text(song: dict) -> str:
@@ -445,14 +530,16 @@ def _song_text(song: dict) -> str:
     head = f'{song["track_id"]}  {_clock(song["duration_s"] or 0):>8}  '
     return show_path(f'{head}{name}{album}  [{methods}]  {song["path"]}{gone}')
 
-
+# %% ../nbs/92_cli.ipynb #6e43c1f0
 def _overview_text(there: dict, folder: Path) -> str:
     "What a catalogue holds, as one line."
     from resonance_nb.catalog import show_path
 
     methods = ', '.join(f'{method} {n}' for method, n in there['methods'].items()) or 'no index'
     odd = [counted(there['missing'], 'file') + ' gone (--missing)'] if there['missing'] else []
-    odd += [counted(there['unreadable'], 'file') + ' not readable (--unreadable)'] if there['unreadable'] else []
+    odd += (
+        [counted(there['unreadable'], 'file') + ' not readable (--unreadable)'] if there['unreadable'] else []
+    )
     size = f'{there["bytes"] / 1e6:.1f} MB in {show_path(folder)}'
     songs = f'{counted(there["songs"], "song")}, {there["duration_s"] / 3600:.1f} hours'
     return '; '.join([songs, methods, size, *odd])
@@ -475,7 +562,7 @@ def _list(catalog, words: tuple, fields: dict, missing: bool, unreadable: bool, 
         some = f'{len(found)} of ' if words or missing or any(fields.values()) else ''
         click.echo(some + _overview_text(overview(catalog), catalog.folder))
 
-
+# %% ../nbs/92_cli.ipynb #05baf4d0
 def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
     "Write the titles to a CSV, or take them back from one."
     from resonance_nb.catalog import show_path
@@ -506,10 +593,20 @@ def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
 @click.option('--album', metavar='TEXT', help='What must occur in the album.')
 @click.option('--missing', is_flag=True, help='Only songs whose file is gone.')
 @click.option('--unreadable', is_flag=True, help='Instead, the files that could not be read, and why.')
-@click.option('--export', 'out', type=click.Path(path_type=Path), metavar='FILE.csv',
-              help='Write titles, artists and so on to a table.')
-@click.option('--import', 'back', type=click.Path(path_type=Path), metavar='FILE.csv',
-              help='Take such a table back; empty cells change nothing.')
+@click.option(
+    '--export',
+    'out',
+    type=click.Path(path_type=Path),
+    metavar='FILE.csv',
+    help='Write titles, artists and so on to a table.',
+)
+@click.option(
+    '--import',
+    'back',
+    type=click.Path(path_type=Path),
+    metavar='FILE.csv',
+    help='Take such a table back; empty cells change nothing.',
+)
 @json_option
 def songs(words, catalog, title, artist, album, missing, unreadable, out, back, as_json):
     """List what is indexed, or look for songs.
@@ -585,7 +682,9 @@ def _tell_unverified(catalog) -> None:
 
 def _who(problem, reports: dict) -> str:
     "Was it repaired here? Not if its songs were found in order, a moment later."
-    here = not problem.songs or any(report.added for method, report in reports.items() if problem.method in (method, None))
+    here = not problem.songs or any(
+        report.added for method, report in reports.items() if problem.method in (method, None)
+    )
     return 'repaired' if here else 'repaired by another process'
 
 # %% ../nbs/92_cli.ipynb #5a6e0009
@@ -618,8 +717,14 @@ def check(catalog, repair, as_json):
         for problem in [*mended, *left]:
             told = {'kind': problem.kind, 'problem': problem.what, 'todo': problem.todo}
             told['repaired'] = problem not in left and problem not in short
-            todo = f'{counted(short[problem], "song")} could not be indexed again' if problem in short else problem.todo
-            text = f'{_who(problem, reports)}: {problem.what}' if told['repaired'] else f'{problem.what}: {todo}'
+            todo = (
+                f'{counted(short[problem], "song")} could not be indexed again'
+                if problem in short
+                else problem.todo
+            )
+            text = (
+                f'{_who(problem, reports)}: {problem.what}' if told['repaired'] else f'{problem.what}: {todo}'
+            )
             click.echo(json.dumps(told) if as_json else text)
         if not as_json:
             for method, report in reports.items():
@@ -640,18 +745,20 @@ def _is_piped(path: str) -> bool:
         return path in _STDIN or not (stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode))
     return False
 
-
+# %% ../nbs/92_cli.ipynb #3196d2b7
 def _pipe(path: str):
     "Standard input, a named pipe or a device, open for reading; None for a file, and for what is not there."
     if path in _STDIN:
         if sys.stdin is None:
             raise ResonanceError('standard input is closed; send sound into it, or name a file')
         if sys.stdin.isatty():
-            raise ResonanceError(f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}')
+            raise ResonanceError(
+                f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}'
+            )
         return sys.stdin.buffer
     return open(path, 'rb') if _is_piped(path) else None
 
-
+# %% ../nbs/92_cli.ipynb #d9ba3851
 def _source(source: str | None, device: str | None, raw: dict | None, report):
     "The blocks of a microphone, of a pipe, or of a file; what is odd about them is reported in one line."
     from resonance_nb import stream
@@ -672,10 +779,15 @@ def _told(event, songs) -> dict:
     if event.track_id:
         song = songs.song(event.track_id)
         names = {'title': song['title'], 'artist': song['artist'], 'path': real_path(song['path'])}
-        found['offset_s'] = min(found['offset_s'], song['duration_s'] or found['offset_s'])  # a song is lost some seconds after its end
-    return {'event': found.pop('kind'), 'time_s': found.pop('time_s'), 'track_id': found.pop('track_id')} | names | found
+        # a song is lost some seconds after its end
+        found['offset_s'] = min(found['offset_s'], song['duration_s'] or found['offset_s'])
+    return (
+        {'event': found.pop('kind'), 'time_s': found.pop('time_s'), 'track_id': found.pop('track_id')}
+        | names
+        | found
+    )
 
-
+# %% ../nbs/92_cli.ipynb #3921d0d2
 def _said(told: dict) -> str:
     "An event for people."
     from resonance_nb.catalog import show_path
@@ -691,7 +803,8 @@ class _Meter:
     "The line that moves on a terminal: level and state; nothing elsewhere."
 
     def __init__(self, shown: bool):
-        self.shown, self.state = shown, 'listening'
+        self.shown = shown
+        self.state = 'listening'
 
     def watch(self, blocks):
         "Hand on the blocks, and draw."
@@ -701,7 +814,11 @@ class _Meter:
             if self.shown:
                 level_db = 10 * np.log10(float(np.mean(block.samples**2)) + 1e-10)
                 bar = '▁▂▃▄▅▆▇█'[int(np.clip((level_db + 60) / 60 * 8, 0, 7))]
-                click.echo(f'\r\x1b[2K{_clock(block.end_s):>9}  {bar} {level_db:4.0f} dB  {self.state}', nl=False, err=True)
+                click.echo(
+                    f'\r\x1b[2K{_clock(block.end_s):>9}  {bar} {level_db:4.0f} dB  {self.state}',
+                    nl=False,
+                    err=True,
+                )
             yield block
 
     def clear(self) -> None:
@@ -723,14 +840,50 @@ class _Meter:
 # %% ../nbs/92_cli.ipynb #d82dbbbd
 @cli.command()
 @catalog_option('The catalogue to ask.')
-@click.option('--input', 'source', metavar='FILE|-', help='A file, or - for standard input: a radio, a file of any kind, raw samples.  [default: the microphone]')
+@click.option(
+    '--input',
+    'source',
+    metavar='FILE|-',
+    help='A file, or - for standard input: a radio, a file of any kind, raw samples.  [default: the microphone]',
+)
 @method_option
 @click.option('--device', metavar='NAME', help='The microphone, by a part of its name or by its number.')
-@click.option('--raw', is_flag=True, help='Standard input is raw samples, also where they do not look like it; so say the three that follow.')
-@click.option('--rate', 'rate_hz', default=16_000, show_default=True, type=click.IntRange(1_000, 768_000), metavar='HZ', help='Of raw samples on standard input.')
-@click.option('--channels', default=1, show_default=True, type=click.IntRange(1, 64), help='Of raw samples on standard input.')
-@click.option('--dtype', default='int16', show_default=True, type=click.Choice(['int16', 'float32']), help='Of raw samples on standard input.')
-@click.option('--false-per-hour', default=0.5, show_default=True, type=click.FloatRange(0, min_open=True), metavar='N', help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Fitted to hours of unknown songs and of crowds.')
+@click.option(
+    '--raw',
+    is_flag=True,
+    help='Standard input is raw samples, also where they do not look like it; so say the three that follow.',
+)
+@click.option(
+    '--rate',
+    'rate_hz',
+    default=16_000,
+    show_default=True,
+    type=click.IntRange(1_000, 768_000),
+    metavar='HZ',
+    help='Of raw samples on standard input.',
+)
+@click.option(
+    '--channels',
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help='Of raw samples on standard input.',
+)
+@click.option(
+    '--dtype',
+    default='int16',
+    show_default=True,
+    type=click.Choice(['int16', 'float32']),
+    help='Of raw samples on standard input.',
+)
+@click.option(
+    '--false-per-hour',
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar='N',
+    help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Fitted to hours of unknown songs and of crowds.',
+)
 @json_option
 def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false_per_hour, as_json):
     """Say which song is playing, as it plays.
@@ -758,14 +911,21 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
         with _source(source, device, samples, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)
-                meter.say(json.dumps(told) if as_json else _said(told), told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}')
+                meter.say(
+                    json.dumps(told) if as_json else _said(told),
+                    told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}',
+                )
                 sys.stdout.flush()
 
 # %% ../nbs/92_cli.ipynb #a7877954
 def _raw_options(source: str | None, samples: dict) -> dict | None:
     "What the options of this command say of raw samples; None when they say nothing, or nothing that matters."
     given = click.get_current_context().get_parameter_source
-    said = [name.removesuffix('_hz') for name in ('raw', 'rate_hz', 'channels', 'dtype') if given(name).name == 'COMMANDLINE']
+    said = [
+        name.removesuffix('_hz')
+        for name in ('raw', 'rate_hz', 'channels', 'dtype')
+        if given(name).name == 'COMMANDLINE'
+    ]
     if said and (source is None or os.path.isfile(source)):
         _remark(f'--{said[0]} is for raw samples (--input -); files and microphones say it themselves')
     return samples if said else None
@@ -775,7 +935,7 @@ def _raw_options(source: str | None, samples: dict) -> dict | None:
 def corpus():
     """Make, list and check the corpora that the book measures on."""
 
-
+# %% ../nbs/92_cli.ipynb #39193c48
 @corpus.command('list')
 @json_option
 def corpus_list(as_json):
@@ -791,7 +951,13 @@ def corpus_list(as_json):
 # %% ../nbs/92_cli.ipynb #1886ccc3
 @corpus.command('fetch')
 @click.argument('name')
-@click.option('--to', 'folder', type=click.Path(path_type=Path), metavar='DIR', help='Where to put it.  [default: corpora/NAME in the cache folder]')
+@click.option(
+    '--to',
+    'folder',
+    type=click.Path(path_type=Path),
+    metavar='DIR',
+    help='Where to put it.  [default: corpora/NAME in the cache folder]',
+)
 @click.option('--limit', type=click.IntRange(1), metavar='N', help='Take at most N tracks, for a first look.')
 def corpus_fetch(name, folder, limit):
     """Make a corpus, or go on making it after an interruption.
@@ -810,7 +976,9 @@ def corpus_fetch(name, folder, limit):
     for note in getattr(made, 'notes', None) or []:
         click.echo(note if isinstance(note, str) else ': '.join(map(str, note)), err=True)
     if not len(made.music):
-        raise ResonanceError(f'no song has arrived in {made.folder}: look at the lines above, and run the same command again to go on')
+        raise ResonanceError(
+            f'no song has arrived in {made.folder}: look at the lines above, and run the same command again to go on'
+        )
     counts = ((made.music, 'song'), (made.noise, 'crowd'), (made.rir, 'room'))
     click.echo(f'{made.folder}: {", ".join(counted(len(table), what) for table, what in counts)}')
     click.echo(f'to use it: export RESONANCE_CORPUS={made.folder}')
@@ -900,8 +1068,9 @@ class Level(click.ParamType):
         except ValueError:
             self.fail(f'{value!r} is neither a number nor none', param, ctx)
 
-
-VENUE_NAMES = ('living-room', 'club', 'theatre', 'arena', 'festival', 'phone-on-shoulder')  # of `venue.VENUES`, which is slow to import
+# %% ../nbs/92_cli.ipynb #693fcd09
+# of `venue.VENUES`, which is slow to import
+VENUE_NAMES = ('living-room', 'club', 'theatre', 'arena', 'festival', 'phone-on-shoulder')
 
 
 def corpus_option(
@@ -910,7 +1079,7 @@ def corpus_option(
     "The option that names a corpus folder."
     return click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help=text)
 
-
+# %% ../nbs/92_cli.ipynb #1632223f
 def bank_of(
     folder: Path | None,  # a corpus folder; None: the one in `RESONANCE_CORPUS`, if any
     split: str,  # its part
@@ -926,12 +1095,36 @@ def bank_of(
 @cli.command()
 @click.argument('source', type=click.Path(exists=True, path_type=Path), metavar='IN')
 @click.argument('out', type=click.Path(path_type=Path), metavar='OUT')
-@click.option('--venue', default='club', show_default=True, type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']), help='Where the music is played; any: drawn for each file.')
-@click.option('--snr-db', default='0', show_default=True, type=Level(), help='Music over crowd, dB; none: no crowd.')
-@click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Another seed, another concert.')
-@click.option('--loudness', default='rms', show_default=True, type=click.Choice(['rms', 'lufs']), help='What the ratio compares.')
-@corpus_option('Measured rooms and recorded crowds.  [default: the corpus in RESONANCE_CORPUS, else simulated ones]')
-@click.option('--split', default='train', show_default=True, type=click.Choice(['train', 'validation', 'test']), help='Which part of the corpus.')
+@click.option(
+    '--venue',
+    default='club',
+    show_default=True,
+    type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']),
+    help='Where the music is played; any: drawn for each file.',
+)
+@click.option(
+    '--snr-db', default='0', show_default=True, type=Level(), help='Music over crowd, dB; none: no crowd.'
+)
+@click.option(
+    '--seed', default=0, show_default=True, type=click.IntRange(0), help='Another seed, another concert.'
+)
+@click.option(
+    '--loudness',
+    default='rms',
+    show_default=True,
+    type=click.Choice(['rms', 'lufs']),
+    help='What the ratio compares.',
+)
+@corpus_option(
+    'Measured rooms and recorded crowds.  [default: the corpus in RESONANCE_CORPUS, else simulated ones]'
+)
+@click.option(
+    '--split',
+    default='train',
+    show_default=True,
+    type=click.Choice(['train', 'validation', 'test']),
+    help='Which part of the corpus.',
+)
 @json_option
 def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
     """Make a concert recording of clean music.
@@ -947,14 +1140,18 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import show_path
 
-    bank, failed = bank_of(folder, split), 0
+    bank = bank_of(folder, split)
+    failed = 0
     with quiet_decoders():
         for path, to, name in _progress(_targets(source, out), 'degrade'):
             try:
                 record = _degrade_one(path, to, venue, snr_db, (seed, 'degrade', name), bank, loudness)
             except (ResonanceError, OSError) as e:
                 failed += 1
-                click.echo(f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(to)}: {e.strerror}"}', err=True)
+                click.echo(
+                    f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(to)}: {e.strerror}"}',
+                    err=True,
+                )
                 continue
             told = {'input': os.fspath(path), 'output': os.fspath(to)} | asdict(record)
             click.echo(json.dumps(told) if as_json else _concert_text(to, record, show_path))
@@ -989,12 +1186,36 @@ def asking(
     "The options that decide which questions are asked, in the order of the help."
     split = click.Choice(['train', 'validation', 'test'])
     options = [
-        click.option('--snr-db', default='clean,10,0,-5', show_default=True, type=Numbers(), help='Music over crowd, dB.'),
+        click.option(
+            '--snr-db',
+            default='clean,10,0,-5',
+            show_default=True,
+            type=Numbers(),
+            help='Music over crowd, dB.',
+        ),
         click.option('--durations', default='5', show_default=True, type=Numbers(), help='Clip lengths, s.'),
-        click.option('--split', default='validation', show_default=True, type=split, help='Where the queries come from.'),
-        click.option('--venue', type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']), help='Play the clips there.  [default: nowhere, only a crowd is added]'),
-        click.option('--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.'),
-        click.option('--seed', default=0, show_default=True, type=click.IntRange(0), help='Another seed, other clips and crowds.'),
+        click.option(
+            '--split',
+            default='validation',
+            show_default=True,
+            type=split,
+            help='Where the queries come from.',
+        ),
+        click.option(
+            '--venue',
+            type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']),
+            help='Play the clips there.  [default: nowhere, only a crowd is added]',
+        ),
+        click.option(
+            '--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.'
+        ),
+        click.option(
+            '--seed',
+            default=0,
+            show_default=True,
+            type=click.IntRange(0),
+            help='Another seed, other clips and crowds.',
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -1003,9 +1224,16 @@ def asking(
 # %% ../nbs/92_cli.ipynb #91773591
 @cli.group(invoke_without_command=True, subcommand_metavar='[COMMAND [ARGS]...]')
 @corpus_option('A corpus folder.  [default: the one in use]')
-@click.option('--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.')
+@click.option(
+    '--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.'
+)
 @asking
-@click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='Write every answer here: a CSV, or JSON lines when it ends in .jsonl.')
+@click.option(
+    '--out',
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='Write every answer here: a CSV, or JSON lines when it ends in .jsonl.',
+)
 @click.pass_context
 def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed, out):
     """Measure recognisers on degraded clips of a corpus.
@@ -1020,9 +1248,15 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
     from resonance_nb import bench as b
 
     if ctx.invoked_subcommand:
-        stray = [p.opts[0] for p in ctx.command.params if ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
+        stray = [
+            p.opts[0]
+            for p in ctx.command.params
+            if ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE
+        ]
         if stray:
-            raise click.UsageError(f'{", ".join(stray)}: put the options behind the word {ctx.invoked_subcommand}')
+            raise click.UsageError(
+                f'{", ".join(stray)}: put the options behind the word {ctx.invoked_subcommand}'
+            )
         return
     classes = [method_class(m.strip()) for m in methods.split(',')]
     corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed)
@@ -1034,7 +1268,6 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
         else:
             answers.to_csv(out, index=False)
         click.echo(f'{counted(len(answers), "answer")} in {out}')
-
 
 # %% ../nbs/92_cli.ipynb #33c00002
 def _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs=None):
@@ -1069,20 +1302,48 @@ def _bench_text(answers, b) -> str:
     lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {"top-5":>7} {"n":>5}']
     for r in b.summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
         top1 = f'{r["top1"]:.1%} [{r["top1_low"]:.1%}, {r["top1_high"]:.1%}]'
-        lines.append(f'{r["system"]:12} {r["duration_s"]:>4g}s {b.snr_label(r["snr_db"]):>10} {top1:>24} {r["top5"]:>7.1%} {r["n"]:>5}')
+        lines.append(
+            f'{r["system"]:12} {r["duration_s"]:>4g}s {b.snr_label(r["snr_db"]):>10} {top1:>24} {r["top5"]:>7.1%} {r["n"]:>5}'
+        )
     for system, part in answers.groupby('system'):
         wrong = b.false_accepts_at_default(part).set_index('kind').loc['all']
-        lines.append(f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}')
+        lines.append(
+            f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}'
+        )
     return '\n'.join(lines)
 
 # %% ../nbs/92_cli.ipynb #33c00004
 @bench.command('pack')
 @corpus_option('A corpus folder.  [default: the one in use]')
-@click.option('--out', required=True, type=click.Path(path_type=Path), metavar='FOLDER', help='The pack; the same command goes on where it was stopped.')
+@click.option(
+    '--out',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='The pack; the same command goes on where it was stopped.',
+)
 @asking
-@click.option('--max-songs', type=click.IntRange(1), metavar='N', help='At most N known songs, and unknown ones in proportion.')
-@click.option('--rate', 'rate_hz', default='16000', show_default=True, type=click.Choice(['16000', '44100', '48000']), help='Sample rate, Hz.')
-@click.option('--with-songs', is_flag=False, flag_value='copy', type=click.Choice(['copy', 'link', 'flac']), help="Put the catalogue's songs in, too.")
+@click.option(
+    '--max-songs',
+    type=click.IntRange(1),
+    metavar='N',
+    help='At most N known songs, and unknown ones in proportion.',
+)
+@click.option(
+    '--rate',
+    'rate_hz',
+    default='16000',
+    show_default=True,
+    type=click.Choice(['16000', '44100', '48000']),
+    help='Sample rate, Hz.',
+)
+@click.option(
+    '--with-songs',
+    is_flag=False,
+    flag_value='copy',
+    type=click.Choice(['copy', 'link', 'flac']),
+    help="Put the catalogue's songs in, too.",
+)
 def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max_songs, rate_hz, with_songs):
     """Write the questions as sound files, for a service to answer.
 
@@ -1100,16 +1361,33 @@ def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max
     asked = f'{counted(len(made.files), "question")} ({minutes:.1f} minutes)'
     click.echo(f'{asked} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
     if private := services.not_to_share(corpus, made):
-        click.echo(f'resonance: do not pass on what is made of songs whose licence forbids derived works: {", ".join(private)}', err=True)
+        click.echo(
+            f'resonance: do not pass on what is made of songs whose licence forbids derived works: {", ".join(private)}',
+            err=True,
+        )
     click.echo(f'give away everything but {out / "answers.json"}; {out / "INSTRUCTIONS.md"} says the rest')
 
 # %% ../nbs/92_cli.ipynb #33c00006
 @bench.command('import')
 @click.argument('files', nargs=-1, required=True, type=click.Path(path_type=Path), metavar='FILE...')
-@click.option('--pack', 'folder', required=True, type=click.Path(path_type=Path), metavar='FOLDER', help='What was asked.')
+@click.option(
+    '--pack',
+    'folder',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='What was asked.',
+)
 @click.option('--service', required=True, metavar='NAME', help='Who answered, e.g. ShazamKit.')
-@click.option('--out', type=click.Path(path_type=Path), metavar='FILE', help='The record.  [default: data/services/NAME.json]')
-@click.option('--own-catalogue', is_flag=True, help="The service searched its own collection, not the pack's catalogue.")
+@click.option(
+    '--out',
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='The record.  [default: data/services/NAME.json]',
+)
+@click.option(
+    '--own-catalogue', is_flag=True, help="The service searched its own collection, not the pack's catalogue."
+)
 @click.option('--notes', default='', help='Version, settings, date of the run: kept in the record.')
 def bench_import(files, folder, service, out, own_catalogue, notes):
     """Read what a service answered to a pack: CSV, JSON or JSON lines.
@@ -1122,26 +1400,51 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
     from resonance_nb import bench as b
     from resonance_nb import services
 
-    service, made = services.service_name(service), services.services_folder()
+    service = services.service_name(service)
+    made = services.services_folder()
     if out is None and made is None:
         raise ResonanceError('outside of a checkout, say where the record goes: --out FILE.json')
     record = services.import_answers(files, services.Pack.load(folder), service, own_catalogue, notes)
-    for note in [f'resonance: {kind}: {line}' for kind in ('ambiguous', 'unmatched') for line in record[kind]]:
+    for note in [
+        f'resonance: {kind}: {line}' for kind in ('ambiguous', 'unmatched') for line in record[kind]
+    ]:
         click.echo(note, err=True)
     frame = services.frame(record)
     if not len(frame):
         raise ResonanceError('none of these answers can be counted')
     out = services.save_record(record, out or made / f'{service}.json')
     click.echo(_bench_text(frame, b))
-    counts = ', '.join(f'{n} {kind}' for kind, n in services.count_answers(record).items() if n or kind == 'unanswered')
+    counts = ', '.join(
+        f'{n} {kind}' for kind, n in services.count_answers(record).items() if n or kind == 'unanswered'
+    )
     click.echo(f'{counted(len(record["questions"]), "question")}: {counts}; recorded in {out}')
 
 # %% ../nbs/92_cli.ipynb #33c00008
 @bench.command('acrcloud')
-@click.option('--pack', 'folder', required=True, type=click.Path(path_type=Path), metavar='FOLDER', help='What `resonance bench pack` wrote.')
-@click.option('--out', required=True, type=click.Path(path_type=Path), metavar='FILE', help='The answers, JSON lines; what is in it is not asked again.')
+@click.option(
+    '--pack',
+    'folder',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='What `resonance bench pack` wrote.',
+)
+@click.option(
+    '--out',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='The answers, JSON lines; what is in it is not asked again.',
+)
 @click.option('--limit', type=click.IntRange(1), metavar='N', help='Ask at most N questions now.')
-@click.option('--rate', 'queries_per_s', default=1.0, show_default=True, type=click.FloatRange(0, 100, min_open=True), help='Requests a second, at most.')
+@click.option(
+    '--rate',
+    'queries_per_s',
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100, min_open=True),
+    help='Requests a second, at most.',
+)
 @click.option('--seed', default=0, show_default=True, type=int, help='Of the waiting after failures.')
 def bench_acrcloud(folder, out, limit, queries_per_s, seed):
     """Ask ACRCloud the questions of a pack.
@@ -1167,15 +1470,59 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
 
 # %% ../nbs/92_cli.ipynb #92a1b772
 @cli.command()
-@click.option('--profile', default='quick', show_default=True, type=click.Choice(['quick', 'study']), help='The recipe: a few minutes, or an hour and more on two cores.')
+@click.option(
+    '--profile',
+    default='quick',
+    show_default=True,
+    type=click.Choice(['quick', 'study']),
+    help='The recipe: a few minutes, or an hour and more on two cores.',
+)
 @corpus_option('Where the songs, rooms and crowds are.  [default: the corpus in use]')
-@click.option('--out', type=click.Path(path_type=Path), metavar='DIR', help='The run; one that was stopped goes on.  [default: runs/train/PROFILE]')
-@click.option('--start', type=click.Path(path_type=Path), metavar='ENCODER', help='Begin with these weights: an encoder.safetensors, or "shipped".')
-@click.option('--set', 'changes', multiple=True, nargs=2, metavar='NAME VALUE', help='Another choice than the recipe has, e.g. --set rate 0.001 --set encoder.body cnn4')
-@click.option('--stop-after', type=click.FloatRange(0, min_open=True), metavar='MINUTES', help='Stop then; the run can go on later.')
-@click.option('--workers', default=1, show_default=True, type=click.IntRange(0), metavar='N', help='Processes that prepare batches.')
-@click.option('--devices', default=1, show_default=True, type=click.IntRange(1), metavar='N', help='Graphics cards, or processes, that learn.')
-@click.option('--logger', type=click.Choice(['mlflow', 'wandb']), help='Where to log, beside the CSV files of the run.')
+@click.option(
+    '--out',
+    type=click.Path(path_type=Path),
+    metavar='DIR',
+    help='The run; one that was stopped goes on.  [default: runs/train/PROFILE]',
+)
+@click.option(
+    '--start',
+    type=click.Path(path_type=Path),
+    metavar='ENCODER',
+    help='Begin with these weights: an encoder.safetensors, or "shipped".',
+)
+@click.option(
+    '--set',
+    'changes',
+    multiple=True,
+    nargs=2,
+    metavar='NAME VALUE',
+    help='Another choice than the recipe has, e.g. --set rate 0.001 --set encoder.body cnn4',
+)
+@click.option(
+    '--stop-after',
+    type=click.FloatRange(0, min_open=True),
+    metavar='MINUTES',
+    help='Stop then; the run can go on later.',
+)
+@click.option(
+    '--workers',
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar='N',
+    help='Processes that prepare batches.',
+)
+@click.option(
+    '--devices',
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar='N',
+    help='Graphics cards, or processes, that learn.',
+)
+@click.option(
+    '--logger', type=click.Choice(['mlflow', 'wandb']), help='Where to log, beside the CSV files of the run.'
+)
 @json_option
 def train(profile, folder, out, start, changes, stop_after, workers, devices, logger, as_json):
     """Train an encoder on the train split of a corpus.
@@ -1194,15 +1541,45 @@ def train(profile, folder, out, start, changes, stop_after, workers, devices, lo
     corpus = _corpus_in_use(folder)
     out = out or Path('runs') / 'train' / profile
     loggers = t.loggers_for(logger, out) if logger else None
-    command = ['resonance', 'train', '--profile', profile, *(['--start', str(start)] if start else []), *(word for pair in changes for word in ('--set', *pair))]
-    facts = {'command': shlex.join(command), **runs.git_state(Path(runs.__file__).parent), 'package_hash': runs.package_hash(), 'versions': runs.versions()}
-    path = t.fit(recipe, corpus, list(corpus.split('music', 'train').index), out, bank_of(corpus.folder, 'train'),
-                 _checker(corpus, profile), start=WEIGHTS if str(start) == 'shipped' else start, facts=facts, workers=workers, devices=devices,
-                 loggers=loggers, stop_after_s=60 * stop_after if stop_after else None)
+    command = [
+        'resonance',
+        'train',
+        '--profile',
+        profile,
+        *(['--start', str(start)] if start else []),
+        *(word for pair in changes for word in ('--set', *pair)),
+    ]
+    facts = {
+        'command': shlex.join(command),
+        **runs.git_state(Path(runs.__file__).parent),
+        'package_hash': runs.package_hash(),
+        'versions': runs.versions(),
+    }
+    path = t.fit(
+        recipe,
+        corpus,
+        list(corpus.split('music', 'train').index),
+        out,
+        bank_of(corpus.folder, 'train'),
+        _checker(corpus, profile),
+        start=WEIGHTS if str(start) == 'shipped' else start,
+        facts=facts,
+        workers=workers,
+        devices=devices,
+        loggers=loggers,
+        stop_after_s=60 * stop_after if stop_after else None,
+    )
     if not path.exists():
-        raise ResonanceError(f'stopped before the first validation; run the same command again to go on (the run is in {out})')
+        raise ResonanceError(
+            f'stopped before the first validation; run the same command again to go on (the run is in {out})'
+        )
     card = load(path)[1]
-    told = {'encoder': str(path), 'steps': card['steps'], 'minutes': card['minutes'], 'validation': card['validation']}
+    told = {
+        'encoder': str(path),
+        'steps': card['steps'],
+        'minutes': card['minutes'],
+        'validation': card['validation'],
+    }
     right = f'right for {card["validation"].get("top1", 0):.1%} of the validation clips'
     click.echo(json.dumps(told) if as_json else f'{path}: {counted(card["steps"], "step")}, {right}')
 
@@ -1214,7 +1591,7 @@ def _corpus_in_use(folder: Path | None):
 
     return Corpus(folder) if folder else default_corpus()
 
-
+# %% ../nbs/92_cli.ipynb #e56f7e8a
 def _checker(corpus, profile: str):
     "What an encoder of this profile is asked between the steps: validation songs in the hard mix."
     from resonance_nb import bench as b
@@ -1223,13 +1600,28 @@ def _checker(corpus, profile: str):
     study = profile == 'study'
     concert = b.in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
     levels = (5.0, 0.0, -5.0) if study else (5.0,)
-    ask = b.Exam(corpus, 'validation', levels, (2.0, 5.0) if study else (2.0,), concert, 75 if study else 5, None if study else 20)
+    ask = b.Exam(
+        corpus,
+        'validation',
+        levels,
+        (2.0, 5.0) if study else (2.0,),
+        concert,
+        75 if study else 5,
+        None if study else 20,
+    )
     return lambda encoder: ask(Embedding(encoder))
 
 # %% ../nbs/92_cli.ipynb #48293d43
 @cli.command()
 @click.argument('encoder', type=click.Path(path_type=Path), metavar='ENCODER')
-@click.option('--to', 'out', required=True, type=click.Path(path_type=Path), metavar='FILE', help='The .onnx file to write.')
+@click.option(
+    '--to',
+    'out',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='The .onnx file to write.',
+)
 def export(encoder, out):
     """Write a trained encoder for machines without torch, as ONNX.
 
@@ -1247,8 +1639,17 @@ def export(encoder, out):
 # %% ../nbs/92_cli.ipynb #b4d46f85
 @cli.command()
 @click.argument('chapter')
-@click.option('-p', 'parameters', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of the chapter; repeat as needed.')
-@click.option('--profile', default='quick', show_default=True, help='quick, or study for the reported settings.')
+@click.option(
+    '-p',
+    'parameters',
+    nargs=2,
+    multiple=True,
+    metavar='NAME VALUE',
+    help='A parameter of the chapter; repeat as needed.',
+)
+@click.option(
+    '--profile', default='quick', show_default=True, help='quick, or study for the reported settings.'
+)
 @click.option('--force', is_flag=True, help='Run again although a finished run is there.')
 @click.option('--report', is_flag=True, help='Make this run the reported one (data/results).')
 def run(chapter, parameters, profile, force, report):
@@ -1273,10 +1674,16 @@ def run(chapter, parameters, profile, force, report):
         click.echo(f'reported in {runs.collect(done)}')
         runs.fill_readme()
 
-
+# %% ../nbs/92_cli.ipynb #ddff80d3
 @cli.command()
 @click.option('--fresh', is_flag=True, help='Forget every page made before.')
-@click.option('--jobs', default=None, type=click.IntRange(1), metavar='N', help='Pages that are executed at a time.  [default: one for each core, four at most]')
+@click.option(
+    '--jobs',
+    default=None,
+    type=click.IntRange(1),
+    metavar='N',
+    help='Pages that are executed at a time.  [default: one for each core, four at most]',
+)
 def book(fresh, jobs):
     """Build the book, warnings as errors, and check its pages."""
     from resonance_nb.book import build

@@ -32,6 +32,7 @@ __all__ = ['GRACE_S', 'Part', 'Evening', 'draw_evening', 'played', 'heard', 'blo
 @dataclass(frozen=True)
 class Part:
     "Something that is played."
+
     kind: str  # 'song' (one that the listener knows), 'unknown' or 'talk'
     start_s: float  # in the recording
     duration_s: float
@@ -45,10 +46,11 @@ class Part:
         "When it is over."
         return self.start_s + self.duration_s
 
-
+# %% ../nbs/62a_concert.ipynb #3e858d65
 @dataclass(frozen=True)
 class Evening:
     "What was on, in order; where there is no part, there is only the crowd."
+
     parts: tuple[Part, ...]
     duration_s: float
 
@@ -87,13 +89,18 @@ def draw_evening(
     if n_songs < 1 or not (known or unknown):
         raise ResonanceError('an evening needs songs')
     waiting = {'song': list(rng.permutation(known)), 'unknown': []}
-    parts, now = [], float(rng.uniform(*pause_s))
+    parts = []
+    now = float(rng.uniform(*pause_s))
     for _ in range(n_songs):
         kind = 'unknown' if unknown and (not waiting['song'] or rng.random() < unknown_share) else 'song'
         waiting[kind] = waiting[kind] or list(rng.permutation(known if kind == 'song' else unknown))
-        how, pause, spoken_s, track = rng.random(), float(rng.uniform(*pause_s)), float(rng.uniform(4, 12)), str(waiting[kind].pop())
+        how = rng.random()
+        pause = float(rng.uniform(*pause_s))
+        spoken_s = float(rng.uniform(4, 12))
+        track = str(waiting[kind].pop())
         x = corpus.load('music', track)
-        offset_s, fade_s = _begins_s(x), 0.05
+        offset_s = _begins_s(x)
+        fade_s = 0.05
         long_s = min(longest_s, len(x) / SAMPLE_RATE - offset_s)
         if long_s < 2:
             continue
@@ -103,7 +110,17 @@ def draw_evening(
         elif how < segue + talk:
             parts.append(Part('talk', now, spoken_s, fade_s=0.05))
             now += spoken_s + 0.5
-        parts.append(Part(kind, now, long_s, track, offset_s, fade_s, _begins_db(x[round(offset_s * SAMPLE_RATE) :][: round(long_s * SAMPLE_RATE)])))
+        parts.append(
+            Part(
+                kind,
+                now,
+                long_s,
+                track,
+                offset_s,
+                fade_s,
+                _begins_db(x[round(offset_s * SAMPLE_RATE) :][: round(long_s * SAMPLE_RATE)]),
+            )
+        )
         now += long_s + pause
     return Evening(tuple(parts), now)
 
@@ -111,7 +128,8 @@ def draw_evening(
 def _faded(x: np.ndarray, fade_s: float) -> np.ndarray:
     "Both ends brought to silence, at the level of the programme."
     n = min(round(fade_s * SAMPLE_RATE), len(x) // 2)
-    rise = np.sin(np.linspace(0, np.pi / 2, n)) if n else np.zeros(0)  # two of them at once are as loud as one song
+    # two of them at once are as loud as one song
+    rise = np.sin(np.linspace(0, np.pi / 2, n)) if n else np.zeros(0)
     x = x * np.concatenate([rise, np.ones(len(x) - 2 * n), rise[::-1]]).astype(np.float32)
     power = float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
     return x * np.float32(10 ** (PROGRAMME_DB / 20) / math.sqrt(power)) if power > 1e-12 else x
@@ -128,18 +146,25 @@ def played(
     for first in range(0, round(evening.duration_s * SAMPLE_RATE), round(block_s * SAMPLE_RATE)):
         n = min(round(block_s * SAMPLE_RATE), round(evening.duration_s * SAMPLE_RATE) - first)
         out = np.zeros(n, np.float32)
-        here = [p for p in evening.parts if p.start_s * SAMPLE_RATE < first + n and p.end_s * SAMPLE_RATE > first]
-        sounds = {p: sounds[p] if p in sounds else _sound(p, corpus, seed) for p in here}  # what is over is let go
+        here = [
+            p for p in evening.parts if p.start_s * SAMPLE_RATE < first + n and p.end_s * SAMPLE_RATE > first
+        ]
+        # what is over is let go
+        sounds = {p: sounds[p] if p in sounds else _sound(p, corpus, seed) for p in here}
         for p, x in sounds.items():
             at = round(p.start_s * SAMPLE_RATE) - first
-            a, b = max(0, at), min(n, at + len(x))
+            a = max(0, at)
+            b = min(n, at + len(x))
             out[a:b] += x[a - at : b - at]
         yield out
 
-
+# %% ../nbs/62a_concert.ipynb #62edba84
 def _sound(part: Part, corpus: Corpus, seed: int) -> np.ndarray:
     if part.kind == 'talk':
-        return _faded(babble(rng_for(seed, 'talk', part.start_s), round(part.duration_s * SAMPLE_RATE), speakers=1), part.fade_s)
+        return _faded(
+            babble(rng_for(seed, 'talk', part.start_s), round(part.duration_s * SAMPLE_RATE), speakers=1),
+            part.fade_s,
+        )
     return _faded(corpus.load('music', part.track_id, part.offset_s, part.duration_s), part.fade_s)
 
 # %% ../nbs/62a_concert.ipynb #f59666a8
@@ -157,15 +182,22 @@ def heard(
         out, record = venues.crowd_alone(evening.duration_s, venue, rng, bank)
         return iter([out]), record
     share = evening.playing_s() / evening.duration_s
-    return venues.degrade_long(lambda: played(evening, corpus, seed), venue, None if snr_db is None else snr_db + 10 * math.log10(min(share, 1.0)), rng, bank)
+    return venues.degrade_long(
+        lambda: played(evening, corpus, seed),
+        venue,
+        None if snr_db is None else snr_db + 10 * math.log10(min(share, 1.0)),
+        rng,
+        bank,
+    )
 
-
+# %% ../nbs/62a_concert.ipynb #cbca5fb9
 def blocks(
     pieces: Iterable[np.ndarray],  # mono at 16 kHz, of any length, as `heard` gives them
     longest_s: float = 1.0,  # of a block
 ) -> Iterator[Block]:
     "The recording as a listener takes it in."
-    at, size = 0, round(longest_s * SAMPLE_RATE)
+    at = 0
+    size = round(longest_s * SAMPLE_RATE)
     for x in pieces:
         for i in range(0, len(x), size):
             yield Block(at / SAMPLE_RATE, x[i : i + size])
@@ -192,14 +224,25 @@ def judge(
     for p in known:
         during = [(at, t) for at, t in matches if on(p, at)]
         first = next((at for at, t in during if song(t) == song(p.track_id)), math.nan)
-        rows.append((p.track_id, p.start_s, p.duration_s, p.begins_db, (first - p.start_s) / tempo, sum(at > first for at, _ in during)))
+        rows.append(
+            (
+                p.track_id,
+                p.start_s,
+                p.duration_s,
+                p.begins_db,
+                (first - p.start_s) / tempo,
+                sum(at > first for at, _ in during),
+            )
+        )
     said = []
     for at, t in matches:
         right = any(song(p.track_id) == song(t) and on(p, at, GRACE_S) for p in known)
         kinds = [p.kind for p in evening.parts if on(p, at)]
         said.append((at / tempo, t, right, kinds[-1] if kinds else 'crowd'))
-    return (pd.DataFrame(rows, columns=['track_id', 'start_s', 'duration_s', 'begins_db', 'named_s', 'flips']),
-            pd.DataFrame(said, columns=['time_s', 'track_id', 'right', 'during']).astype({'right': bool}))
+    return (
+        pd.DataFrame(rows, columns=['track_id', 'start_s', 'duration_s', 'begins_db', 'named_s', 'flips']),
+        pd.DataFrame(said, columns=['time_s', 'track_id', 'right', 'during']).astype({'right': bool}),
+    )
 
 # %% ../nbs/62a_concert.ipynb #6987901a
 def tempo_of(

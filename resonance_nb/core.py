@@ -31,6 +31,7 @@ __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Mat
 @dataclass(frozen=True)
 class Match:
     "One answer of a recogniser: a song, and where in it the clip was heard."
+
     track_id: str  # the recording, as it was given to `Recognizer.add`
     score: float  # higher is better; comparable only within one recogniser
     offset_s: float  # where the clip starts inside the recording, seconds
@@ -85,7 +86,8 @@ class VectorRecognizer(CatalogRecognizer, Protocol):
     stored_in: str  # 'embeddings'
     model_name: str  # 'METHOD/FRONT END': vectors are comparable only with vectors of the same name
 
-    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]: ...  # per song: id, starts_s (n,), ends_s (n,), vectors (n, d)
+    # per song: id, starts_s (n,), ends_s (n,), vectors (n, d)
+    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]: ...
 
     @classmethod
     def from_embeddings(
@@ -97,7 +99,10 @@ class VectorRecognizer(CatalogRecognizer, Protocol):
     ) -> VectorRecognizer: ...
 
 # %% ../nbs/00_core.ipynb #06f3e501
-SCORE_DIGITS, OFFSET_DIGITS, CONFIDENCE_DIGITS = 3, 3, 4  # decimal places that a `Match` promises
+# decimal places that a `Match` promises
+SCORE_DIGITS = 3
+OFFSET_DIGITS = 3
+CONFIDENCE_DIGITS = 4
 
 
 def best_first(
@@ -109,7 +114,7 @@ def best_first(
 
     return np.lexsort((names, -np.round(np.asarray(scores, float), SCORE_DIGITS)))
 
-
+# %% ../nbs/00_core.ipynb #01d86c43
 def as_matches(
     track_ids: list[str],  # (n,) best first
     scores: np.ndarray,  # (n,)
@@ -120,7 +125,8 @@ def as_matches(
     import numpy as np
 
     pairs = (scores, SCORE_DIGITS), (offsets_s, OFFSET_DIGITS), (confidences, CONFIDENCE_DIGITS)
-    rounded = [(np.round(np.asarray(x, float), digits) + 0.0).tolist() for x, digits in pairs]  # -0.0 becomes a plain zero
+    # -0.0 becomes a plain zero
+    rounded = [(np.round(np.asarray(x, float), digits) + 0.0).tolist() for x, digits in pairs]
     return [Match(*row) for row in zip(track_ids, *rounded)]
 
 # %% ../nbs/00_core.ipynb #a806d4d7
@@ -152,8 +158,11 @@ def assert_same_answers(
             if twin is None:  # one of equal songs at the end of the list
                 assert m['score'] <= last + score, f'answer {place} is in one list only: {m}'
                 continue
-            far = [k for k, most in (('score', score), ('offset_s', offset_s), ('confidence', confidence))
-                   if most is not None and not abs(m[k] - twin[k]) <= most]
+            far = [
+                k
+                for k, most in (('score', score), ('offset_s', offset_s), ('confidence', confidence))
+                if most is not None and not abs(m[k] - twin[k]) <= most
+            ]
             assert not far, f'answer {place} differs in {", ".join(far)}: {m}, and {twin}'
 
 # %% ../nbs/00_core.ipynb #0dfbaf19
@@ -177,7 +186,7 @@ def method_class(
     module, _, cls = METHODS[name].partition(':')
     return getattr(importlib.import_module(module), cls)
 
-
+# %% ../nbs/00_core.ipynb #87522b1a
 def default_method() -> str:
     "The recogniser that new songs are indexed for when none is named: the best one whose libraries are installed."
     return 'fused' if importlib.util.find_spec('onnxruntime') else 'landmark'
@@ -190,7 +199,7 @@ class ResonanceError(Exception):
 class MissingExtra(ResonanceError):
     "An optional library is not installed."
 
-
+# %% ../nbs/00_core.ipynb #ee0e724f
 class OtherVersion(ResonanceError):
     "An index is whole, but of another format or model than this package makes."
 
@@ -200,9 +209,11 @@ class OtherVersion(ResonanceError):
         made: str,  # its format or model
         here: str,  # those of this package
     ):
-        super().__init__(f'{folder} was made by another version or with another model ({first_line(made)}; here: {here}): index the music again')
+        super().__init__(
+            f'{folder} was made by another version or with another model ({first_line(made)}; here: {here}): index the music again'
+        )
 
-
+# %% ../nbs/00_core.ipynb #427c6f88
 def need(
     module: str,  # the module to import, e.g. 'mutagen'
     extra: str,  # the extra of `resonance_nb` that brings it, e.g. 'tags'
@@ -211,7 +222,9 @@ def need(
     try:
         return importlib.import_module(module)
     except ImportError as e:
-        raise MissingExtra(f"{module} is not installed; it comes with: pip install 'resonance_nb[{extra}]'") from e
+        raise MissingExtra(
+            f"{module} is not installed; it comes with: pip install 'resonance_nb[{extra}]'"
+        ) from e
 
 # %% ../nbs/00_core.ipynb #98ee5595
 def first_line(
@@ -221,7 +234,7 @@ def first_line(
     text = next(iter(str(error).splitlines()), '') or type(error).__name__
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text[:200])
 
-
+# %% ../nbs/00_core.ipynb #5394ec63
 @contextmanager
 def reading(
     folder,  # what is read
@@ -249,7 +262,9 @@ def no_bar(
     progress: bool = True,  # is one wanted?
 ) -> bool:
     "Is no progress bar to be drawn? Not where standard error is neither a terminal nor a notebook."
-    seen = sys.stderr is not None and (sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel'))
+    seen = sys.stderr is not None and (
+        sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel')
+    )
     return not (progress and seen)
 
 # %% ../nbs/00_core.ipynb #4e0f18d2
@@ -260,7 +275,8 @@ class SongIndex:
 
     def __init__(self):
         self._songs: dict = {}  # what is kept, by track_id
-        self._table = None  # all songs laid out for searching: made by whoever asks, gone when the songs change
+        # all songs laid out for searching: made by whoever asks, gone when the songs change
+        self._table = None
 
     def __len__(self) -> int:
         return len(self._songs)
@@ -300,14 +316,16 @@ class SongIndex:
         "Take in all songs of another index; songs already here stay as they are. Another model raises `ResonanceError`."
         if other.model_name != self.model_name:
             raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
-        self._songs, self._table = other._songs | self._songs, None
+        self._songs = other._songs | self._songs
+        self._table = None
 
     def retain(
         self,
         track_ids: set[str],  # songs to keep
     ) -> None:
         "From now on know only these songs."
-        self._songs, self._table = {t: kept for t, kept in self._songs.items() if t in track_ids}, None
+        self._songs = {t: kept for t, kept in self._songs.items() if t in track_ids}
+        self._table = None
 
 # %% ../nbs/00_core.ipynb #c2717f70
 def rng_for(
@@ -328,7 +346,7 @@ def sha256_file(
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
-
+# %% ../nbs/00_core.ipynb #b7654272
 def sha256_files(
     paths,  # files; order does not matter
 ) -> str:
@@ -363,7 +381,7 @@ def project_root() -> Path:
                 return folder
     raise ResonanceError('this needs a checkout of the project: run it inside the cloned repository')
 
-
+# %% ../nbs/00_core.ipynb #ca2878b9
 def cache_folder(
     *parts: str,  # sub-folders
 ) -> Path:

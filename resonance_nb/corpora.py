@@ -34,7 +34,8 @@ COLUMNS = {
     'noise': 'id kind file category concert_use duration_s source_url source_sha256 licence'.split(),
     'rir': 'id kind file room_id room_kind group rt60_s duration_s source_url source_sha256 licence'.split(),
 }
-CUT_S = {'music': 64.0, 'noise': 120.0, 'rir': 8.0}  # how much of an original a prepared corpus keeps, seconds
+# how much of an original a prepared corpus keeps, seconds
+CUT_S = {'music': 64.0, 'noise': 120.0, 'rir': 8.0}
 _NUMBERS = ('duration_s', 'source_duration_s', 'rt60_s')
 _NEEDED = {'music': ('id', 'file'), 'noise': ('id', 'file'), 'rir': ('id', 'file', 'room_id')}
 
@@ -48,20 +49,29 @@ def safe_file(
 ) -> str:
     "The path itself when it stays inside its folder; otherwise raises `CorpusError`."
     bad = (
-        not isinstance(name, str) or not name or len(name) > 1000 or name.startswith(('/', '~')) or '\\' in name
-        or re.match(r'[A-Za-z]:', name) or any(ord(c) < 32 or ord(c) == 127 for c in name)
+        not isinstance(name, str)
+        or not name
+        or len(name) > 1000
+        or name.startswith(('/', '~'))
+        or '\\' in name
+        or re.match(r'[A-Za-z]:', name)
+        or any(ord(c) < 32 or ord(c) == 127 for c in name)
         or any(p in ('', '.', '..') for p in name.rstrip('/').split('/'))
     )
     if bad:
         raise CorpusError(f'refused a file name that could leave its folder: {str(name)[:80]!r}')
     return name
 
-
+# %% ../nbs/03_corpora.ipynb #79b8f928
 def safe_id(
     name: str,  # the id of a row
 ) -> str:
     "The id itself when it is fit to name a file; otherwise raises `CorpusError`."
-    if not isinstance(name, str) or not re.fullmatch(r'[^\x00-\x1f\x7f/\\:]{1,200}', name) or name.strip('. ') == '':
+    if (
+        not isinstance(name, str)
+        or not re.fullmatch(r'[^\x00-\x1f\x7f/\\:]{1,200}', name)
+        or name.strip('. ') == ''
+    ):
         raise CorpusError(f'refused an id that cannot name a file: {str(name)[:80]!r}')
     return name
 
@@ -111,7 +121,7 @@ def read_table(
         raise CorpusError(f'{path} is not a readable table: {str(e).splitlines()[0]}') from None
     return check_table(kind, table)
 
-
+# %% ../nbs/03_corpora.ipynb #59693b8e
 def table_text(
     table: pd.DataFrame,  # a checked table
 ) -> str:
@@ -153,7 +163,9 @@ class Corpus:
 
             path = self.folder / f'{kind}.csv'
             there = not self._in_memory and path.exists()
-            self._tables[kind] = read_table(path, kind) if there else check_table(kind, pd.DataFrame(columns=COLUMNS[kind]))
+            self._tables[kind] = (
+                read_table(path, kind) if there else check_table(kind, pd.DataFrame(columns=COLUMNS[kind]))
+            )
         return self._tables[kind]
 
     @property
@@ -170,7 +182,6 @@ class Corpus:
     def rir(self) -> pd.DataFrame:
         "Room and device responses, index = id."
         return self.table('rir')
-
 
     def path(
         self,
@@ -234,7 +245,8 @@ def _path(self: Corpus, kind: str, id: str) -> Path:
 # %% ../nbs/03_corpora.ipynb #9bfbe84b
 def write_corpus(
     folder: str | os.PathLike,  # made when missing; the sound files are there or come by other means
-    music: pd.DataFrame | None = None,  # columns as in `COLUMNS['music']`; more are kept, missing ones are empty
+    # columns as in `COLUMNS['music']`; more are kept, missing ones are empty
+    music: pd.DataFrame | None = None,
     noise: pd.DataFrame | None = None,  # likewise
     rir: pd.DataFrame | None = None,  # likewise
     name: str | None = None,  # how reports call it
@@ -245,7 +257,9 @@ def write_corpus(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     given = {'music': music, 'noise': noise, 'rir': rir}
-    tables = {k: check_table(k, pd.DataFrame(columns=COLUMNS[k]) if t is None else t) for k, t in given.items()}
+    tables = {
+        k: check_table(k, pd.DataFrame(columns=COLUMNS[k]) if t is None else t) for k, t in given.items()
+    }
     for kind, table in tables.items():
         with atomic_write(folder / f'{kind}.csv') as part:
             part.write_text(table_text(table), encoding='utf-8')
@@ -276,7 +290,7 @@ def _origin(url: str) -> str:
         path = re.sub(r'^(/[^/]+/[^/]+)/[^/]+/', r'\1/', path)
     return f'{parts.netloc}{path}?{parts.query}#{parts.fragment}' if parts.netloc else ''
 
-
+# %% ../nbs/03_corpora.ipynb #398828f8
 def split_keys(
     table: pd.DataFrame,  # a checked table
     kind: str,  # 'music', 'noise' or 'rir'
@@ -293,7 +307,8 @@ def split_keys(
 
     first: dict[str, str] = {}
     for key, origin in zip(own, map(_origin, table['source_url'])):
-        a, b = root(key), root(first.setdefault(origin, key) if origin else key)
+        a = root(key)
+        b = root(first.setdefault(origin, key) if origin else key)
         parent[max(a, b)] = min(a, b)
     import pandas as pd
 
@@ -312,7 +327,9 @@ def splits_table(
     for kind in KINDS:
         keys = split_keys(corpus.table(kind), kind)
         split = [split_of(k, seed, fractions) for k in keys]
-        parts.append(pd.DataFrame({'kind': kind, 'id': list(keys.index), 'key': list(keys), 'split': split}, dtype=str))
+        parts.append(
+            pd.DataFrame({'kind': kind, 'id': list(keys.index), 'key': list(keys), 'split': split}, dtype=str)
+        )
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/03_corpora.ipynb #57eaba97
@@ -323,9 +340,10 @@ def manifest_folder() -> Path:
     except ResonanceError:
         return Path(str(resources.files('resonance_nb') / 'manifests'))
 
-
+# %% ../nbs/03_corpora.ipynb #7e46e4d1
 def manifest(
-    folder: str | os.PathLike | None = None,  # holds `<name>-music.csv` and so on; the project's own by default
+    # holds `<name>-music.csv` and so on; the project's own by default
+    folder: str | os.PathLike | None = None,
     name: str = 'open',  # which manifest
 ) -> Corpus:
     "The committed tables of a corpus: its facts without its sound (raises `CorpusError` when they are not there)."
@@ -335,7 +353,7 @@ def manifest(
         raise CorpusError(f'there is no manifest {name}-music.csv in {folder}')
     return Corpus(folder, name, {k: read_table(p, k) for k, p in paths.items() if p.exists()})
 
-
+# %% ../nbs/03_corpora.ipynb #1e093609
 def write_splits(
     corpus: Corpus,  # e.g. `manifest()`
     path: str | os.PathLike,  # e.g. data/splits/open.csv
@@ -357,11 +375,16 @@ def _check_file(path: Path, kind: str, expected_s: float, full: bool) -> str:
     except (ResonanceError, OSError) as e:
         return f'unreadable: {e}'
     fits = lambda want_s: abs(found_s - want_s) <= 0.1 + 0.01 * want_s
-    if found_s is None or expected_s != expected_s or fits(expected_s) or (expected_s > CUT_S[kind] and fits(CUT_S[kind])):
+    if (
+        found_s is None
+        or expected_s != expected_s
+        or fits(expected_s)
+        or (expected_s > CUT_S[kind] and fits(CUT_S[kind]))
+    ):
         return ''
     return f'lasts {found_s:.2f} s, its table says {expected_s:.2f} s'
 
-
+# %% ../nbs/03_corpora.ipynb #7989f655
 def _check(self: Corpus, full: bool) -> list[str]:
     problems = []
     for kind in KINDS:

@@ -30,24 +30,30 @@ def _rms(
     "RMS in double precision; raises `ResonanceError` when there is nothing to hear or not one row of finite samples."
     x = np.asarray(samples, dtype=np.float64)
     if x.ndim != 1 or not len(x):
-        raise ResonanceError(f'the {what} must be one row of samples with at least one in it; it has shape {x.shape}')
+        raise ResonanceError(
+            f'the {what} must be one row of samples with at least one in it; it has shape {x.shape}'
+        )
     rms = float(np.sqrt(np.mean(x**2)))
     if not np.isfinite(rms):
         raise ResonanceError(f'the {what} has NaN or infinite samples')
     if rms < 1e-9:
-        raise ResonanceError(f'the {what} is silent, so a signal-to-noise ratio means nothing; choose another excerpt')
+        raise ResonanceError(
+            f'the {what} is silent, so a signal-to-noise ratio means nothing; choose another excerpt'
+        )
     return rms
 
-
+# %% ../nbs/21_crowd.ipynb #7deee024
 def _same_shape(
     music: np.ndarray,  # mono samples, shape (n,)
     noise: np.ndarray,  # mono samples, shape (n,)
 ) -> None:
     "Raises `ResonanceError` when the two are not of one length."
     if np.shape(music) != np.shape(noise):
-        raise ResonanceError(f'music and noise must have the same length; they have {np.shape(music)} and {np.shape(noise)}')
+        raise ResonanceError(
+            f'music and noise must have the same length; they have {np.shape(music)} and {np.shape(noise)}'
+        )
 
-
+# %% ../nbs/21_crowd.ipynb #16318d78
 def snr_db_of(
     music: np.ndarray,  # mono samples, shape (n,)
     noise: np.ndarray,  # mono samples, shape (n,)
@@ -71,7 +77,8 @@ def _level_db(
     from resonance_nb.audio import lufs
 
     x = np.asarray(samples, np.float64)
-    measured = lufs(x * (0.1 / rms))  # at a common level: the absolute gate of BS.1770 sees every excerpt alike
+    # at a common level: the absolute gate of BS.1770 sees every excerpt alike
+    measured = lufs(x * (0.1 / rms))
     if not np.isfinite(measured):
         raise ResonanceError(f'the {what} has no loudness that BS.1770 can measure; choose another excerpt')
     return measured + 20 * np.log10(rms / 0.1)
@@ -88,7 +95,7 @@ class MixInfo:
 
 SNR_LIMIT_DB = 60.0  # a ratio beyond this is refused, dB
 
-
+# %% ../nbs/21_crowd.ipynb #9aeeac8f
 def crowd_gain(
     music: np.ndarray,  # mono samples, shape (n,): the clip that is measured
     noise: np.ndarray,  # the crowd on the same clip, shape (n,)
@@ -99,7 +106,9 @@ def crowd_gain(
     if not np.isfinite(snr_db):
         raise ResonanceError(f'a signal-to-noise ratio is a finite number of dB, not {snr_db}')
     if abs(snr_db) > SNR_LIMIT_DB:
-        raise ResonanceError(f'a ratio of {snr_db:g} dB is out of reach; choose one from {-SNR_LIMIT_DB:g} to {SNR_LIMIT_DB:g} dB')
+        raise ResonanceError(
+            f'a ratio of {snr_db:g} dB is out of reach; choose one from {-SNR_LIMIT_DB:g} to {SNR_LIMIT_DB:g} dB'
+        )
     _same_shape(music, noise)
     before = _level_db(music, 'music', loudness) - _level_db(noise, 'noise', loudness)
     return float(10 ** ((before - snr_db) / 20))
@@ -140,7 +149,7 @@ def ring(
     closed[-fade:] = closed[-fade:] * np.cos(ramp) + x[:fade] * np.sin(ramp)
     return closed
 
-
+# %% ../nbs/21_crowd.ipynb #4c27a2b6
 def loop(
     noise: np.ndarray,  # mono samples, shape (m,)
     n: int,  # wanted length, samples
@@ -166,10 +175,12 @@ def _layers(
     table = corpus.split('noise', split)
     table = table[table['concert_use'] == 'core']
     if not len(table):
-        raise ResonanceError(f'{corpus.name} has no core crowd noise in its {split} split; use a corpus with more noise recordings')
+        raise ResonanceError(
+            f'{corpus.name} has no core crowd noise in its {split} split; use a corpus with more noise recordings'
+        )
     return table
 
-
+# %% ../nbs/21_crowd.ipynb #9d5ebc8b
 def bed(
     corpus: Corpus,  # a corpus with noise
     split: str,  # 'train', 'validation' or 'test'
@@ -202,7 +213,7 @@ def _whole(
         raise ResonanceError(f'{what} needs a whole number of samples, at least one; not {n}')
     return int(n)
 
-
+# %% ../nbs/21_crowd.ipynb #e462a01d
 def _place(
     n: int,  # length of the result, samples
     sounds: list[np.ndarray],  # what to place, each of shape (m,)
@@ -224,7 +235,7 @@ def _place(
     peak = float(np.abs(out).max())
     return out * np.float32(0.9 / peak) if peak > 0 else out
 
-
+# %% ../nbs/21_crowd.ipynb #d46c992c
 def _near_and_far(
     rng: np.random.Generator,  # draws the places
     people: int,  # how many
@@ -241,12 +252,14 @@ def _clap_times(
     tempo_bpm: float,  # of the common beat
 ) -> np.ndarray:
     "When who claps, seconds, shape (clappers, claps); some lie outside the n samples."
-    beat, seconds = 60 / tempo_bpm, n / 16_000
+    beat = 60 / tempo_bpm
+    seconds = n / 16_000
     own = 1 / rng.uniform(3.0, 5.0, (clappers, 1))
     pace = own ** (1 - entrainment) * beat**entrainment  # entrained people take over the beat's pace
     claps = int((seconds + 2) / pace.min()) + 2
     gaps = pace * rng.normal(1, 0.08, (clappers, claps)).clip(0.6, 1.4)
-    times = np.cumsum(gaps, 1) - gaps[:, :1] - pace * rng.uniform(0, 1, (clappers, 1)) - 0.5  # they have begun before
+    # they have begun before
+    times = np.cumsum(gaps, 1) - gaps[:, :1] - pace * rng.uniform(0, 1, (clappers, 1)) - 0.5
     times += entrainment * (beat * np.round(times / beat) - times)
     return times + rng.normal(0, 0.02, times.shape)  # nobody hits a beat to the millisecond
 
@@ -261,12 +274,17 @@ def applause(
     "Many people clapping, shape (n,), peak 0.9 (after {cite:p}`peltola2007synthesis`); raises `ResonanceError` for impossible numbers."
     n = _whole(n, 'applause')
     if clappers < 1 or not 0 <= entrainment <= 1 or not 20 <= tempo_bpm <= 400:
-        raise ResonanceError('applause needs 1 clapper or more, an entrainment from 0 to 1 and a tempo from 20 to 400 beats a minute')
+        raise ResonanceError(
+            'applause needs 1 clapper or more, an entrainment from 0 to 1 and a tempo from 20 to 400 beats a minute'
+        )
     clappers = int(clappers)
-    t, hands = np.arange(480) / 16_000, []
+    t = np.arange(480) / 16_000
+    hands = []
     for _ in range(min(32, clappers)):
         burst = rng.normal(size=480) * np.exp(-t / rng.uniform(0.0005, 0.002))
-        low, high = rng.uniform(500, 1_200), rng.uniform(1_200, 3_000)  # the hollow and the flats of the hands
+        # the hollow and the flats of the hands
+        low = rng.uniform(500, 1_200)
+        high = rng.uniform(1_200, 3_000)
         ringing = sum(np.exp(-t / rng.uniform(0.002, 0.006)) * np.sin(2 * np.pi * f * t) for f in (low, high))
         clap = 0.3 * burst + np.convolve(burst, ringing)[:480]
         hands.append(clap / np.sqrt(np.sum(clap**2)))
@@ -276,8 +294,16 @@ def applause(
     return _place(n, hands, which.ravel(), np.floor(times * 16_000).astype(int).ravel(), gain.ravel())
 
 # %% ../nbs/21_crowd.ipynb #5141324d
-_VOWELS_HZ = ((730, 1_090, 2_440), (570, 840, 2_410), (530, 1_840, 2_480), (270, 2_290, 3_010), (300, 870, 2_240))  # a o e i u
-_RHYTHMS = ((0, 1, 2, 2.5, 3), (0, 1, 2), (0, 0.5, 1, 2, 3), (0, 1.5, 2, 3))  # beats of a bar of four on which a syllable begins
+# a o e i u
+_VOWELS_HZ = (
+    (730, 1_090, 2_440),
+    (570, 840, 2_410),
+    (530, 1_840, 2_480),
+    (270, 2_290, 3_010),
+    (300, 870, 2_240),
+)
+# beats of a bar of four on which a syllable begins
+_RHYTHMS = ((0, 1, 2, 2.5, 3), (0, 1, 2), (0, 0.5, 1, 2, 3), (0, 1.5, 2, 3))
 
 
 def _vowel(
@@ -285,7 +311,10 @@ def _vowel(
 ) -> np.ndarray:
     "What a pulse of the vocal folds sounds like through a vowel, shape (480,)."
     t = np.arange(480) / 16_000
-    return sum(a * np.exp(-np.pi * b * t) * np.sin(2 * np.pi * f * t) for f, a, b in zip(formants_hz, (1, 0.7, 0.4), (90, 110, 170)))
+    return sum(
+        a * np.exp(-np.pi * b * t) * np.sin(2 * np.pi * f * t)
+        for f, a, b in zip(formants_hz, (1, 0.7, 0.4), (90, 110, 170))
+    )
 
 # %% ../nbs/21_crowd.ipynb #d401d2e3
 def chant(
@@ -298,7 +327,9 @@ def chant(
     "A crowd shouting syllables on a beat, shape (n,), peak 0.9; raises `ResonanceError` for impossible numbers."
     n = _whole(n, 'a chant')
     if voices < 1 or not 20 <= tempo_bpm <= 400 or not 40 <= f0_hz[0] <= f0_hz[1] <= 1_000:
-        raise ResonanceError('a chant needs 1 voice or more, a tempo from 20 to 400 beats a minute and pitches from 40 to 1000 Hz')
+        raise ResonanceError(
+            'a chant needs 1 voice or more, a tempo from 20 to 400 beats a minute and pitches from 40 to 1000 Hz'
+        )
     beat = 60 / tempo_bpm
     bar = np.array(_RHYTHMS[rng.integers(len(_RHYTHMS))])
     vowels = rng.integers(len(_VOWELS_HZ), size=len(bar))
@@ -311,7 +342,10 @@ def chant(
     k = np.arange(int((length * pitch).max()) + 1)  # pulses of one syllable, shape (k,)
     u = k / (length * pitch)[..., None]  # how far through it: 0 to 1; shape (voices, syllables, k)
     at = onset[..., None] + length[..., None] * u * (1 + 0.08 * (u - 1))  # the pitch falls towards the end
-    loud = np.sqrt(np.clip(4 * u * (1 - u), 0, None)) * (_near_and_far(rng, shape[0])[:, None] / np.sqrt(pitch))[..., None]
+    loud = (
+        np.sqrt(np.clip(4 * u * (1 - u), 0, None))
+        * (_near_and_far(rng, shape[0])[:, None] / np.sqrt(pitch))[..., None]
+    )
     which = np.broadcast_to(np.tile(vowels, bars)[:, None], u.shape)
     said = (u <= 1).ravel()
     place = np.floor(at * 16_000).astype(int).ravel()[said]
@@ -330,14 +364,16 @@ def _wandering(
     wander = 0.008 * np.sin(2 * np.pi * (rng.uniform(0.15, 0.4) * t + rng.random()))
     tremble = 0.0004 * np.sin(2 * np.pi * (rng.uniform(4.5, 6.5) * t + rng.random()))
     late = np.float32(16_000 * (0.01 + wander + tremble))  # samples, always positive
-    late = (late[:-1, None] + np.diff(late)[:, None] * (np.arange(step, dtype=np.float32) / step)).ravel()[start - first * step :][: len(x)]
+    late = (late[:-1, None] + np.diff(late)[:, None] * (np.arange(step, dtype=np.float32) / step)).ravel()[
+        start - first * step :
+    ][: len(x)]
     whole = np.ceil(late)
     part = whole - late
     padded = np.concatenate([np.zeros(512, np.float32), x])  # silence before the beginning
     at = np.arange(512, len(padded)) - whole.astype(np.intp)
     return padded[at] * (1 - part) + padded[at + 1] * part
 
-
+# %% ../nbs/21_crowd.ipynb #19221d6f
 @lru_cache(maxsize=1)
 def _singer_colour() -> np.ndarray:
     "An audience's voice as a causal filter of 255 taps: no bass, an open vowel, little above 4 kHz."
@@ -362,10 +398,14 @@ def sing_along(
         raise ResonanceError('an audience sings along to one row of finite samples with at least one in it')
     if voices < 1:
         raise ResonanceError('singing along needs 1 voice or more')
-    x, voices = oaconvolve(x, _singer_colour())[: len(x)], int(voices)
-    gain, late = _near_and_far(rng, voices), rng.integers(320, 3_200, voices)  # 20 to 200 ms
+    x = oaconvolve(x, _singer_colour())[: len(x)]
+    voices = int(voices)
+    # 20 to 200 ms
+    gain = _near_and_far(rng, voices)
+    late = rng.integers(320, 3_200, voices)
     gain = np.float32(gain / np.sqrt(np.sum(gain**2)))
-    out, groups = np.zeros_like(x), min(6, voices)
+    out = np.zeros_like(x)
+    groups = min(6, voices)
     for group in range(groups):  # singers side by side waver alike: six wandering delays are enough
         wavering = _wandering(x, rng, int(start))
         for k in range(group, voices, groups):
@@ -382,7 +422,7 @@ class EventKind(NamedTuple):
     rise_s: float  # from nothing to full, seconds
     fall_s: float  # back to nothing, seconds
 
-
+# %% ../nbs/21_crowd.ipynb #a5c21a43
 EVENTS = {
     'applause': EventKind(3, (2, 8), (-3, 8), 0.4, 1.5),
     'cheer': EventKind(4, (1, 5), (-2, 10), 0.25, 0.8),
@@ -411,11 +451,15 @@ def _synthesised(
     seconds = round(20 * 16_000 / bar) * bar / 16_000 if kind in ('chant', 'clap-along') else 20
     n = round((seconds + FADE_S) * 16_000)
     make = {
-        'bed': lambda: starter._mix(rng, n, **starter.RECIPES[('babble', 'crowd', 'concert_crowd')[variant % 3]]),
+        'bed': lambda: starter._mix(
+            rng, n, **starter.RECIPES[('babble', 'crowd', 'concert_crowd')[variant % 3]]
+        ),
         'applause': lambda: applause(n, rng, clappers=int(rng.integers(50, 400))),
         'cheer': lambda: starter.cheers(rng, n),
         'whistle': lambda: starter.whistles(rng, n),
-        'scream': lambda: starter._scatter(rng, starter._syllables(rng, 16, (450, 1_000), (0.5, 1.4), glide=0.3), n, n // 4_000),
+        'scream': lambda: starter._scatter(
+            rng, starter._syllables(rng, 16, (450, 1_000), (0.5, 1.4), glide=0.3), n, n // 4_000
+        ),
         'chant': lambda: chant(n, rng, tempo_bpm=bpm),
         'clap-along': lambda: applause(n, rng, entrainment=0.9, tempo_bpm=bpm),
     }
@@ -437,12 +481,13 @@ def _ready(
     closed.flags.writeable = False
     return closed
 
-
+# %% ../nbs/21_crowd.ipynb #1688a3b8
 def _sorts(
     table,  # core noise recordings, index = id
 ) -> dict:
     "Which recordings are of which kind: kind -> sorted ids, by the words of their category."
-    said, lengths = table['category'].str.lower(), table['duration_s']
+    said = table['category'].str.lower()
+    lengths = table['duration_s']
     kinds = {kind: said.str.contains(kind) for kind in EVENTS}
     kinds['scream'] |= said.str.contains('shout')
     kinds['applause'] |= said.str.contains('clapping')
@@ -464,7 +509,9 @@ class CrowdBank:
 
         if split not in SPLITS:
             raise ResonanceError(f'unknown split {split!r}; choose from: {", ".join(SPLITS)}')
-        self.corpus, self.split, self.seed = corpus, split, int(seed)
+        self.corpus = corpus
+        self.split = split
+        self.seed = int(seed)
         self.skipped: list[tuple[str, str]] = []  # (id, why) of recordings that turned out to be of no use
         self._rings: dict[str, np.ndarray] = {}
         self._places: dict[str, np.ndarray] = {}
@@ -498,7 +545,9 @@ class CrowdBank:
 def _sound(self: CrowdBank, source: str) -> np.ndarray:
     if source not in self._rings:
         if source not in self._all:
-            raise ResonanceError(f'{source!r} is no sound of this bank ({self.split}, seed {self.seed}); open the bank that the scene was drawn from')
+            raise ResonanceError(
+                f'{source!r} is no sound of this bank ({self.split}, seed {self.seed}); open the bank that the scene was drawn from'
+            )
         if source in dict(self.skipped):
             raise ResonanceError(f'{source}: {dict(self.skipped)[source]}')
         try:
@@ -521,7 +570,8 @@ def _pick(
 ) -> list[str]:
     "Usable sources of a kind, at most `count`; raises `ResonanceError` when there is none."
     self.sources(kind)  # a kind that there is?
-    ids, found = self._kinds[kind], []
+    ids = self._kinds[kind]
+    found = []
     for i in rng.permutation(len(ids)):
         if len(found) < count:
             try:
@@ -530,7 +580,9 @@ def _pick(
             except ResonanceError:  # told in `skipped`
                 pass
     if not found:
-        raise ResonanceError(f'not one {kind} recording of the {self.split} split can be used; the last one: {self.skipped[-1][1]}')
+        raise ResonanceError(
+            f'not one {kind} recording of the {self.split} split can be used; the last one: {self.skipped[-1][1]}'
+        )
     return found
 
 # %% ../nbs/21_crowd.ipynb #a0a2867e
@@ -543,7 +595,8 @@ def _lively(
         closed = self.sound(source)
         power = np.square(closed[: len(closed) // 1_600 * 1_600].reshape(-1, 1_600)).mean(1)
         soon = (power + np.roll(power, -1) + np.roll(power, -2)) / 3
-        self._places[source] = 1_600 * np.flatnonzero(soon >= min(0.5, soon.max()))  # the louder parts have a power of 1
+        # the louder parts have a power of 1
+        self._places[source] = 1_600 * np.flatnonzero(soon >= min(0.5, soon.max()))
     return self._places[source]
 
 # %% ../nbs/21_crowd.ipynb #19472838
@@ -572,7 +625,11 @@ class Scene:
 
     def to_dict(self) -> dict:
         "The facts as lists, strings and numbers."
-        return {**vars(self), 'layers': [list(x) for x in self.layers], 'events': [asdict(e) for e in self.events]}
+        return {
+            **vars(self),
+            'layers': [list(x) for x in self.layers],
+            'events': [asdict(e) for e in self.events],
+        }
 
     @classmethod
     def from_dict(
@@ -581,14 +638,22 @@ class Scene:
     ) -> Scene:
         "The scene with these facts; raises `ResonanceError` when they describe none."
         try:
-            layers = tuple((str(source), int(at), float(level_db)) for source, at, level_db in facts['layers'])
+            layers = tuple(
+                (str(source), int(at), float(level_db)) for source, at, level_db in facts['layers']
+            )
             scene = cls(**{**facts, 'layers': layers, 'events': tuple(Event(**e) for e in facts['events'])})
-            numbers = [x for e in scene.events for x in (e.start_s, e.duration_s, e.level_db)] + [x[2] for x in layers]
-            if np.isfinite([*numbers, scene.swing_db, scene.sing_along_db or 0.0]).all() and {e.kind for e in scene.events} <= set(EVENTS):
+            numbers = [x for e in scene.events for x in (e.start_s, e.duration_s, e.level_db)] + [
+                x[2] for x in layers
+            ]
+            if np.isfinite([*numbers, scene.swing_db, scene.sing_along_db or 0.0]).all() and {
+                e.kind for e in scene.events
+            } <= set(EVENTS):
                 return scene
         except (TypeError, ValueError, KeyError, AttributeError) as e:
             raise ResonanceError(f'this is no crowd scene: {type(e).__name__}: {e}') from None
-        raise ResonanceError('this is no crowd scene: a number in it is not finite, or it has an event of no known kind')
+        raise ResonanceError(
+            'this is no crowd scene: a number in it is not finite, or it has an event of no known kind'
+        )
 
 # %% ../nbs/21_crowd.ipynb #102f7c27
 def _draw_event(
@@ -598,8 +663,11 @@ def _draw_event(
     rng: np.random.Generator,  # draws everything else
 ) -> Event:
     "An event of a kind."
-    facts, source = EVENTS[kind], _pick(bank, kind, 1, rng)[0]
-    start_s, duration_s, level_db = (float(rng.uniform(*r)) for r in (window_s, facts.duration_s, facts.level_db))
+    facts = EVENTS[kind]
+    source = _pick(bank, kind, 1, rng)[0]
+    start_s, duration_s, level_db = (
+        float(rng.uniform(*r)) for r in (window_s, facts.duration_s, facts.level_db)
+    )
     return Event(kind, start_s, duration_s, level_db, source, int(rng.choice(_lively(bank, source))))
 
 # %% ../nbs/21_crowd.ipynb #b715a1f5
@@ -615,9 +683,21 @@ def draw_scene(
     kinds: Sequence[str] = tuple(EVENTS),  # what may happen
 ) -> Scene:
     "A crowd for a clip; raises `ResonanceError` for impossible numbers, or when the bank has nothing that can be used."
-    good = 0 < duration_s < np.inf and 0 <= before_s < np.inf and 0 <= events_per_minute < np.inf and 0 <= sing_along <= 1
-    if not (good and 1 <= layers[0] <= layers[1] and 0 <= swing_db[0] <= swing_db[1] < np.inf and set(kinds) <= set(EVENTS)):
-        raise ResonanceError('a scene needs a positive duration, a number of events, a probability, 1 layer or more, a swing, and kinds of EVENTS')
+    good = (
+        0 < duration_s < np.inf
+        and 0 <= before_s < np.inf
+        and 0 <= events_per_minute < np.inf
+        and 0 <= sing_along <= 1
+    )
+    if not (
+        good
+        and 1 <= layers[0] <= layers[1]
+        and 0 <= swing_db[0] <= swing_db[1] < np.inf
+        and set(kinds) <= set(EVENTS)
+    ):
+        raise ResonanceError(
+            'a scene needs a positive duration, a number of events, a probability, 1 layer or more, a swing, and kinds of EVENTS'
+        )
     bed = [
         (source, int(rng.integers(len(bank.sound(source)))), float(rng.uniform(-8, 0)))
         for source in _pick(bank, 'bed', int(rng.integers(layers[0], layers[1] + 1)), rng)
@@ -626,12 +706,17 @@ def draw_scene(
     count = int(rng.poisson(events_per_minute * (before_s + duration_s) / 60)) if len(kinds) else 0
     chosen = rng.choice(len(kinds), count, p=weights / weights.sum()) if count else []
     events = [_draw_event(bank, kinds[i], (-before_s, duration_s), rng) for i in chosen]
-    swing, swing_seed, sing_seed = float(rng.uniform(*swing_db)), int(rng.integers(2**31)), int(rng.integers(2**31))
+    swing = float(rng.uniform(*swing_db))
+    swing_seed = int(rng.integers(2**31))
+    sing_seed = int(rng.integers(2**31))
     sing_db = float(rng.uniform(-6, 6)) if rng.random() < sing_along else None
-    return Scene(tuple(bed), swing, swing_seed, tuple(sorted(events, key=lambda e: e.start_s)), sing_db, sing_seed)
+    return Scene(
+        tuple(bed), swing, swing_seed, tuple(sorted(events, key=lambda e: e.start_s)), sing_db, sing_seed
+    )
 
 # %% ../nbs/21_crowd.ipynb #cfe31a53
-BED_RMS = 0.1  # of a rendered bed, about; an event may be louder and may exceed full scale, mixing sets the level
+# of a rendered bed, about; an event may be louder and may exceed full scale, mixing sets the level
+BED_RMS = 0.1
 _STEP = 160  # the swing is known every 10 ms, straight lines between
 
 
@@ -642,9 +727,13 @@ def _read(
 ) -> np.ndarray:
     "A stretch of a ring, shape (n,); a view where it can be."
     start = int(start) % len(closed)
-    return closed[start : start + n] if start + n <= len(closed) else closed[(start + np.arange(n)) % len(closed)]
+    return (
+        closed[start : start + n]
+        if start + n <= len(closed)
+        else closed[(start + np.arange(n)) % len(closed)]
+    )
 
-
+# %% ../nbs/21_crowd.ipynb #80c1c4e4
 def _swing(
     scene: Scene,  # its swing
     start: int,  # absolute time of the first, samples
@@ -652,8 +741,10 @@ def _swing(
 ) -> np.ndarray:
     "The slow loudness of a bed as factors, shape (n,): eight sines with periods of 2 to 30 s, in dB."
     rng = np.random.default_rng(scene.swing_seed)
-    hz, phase = np.exp(rng.uniform(np.log(1 / 30), np.log(1 / 2), (8, 1))), rng.random((8, 1))
-    first, last = start // _STEP, (start + n - 1) // _STEP + 1
+    hz = np.exp(rng.uniform(np.log(1 / 30), np.log(1 / 2), (8, 1)))
+    phase = rng.random((8, 1))
+    first = start // _STEP
+    last = (start + n - 1) // _STEP + 1
     turns = hz * (np.arange(first, last + 1) * (_STEP / 16_000)) + phase
     known = 10 ** (scene.swing_db / 20 * np.sqrt(2 / 8) * np.sin(2 * np.pi * turns).sum(0))
     line = known[:-1, None] + np.diff(known)[:, None] * (np.arange(_STEP) / _STEP)
@@ -667,14 +758,21 @@ def _add_event(
     start: int,  # absolute time of `out`, samples
 ) -> None:
     "Add what of an event falls into this piece."
-    begin, length = round(event.start_s * 16_000), max(1, round(event.duration_s * 16_000))
-    low, high = max(begin, start), min(begin + length, start + len(out))
+    begin = round(event.start_s * 16_000)
+    length = max(1, round(event.duration_s * 16_000))
+    low = max(begin, start)
+    high = min(begin + length, start + len(out))
     if low < high:
-        k, kind = np.arange(low - begin, high - begin, dtype=np.float32), EVENTS[event.kind]
-        edge = np.minimum((k + 1) / np.float32(kind.rise_s * 16_000), (length - k) / np.float32(kind.fall_s * 16_000))
+        k = np.arange(low - begin, high - begin, dtype=np.float32)
+        kind = EVENTS[event.kind]
+        edge = np.minimum(
+            (k + 1) / np.float32(kind.rise_s * 16_000), (length - k) / np.float32(kind.fall_s * 16_000)
+        )
         edge = np.minimum(edge, 1)
         gain = np.float32(BED_RMS * 10 ** (event.level_db / 20))
-        out[low - start : high - start] += gain * edge * edge * (3 - 2 * edge) * _read(sound, event.source_start + low - begin, high - low)
+        out[low - start : high - start] += (
+            gain * edge * edge * (3 - 2 * edge) * _read(sound, event.source_start + low - begin, high - low)
+        )
 
 # %% ../nbs/21_crowd.ipynb #4d880009
 def render_scene(
@@ -682,19 +780,26 @@ def render_scene(
     bank: CrowdBank,  # the bank it was drawn from
     n: int,  # samples
     start: int = 0,  # where on the scene's clock, samples; negative: before the clip
-    music: np.ndarray | None = None,  # shape (n,): what the audience sings along to; without it, or when it is silent, nobody sings
+    # shape (n,): what the audience sings along to; without it, or when it is silent, nobody sings
+    music: np.ndarray | None = None,
 ) -> np.ndarray:
     "A stretch of a scene, shape (n,), bed RMS about 0.1; raises `ResonanceError` when the bank does not know its sounds."
-    n, start, out = _whole(n, 'a scene'), int(start), 0.0
+    n = _whole(n, 'a scene')
+    start = int(start)
+    out = 0.0
     whole = np.sqrt(sum(10 ** (level_db / 10) for *_, level_db in scene.layers))
     for source, at, level_db in scene.layers:
-        out = out + np.float32(BED_RMS * 10 ** (level_db / 20) / whole) * _read(bank.sound(source), at + start, n)
+        out = out + np.float32(BED_RMS * 10 ** (level_db / 20) / whole) * _read(
+            bank.sound(source), at + start, n
+        )
     out = out * _swing(scene, start, n)
     for event in scene.events:
         _add_event(out, event, bank.sound(event.source), start)
     if music is not None and scene.sing_along_db is not None:
         if np.shape(music) != (n,):
-            raise ResonanceError(f'the music to sing along to must have the shape ({n},); it has {np.shape(music)}')
+            raise ResonanceError(
+                f'the music to sing along to must have the shape ({n},); it has {np.shape(music)}'
+            )
         sung = sing_along(music, np.random.default_rng(scene.sing_seed), start=start)
         rms = np.sqrt(np.mean(np.square(sung, dtype=np.float64)))
         if rms > 1e-9:

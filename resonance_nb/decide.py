@@ -30,29 +30,37 @@ __all__ = ['NEAR_S', 'SUSPECTS', 'KEPT', 'CLOSE', 'BRIDGED_S', 'HUSH_S', 'Event'
 @dataclass(frozen=True)
 class Event:
     "A change of mind."
+
     kind: str  # 'listening', 'candidate', 'match' or 'lost'
     time_s: float  # stream's clock when it was decided
     track_id: str | None = None  # the song that it is about; none while listening
     offset_s: float | None = None  # where in the song the stream is at that time
-    confidence: float = 0.0  # probability of the song, in [0, 1]: what the recogniser said of late, averaged as log odds
+    # probability of the song, in [0, 1]: what the recogniser said of late, averaged as log odds
+    confidence: float = 0.0
 
     def as_dict(self) -> dict:
         "For a line of JSON: times to the millisecond."
         short = lambda x, digits=3: None if x is None else round(float(x), digits)
-        return asdict(self) | {'time_s': short(self.time_s), 'offset_s': short(self.offset_s), 'confidence': short(self.confidence, 4)}
+        return asdict(self) | {
+            'time_s': short(self.time_s),
+            'offset_s': short(self.offset_s),
+            'confidence': short(self.confidence, 4),
+        }
 
 # %% ../nbs/62_decide.ipynb #a6e1bc3e
 @dataclass(frozen=True)
 class Claim:
     "A song that a stretch of sound may be."
+
     track_id: str
     lag_s: float  # stream's clock minus place in the song
     logit: float  # log odds that it is this song
 
-
+# %% ../nbs/62_decide.ipynb #1105e57e
 @dataclass(frozen=True)
 class Answer:
     "What a recogniser said of the stretch that ends now."
+
     began_s: float  # stream's clock where the stretch begins
     claims: tuple[Claim, ...] = ()
 
@@ -60,7 +68,9 @@ class Answer:
 @dataclass(frozen=True)
 class Rules:
     "How evidence becomes decisions; fitted together with the thresholds."
-    plan_s: tuple[tuple[float, ...], ...] = ((2.5,), (5.0,), (2.5,), (2.5, 10.0))  # lengths of the stretches that are asked about at one step, at the next …
+
+    # lengths of the stretches that are asked about at one step, at the next …
+    plan_s: tuple[tuple[float, ...], ...] = ((2.5,), (5.0,), (2.5,), (2.5, 10.0))
     first_s: float = 1.25  # nothing shorter is asked about
     middle: float = 1.0  # log odds that speak neither for nor against a song
     least: float = -4.0  # log odds further down count as this
@@ -75,12 +85,15 @@ class Rules:
     quiet_s: float = 6.0  # after so long without sound a song is lost
 
 # %% ../nbs/62_decide.ipynb #d7141603
-NEAR_S, SUSPECTS = 0.3, 8  # lags of the same place; songs at places that are suspected at a time
+# lags of the same place; songs at places that are suspected at a time
+NEAR_S = 0.3
+SUSPECTS = 8
 
 
 @dataclass
 class _Suspect:
     "A song at a place, and what speaks for it."
+
     track_id: str
     lag_s: float
     since_s: float  # beginning of the stretch that first spoke for it
@@ -91,7 +104,7 @@ class _Suspect:
     def event(self, kind: str, time_s: float) -> Event:
         return Event(kind, time_s, self.track_id, time_s - self.lag_s, 1 / (1 + math.exp(-self.belief)))
 
-
+# %% ../nbs/62_decide.ipynb #f01f4084
 class Decider:
     "From answers to events; knows nothing of sound."
 
@@ -100,12 +113,14 @@ class Decider:
         threshold: float,  # sum at which a song is named
         rules: Rules = Rules(),  # how sums are made
     ):
-        self.threshold, self.rules = threshold, rules
+        self.threshold = threshold
+        self.rules = rules
         self.suspects: list[_Suspect] = []
         self.named: _Suspect | None = None  # the song that was named and not taken back
         self._shown: str | None = None  # the candidate that was told of
         self._heard_s: float | None = None  # when there last was something to hear
-        self._sure: tuple[float, float, str] | None = None  # the last sure answer: when it came, where it begins, which song
+        # the last sure answer: when it came, where it begins, which song
+        self._sure: tuple[float, float, str] | None = None
         self._longest_s = max(s for step in rules.plan_s for s in step)
 
     def step(
@@ -119,7 +134,8 @@ class Decider:
 # %% ../nbs/62_decide.ipynb #06b01235
 def _weigh(self: Decider, time_s: float, answer: Answer) -> None:
     "Add an answer to the sums."
-    r, claims = self.rules, sorted(answer.claims, key=lambda c: -c.logit)
+    r = self.rules
+    claims = sorted(answer.claims, key=lambda c: -c.logit)
     sure = claims[0].track_id if claims and claims[0].logit >= r.sure else None
     if self._sure and time_s - self._sure[0] <= 1.0 and answer.began_s < self._sure[1] - 1e-6:
         if not any(c.track_id == self._sure[2] and c.logit > r.middle for c in claims):
@@ -129,16 +145,21 @@ def _weigh(self: Decider, time_s: float, answer: Answer) -> None:
     for suspect in self.suspects:
         _count(self, suspect, time_s, answer.began_s, claims)
     for c in claims[:3]:
-        if c.logit > r.middle and not any(s.track_id == c.track_id and abs(s.lag_s - c.lag_s) <= NEAR_S for s in self.suspects):
+        if c.logit > r.middle and not any(
+            s.track_id == c.track_id and abs(s.lag_s - c.lag_s) <= NEAR_S for s in self.suspects
+        ):
             logit = min(c.logit, r.most)
-            self.suspects.append(_Suspect(c.track_id, c.lag_s, answer.began_s, time_s, r.gain * (logit - r.middle), logit))
+            self.suspects.append(
+                _Suspect(c.track_id, c.lag_s, answer.began_s, time_s, r.gain * (logit - r.middle), logit)
+            )
     others = sorted((s for s in self.suspects if s.sum > 0 and s is not self.named), key=lambda s: -s.sum)
     self.suspects = others[:SUSPECTS] + ([self.named] if self.named else [])
 
 # %% ../nbs/62_decide.ipynb #7ca50be1
 def _count(self: Decider, suspect: _Suspect, time_s: float, began_s: float, claims: list[Claim]) -> None:
     "Add an answer's claims, best first, to one sum."
-    r, named = self.rules, suspect is self.named
+    r = self.rules
+    named = suspect is self.named
     own = [c for c in claims if c.track_id == suspect.track_id]
     near = [c for c in own if abs(c.lag_s - suspect.lag_s) <= NEAR_S]
     logit = max((c.logit for c in (own if named else near)), default=r.least)
@@ -159,23 +180,32 @@ def _count(self: Decider, suspect: _Suspect, time_s: float, began_s: float, clai
 # %% ../nbs/62_decide.ipynb #f78bf4d3
 def _decide(self: Decider, time_s: float) -> list[Event]:
     "What the sums say now."
-    r, named, quiet = self.rules, self.named, time_s - self._heard_s >= self.rules.quiet_s - 1e-6
+    r = self.rules
+    named = self.named
+    quiet = time_s - self._heard_s >= self.rules.quiet_s - 1e-6
     if quiet:
         self.suspects = []
     rivals = [s for s in self.suspects if not named or s.track_id != named.track_id]
     best = max(rivals, key=lambda s: s.sum, default=None)
     if best and best.sum >= self.threshold and (not named or best.sum >= named.sum + r.lead):
-        self.named, self._shown, self.suspects = best, None, rivals
+        self.named = best
+        self._shown = None
+        self.suspects = rivals
         return [best.event('match', time_s)]
     comes = best and best.sum >= r.candidate  # another song may take its place
     if named and (quiet or named.sum <= max(self.threshold - r.drop, 0) and not comes):
-        self.named, self.suspects = None, rivals
+        self.named = None
+        self.suspects = rivals
         return [named.event('lost', time_s)]
     if named:
         _move(self)
         return []
     shown = max((s.sum for s in self.suspects if s.track_id == self._shown), default=None)
-    if best and best.track_id != self._shown and best.sum >= max(r.candidate, (shown or 0) + r.lead * (shown is not None)):
+    if (
+        best
+        and best.track_id != self._shown
+        and best.sum >= max(r.candidate, (shown or 0) + r.lead * (shown is not None))
+    ):
         self._shown = best.track_id
         return [best.event('candidate', time_s)]
     if self._shown and shown is None:
@@ -183,19 +213,25 @@ def _decide(self: Decider, time_s: float) -> list[Event]:
         return [Event('listening', time_s)]
     return []
 
-
+# %% ../nbs/62_decide.ipynb #6f76c33b
 def _move(self: Decider) -> None:
     "The named song goes on at another of its places when its own has been silent for a second: no event."
-    there = [s for s in self.suspects if s.track_id == self.named.track_id and s.seen_s >= self.named.seen_s + 1.0]
+    there = [
+        s for s in self.suspects if s.track_id == self.named.track_id and s.seen_s >= self.named.seen_s + 1.0
+    ]
     if there:
-        new, old = max(there, key=lambda s: s.sum), self.named
-        new.sum, new.belief, new.since_s = old.sum, old.belief, old.since_s
+        new = max(there, key=lambda s: s.sum)
+        old = self.named
+        new.sum = old.sum
+        new.belief = old.belief
+        new.since_s = old.since_s
         self.suspects = [s for s in self.suspects if s is not old]
         self.named = new
 
 # %% ../nbs/62_decide.ipynb #f331e5c2
 def _step(self: Decider, time_s: float, answers: Iterable[Answer]) -> list[Event]:
-    begun, answers = self._heard_s is not None, list(answers)
+    begun = self._heard_s is not None
+    answers = list(answers)
     for answer in answers:
         _weigh(self, time_s, answer)
     if answers or not begun:
@@ -207,22 +243,32 @@ def calibration(
     model_name: str,  # of a recogniser; '' when it has none
 ) -> dict:
     "What was fitted: `rules`, and `false_alarms` as rows of (threshold, false alarms per hour); `calibrated` is False for another model than it was fitted for."
-    fitted = json.loads((resources.files('resonance_nb') / 'models' / 'listener.json').read_text(encoding='utf-8'))
+    fitted = json.loads(
+        (resources.files('resonance_nb') / 'models' / 'listener.json').read_text(encoding='utf-8')
+    )
     rules = dict(fitted['rules'])
     if 'plan_s' in rules:
         rules['plan_s'] = tuple(map(tuple, rules['plan_s']))
-    return fitted | {'rules': Rules(**rules), 'calibrated': fitted['calibrated'] and fitted['model'] == model_name}
+    return fitted | {
+        'rules': Rules(**rules),
+        'calibrated': fitted['calibrated'] and fitted['model'] == model_name,
+    }
 
-
+# %% ../nbs/62_decide.ipynb #32bd119f
 def threshold_for(
     false_per_hour: float,  # songs named in an hour of sound that holds none of the catalogue, more than 0
-    false_alarms: list[tuple[float, float]] | None = None,  # rows of (threshold, false alarms per hour), thresholds ascending; None: those that come with the package
+    # rows of (threshold, false alarms per hour), thresholds ascending; None: those that come with the package
+    false_alarms: list[tuple[float, float]] | None = None,
 ) -> float:
     "The threshold for a rate of false alarms: between rows, and beyond the last, the rate's logarithm is a straight line; never below the first."
     if not (math.isfinite(false_per_hour) and false_per_hour > 0):
-        raise ResonanceError(f'{false_per_hour} false alarms per hour cannot be had; ask for a number above 0')
+        raise ResonanceError(
+            f'{false_per_hour} false alarms per hour cannot be had; ask for a number above 0'
+        )
     thresholds, rates = np.array(false_alarms or calibration('')['false_alarms'], float).T
-    asked, x, y = math.log(false_per_hour), np.log(rates[::-1]), thresholds[::-1]
+    asked = math.log(false_per_hour)
+    x = np.log(rates[::-1])
+    y = thresholds[::-1]
     if asked < x[0]:
         return float(y[0] + (asked - x[0]) * (y[1] - y[0]) / (x[1] - x[0]))
     return float(np.interp(asked, x, y))
@@ -233,19 +279,25 @@ _LATE = 2_000 + 1_024  # samples at most that a resampler, and the frame at the 
 KEPT = 0.72, 0.92  # of the sums after two steps: for stretches of up to 3 s, and for longer ones
 CLOSE = 24  # songs that are looked at closely, beside those that are suspected
 
-
+# %% ../nbs/62_decide.ipynb #abe44b22
 class _Ear:
     "What a `Fused` has heard since the last gap."
 
     def __init__(self, fused: Fused, longest_s: float):
-        self.fused, self._table = fused, None
+        self.fused = fused
+        self._table = None
         self._most = int((longest_s - fused.encoder.settings.window_s) / HOP_S + 1e-6) + 1
 
     def begin(self, at: int) -> None:
         "Forget what was; the next sample is number `at` on the stream's clock."
-        self._embedder, self._skip = Embedder(self.fused.encoder, at_once=1), -(at + _LATE) % _STEP
-        self._vectors, self._first = np.zeros((0, self.fused.encoder.settings.dim), np.float32), at + self._skip  # where the first window begins
-        self._tail, self._frame = np.zeros(FRONT.n_fft // 2, np.float32), at  # samples of unfinished frames; middle of the first frame
+        self._embedder = Embedder(self.fused.encoder, at_once=1)
+        self._skip = -(at + _LATE) % _STEP
+        # where the first window begins
+        self._vectors = np.zeros((0, self.fused.encoder.settings.dim), np.float32)
+        self._first = at + self._skip
+        # samples of unfinished frames; middle of the first frame
+        self._tail = np.zeros(FRONT.n_fft // 2, np.float32)
+        self._frame = at
         self._levels = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
         self._table = None
 
@@ -257,7 +309,8 @@ class _Ear:
             self._vectors = np.concatenate([self._vectors, vector[None]])
             _follow(self, vector)
         over = max(0, len(self._vectors) - self._most)
-        self._vectors, self._first = self._vectors[over:], self._first + over * _STEP
+        self._vectors = self._vectors[over:]
+        self._first = self._first + over * _STEP
         _look(self, samples)
 
     @property
@@ -278,8 +331,10 @@ def _follow(self: _Ear, vector: np.ndarray) -> None:
     t = self.fused._prepared()
     step = max(2, t.stride)  # vectors until the same sums are moved again
     if t is not self._table:
-        self._table, self._number = t, {name: i for i, name in enumerate(t.track_ids)}
-        self._sums, self._behind = np.zeros((step // 2, len(KEPT), len(t.scan)), np.float32), np.zeros(step // 2, np.int64)
+        self._table = t
+        self._number = {name: i for i, name in enumerate(t.track_ids)}
+        self._sums = np.zeros((step // 2, len(KEPT), len(t.scan)), np.float32)
+        self._behind = np.zeros(step // 2, np.int64)
         begins = (t.scan_first[:-1, None] + np.arange(step // t.stride)).ravel()
         self._begins = begins[begins < len(t.scan)]
     self._behind += 1
@@ -293,44 +348,69 @@ def _follow(self: _Ear, vector: np.ndarray) -> None:
         sums[self._begins] = 0  # nothing crosses from one song into the next
         sums += row
 
-
+# %% ../nbs/62_decide.ipynb #28bb61ee
 def _look(self: _Ear, samples: np.ndarray) -> None:
     "Levels of the frames that are complete now; those before the first vector's window go."
-    x, hop, n_fft = np.concatenate([self._tail, samples]), FRONT.hop, FRONT.n_fft
+    x = np.concatenate([self._tail, samples])
+    hop = FRONT.hop
+    n_fft = FRONT.n_fft
     n = max(0, (len(x) - n_fft) // hop + 1)
-    self._tail, edge = x[n * hop :], n_fft // 2 // hop
+    self._tail = x[n * hop :]
+    edge = n_fft // 2 // hop
     if n:
         new = np.concatenate(list(level_blocks([x[: (n - 1) * hop + n_fft]], FRONT)))
-        self._levels = np.concatenate([self._levels, new[edge:-edge]])  # the frames at the edges have seen what is not there
+        # the frames at the edges have seen what is not there
+        self._levels = np.concatenate([self._levels, new[edge:-edge]])
         over = min(max(0, (self._first - self._frame) // hop - 1), len(self._levels))
-        self._levels, self._frame = self._levels[over:], self._frame + over * hop
+        self._levels = self._levels[over:]
+        self._frame = self._frame + over * hop
 
 # %% ../nbs/62_decide.ipynb #4819abab
 def _proposed(self: _Ear, clip: np.ndarray, suspects: list[_Suspect]) -> tuple[np.ndarray, np.ndarray]:
     "Numbers of songs, ascending, and the window of each at which the clip begins."
-    t, n = self._table, len(clip)
+    t = self._table
+    n = len(clip)
     song, row = best_songs(self._sums[:, int(n * HOP_S > 3)], t.scan_first, CLOSE)
     place = row * t.stride - LEAD + self._behind[:, None]
-    cosine = _cosines(self.fused, clip, np.tile(song, len(place)), place.ravel() - (n - 1))[0] if len(place) > 1 else np.zeros(place.size)
+    cosine = (
+        _cosines(self.fused, clip, np.tile(song, len(place)), place.ravel() - (n - 1))[0]
+        if len(place) > 1
+        else np.zeros(place.size)
+    )
     place = place[cosine.reshape(place.shape).argmax(axis=0), np.arange(len(song))]
     newest_s = (self._first + (len(self._vectors) - 1) * _STEP) / SAMPLE_RATE
-    there = [(self._number[s.track_id], round((newest_s - s.lag_s) / HOP_S)) for s in suspects if s.track_id in self._number]
-    there = [(i, at) for i, at in there if 0 <= at < t.last[i] - t.first[i] and not (abs(place[song == i] - at) <= 2).any()]
+    there = [
+        (self._number[s.track_id], round((newest_s - s.lag_s) / HOP_S))
+        for s in suspects
+        if s.track_id in self._number
+    ]
+    there = [
+        (i, at)
+        for i, at in there
+        if 0 <= at < t.last[i] - t.first[i] and not (abs(place[song == i] - at) <= 2).any()
+    ]
     song, place = np.concatenate([np.stack([song, place], 1), np.array(there, np.int64).reshape(-1, 2)]).T
     order = np.lexsort((place, song))
     return song[order], place[order] - (n - 1)
 
-
-def _cosines(fused: Fused, clip: np.ndarray, song: np.ndarray, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+# %% ../nbs/62_decide.ipynb #d152b4a6
+def _cosines(
+    fused: Fused, clip: np.ndarray, song: np.ndarray, begin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     "Mean cosine of each place, and the window, not a whole number, at which the clip begins: the best within a window either way."
-    t, n, rows = fused._prepared(), len(clip), np.arange(len(song))
-    low, high = t.first[song, None], t.last[song, None]
+    t = fused._prepared()
+    n = len(clip)
+    rows = np.arange(len(song))
+    low = t.first[song, None]
+    high = t.last[song, None]
     at = begin[:, None] + low + np.arange(-2, n + 2)
     inside = (at >= low) & (at < high)
     similar = fused._vectors(np.where(inside, at, low), clip) * inside[..., None]
     cosine = np.stack([similar[:, j : j + n].diagonal(axis1=1, axis2=2).mean(1) for j in range(5)], 1)
     top = 1 + cosine[:, 1:4].argmax(1)
-    return cosine[rows, top], begin + top - 2 + between(cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1])
+    return cosine[rows, top], begin + top - 2 + between(
+        cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1]
+    )
 
 # %% ../nbs/62_decide.ipynb #0ec5573f
 def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
@@ -343,17 +423,25 @@ def _answer(self: _Ear, length_s: float, suspects: list[_Suspect]) -> Answer:
     cosine, at = _cosines(self.fused, clip, song, begin)
     found = self.fused._judged(song, cosine, at, self._levels[frame:], n, (level_at - begins) / _STEP)
     logits = self.fused.logit(found)
-    return Answer(begins / SAMPLE_RATE, tuple(Claim(t, level_at / SAMPLE_RATE - s, round(v, 3)) for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())))
+    return Answer(
+        begins / SAMPLE_RATE,
+        tuple(
+            Claim(t, level_at / SAMPLE_RATE - s, round(v, 3))
+            for t, s, v in zip(found.track_ids, found.start_s.tolist(), logits.tolist())
+        ),
+    )
 
 # %% ../nbs/62_decide.ipynb #d7083852
 class _Asker:
     "The last seconds for a recogniser that knows nothing of streams."
 
     def __init__(self, recognizer: Recognizer, longest_s: float):
-        self.recognizer, self.longest_s = recognizer, longest_s
+        self.recognizer = recognizer
+        self.longest_s = longest_s
 
     def begin(self, at: int) -> None:
-        self._ring, self._at = RingBuffer(self.longest_s), at
+        self._ring = RingBuffer(self.longest_s)
+        self._at = at
 
     def feed(self, samples: np.ndarray) -> None:
         self._ring.write(samples)
@@ -365,9 +453,16 @@ class _Asker:
 
     def answer(self, length_s: float, suspects: list[_Suspect]) -> Answer:
         x = self._ring.last(length_s)
-        began_s, odds = (self._at - len(x)) / SAMPLE_RATE, lambda p: math.log(p / (1 - p))
+        began_s = (self._at - len(x)) / SAMPLE_RATE
+        odds = lambda p: math.log(p / (1 - p))
         found = self.recognizer.search(x, k=5)
-        return Answer(began_s, tuple(Claim(m.track_id, began_s - m.offset_s, odds(min(max(m.confidence, 1e-6), 1 - 1e-6))) for m in found))
+        return Answer(
+            began_s,
+            tuple(
+                Claim(m.track_id, began_s - m.offset_s, odds(min(max(m.confidence, 1e-6), 1 - 1e-6)))
+                for m in found
+            ),
+        )
 
 # %% ../nbs/62_decide.ipynb #c3b3d492
 BRIDGED_S, HUSH_S = 0.5, 1.0  # a shorter gap is heard as silence; longer silence is like a gap
@@ -379,17 +474,21 @@ class Listener:
     def __init__(
         self,
         recognizer: Recognizer,  # a `Fused` is followed step by step, any other is asked anew every time
-        false_per_hour: float = 0.5,  # songs that it may name in an hour without any of the catalogue, more than 0
+        # songs that it may name in an hour without any of the catalogue, more than 0
+        false_per_hour: float = 0.5,
         rules: Rules | None = None,  # how evidence adds up; None: as fitted
     ):
         fitted = calibration(getattr(recognizer, 'model_name', ''))
-        self.rules, self.calibrated = rules or fitted['rules'], fitted['calibrated'] and rules in (None, fitted['rules'])
+        self.rules = rules or fitted['rules']
+        self.calibrated = fitted['calibrated'] and rules in (None, fitted['rules'])
         self.decider = Decider(threshold_for(false_per_hour, fitted['false_alarms']), self.rules)
         longest_s = max(s for step in self.rules.plan_s for s in step)
         self._ear = (_Ear if isinstance(recognizer, Fused) else _Asker)(recognizer, longest_s)
         self._end: int | None = None  # samples: the stream's clock after the newest
         self._parts: list[np.ndarray] = []  # of the step that is not yet full
-        self._hush, self._deaf = 0, True  # samples of silence up to now; will the ear begin anew?
+        # samples of silence up to now; will the ear begin anew?
+        self._hush = 0
+        self._deaf = True
 
     def push(
         self,
@@ -404,27 +503,34 @@ class Listener:
 
 # %% ../nbs/62_decide.ipynb #2eb621fc
 def _push(self: Listener, block: Block) -> list[Event]:
-    begins, events = round(block.start_s * SAMPLE_RATE), []
+    begins = round(block.start_s * SAMPLE_RATE)
+    events = []
     if self._end is None:
         self._end = begins
         events += self.decider.step(begins / SAMPLE_RATE)
     if begins < self._end:
-        raise ResonanceError(f'a block at {block.start_s:.3f} s comes after one that ends at {self._end / SAMPLE_RATE:.3f} s')
+        raise ResonanceError(
+            f'a block at {block.start_s:.3f} s comes after one that ends at {self._end / SAMPLE_RATE:.3f} s'
+        )
     if begins > self._end + BRIDGED_S * SAMPLE_RATE:
         events += _skip(self, begins)
     x = np.concatenate([np.zeros(begins - self._end, np.float32), usable(block.samples)])
     while len(x):
         n = min(len(x), _STEP - self._end % _STEP)
         self._parts.append(x[:n])
-        self._end, x = self._end + n, x[n:]
+        self._end = self._end + n
+        x = x[n:]
         if self._end % _STEP == 0:
             events += _heard(self)
     return events
 
-
+# %% ../nbs/62_decide.ipynb #8af55765
 def _skip(self: Listener, begins: int) -> list[Event]:
     "Sound was lost up to sample `begins`."
-    first, self._parts, self._deaf, events = self._end - self._end % _STEP + _STEP, [], True, []
+    first = self._end - self._end % _STEP + _STEP
+    self._parts = []
+    self._deaf = True
+    events = []
     enough = first + round((self.rules.quiet_s + 1) * SAMPLE_RATE)  # nothing changes after that
     for at in range(first, min(begins, enough) + 1, _STEP):
         events += self.decider.step(at / SAMPLE_RATE)
@@ -434,16 +540,22 @@ def _skip(self: Listener, begins: int) -> list[Event]:
 # %% ../nbs/62_decide.ipynb #a4d1dea0
 def _heard(self: Listener) -> list[Event]:
     "The step is full, or nothing follows."
-    x, self._parts, answers = np.concatenate(self._parts), [], []
+    x = np.concatenate(self._parts)
+    self._parts = []
+    answers = []
     self._hush = self._hush + len(x) if silent(x) else 0
     deaf = self._hush >= HUSH_S * SAMPLE_RATE or self._deaf and self._hush > 0
     if not deaf:
         if self._deaf:
             self._ear.begin(self._end - len(x))
         self._ear.feed(x)
-        held_s, lengths_s = self._ear.held_s, self.rules.plan_s[self._end // _STEP % len(self.rules.plan_s)]
+        held_s = self._ear.held_s
+        lengths_s = self.rules.plan_s[self._end // _STEP % len(self.rules.plan_s)]
         if held_s >= self.rules.first_s:
-            answers = [self._ear.answer(s, self.decider.suspects) for s in sorted({min(s, held_s) for s in lengths_s})]
+            answers = [
+                self._ear.answer(s, self.decider.suspects)
+                for s in sorted({min(s, held_s) for s in lengths_s})
+            ]
     self._deaf = deaf
     return self.decider.step(self._end / SAMPLE_RATE, answers)
 
@@ -451,7 +563,8 @@ def _heard(self: Listener) -> list[Event]:
 def listen(
     blocks: Iterable[Block],  # of any lengths, in order
     recognizer: Recognizer,  # what knows the songs
-    false_per_hour: float = 0.5,  # songs that it may name in an hour without any of the catalogue, more than 0
+    # songs that it may name in an hour without any of the catalogue, more than 0
+    false_per_hour: float = 0.5,
     rules: Rules | None = None,  # how evidence adds up; None: as fitted
 ) -> Iterator[Event]:
     "The events of a stream, each as soon as it is decided."

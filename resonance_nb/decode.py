@@ -32,7 +32,7 @@ __all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD
 class AudioError(ResonanceError):
     "A file that cannot be read or written as audio, told in one line."
 
-
+# %% ../nbs/01a_decode.ipynb #c160d296
 class TruncatedAudio(AudioError):
     "A recording that breaks off: raised after everything that could be decoded was handed out."
 
@@ -43,16 +43,17 @@ class TruncatedAudio(AudioError):
         promised_s: float | None = None,  # the length its header claims, seconds; None when it claims nothing
     ):
         super().__init__(message)
-        self.decoded_s, self.promised_s = decoded_s, promised_s
+        self.decoded_s = decoded_s
+        self.promised_s = promised_s
 
     def __reduce__(self):
         return type(self), (str(self), self.decoded_s, self.promised_s)
 
-
+# %% ../nbs/01a_decode.ipynb #c1440a33
 class DamagedAudio(TruncatedAudio):
     "A recording that was decoded to its end, although parts of it are damaged; silence stands for what is missing."
 
-
+# %% ../nbs/01a_decode.ipynb #e171fed4
 def printable(
     path,  # a path, str or bytes
 ) -> str:
@@ -64,9 +65,14 @@ def printable(
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 # %% ../nbs/01a_decode.ipynb #5d9dc9f8
-_WHY = {errno.ENOENT: 'no such file', errno.ENOTDIR: 'no such file', errno.EACCES: 'no permission to read it',
-        errno.EPERM: 'no permission to read it', errno.ELOOP: 'a link that leads back to itself',
-        errno.ENAMETOOLONG: 'its name is too long'}
+_WHY = {
+    errno.ENOENT: 'no such file',
+    errno.ENOTDIR: 'no such file',
+    errno.EACCES: 'no permission to read it',
+    errno.EPERM: 'no permission to read it',
+    errno.ELOOP: 'a link that leads back to itself',
+    errno.ENAMETOOLONG: 'its name is too long',
+}
 
 
 def reason(
@@ -75,7 +81,7 @@ def reason(
     "Why the system refused, in a few words."
     return _WHY.get(getattr(e, 'errno', None)) or getattr(e, 'strerror', None) or 'cannot be opened'
 
-
+# %% ../nbs/01a_decode.ipynb #2d379f65
 def _open_fd(path) -> int:
     "Open a regular, non-empty file for reading; anything else raises `AudioError` at once."
     try:
@@ -97,7 +103,8 @@ class _File(io.FileIO):
 
     def __init__(self, fd: int, begin: int = 0, end: int | None = None):
         super().__init__(fd, 'rb', closefd=False)
-        self.begin, self.size = begin, (os.fstat(fd).st_size if end is None else end) - begin
+        self.begin = begin
+        self.size = (os.fstat(fd).st_size if end is None else end) - begin
         self.seek(0)
 
     def seek(self, offset, whence=0):
@@ -128,7 +135,7 @@ def _peek(fd: int, at: int, n: int) -> bytes:
     os.lseek(fd, here, os.SEEK_SET)
     return data
 
-
+# %% ../nbs/01a_decode.ipynb #26f5ce5e
 def _behind_id3(fd: int) -> int:
     "Where the first byte after all ID3v2 tags is (ID3v2.4, section 3.1)."
     at = 0
@@ -149,10 +156,11 @@ def _before_tags(fd: int) -> int:
             end = max(0, end - int.from_bytes(foot[12:16], 'little') - 32 * (foot[23] >> 7))
     return end
 
-
+# %% ../nbs/01a_decode.ipynb #60b54e7b
 def _between_tags(fd: int) -> tuple[int, int]:
     "Where what stands between tags of other formats begins and ends; all of a file that would be nothing but tags."
-    begin, end = _behind_id3(fd), _before_tags(fd)
+    begin = _behind_id3(fd)
+    end = _before_tags(fd)
     return (begin, end) if begin < end else (0, os.fstat(fd).st_size)
 
 
@@ -161,8 +169,10 @@ def _flac_part(fd: int) -> tuple[int, int] | None:
     begin, end = _between_tags(fd)
     return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < os.fstat(fd).st_size else None
 
-
-_FIRST = re.compile(rb'\x00\x00\x00.ftyp|fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S)
+# %% ../nbs/01a_decode.ipynb #77c69e3f
+_FIRST = re.compile(
+    rb'\x00\x00\x00.ftyp|fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S
+)
 
 
 def _behind_foreign(fd: int) -> tuple[int, int] | None:
@@ -194,7 +204,8 @@ def mono(
 def _promised_chunk(log: str) -> float:
     "By what factor a data chunk was promised longer than it is, from libsndfile's log (1.0 = as promised)."
     for claimed, there in re.findall(r'(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)', log):
-        claimed, there = int(claimed), int(there)
+        claimed = int(claimed)
+        there = int(there)
         placeholder = claimed >= 0xFFFF0000 or 0x7FFF0000 <= claimed <= 0x80000000
         if claimed > there > 0 and not placeholder:
             return claimed / there
@@ -211,7 +222,7 @@ def _page_is_whole(page: bytes) -> bool:
     crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f'{crc:032b}'[::-1], 2) == stated
 
-
+# %% ../nbs/01a_decode.ipynb #0e8a8ef6
 def _ogg_pages(data: bytes, at: int = 0) -> Iterator[bytes]:
     "The pages of an Ogg file, one after the other; the last may be short, and what is no page ends them."
     while data[at : at + 4] == b'OggS':
@@ -229,7 +240,7 @@ def _ogg_is_cut(fd: int) -> bool:
     page = [*_ogg_pages(tail, max(0, tail.rfind(b'OggS')))][0]
     return len(page) < 28 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
-
+# %% ../nbs/01a_decode.ipynb #bba5c58e
 def _ogg_needs_care(fd: int) -> bool:
     "Is a page damaged in the middle, or does another recording begin behind the first?"
     size = os.fstat(fd).st_size
@@ -256,10 +267,11 @@ def _mp3_goes_on(fd: int) -> bool:
                 return n > 0 and os.fstat(fd).st_size - begin - at - n > TAGS_BYTES
     return True
 
-
+# %% ../nbs/01a_decode.ipynb #130fdaf9
 def _long_wav_part(fd: int) -> tuple[int, int] | None:
     "Where the samples of a WAV that is longer than its header can say begin and end; None for a shorter file."
-    size, at = os.fstat(fd).st_size, 12
+    size = os.fstat(fd).st_size
+    at = 12
     for _ in range(1_000 if size >= 2**32 else 0):
         if len(head := _peek(fd, at, 8)) < 8:
             break
@@ -269,7 +281,7 @@ def _long_wav_part(fd: int) -> tuple[int, int] | None:
         at += 8 + n + n % 2
     return None
 
-
+# %% ../nbs/01a_decode.ipynb #6fb13d92
 def _au_part(fd: int, begin: int, end: int) -> tuple[int, int]:
     "Where the samples of an AU that does not state their length begin and end."
     return begin + int.from_bytes(_peek(fd, begin + 4, 4), 'big'), end
@@ -288,7 +300,7 @@ def _chunks_end(fd: int, at: int, end: int, head: int, size_of: Callable[[bytes]
         at += size
     return at
 
-
+# %% ../nbs/01a_decode.ipynb #497ef72c
 def _tta_end(fd: int, at: int) -> int:
     "Where a True Audio ends: behind the frames whose sizes its seek table states."
     rate, samples = (int.from_bytes(_peek(fd, at + k, 4), 'little') for k in (10, 14))
@@ -303,7 +315,9 @@ _CAF = b'desc data pakt info free kuki chan strg mark regn inst midi ovvw umid u
 def _stated_end(fd: int, begin: int, end: int) -> int | None:
     "Where a WAV, AVI, AIFF, AU, CAF, W64, VOC or TTA says that it ends; None for any other file, and where a placeholder stands."
     head = _peek(fd, begin, 32)
-    mark, little, big = head[:4], lambda a, b: int.from_bytes(head[a:b], 'little'), lambda a, b: int.from_bytes(head[a:b], 'big')
+    mark = head[:4]
+    little = lambda a, b: int.from_bytes(head[a:b], 'little')
+    big = lambda a, b: int.from_bytes(head[a:b], 'big')
     if mark in (b'RIFF', b'RIFX', b'FORM', b'.snd'):
         n = little(4, 8) if mark == b'RIFF' else big(8, 12) if mark == b'.snd' else big(4, 8)
         from_ = big(4, 8) if mark == b'.snd' else 8
@@ -328,23 +342,34 @@ def _next_recording(fd: int, begin: int, end: int) -> int | None:
     if (tag := _peek(fd, at, 16))[:8] == b'APETAGEX':
         at += 32 + int.from_bytes(tag[12:], 'little')
     head = _peek(fd, begin, 12)
-    same = lambda x: (again := _peek(fd, x, 12))[:4] == head[:4] and (head[:1] not in b'RFB' or again[8:] == head[8:])  # an AVI goes on in AVIX
+    # an AVI goes on in AVIX
+    same = lambda x: (
+        (again := _peek(fd, x, 12))[:4] == head[:4] and (head[:1] not in b'RFB' or again[8:] == head[8:])
+    )
     return next((x for x in (at, at + 1) if begin < x < end and same(x)), None)
 
-
+# %% ../nbs/01a_decode.ipynb #ab5e01bc
 def _says_more(fd: int, begin: int, end: int) -> bool:
     "Does such a file say that it goes on behind its end? A few bytes are an error of whoever wrote it."
     at = _stated_end(fd, begin, end)
     return at is not None and at > end + SLOPPY_BYTES
 
-
+# %% ../nbs/01a_decode.ipynb #6110ebdd
 def _says_less(fd: int, begin: int, end: int) -> bool:
     "Does such a file say that it ends where something follows that is no chunk?"
     at = _stated_end(fd, begin, end)
-    return at is not None and begin + 40 < at < end - max(8192, end // 100) and not _begins_chunk(_peek(fd, at, 8), end - at)
+    return (
+        at is not None
+        and begin + 40 < at < end - max(8192, end // 100)
+        and not _begins_chunk(_peek(fd, at, 8), end - at)
+    )
 
 
-SLOPPY_BYTES, _STATED = 64, ('AU', 'W64', 'CAF', 'VOC')  # of the latter, libsndfile does not tell
+# of the latter, libsndfile does not tell
+SLOPPY_BYTES = 64
+
+# %% ../nbs/01a_decode.ipynb #9a299bbc
+_STATED = ('AU', 'W64', 'CAF', 'VOC')
 
 # %% ../nbs/01a_decode.ipynb #9adb2063
 class _Refused(Exception):
@@ -357,7 +382,11 @@ class _Sndfile:
     def __init__(self, fd: int, part: tuple[int, int] | None = None):
         import soundfile as sf
 
-        self.fd, self.broken, self.cut, self.gaps, self.heard_s = fd, False, False, [], 0.0
+        self.fd = fd
+        self.broken = False
+        self.cut = False
+        self.gaps = []
+        self.heard_s = 0.0
         os.lseek(fd, 0, os.SEEK_SET)
         whole = part or _between_tags(fd)
         self.next_at = _next_recording(fd, *whole)
@@ -370,15 +399,27 @@ class _Sndfile:
                 f = _sndfile_raw(self, f, _au_part(fd, *whole), 'BIG')
         except Exception as e:
             raise _Refused from e
-        self.f, self.rate, self.channels, self.frames = f, f.samplerate, f.channels, f.frames
+        self.f = f
+        self.rate = f.samplerate
+        self.channels = f.channels
+        self.frames = f.frames
         says_too_little = {'MP3': _mp3_goes_on, 'OGG': _ogg_needs_care}
-        mistaken = f.format == 'VOC' or f.format == 'W64' and f.subtype == 'PCM_U8'  # it loses channels of the one, and takes A-law for it in the other
-        if mistaken or not 0 < f.frames < 2**48 or not f.seekable() or says_too_little.get(f.format, lambda fd: False)(fd):
+        # it loses channels of the one, and takes A-law for it in the other
+        mistaken = f.format == 'VOC' or f.format == 'W64' and f.subtype == 'PCM_U8'
+        if (
+            mistaken
+            or not 0 < f.frames < 2**48
+            or not f.seekable()
+            or says_too_little.get(f.format, lambda fd: False)(fd)
+        ):
             f.close()
             raise _Refused
         self.codec = {'MPEG_LAYER_III': 'mp3'}.get(f.subtype, f.subtype.lower())
-        self.promised = f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
-        self.cut, self.exact = f.format == 'OGG' and _ogg_is_cut(fd) or f.format in _STATED and _says_more(fd, *whole), f.format == 'FLAC'
+        self.promised = (
+            f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
+        )
+        self.cut = f.format == 'OGG' and _ogg_is_cut(fd) or f.format in _STATED and _says_more(fd, *whole)
+        self.exact = f.format == 'FLAC'
 
     def seek(self, frame: int) -> int:
         "Go to a frame; returns where the next block will begin."
@@ -412,11 +453,16 @@ _CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
 
 def _begins_chunk(head: bytes, left: int) -> bool:
     "Can these eight bytes begin a chunk that ends in the file?"
-    name, size = head[:4], head[4:]
+    name = head[:4]
+    size = head[4:]
     fits = len(size) == 4 and any(int.from_bytes(size, order) <= left for order in ('little', 'big'))
-    return fits and name not in (b'RIFF', b'FORM', b'RF64', b'caff', b'.snd') and all(32 <= b < 127 for b in name)
+    return (
+        fits
+        and name not in (b'RIFF', b'FORM', b'RF64', b'caff', b'.snd')
+        and all(32 <= b < 127 for b in name)
+    )
 
-
+# %% ../nbs/01a_decode.ipynb #62ecab5a
 def _asf_is_cut(fd: int, begin: int, end: int) -> bool:
     "Is an ASF shorter than its file properties object states (ASF specification, section 3.2)?"
     head = _peek(fd, begin, 65_536)
@@ -426,17 +472,24 @@ def _asf_is_cut(fd: int, begin: int, end: int) -> bool:
 # %% ../nbs/01a_decode.ipynb #c79ba7e3
 def _flac_at(head: bytes, block: int) -> int:
     "At which sample a frame of FLAC begins: the number in its head counts samples, or blocks of one size (RFC 9639, section 9.1)."
-    more = max(0, 7 - (head[4] ^ 0xFF).bit_length())  # as UTF-8: as many bytes follow as there are ones, less one
+    # as UTF-8: as many bytes follow as there are ones, less one
+    more = max(0, 7 - (head[4] ^ 0xFF).bit_length())
     n = head[4] & (0x3F >> more if more else 0x7F)
     for b in head[5 : 5 + more]:
         n = n << 6 | b & 0x3F
     return n if head[1] & 1 else n * block
 
-
+# %% ../nbs/01a_decode.ipynb #a2fc2272
 def _flac_is_head(head: bytes) -> bool:
     "Is the checksum of a FLAC frame's head right? (CRC-8, polynomial 7)"
-    size, hz = head[2] >> 4, head[2] & 15
-    n = 5 + max(0, 7 - (head[4] ^ 0xFF).bit_length()) + {6: 1, 7: 2}.get(size, 0) + {12: 1, 13: 2, 14: 2}.get(hz, 0)
+    size = head[2] >> 4
+    hz = head[2] & 15
+    n = (
+        5
+        + max(0, 7 - (head[4] ^ 0xFF).bit_length())
+        + {6: 1, 7: 2}.get(size, 0)
+        + {12: 1, 13: 2, 14: 2}.get(hz, 0)
+    )
     crc = 0
     for b in head[: n + 1]:
         crc ^= b
@@ -444,12 +497,13 @@ def _flac_is_head(head: bytes) -> bool:
             crc = (crc << 1 ^ (0x107 if crc & 0x80 else 0)) & 0x1FF
     return len(head) > n and crc == 0
 
-
+# %% ../nbs/01a_decode.ipynb #00058ddd
 def _flac_goes_on(fd: int, part: tuple[int, int], frames: int) -> bool:
     "Are there frames of FLAC behind the length that is stated?"
     begin, end = part
     first = _peek(fd, begin, 12)
-    block, tail = int.from_bytes(first[10:12], 'big'), _peek(fd, max(begin, end - AHEAD_BYTES), AHEAD_BYTES)
+    block = int.from_bytes(first[10:12], 'big')
+    tail = _peek(fd, max(begin, end - AHEAD_BYTES), AHEAD_BYTES)
     heads = (tail[m.start() : m.start() + 17] for m in re.finditer(rb'(?=\xff[\xf8\xf9].{15})', tail, re.S))
     return any(_flac_at(head, block) >= frames for head in heads if _flac_is_head(head))
 
@@ -471,7 +525,7 @@ def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
         if got < n:
             return
 
-
+# %% ../nbs/01a_decode.ipynb #1fb09108
 def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
     at = self.f.tell()
     for x in self._own_blocks():
@@ -486,7 +540,13 @@ def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         more = self.f.format == 'MP3' and unread > 8192
     if self.broken or more:
         yield from _read_on(self, at)
-    elif self.f.format in _CHUNKED and not self.next_at and at and unread > max(8192, end // 100) and not _begins_chunk(_peek(self.fd, end - unread, 8), unread):
+    elif (
+        self.f.format in _CHUNKED
+        and not self.next_at
+        and at
+        and unread > max(8192, end // 100)
+        and not _begins_chunk(_peek(self.fd, end - unread, 8), unread)
+    ):
         self.cut = True
 
 # %% ../nbs/01a_decode.ipynb #f28c105d
@@ -497,7 +557,9 @@ def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
     except _Refused:
         return
     with closing(other):
-        skip, more = round(at * other.rate / dec.rate), False  # Opus is decoded at a rate of its own
+        # Opus is decoded at a rate of its own
+        skip = round(at * other.rate / dec.rate)
+        more = False
         for x, rate in other.blocks():
             x, skip = x[skip:], max(0, skip - len(x))
             if len(x):
@@ -506,12 +568,17 @@ def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
                 dec.heard_s = other.heard_s
         if more:
             dec.cut |= other.broken
-            dec.gaps = [g for g in other.gaps if g[0] * dec.rate >= at - dec.rate] or [(at / dec.rate, 0.0)] * (dec.broken and other.codec != 'opus')  # libsndfile ends in some whole ones
+            # libsndfile ends in some whole ones
+            dec.gaps = [g for g in other.gaps if g[0] * dec.rate >= at - dec.rate] or [
+                (at / dec.rate, 0.0)
+            ] * (dec.broken and other.codec != 'opus')
             dec.broken = other.broken
 
 # %% ../nbs/01a_decode.ipynb #a170b338
-_CONTAINERS = ('mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
-               'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf,loas')
+_CONTAINERS = (
+    'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
+    'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf,loas'
+)
 
 # %% ../nbs/01a_decode.ipynb #a09f76b5
 class _FFmpeg:
@@ -520,14 +587,29 @@ class _FFmpeg:
     gather = 65_536  # samples that are handed over at once
 
     def __init__(self, source, part: tuple[int, int] | None = None):
-        self.source, self.c, self.broken, self.cut, self.gaps, self.heard_s, self.start = source, None, False, False, [], 0.0, 0
-        self.read_to, self.lost_bytes, self.recent = None, 0, (0.0, 0.0)  # of what was decoded; bytes, seconds of late
+        self.source = source
+        self.c = None
+        self.broken = False
+        self.cut = False
+        self.gaps = []
+        self.heard_s = 0.0
+        self.start = 0
+        # of what was decoded; bytes, seconds of late
+        self.read_to = None
+        self.lost_bytes = 0
+        self.recent = (0.0, 0.0)
         self.owed_s = 0.0  # what times jumped by
-        self.mute_bytes, self.packet_s = 0, 0.0  # of packets that gave nothing; what one gives
-        self.untold_s, self.block, self.last_at = 0.0, 0, None  # short gaps; samples in a frame of FLAC, and where the last one began
-        self.at = None  # where the next packet is due in the part, of formats without times; -1: they are not to be found
+        # of packets that gave nothing; what one gives
+        self.mute_bytes = 0
+        self.packet_s = 0.0
+        # short gaps; samples in a frame of FLAC, and where the last one began
+        self.untold_s = 0.0
+        self.block = 0
+        self.last_at = None
+        # where the next packet is due in the part, of formats without times; -1: they are not to be found
+        self.at = None
         self.part = part or self._whole()
-        if (next_at := self._next()):
+        if next_at := self._next():
             self.part = self.part[0], next_at
         self.next_at = next_at
         try:
@@ -535,9 +617,14 @@ class _FFmpeg:
             if not self.c.streams.audio:
                 raise _Refused('has no sound in it')
             self.s = self._choose()
-            self.rate, self.channels = self.s.codec_context.sample_rate, self.s.codec_context.channels
-            self.codec, self.mp4 = self.s.codec_context.name.removesuffix('float'), 'mp4' in self.c.format.name
-            self.in_samples = bool(self.s.time_base) and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
+            self.rate = self.s.codec_context.sample_rate
+            self.channels = self.s.codec_context.channels
+            self.codec = self.s.codec_context.name.removesuffix('float')
+            self.mp4 = 'mp4' in self.c.format.name
+            self.in_samples = (
+                bool(self.s.time_base)
+                and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
+            )
             self.exact = self.c.format.name == 'flac'  # the length that is promised
             self.counted = self.c.format.name in (*_UNTIMED, 'wav', 'w64')
             self.untimed = self.counted or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
@@ -602,10 +689,14 @@ def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
     "A file open in FFmpeg, in no container but those that may hold sound."
     import av
 
-    return av.open(file, 'r', form, metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS})
+    return av.open(
+        file, 'r', form, metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}
+    )
 
 # %% ../nbs/01a_decode.ipynb #953f48f1
-SOUNDS_S, SOUNDS = 60, 1e-4  # so much of each is looked at for something louder, where there are several recordings
+# so much of each is looked at for something louder, where there are several recordings
+SOUNDS_S = 60
+SOUNDS = 1e-4
 
 
 def _ffmpeg_choose(self: _FFmpeg):
@@ -616,7 +707,7 @@ def _ffmpeg_choose(self: _FFmpeg):
         return known[0]
     return next((s for s in known if _ffmpeg_sounds(self, s.index)), known[0])
 
-
+# %% ../nbs/01a_decode.ipynb #555e4046
 def _ffmpeg_sounds(self: _FFmpeg, index: int) -> bool:
     "Is there anything to hear at the beginning of this stream?"
     try:
@@ -635,15 +726,20 @@ _FROM_START_S = 600  # up to here, compressed recordings in containers are decod
 
 
 def _ffmpeg_promise(self: _FFmpeg) -> float | None:
-    name, alone = self.c.format.name, len(self.c.streams) == 1
+    name = self.c.format.name
+    alone = len(self.c.streams) == 1
     if (self.mp4 or name in ('wv', 'tta')) and self.s.duration:
         return float(self.s.duration * self.s.time_base) * self.rate
     if name.startswith(('matroska', 'asf', 'flac', 'wav')) and alone and self.c.duration:
-        late_s = float(self.s.start_time * self.s.time_base) if self.s.start_time and name.startswith('matroska') else 0
+        late_s = (
+            float(self.s.start_time * self.s.time_base)
+            if self.s.start_time and name.startswith('matroska')
+            else 0
+        )
         return (self.c.duration / 1e6 - max(0.0, late_s)) * self.rate
     return None
 
-
+# %% ../nbs/01a_decode.ipynb #15334e39
 def _ffmpeg_seek(self: _FFmpeg, frame: int) -> int:
     if frame < _FROM_START_S * self.rate or not (self.mp4 and self.in_samples):
         return 0
@@ -655,28 +751,44 @@ def _ffmpeg_seek(self: _FFmpeg, frame: int) -> int:
     return frame
 
 # %% ../nbs/01a_decode.ipynb #93bd04cf
-_SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**63)}  # sample format -> zero, full scale
+# sample format -> zero, full scale
+_SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**63)}
 
 
 def _planes(frame):
     "A decoded frame as float32, shape (channels, n), full scale at 1."
     if frame.format.name in ('s64', 's64p'):  # PyAV has no array for it
-        x = np.stack([np.frombuffer(p, '<i8')[: frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)] for p in frame.planes])
+        x = np.stack(
+            [
+                np.frombuffer(p, '<i8')[
+                    : frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+                ]
+                for p in frame.planes
+            ]
+        )
     else:
         x = frame.to_ndarray()
     if not frame.format.is_planar:
         x = x.reshape(-1, frame.layout.nb_channels).T
-    zero, full = _SCALE.get(frame.format.name.rstrip('p') if frame.format.is_planar else frame.format.name, (0, 1))
-    return x.astype('float32') if full == 1 else (x.astype('float64') - zero).astype('float32') / np.float32(full)
+    zero, full = _SCALE.get(
+        frame.format.name.rstrip('p') if frame.format.is_planar else frame.format.name, (0, 1)
+    )
+    return (
+        x.astype('float32')
+        if full == 1
+        else (x.astype('float64') - zero).astype('float32') / np.float32(full)
+    )
 
 # %% ../nbs/01a_decode.ipynb #658cda14
-_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')  # nothing but frames: FFmpeg counts their times, and passes over what is none
+# nothing but frames: FFmpeg counts their times, and passes over what is none
+_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')
 
 
 def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
     if not self.counted or packet.pos is None or self.at == -1:
         return packet.pos
-    at, head = packet.pos if self.at is None else self.at, bytes(memoryview(packet)[:64])
+    at = packet.pos if self.at is None else self.at
+    head = bytes(memoryview(packet)[:64])
     if self._peek(at, len(head)) != head:
         places = (self._peek(at, 1 << reach).find(head) for reach in (12, 16, 20, 24))
         further = next((place for place in places if place >= 0), -1)
@@ -694,7 +806,8 @@ def _ffmpeg_renumber(self: _FFmpeg, packet, frames: list) -> list:
     if not frames or len(head) < 16 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
         return frames
     self.block = self.block or frames[0].samples
-    at, last = _flac_at(head, self.block), self.last_at
+    at = _flac_at(head, self.block)
+    last = self.last_at
     if _ffmpeg_is_behind(self, packet) and last is not None and at <= last:
         return []
     for frame in frames:
@@ -702,7 +815,7 @@ def _ffmpeg_renumber(self: _FFmpeg, packet, frames: list) -> list:
         at += frame.samples
     return frames
 
-
+# %% ../nbs/01a_decode.ipynb #97b4dd2f
 def _ffmpeg_is_behind(self: _FFmpeg, packet) -> bool:
     "Is a packet said to be behind the end? FFmpeg's parser of FLAC gives the last one twice where the header states too little."
     return packet.pos is not None and packet.pos >= self.part[1] - self.part[0]
@@ -718,7 +831,7 @@ def _lasts_s(frames: list) -> float:
     "How long decoded frames last, seconds."
     return sum(f.samples / f.sample_rate for f in frames)
 
-
+# %% ../nbs/01a_decode.ipynb #ca76a29e
 def _ffmpeg_decoded(self: _FFmpeg, packet) -> list | None:
     "The frames of a packet; None where it is damaged."
     first = bytes(memoryview(packet)[:1]) if self.codec in ('amrnb', 'amrwb') else b''
@@ -756,7 +869,8 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
             continue
         frames = _ffmpeg_renumber(self, packet, frames) if self.numbered else frames
         if at is not None and packet.size:
-            self.lost_bytes, size_s = 0 if self.read_to is None else at - self.read_to, _lasts_s(frames)
+            self.lost_bytes = 0 if self.read_to is None else at - self.read_to
+            size_s = _lasts_s(frames)
             usual = round(self.per_s * size_s)
             junk = usual and packet.size > 4 * usual + 4096  # what is no frame hangs on the last one
             end = at + (usual if junk else packet.size)
@@ -769,29 +883,39 @@ def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
                 self.recent = 0.95 * self.recent[0] + packet.size + head, 0.95 * self.recent[1] + size_s
         yield from frames
 
-
+# %% ../nbs/01a_decode.ipynb #6f85c73b
 HEAD_BYTES = 64
 
 # %% ../nbs/01a_decode.ipynb #f9ebdacc
 GAPS = 10_000  # places of damage that are told apart
 # one packet, where another recording follows, is no gap worth telling; many are, and those near each other
-GAP_S, UNTOLD_S, NEAR_S = 0.05, 1.0, 0.5
-MISSING_S = 0.1, 60.0  # a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
+GAP_S = 0.05
+UNTOLD_S = 1.0
+NEAR_S = 0.5
+# a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
+MISSING_S = 0.1, 60.0
 ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
 
 
 def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) -> int:
     "How many frames of silence belong before this one; a time that the next frame takes back is a damaged time."
     low, high = MISSING_S
-    steady = getattr(then, 'time', None) is None or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
+    steady = (
+        getattr(then, 'time', None) is None
+        or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
+    )
     if frame.time is not None and due_s is not None and steady and not self.untimed:
         jump_s = frame.time - due_s
-        high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high  # no more than there can be
+        # no more than there can be
+        high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high
         self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
         if low < self.owed_s < high or lost and jump_s < high:  # how much was lost is known here
-            owed_s, self.owed_s = self.owed_s, 0.0
+            owed_s = self.owed_s
+            self.owed_s = 0.0
             return round(owed_s * frame.sample_rate)
-    lost_bytes, self.lost_bytes = max(0, self.lost_bytes), 0  # counted once
+    # counted once
+    lost_bytes = max(0, self.lost_bytes)
+    self.lost_bytes = 0
     of_bytes = _ffmpeg_of_bytes(self, lost_bytes) if self.heard_s and self.untimed else 0.0
     if lost or of_bytes > GAP_S:
         around = self._peek(max(0, self.read_to - 2048), min(lost_bytes, 1 << 20) + 2048) if of_bytes else b''
@@ -818,13 +942,25 @@ def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
 # %% ../nbs/01a_decode.ipynb #3898d190
 def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
     "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
-    drop, lost, before, due_s, sought, n, near_s, near_at = None, 0, 0, None, self.start > 0, 1024, 0.0, 0.0
-    frames, timed = _ffmpeg_frames(self), not self.untimed  # of the others, bytes are counted up to each frame
+    drop = None
+    lost = 0
+    before = 0
+    due_s = None
+    sought = self.start > 0
+    n = 1024
+    near_s = 0.0
+    near_at = 0.0
+    # of the others, bytes are counted up to each frame
+    frames = _ffmpeg_frames(self)
+    timed = not self.untimed
     for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
         if frame is None:
-            lost, before = lost + n * (drop is not None), before + n * (drop is None)
+            lost = lost + n * (drop is not None)
+            before = before + n * (drop is None)
             continue
-        n, rate, x = frame.samples, frame.sample_rate, mono(_planes(frame))
+        n = frame.samples
+        rate = frame.sample_rate
+        x = mono(_planes(frame))
         if drop is None:
             at = 0 if frame.time is None else frame.time * rate
             drop = round(self.start - at) if sought else max(0, round(-at))
@@ -839,27 +975,36 @@ def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
             self.untold_s = 0.0
         for i in range(0, missing, 65_536):
             yield np.zeros(min(65_536, missing - i), 'float32'), rate
-        due_s, lost = (frame.time if frame.time is not None else due_s or 0.0) + n / rate, 0
-        cut, drop = min(drop, len(x)), max(0, drop - len(x))
+        due_s = (frame.time if frame.time is not None else due_s or 0.0) + n / rate
+        lost = 0
+        cut = min(drop, len(x))
+        drop = max(0, drop - len(x))
         if cut < len(x):
             yield x[cut:], rate
     placed = self.at not in (None, -1) and self.read_to and self.c.format.name in _UNTIMED
     unread = self.part[1] - self.part[0] - self.read_to if placed else 0
-    mute = before > self.rate or _ffmpeg_of_bytes(self, self.mute_bytes) > 1  # a decoder that gave nothing for long, first or last
+    # a decoder that gave nothing for long, first or last
+    mute = before > self.rate or _ffmpeg_of_bytes(self, self.mute_bytes) > 1
     if mute or lost > self.rate // 4 or unread > 16_384 and _ffmpeg_of_bytes(self, unread) > 0.25:
         self.broken = True
 
 # %% ../nbs/01a_decode.ipynb #0becd7b0
 def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
-    parts, n, done, known = [], 0, self.start, self.rate
+    parts = []
+    n = 0
+    done = self.start
+    known = self.rate
     self.heard_s = self.start / self.rate
     end = round(self.promised) if self.mp4 and self.promised else None
     for x, rate in _ffmpeg_sound(self):
         if n and (n >= self.gather or rate != known):
             yield np.concatenate(parts), known
-            parts, done, n = [], done + n, 0
+            parts = []
+            done = done + n
+            n = 0
         parts.append(x)
-        n, known = n + len(x), rate
+        n = n + len(x)
+        known = rate
         self.heard_s += len(x) / rate
     if end is not None and 0 < done + n - end <= 4096:
         self.heard_s -= (n - max(0, end - done)) / known
@@ -875,7 +1020,7 @@ def _opened(fd: int, part: tuple[int, int] | None = None) -> _Sndfile | _FFmpeg:
     except _Refused:
         return _FFmpeg(fd, part)
 
-
+# %% ../nbs/01a_decode.ipynb #a7701c71
 @contextmanager
 def _decoder(path):
     "The recording behind a path, open in whichever decoder knows it; raises `AudioError`."
@@ -895,7 +1040,7 @@ def _decoder(path):
     finally:
         os.close(fd)
 
-
+# %% ../nbs/01a_decode.ipynb #2125c120
 def _checked(dec, path):
     "The same decoder; raises `AudioError` for a rate that no recording has."
     if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
@@ -907,12 +1052,13 @@ def _checked(dec, path):
 @dataclass(frozen=True)
 class AudioInfo:
     "What a recording's header says."
+
     duration_s: float | None  # its length in seconds; None when the container does not say
     sample_rate_hz: int  # its own rate, before any resampling
     channels: int  # before mixing to mono
     codec: str  # e.g. 'pcm_16', 'flac', 'vorbis', 'mp3', 'aac'
 
-
+# %% ../nbs/01a_decode.ipynb #f888c356
 def info(
     path,  # an audio or video file
 ) -> AudioInfo:
@@ -925,12 +1071,14 @@ def sound(
     path,  # an audio or video file
 ) -> Iterator[bytes | memoryview]:  # what coding it is in, then its packets
     "The coded sound of a file without tags, pictures and padding; raises `AudioError`."
-    fd, holds_some = _open_fd(path), False
+    fd = _open_fd(path)
+    holds_some = False
     try:
         with closing(_FFmpeg(fd)) as f:
             yield f'{f.s.codec_context.codec.canonical_name} {f.rate} {f.channels}\n'.encode()
             packets = f.c.demux(f.s)
-            if f.c.format.name == 'flac':  # from its first packet on there is nothing else: no need to look for each
+            # from its first packet on there is nothing else: no need to look for each
+            if f.c.format.name == 'flac':
                 file = _File(fd, *f.part)
                 file.seek(next(packets).pos)
                 packets = iter(lambda: file.read(1 << 20), b'')
@@ -953,7 +1101,9 @@ def tags(
 
     fd = _open_fd(path)
     try:
-        with av.open(_File(fd), 'r', metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}) as c:
+        with av.open(
+            _File(fd), 'r', metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}
+        ) as c:
             inner = c.streams.audio[0].metadata if c.streams.audio else {}
             return {name.lower(): value for source in (inner, c.metadata) for name, value in source.items()}
     except Exception as e:
@@ -969,7 +1119,9 @@ def at_rate(
     "The same sound at one rate, in pieces of any size."
     import soxr
 
-    change, known, nothing = None, None, np.zeros(0, 'float32')
+    change = None
+    known = None
+    nothing = np.zeros(0, 'float32')
     for x, rate in blocks:
         if rate != known:
             if change is not None:
@@ -980,10 +1132,12 @@ def at_rate(
     if change is not None:
         yield change.resample_chunk(nothing, last=True)
 
-
+# %% ../nbs/01a_decode.ipynb #97451b9c
 def _clean(dec, path, report) -> Iterator[tuple[np.ndarray, int]]:
     "A decoder's blocks; whatever it stumbles over means that it is broken there."
-    blocks, strange, told = dec.blocks(), f'{printable(path)}: holds non-finite samples (NaN or infinity)', False
+    blocks = dec.blocks()
+    strange = f'{printable(path)}: holds non-finite samples (NaN or infinity)'
+    told = False
     while True:
         try:
             x, rate = next(blocks)
@@ -997,28 +1151,40 @@ def _clean(dec, path, report) -> Iterator[tuple[np.ndarray, int]]:
                 raise AudioError(strange)
             if not told:
                 report(f'{strange}; they are taken for silence')
-            x, told = np.where(np.abs(x) < 1e6, x, 0).astype('float32'), True
+            x = np.where(np.abs(x) < 1e6, x, 0).astype('float32')
+            told = True
         yield np.clip(x, -1e6, 1e6), rate  # a resampler makes no number of what is larger
 
 # %% ../nbs/01a_decode.ipynb #8a6a63ec
-EXACT_S = 0.02  # a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is promised
+# a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is
+# promised
+EXACT_S = 0.02
 
 
 def _seek(dec, first: int, rate_hz: int) -> int:
     "Go shortly before output sample `first`; returns the output samples to drop."
     g = math.gcd(dec.rate, rate_hz)
-    up, down = rate_hz // g, dec.rate // g
+    up = rate_hz // g
+    down = dec.rate // g
     at = dec.seek(max(0, (first - rate_hz // 4) // up) * down)
     return first - at // down * up
 
-
+# %% ../nbs/01a_decode.ipynb #1f2ad474
 def _gaps_text(gaps: list[tuple[float, float]]) -> str:
     "Where sound is damaged and how much is missing."
     lost_s = sum(g[1] for g in gaps)
-    where = f'at {gaps[0][0]:.2f} s' if len(gaps) == 1 else f'at {len(gaps)} places, the first at {gaps[0][0]:.2f} s'
-    return f'is damaged {where}' + (f'; {lost_s:.2f} s are missing' if lost_s >= 0.005 else '') + '; the rest is read'
+    where = (
+        f'at {gaps[0][0]:.2f} s'
+        if len(gaps) == 1
+        else f'at {len(gaps)} places, the first at {gaps[0][0]:.2f} s'
+    )
+    return (
+        f'is damaged {where}'
+        + (f'; {lost_s:.2f} s are missing' if lost_s >= 0.005 else '')
+        + '; the rest is read'
+    )
 
-
+# %% ../nbs/01a_decode.ipynb #3c419478
 def _ending(path, dec, given: int, first: int, rate_hz: int) -> None:
     "After the last block: complain if more was promised, if parts are damaged, or if nothing was given."
     promised_s = None if dec.promised is None else dec.promised / dec.rate
@@ -1031,7 +1197,9 @@ def _ending(path, dec, given: int, first: int, rate_hz: int) -> None:
         text = f'{printable(path)}: {dec.heard_s:.2f} s are read; from byte {dec.next_at} on it holds another recording, which is not'
         raise TruncatedAudio(text, dec.heard_s)
     if not given and first:
-        raise AudioError(f'{printable(path)}: {first / rate_hz:.2f} s is beyond its end at {dec.heard_s:.2f} s')
+        raise AudioError(
+            f'{printable(path)}: {first / rate_hz:.2f} s is beyond its end at {dec.heard_s:.2f} s'
+        )
     if not given:
         raise AudioError(f'{printable(path)}: holds no samples')
     if dec.gaps:
@@ -1043,14 +1211,19 @@ def pieces(
     start_s: float,  # where to begin
     duration_s: float | None,  # how much; None = to the end
     rate_hz: int,  # the rate wanted
-    report: Callable[[str], None] | None = None,  # told when samples are no numbers, which are then silence; None: refused
+    # told when samples are no numbers, which are then silence; None: refused
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32, any length, none at all too; in [-1, 1]
     "The samples of a range; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
-    first, want = round(start_s * rate_hz), None if duration_s is None else round(duration_s * rate_hz)
+    first = round(start_s * rate_hz)
+    want = None if duration_s is None else round(duration_s * rate_hz)
     with _decoder(path) as dec:
         if dec.frames is not None and first / rate_hz > max(dec.frames, dec.promised or 0) / dec.rate + 1:
-            raise AudioError(f'{printable(path)}: {start_s:.2f} s is beyond its end at {dec.frames / dec.rate:.2f} s')
-        skip, given = _seek(dec, first, rate_hz), 0
+            raise AudioError(
+                f'{printable(path)}: {start_s:.2f} s is beyond its end at {dec.frames / dec.rate:.2f} s'
+            )
+        skip = _seek(dec, first, rate_hz)
+        given = 0
         for x in at_rate(_clean(dec, path, report), rate_hz):
             x, skip = x[skip:], max(0, skip - len(x))
             x = x if want is None else x[: want - given]
@@ -1071,7 +1244,10 @@ class _Feed:
     "A stream of bytes for FFmpeg, without a way back, and the last of it once more."
 
     def __init__(self, read: Callable[[int], bytes]):
-        self.more, self.kept, self.end, self.opened = read, bytearray(), 0, False
+        self.more = read
+        self.kept = bytearray()
+        self.end = 0
+        self.opened = False
 
     def read(self, n: int) -> bytes:
         data = self.more(n) if self.opened or self.end < OPENED_BYTES else b''
@@ -1133,7 +1309,8 @@ def stream_pieces(
     name: str,  # of the stream, for messages
     rate_hz: int,  # the rate wanted
     form: str | None = None,  # FFmpeg's name of the container; None: it finds out
-    report: Callable[[str], None] | None = None,  # told when samples are no numbers, which are then silence; None: refused
+    # told when samples are no numbers, which are then silence; None: refused
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32, any length, none at all too; in [-1, 1]
     "The sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
     try:

@@ -17,7 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core import ResonanceError, atomic_write, cache_folder, no_bar
-from .corpora import CUT_S, KINDS, Corpus, CorpusError, manifest_folder, read_table, safe_file, table_text
+from resonance_nb.corpora import (
+    CUT_S,
+    KINDS,
+    Corpus,
+    CorpusError,
+    manifest_folder,
+    read_table,
+    safe_file,
+    table_text,
+)
 
 # %% auto #0
 __all__ = ['DownloadError', 'WrongChecksum', 'fetch', 'not_derivable', 'write_manifest', 'FetchReport', 'fetch_open']
@@ -30,7 +39,7 @@ class DownloadError(ResonanceError):
 class WrongChecksum(DownloadError):
     "The file arrived whole, and is not the file that was promised."
 
-
+# %% ../nbs/03b_download.ipynb #10e2d20c
 class _Passing(Exception):
     "Worth another try."
 
@@ -58,14 +67,16 @@ def _retry_after(value: str | None) -> float | None:
             return None
     return min(max(wait_s, 0.0), _PATIENCE_S) if wait_s == wait_s else None
 
-
+# %% ../nbs/03b_download.ipynb #d12effce
 def _refuse(url: str, status: int, headers) -> None:
     "Raise for a status that brings no body: passing for 408, 425, 429 and 5xx, final for the rest."
     if status in (200, 206):
         return
     if status in (408, 425, 429) or status >= 500:
         raise _Passing(f'the server answered {status}', _retry_after(headers.get('Retry-After')))
-    what = {401: 'needs a login', 403: 'is forbidden', 404: 'does not exist', 410: 'is gone'}.get(status, f'answered {status}')
+    what = {401: 'needs a login', 403: 'is forbidden', 404: 'does not exist', 410: 'is gone'}.get(
+        status, f'answered {status}'
+    )
     raise DownloadError(f'{url} {what} (HTTP {status})')
 
 # %% ../nbs/03b_download.ipynb #d36a175f
@@ -73,7 +84,7 @@ def _is_size(text: str) -> bool:
     "Is it a number of bytes that a file may have?"
     return bool(re.fullmatch('[0-9]{1,18}', text))
 
-
+# %% ../nbs/03b_download.ipynb #1fa8114d
 def _place(r, have: int) -> tuple[int, int | None]:
     "Where this answer's body belongs in the file, and how long the whole file is, in bytes (None: not said)."
     length = r.headers.get('Content-Length', '')
@@ -81,13 +92,17 @@ def _place(r, have: int) -> tuple[int, int | None]:
     if r.status_code == 200:
         return 0, int(length) if known else None
     unit, _, rest = r.headers.get('Content-Range', '').partition(' ')
-    start, _, total = rest.partition('-')[0], None, rest.rpartition('/')[2]
+    start = rest.partition('-')[0]
+    _ = None
+    total = rest.rpartition('/')[2]
     if unit != 'bytes' or start != str(have):
         raise _Passing('the server sent another part than the one asked for', 0.0)
     return have, int(total) if _is_size(total) else (have + int(length) if known else None)
 
-
-def _request(session, url: str, part: Path, *, trust: bool, timeout_s: float, max_bytes: int, progress) -> None:
+# %% ../nbs/03b_download.ipynb #62dd1f62
+def _request(
+    session, url: str, part: Path, *, trust: bool, timeout_s: float, max_bytes: int, progress
+) -> None:
     "One request that appends to `part`; returns when the file is whole, raises `_Passing` when it is not yet."
     note = part.with_name(part.name + '.tag')  # the version that the bytes in `part` belong to
     have = part.stat().st_size if part.exists() else 0
@@ -115,7 +130,8 @@ def _append(r, url: str, part: Path, start: int, total: int | None, max_bytes: i
     from urllib3.exceptions import HTTPError
 
     size = start
-    read = getattr(r.raw, 'read1', r.raw.read)  # read1 hands over what is there; read would lose a broken block
+    # read1 hands over what is there; read would lose a broken block
+    read = getattr(r.raw, 'read1', r.raw.read)
     with open(part, 'r+b' if start else 'wb') as f:
         f.seek(start)
         f.truncate()
@@ -140,18 +156,20 @@ def _wait_s(url: str, tries: int, backoff_s: float, asked_s: float | None) -> fl
     jitter = int(hashlib.sha256(f'{tries}:{url}'.encode()).hexdigest()[:8], 16) / 16**8
     return min(60.0, backoff_s * 2 ** (tries - 1)) * (0.5 + jitter)
 
-
+# %% ../nbs/03b_download.ipynb #30a6d94b
 def _bring(session, url: str, part: Path, retries: int, backoff_s: float, **how) -> None:
     "Repeat `_request` until the file is whole; raises `DownloadError` when `retries` tries in a row bring nothing new."
     import requests
 
-    tries, best = 0, part.stat().st_size if part.exists() else 0
+    tries = 0
+    best = part.stat().st_size if part.exists() else 0
     while True:
         asked_s = None
         try:
             return _request(session, url, part, **how)
         except _Passing as e:
-            why, asked_s = str(e), e.wait_s
+            why = str(e)
+            asked_s = e.wait_s
         except (requests.ConnectionError, requests.Timeout) as e:
             why = 'no answer in time' if isinstance(e, requests.Timeout) else 'no connection'
         except requests.RequestException as e:
@@ -175,7 +193,7 @@ def _session():
     session.max_redirects = 10
     return session
 
-
+# %% ../nbs/03b_download.ipynb #8a354f4f
 def _check_url(url: str) -> None:
     if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
         raise DownloadError(f'only http and https addresses can be fetched, not {url[:80]!r}')
@@ -214,7 +232,9 @@ def fetch(
                 raise WrongChecksum(f'{url}: {kind} is {found}, expected {want}')
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(f'the disk is full: make room in {dest.parent} and start again, it will go on') from None
+            raise DownloadError(
+                f'the disk is full: make room in {dest.parent} and start again, it will go on'
+            ) from None
         raise DownloadError(f'cannot write {dest}: {e.strerror or e}') from None
 
 # %% ../nbs/03b_download.ipynb #c6f86a37
@@ -233,7 +253,21 @@ def _settle(part: Path, dest: Path) -> Path:
     return dest
 
 # %% ../nbs/03b_download.ipynb #960afbfa
-_DECODES = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.m4a', '.aac', '.aif', '.aiff', '.wma', '.mp4', '.webm')
+_DECODES = (
+    '.wav',
+    '.flac',
+    '.ogg',
+    '.oga',
+    '.opus',
+    '.mp3',
+    '.m4a',
+    '.aac',
+    '.aif',
+    '.aiff',
+    '.wma',
+    '.mp4',
+    '.webm',
+)
 
 
 def not_derivable(
@@ -250,7 +284,7 @@ def not_derivable(
         return f'no sound file of its own: {suffix or "no suffix"}'
     return ''
 
-
+# %% ../nbs/03b_download.ipynb #6ea49172
 def write_manifest(
     corpus: Corpus,  # whose tables are the facts
     folder: str | os.PathLike,  # e.g. data/corpora
@@ -297,7 +331,7 @@ class FetchReport:
     present: int = 0  # files that were there already
     failed: list[tuple[str, str]] = field(default_factory=list)  # (kind and id, why)
 
-
+# %% ../nbs/03b_download.ipynb #5a0f1c5b
 def _rows(folder: Path | None, kinds) -> dict:
     "The manifest's rows by kind, as dicts of text; checked as a table first."
     folder = Path(folder) if folder else manifest_folder()
@@ -313,7 +347,7 @@ def _rows(folder: Path | None, kinds) -> dict:
             rows[kind] = list(csv.DictReader(f))
     return rows
 
-
+# %% ../nbs/03b_download.ipynb #51548cd5
 def _write_tables(folder: Path, rows: dict) -> Corpus:
     "Write the tables of what is there, in the manifest's words and order."
     from resonance_nb.corpora import COLUMNS
@@ -342,20 +376,32 @@ def fetch_open(
     from filelock import FileLock, Timeout
     from tqdm.auto import tqdm
 
-    folder, rows = Path(folder), _rows(manifest, kinds)
+    folder = Path(folder)
+    rows = _rows(manifest, kinds)
     todo = [(k, r) for k in kinds for r in rows[k][:limit]]
     folder.mkdir(parents=True, exist_ok=True)
     cache = cache_folder('originals')
-    report, how = FetchReport(None), {'max_bytes': 1 << 30, **how}
+    report = FetchReport(None)
+    how = {'max_bytes': 1 << 30, **how}
     try:
         with FileLock(cache / 'lock', timeout=0), ThreadPoolExecutor(max(1, jobs)) as pool:
-            futures = {pool.submit(_make, r, k, folder, cache, base_url_rewrite, keep_originals, **how): f'{k} {r["id"]}'
-                       for k, r in todo}
+            futures = {
+                pool.submit(
+                    _make, r, k, folder, cache, base_url_rewrite, keep_originals, **how
+                ): f'{k} {r["id"]}'
+                for k, r in todo
+            }
             try:
-                for done in tqdm(as_completed(futures), total=len(futures), unit='file', disable=no_bar(progress)):
+                for done in tqdm(
+                    as_completed(futures), total=len(futures), unit='file', disable=no_bar(progress)
+                ):
                     _count(report, futures[done], done)
-                    if not report.made and sum('no connection' in why for _, why in report.failed) >= max(4, jobs):
-                        raise DownloadError('no connection to the originals; start again when there is one, it will go on')
+                    if not report.made and sum('no connection' in why for _, why in report.failed) >= max(
+                        4, jobs
+                    ):
+                        raise DownloadError(
+                            'no connection to the originals; start again when there is one, it will go on'
+                        )
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

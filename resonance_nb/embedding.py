@@ -14,7 +14,16 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, search_stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, probability, reading
+from resonance_nb.core import (
+    Match,
+    OtherVersion,
+    ResonanceError,
+    SongIndex,
+    as_matches,
+    best_first,
+    probability,
+    reading,
+)
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
@@ -27,7 +36,9 @@ def calibration(
     digest: str,  # of the encoder
 ) -> dict:
     "Coefficients of the confidence and the acceptance threshold; those of the shipped model for any other, with `calibrated` False."
-    fitted = json.loads((resources.files('resonance_nb') / 'models' / 'embedding.json').read_text(encoding='utf-8'))
+    fitted = json.loads(
+        (resources.files('resonance_nb') / 'models' / 'embedding.json').read_text(encoding='utf-8')
+    )
     return fitted | {'calibrated': fitted['encoder'] == digest}
 
 # %% ../nbs/41a_embedding.ipynb #ed55de95
@@ -44,7 +55,7 @@ def usable(
         return x
     return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)
 
-
+# %% ../nbs/41a_embedding.ipynb #40113164
 def clip_vectors(
     encoder,  # a `network.Network`, or what is asked like one
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
@@ -62,13 +73,15 @@ class Embedding(SongIndex):
 
     def __init__(
         self,
-        encoder=None,  # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
+        # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
+        encoder=None,
     ):
         super().__init__()
         self.encoder = as_network(encoder)
         self.digest = self.encoder.digest
         fitted = calibration(self.digest)
-        self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
+        self.accept_confidence = fitted['accept_confidence']
+        self.calibrated = fitted['calibrated']
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
 
     @property
@@ -148,9 +161,13 @@ class Embedder:
     ):
         import soxr
 
-        self.encoder, self.at_once, self.heard, self._begun = encoder, at_once, False, False
+        self.encoder = encoder
+        self.at_once = at_once
+        self.heard = False
+        self._begun = False
         self._edge = np.zeros(encoder.settings.front.n_fft // 2, np.float32)
-        self._halve, self._kept = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype='float32'), self._edge
+        self._halve = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype='float32')
+        self._kept = self._edge
 
     def push(
         self,
@@ -161,7 +178,9 @@ class Embedder:
         samples = usable(samples)
         self.heard = self.heard or bool(np.abs(samples).max(initial=0) > SILENT)
         kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
-        size, hop, edge = self.encoder.settings.samples, round(HOP_S * RATE), len(self._edge)
+        size = self.encoder.settings.samples
+        hop = round(HOP_S * RATE)
+        edge = len(self._edge)
         n = max(0, (len(kept) - edge - size - (0 if last else edge)) // hop + 1)
         if last:
             left = len(kept) - edge - n * hop  # behind the beginning of the window that would be next
@@ -169,13 +188,15 @@ class Embedder:
             kept = np.concatenate([kept, np.zeros(size + edge, np.float32)])
         elif n < self.at_once:
             n = 0
-        self._kept, self._begun = kept[n * hop :], self._begun or n > 0
+        self._kept = kept[n * hop :]
+        self._begun = self._begun or n > 0
         return embed_around(self.encoder, kept[: max(0, n - 1) * hop + size + 2 * edge if n else 0], hop)
 
 # %% ../nbs/41a_embedding.ipynb #c49305d3
 @dataclass
 class _Table:
     "All songs' vectors, ready to be compared."
+
     track_ids: list[str]
     vectors: np.ndarray  # (windows, dim)
     first: np.ndarray  # (songs + 1,) where each song's windows begin
@@ -187,10 +208,19 @@ def evidence_features(
     n_windows: int,  # of the clip
 ) -> np.ndarray:
     "What the confidence is made of: the score, its lead over the next song's, the level of the fifth, and the logarithm of the number of windows; shape (n, 4)."
-    least = np.interp(len(scores), [8, 100], [0.38, 0.0])  # what strangers reach, where too few songs would show it
+    # what strangers reach, where too few songs would show it
+    least = np.interp(len(scores), [8, 100], [0.38, 0.0])
     second, fifth = (max(least, scores[i]) if len(scores) > i else least for i in (1, 4))
     rival = np.where(np.arange(len(scores)) == 0, second, scores[0] if len(scores) else least)
-    return np.stack([scores, scores - rival, np.full(len(scores), fifth), np.full(len(scores), np.log(max(n_windows, 1)))], axis=1)
+    return np.stack(
+        [
+            scores,
+            scores - rival,
+            np.full(len(scores), fifth),
+            np.full(len(scores), np.log(max(n_windows, 1))),
+        ],
+        axis=1,
+    )
 
 # %% ../nbs/41a_embedding.ipynb #3eea0a7e
 def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray, int]:
@@ -200,13 +230,19 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     table = self._prepared()
     score = scan(clip, table.vectors, table.left)[0]
     best, at = best_places(score, table.first)
-    row, end = at + table.first[:-1], table.first[1:] - 1  # the place is sharpened where both neighbours are of the same song
-    at = at + np.where((at > 0) & (row < end), between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]), 0.0)
+    # the place is sharpened where both neighbours are of the same song
+    row = at + table.first[:-1]
+    end = table.first[1:] - 1
+    at = at + np.where(
+        (at > 0) & (row < end),
+        between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]),
+        0.0,
+    )
     names = np.array(table.track_ids)
     order = best_first(best, names)
     return names[order].tolist(), best[order], at[order] * HOP_S, len(clip)
 
-
+# %% ../nbs/41a_embedding.ipynb #b4917de0
 def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     track_ids, scores, starts_s, n = self.ranking(samples)
@@ -216,13 +252,20 @@ def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
 
 # %% ../nbs/41a_embedding.ipynb #cffdb67e
 def _from_embeddings(
-    cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray, **options,
+    cls,
+    track_ids: list[str],
+    starts_s: np.ndarray,
+    ends_s: np.ndarray,
+    vectors: np.ndarray,
+    **options,
 ) -> Embedding:
     self = cls(**options)
     if not len(track_ids):
         return self
     if vectors.shape != (len(track_ids), self.encoder.settings.dim) or not np.isfinite(vectors).all():
-        raise ResonanceError(f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; these are {vectors.shape}')
+        raise ResonanceError(
+            f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; these are {vectors.shape}'
+        )
     names, song = np.unique(np.array(track_ids), return_inverse=True)
     order = np.lexsort((starts_s, song))
     cuts = np.flatnonzero(np.diff(song[order])) + 1
@@ -230,7 +273,8 @@ def _from_embeddings(
     return self
 
 # %% ../nbs/41a_embedding.ipynb #f8c2bbe1
-FORMAT, VERSION = 'resonance embeddings', 1
+FORMAT = 'resonance embeddings'
+VERSION = 1
 
 # %% ../nbs/41a_embedding.ipynb #93acdedb
 def _save(self: Embedding, folder: Path) -> None:
@@ -238,21 +282,39 @@ def _save(self: Embedding, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.concatenate([*self._songs.values(), np.zeros((0, self.encoder.settings.dim), np.float32)])
     np.save(folder / 'vectors.npy', vectors.astype('<f4'), allow_pickle=False)
-    about = {'format': FORMAT, 'version': VERSION, 'front_end': self.model_name, 'tracks': [(t, len(v)) for t, v in self._songs.items()]}
+    about = {
+        'format': FORMAT,
+        'version': VERSION,
+        'front_end': self.model_name,
+        'tracks': [(t, len(v)) for t, v in self._songs.items()],
+    }
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
 
-
+# %% ../nbs/41a_embedding.ipynb #3dd8bbbd
 def _load(cls, folder: Path, **options) -> Embedding:
     folder = Path(folder)
     with reading(folder, 'index of vectors'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind, made, tracks = (about['format'], about['version']), str(about['front_end']), [(str(t), int(n)) for t, n in about['tracks']]
+        kind = (about['format'], about['version'])
+        made = str(about['front_end'])
+        tracks = [(str(t), int(n)) for t, n in about['tracks']]
         vectors = np.load(folder / 'vectors.npy', allow_pickle=False)[...]
         self = cls(**options)
         if kind != (FORMAT, VERSION) or made != self.model_name:
-            raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
+            raise OtherVersion(
+                folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}'
+            )
         lengths = [n for _, n in tracks]
-        if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or vectors.shape != (sum(lengths), self.encoder.settings.dim) or not np.isfinite(vectors).all():
-            raise ResonanceError(f'{folder} is damaged (its vectors do not fit its songs); index the music again')
-        self._songs = dict(zip([t for t, _ in tracks], np.split(vectors.astype(np.float32), np.cumsum(lengths)[:-1])))
+        if (
+            min(lengths, default=1) < 1
+            or len(dict(tracks)) < len(tracks)
+            or vectors.shape != (sum(lengths), self.encoder.settings.dim)
+            or not np.isfinite(vectors).all()
+        ):
+            raise ResonanceError(
+                f'{folder} is damaged (its vectors do not fit its songs); index the music again'
+            )
+        self._songs = dict(
+            zip([t for t, _ in tracks], np.split(vectors.astype(np.float32), np.cumsum(lengths)[:-1]))
+        )
         return self

@@ -37,24 +37,35 @@ class MelFront(nn.Module):
 
         super().__init__()
         self.front = front
-        filters = torch.from_numpy(mel_filters(RATE, front.n_fft, front.n_mels, front.low_hz, front.high_hz).copy())
+        filters = torch.from_numpy(
+            mel_filters(RATE, front.n_fft, front.n_mels, front.low_hz, front.high_hz).copy()
+        )
         # a complex number is two real ones, one after the other: both are squared and meet the same filter
         self.register_buffer('filters', filters.T.repeat_interleave(2, dim=0).contiguous(), persistent=False)
         self.register_buffer('window', torch.hann_window(front.n_fft), persistent=False)
         rows = [np.flatnonzero(part.sum(1).numpy()) for part in self.filters.split(64, dim=1)]
-        self._rows = [(int(r.min()), int(r.max()) + 1) if len(r) else (0, 1) for r in rows]  # what 64 neighbouring bands look at
+        # what 64 neighbouring bands look at
+        self._rows = [(int(r.min()), int(r.max()) + 1) if len(r) else (0, 1) for r in rows]
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # decibels want more digits than half precision has
+        # decibels want more digits than half precision has
+        with torch.autocast(x.device.type, enabled=False):
             few = 32 if x.device.type == 'cpu' else len(x)  # at a time, so that all of it stays in the cache
             return torch.cat([self._maps(part.float()) for part in x.split(max(few, 1))])
 
     def _maps(self, x: torch.Tensor) -> torch.Tensor:
-        f, edge = self.front, self.front.n_fft // 2
+        f = self.front
+        edge = self.front.n_fft // 2
         frames = nn.functional.pad(x, (edge, edge)).unfold(1, f.n_fft, f.hop) * self.window
         squares = torch.view_as_real(torch.fft.rfft(frames)).flatten(2).square_()
-        power = torch.cat([squares[..., a:b] @ part[a:b] for (a, b), part in zip(self._rows, self.filters.split(64, dim=1))], 2)
+        power = torch.cat(
+            [
+                squares[..., a:b] @ part[a:b]
+                for (a, b), part in zip(self._rows, self.filters.split(64, dim=1))
+            ],
+            2,
+        )
         level_db = 10 * torch.log10(power.clamp_min_(1e-9)).transpose(1, 2)
         below_db = (level_db - level_db.amax((1, 2), keepdim=True)).clamp_min_(-f.range_db)
         return (below_db / (f.range_db / 2) + 1)[:, None]
@@ -83,10 +94,11 @@ class _Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x + self.body(x))
 
-
+# %% ../nbs/41_encoders.ipynb #7b1979ae
 def _plain(bands: int, channels=(32, 64, 128, 256, 320), residual=(64, 128)) -> nn.Sequential:
     "Stride-2 convolutions down to a grid of 2 x 2."
-    group = max(1, bands // 64)  # neighbouring bands are taken together, so that more of them cost next to nothing
+    # neighbouring bands are taken together, so that more of them cost next to nothing
+    group = max(1, bands // 64)
     layers = [_conv(1, channels[0], (3 * group, 3), (2 * group, 2), pad=(group, 1))]
     for i, o in zip(channels, channels[1:]):
         layers += [_conv(i, o, stride=2), *([_Residual(o)] if o in residual else [])]
@@ -99,21 +111,35 @@ class _Bottleneck(nn.Module):
     def __init__(self, i: int, o: int, stride: int, widen: int = 4):
         super().__init__()
         wide = i * widen
-        self.wide = nn.Sequential(_conv(i, wide, 1, act=nn.SiLU), _conv(wide, wide, 3, stride, groups=wide, act=nn.SiLU))
-        self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, max(8, i // 4), 1), nn.SiLU(), nn.Conv2d(max(8, i // 4), wide, 1), nn.Sigmoid())
-        self.narrow, self.straight = _conv(wide, o, 1, act=None), i == o and stride == 1
+        self.wide = nn.Sequential(
+            _conv(i, wide, 1, act=nn.SiLU), _conv(wide, wide, 3, stride, groups=wide, act=nn.SiLU)
+        )
+        self.weigh = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(wide, max(8, i // 4), 1),
+            nn.SiLU(),
+            nn.Conv2d(max(8, i // 4), wide, 1),
+            nn.Sigmoid(),
+        )
+        self.narrow = _conv(wide, o, 1, act=None)
+        self.straight = i == o and stride == 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.wide(x)
         y = self.narrow(y * self.weigh(y))
         return x + y if self.straight else y
 
-
+# %% ../nbs/41_encoders.ipynb #bd67e818
 def _efficient() -> nn.Sequential:
     steps = [(24, 40, 2), (40, 40, 1), (40, 80, 2), (80, 80, 1), (80, 160, 2), (160, 160, 1)]
-    return nn.Sequential(_conv(1, 24, stride=2, act=nn.SiLU), *(_Bottleneck(*s) for s in steps), _conv(160, 256, 1, 2, act=nn.SiLU), nn.Flatten())
+    return nn.Sequential(
+        _conv(1, 24, stride=2, act=nn.SiLU),
+        *(_Bottleneck(*s) for s in steps),
+        _conv(160, 256, 1, 2, act=nn.SiLU),
+        nn.Flatten(),
+    )
 
-
+# %% ../nbs/41_encoders.ipynb #9a521edc
 def _separable(channels=(64, 64, 128, 128, 256, 256)) -> nn.Sequential:
     layers = []
     for i, o in zip((1, *channels), channels):
@@ -124,13 +150,18 @@ def _separable(channels=(64, 64, 128, 128, 256, 256)) -> nn.Sequential:
 class _Patches(nn.Module):
     "A transformer over square patches; the answer is the average of its outputs."
 
-    def __init__(self, front: Front, frames: int, width: int = 160, depth: int = 4, heads: int = 4, patch: int = 8):
+    def __init__(
+        self, front: Front, frames: int, width: int = 160, depth: int = 4, heads: int = 4, patch: int = 8
+    ):
         super().__init__()
         self.patch = nn.Conv2d(1, width, patch, patch)
         n = (front.n_mels // patch) * -(-frames // patch)
         self.place = nn.Parameter(torch.randn(1, n, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, 'gelu', batch_first=True, norm_first=True)
-        self.layers, self.norm = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False), nn.LayerNorm(width)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, 0.0, 'gelu', batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.pad(x, (0, -x.shape[3] % self.patch.stride[1]), value=-1.0)
@@ -158,7 +189,8 @@ class Encoder(nn.Module):
         super().__init__()
         if settings.body not in BODIES:
             raise ResonanceError(f'unknown encoder {settings.body!r}; choose from: {", ".join(BODIES)}')
-        self.settings, self.front = settings, MelFront(settings.front)
+        self.settings = settings
+        self.front = MelFront(settings.front)
         frames = settings.samples // settings.front.hop + 1
         self.body = BODIES[settings.body](settings.front, frames)
         with torch.no_grad():
@@ -202,13 +234,13 @@ def digest(
         told.update(value.detach().cpu().contiguous().numpy().tobytes())
     return told.hexdigest()[:16]
 
-
+# %% ../nbs/41_encoders.ipynb #f5bbe9ae
 def _front_check(encoder: Encoder) -> list[float]:
     "`network.front_check` of its own front end."
     front = copy.deepcopy(encoder.front).cpu()
     return front_check(lambda x: front(torch.from_numpy(x))[:, 0].numpy())
 
-
+# %% ../nbs/41_encoders.ipynb #34549e29
 def save(
     encoder: Encoder,  # the model
     path: Path,  # of the weights, ending in .safetensors; the card stands beside it, ending in .json
@@ -217,9 +249,16 @@ def save(
     "Write weights and card."
     from safetensors.torch import save as packed
 
-    path, weights = Path(path), {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    path = Path(path)
+    weights = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    card = {'format': 'resonance encoder', 'version': 1, 'settings': asdict(encoder.settings), 'digest': digest(encoder), 'front_check': _front_check(encoder)} | facts
+    card = {
+        'format': 'resonance encoder',
+        'version': 1,
+        'settings': asdict(encoder.settings),
+        'digest': digest(encoder),
+        'front_check': _front_check(encoder),
+    } | facts
     with atomic_write(path) as part:
         part.write_bytes(packed(weights))
     with atomic_write(path.with_suffix('.json')) as part:
@@ -237,20 +276,27 @@ def load(
     try:
         card = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
         if (card['format'], card['version']) != ('resonance encoder', 1):
-            raise ResonanceError(f'{path} is {card["format"]} version {card["version"]}, not an encoder that this package reads')
+            raise ResonanceError(
+                f'{path} is {card["format"]} version {card["version"]}, not an encoder that this package reads'
+            )
         told = dict(card['settings'])
         encoder = Encoder(Settings(**told | {'front': Front(**told['front'])}))
         encoder.load_state_dict(unpacked(path.read_bytes()))
-        whole, pictures = digest(encoder) == card['digest'], np.array(card['front_check'], float)
+        whole = digest(encoder) == card['digest']
+        pictures = np.array(card['front_check'], float)
     except ResonanceError:
         raise
     except Exception as e:  # safetensors has an exception of its own, torch raises RuntimeError
-        raise ResonanceError(f'{path} is not a readable encoder ({str(e).splitlines()[0] if str(e) else type(e).__name__})') from e
+        raise ResonanceError(
+            f'{path} is not a readable encoder ({str(e).splitlines()[0] if str(e) else type(e).__name__})'
+        ) from e
     if not whole:
         raise ResonanceError(f'the weights in {path} are not those of its card')
     now = np.array(_front_check(encoder))
     if now.shape != pictures.shape or not np.allclose(now, pictures, atol=0.02):
-        raise ResonanceError(f'{path} was trained on spectrograms that this package computes differently; train it again')
+        raise ResonanceError(
+            f'{path} was trained on spectrograms that this package computes differently; train it again'
+        )
     return encoder.eval().to(device), card
 
 # %% ../nbs/41_encoders.ipynb #a7d3c0e1
@@ -260,10 +306,16 @@ def taken_over(
 ) -> tuple[Encoder, dict]:
     "An encoder that begins where a saved one ended, and the card of that one; a plain body may get a multiple of the bands, anything else that differs raises `ResonanceError`."
     encoder, card = load(path)
-    had, asked = encoder.settings.front.n_mels, settings.front.n_mels
-    if encoder.settings != replace(settings, front=replace(settings.front, n_mels=had)) or asked != had and (settings.body != 'plain' or had % 64 or asked % had):
+    had = encoder.settings.front.n_mels
+    asked = settings.front.n_mels
+    if (
+        encoder.settings != replace(settings, front=replace(settings.front, n_mels=had))
+        or asked != had
+        and (settings.body != 'plain' or had % 64 or asked % had)
+    ):
         raise ResonanceError(f'{path} has the settings {encoder.settings}, the recipe {settings}')
-    weights, first = encoder.state_dict(), 'body.0.0.weight'
+    weights = encoder.state_dict()
+    first = 'body.0.0.weight'
     if asked != had:
         weights[first] = weights[first].repeat_interleave(asked // had, dim=2) / (asked // had)
     begun = Encoder(settings)
@@ -292,7 +344,9 @@ class Asked:
         encoder: Encoder,  # any; stays as it is
         batch: int = 64,  # windows at a time; few, so that they stay in the cache
     ):
-        self.settings, self.digest, self.batch = encoder.settings, digest(encoder), batch
+        self.settings = encoder.settings
+        self.digest = digest(encoder)
+        self.batch = batch
         self._encoder = folded(encoder).to(memory_format=torch.channels_last)
         self._device = next(encoder.parameters()).device
 
@@ -329,7 +383,7 @@ class _Behind(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return nn.functional.normalize(self.encoder.head(self.encoder.body(maps)), dim=1)
 
-
+# %% ../nbs/41_encoders.ipynb #1631a4bb
 def export_onnx(
     encoder: Encoder,  # the model
     path: Path,  # of the .onnx file
@@ -343,17 +397,30 @@ def export_onnx(
     with atomic_write(path) as part:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the exporter that needs no other library is called old
-            torch.onnx.export(_Behind(encoder), (maps,), str(part), input_names=['maps'], output_names=['vectors'],
-                              dynamic_axes={'maps': {0: 'n'}, 'vectors': {0: 'n'}}, opset_version=17, dynamo=False)
+            torch.onnx.export(
+                _Behind(encoder),
+                (maps,),
+                str(part),
+                input_names=['maps'],
+                output_names=['vectors'],
+                dynamic_axes={'maps': {0: 'n'}, 'vectors': {0: 'n'}},
+                opset_version=17,
+                dynamo=False,
+            )
         model = onnx.load(str(part))
         _say(model, encoder)
         onnx.save(model, str(part))
 
-
+# %% ../nbs/41_encoders.ipynb #626f01fe
 def _say(model, encoder: Encoder) -> None:
     "Write into a network how it is to be fed."
-    about = {'format': FORMAT, 'version': VERSION, 'settings': asdict(encoder.settings), 'digest': digest(encoder),
-             'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front))}
+    about = {
+        'format': FORMAT,
+        'version': VERSION,
+        'settings': asdict(encoder.settings),
+        'digest': digest(encoder),
+        'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front)),
+    }
     del model.metadata_props[:]
     model.metadata_props.add(key='resonance', value=json.dumps(about))
 

@@ -50,12 +50,22 @@ def _comments(
     source: str,  # of a function
 ) -> dict[str, str]:
     "The comment behind each parameter of a function, for those that have one."
-    behind = {t.start[0]: t.string.lstrip('# ') for t in tokenize.generate_tokens(StringIO(source).readline) if t.type == tokenize.COMMENT}
+    comments = [t for t in tokenize.generate_tokens(StringIO(source).readline) if t.type == tokenize.COMMENT]
+    behind = {t.start[0]: t.string.lstrip('# ') for t in comments}
+    alone = {t.start[0] for t in comments if not t.line[: t.start[1]].strip()}
+
+    def comment(line: int) -> str:
+        "The one behind this line, or those that stand alone above it."
+        first = line
+        while first - 1 in alone:
+            first -= 1
+        return behind.get(line, '') or ' '.join(behind[number] for number in range(first, line))
+
     a = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)).args
     everyone = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
-    return {p.arg: behind[p.lineno] for p in everyone if p.lineno in behind}
+    return {p.arg: text for p in everyone if (text := comment(p.lineno))}
 
-
+# %% ../nbs/92a_front.ipynb #6f838dfa
 def with_comments(
     thing: object,  # a function, or a class whose methods are meant
 ) -> object:
@@ -89,7 +99,7 @@ def identify(
     with Catalog(catalogue) as songs:
         return songs.identify(recording, method, top)
 
-
+# %% ../nbs/92a_front.ipynb #bd00619e
 def listen(
     recording: str | os.PathLike,  # a file, heard as if it were being played
     catalogue: str | os.PathLike,  # the folder that `resonance index` or `Catalog` made

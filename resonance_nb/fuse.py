@@ -15,13 +15,33 @@ from pathlib import Path
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, first_line, probability, reading
+from resonance_nb.core import (
+    Match,
+    OtherVersion,
+    ResonanceError,
+    SongIndex,
+    as_matches,
+    best_first,
+    first_line,
+    probability,
+    reading,
+)
 from .embedding import Embedder, clip_vectors, usable
 from .index import Codebook
 from .landmarks import DENSE, level_blocks, own_agreement, pack_peaks, peaks, unpack_peaks
 from .match import along, best_songs, between, laid_out, rival, scan
 from .network import HOP_S, as_network
-from .verify import FEWEST, agreement, highest, padded, places, realign, soft_map, unpadded, without_loudest
+from resonance_nb.verify import (
+    FEWEST,
+    agreement,
+    highest,
+    padded,
+    places,
+    realign,
+    soft_map,
+    unpadded,
+    without_loudest,
+)
 
 # %% auto #0
 __all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
@@ -38,24 +58,29 @@ def shipped_codebook() -> Codebook:
     "The codebook that comes with this package, for the vectors of its encoder."
     return Codebook.load(Path(str(resources.files('resonance_nb') / 'models' / 'codebook.npz')))
 
-
+# %% ../nbs/52_fuse.ipynb #7fa7f52e
 @lru_cache(maxsize=1)
 def shipped_noises() -> np.ndarray:
     "What crowds and noise sound like to the encoder of this package: directions of unit length, float32 (64, dim)."
-    return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(np.float32)
+    return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(
+        np.float32
+    )
 
-
+# %% ../nbs/52_fuse.ipynb #554dfe4a
 def calibration(
     model_name: str,  # of a recogniser
 ) -> dict:
     "What was fitted: weights of the two numbers, coefficients of the confidence, the acceptance threshold; `calibrated` is False for another model than it was fitted for."
-    fitted = json.loads((resources.files('resonance_nb') / 'models' / 'fused.json').read_text(encoding='utf-8'))
+    fitted = json.loads(
+        (resources.files('resonance_nb') / 'models' / 'fused.json').read_text(encoding='utf-8')
+    )
     return fitted | {'calibrated': fitted['model'] == model_name}
 
-
+# %% ../nbs/52_fuse.ipynb #84d6d20b
 @dataclass
 class _Song:
     "What is kept of one song."
+
     codes: np.ndarray  # uint8 (blocks, parts)
     frames: np.ndarray  # (peaks,) ascending
     bins: np.ndarray  # (peaks,) counted from `FRONT.bin_min`
@@ -69,21 +94,30 @@ class Fused(SongIndex):
 
     def __init__(
         self,
-        encoder=None,  # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
+        # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
+        encoder=None,
         codebook: Codebook | None = None,  # of a `pq` kind; by default the one that comes with the package
     ):
         super().__init__()
         self.encoder = as_network(encoder)
         self.codebook = codebook or shipped_codebook()
         if self.codebook.dim != BLOCK * self.encoder.settings.dim:
-            raise ResonanceError(f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}')
+            raise ResonanceError(
+                f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}'
+            )
         self.digest = self.encoder.digest
         fitted = calibration(self.model_name)
-        self.accept_confidence, self.calibrated = fitted['accept_confidence'], fitted['calibrated']
-        self._weights, self._floor = fitted['weights'], fitted['floor']
-        self._noise, self._steady = fitted['noise'], fitted['steady']
-        self._noises = shipped_noises() if self.calibrated else np.zeros((1, self.encoder.settings.dim), np.float32)
-        self._coefficients, self._few = np.array([fitted['intercept'], *fitted['coefficients']]), fitted['few']
+        self.accept_confidence = fitted['accept_confidence']
+        self.calibrated = fitted['calibrated']
+        self._weights = fitted['weights']
+        self._floor = fitted['floor']
+        self._noise = fitted['noise']
+        self._steady = fitted['steady']
+        self._noises = (
+            shipped_noises() if self.calibrated else np.zeros((1, self.encoder.settings.dim), np.float32)
+        )
+        self._coefficients = np.array([fitted['intercept'], *fitted['coefficients']])
+        self._few = fitted['few']
 
     @property
     def model_name(self) -> str:
@@ -105,7 +139,9 @@ class Fused(SongIndex):
         samples = usable(samples)
         vectors = clip_vectors(self.encoder, samples)
         none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
-        return Heard(vectors, np.concatenate([none, *level_blocks([samples], FRONT)]) if len(vectors) else none)
+        return Heard(
+            vectors, np.concatenate([none, *level_blocks([samples], FRONT)]) if len(vectors) else none
+        )
 
     def _vectors(self, rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
         "Vectors of windows by their numbers, shape (..., dim); or their products with others (n, dim), shape (..., n), which is less work."
@@ -120,7 +156,13 @@ class Fused(SongIndex):
         return _evidence(self, heard, left_out)
 
     def _judged(
-        self, song: np.ndarray, cosine: np.ndarray, at: np.ndarray, level_db: np.ndarray, n_windows: int, later: float = 0.0
+        self,
+        song: np.ndarray,
+        cosine: np.ndarray,
+        at: np.ndarray,
+        level_db: np.ndarray,
+        n_windows: int,
+        later: float = 0.0,
     ) -> Evidence:
         "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
         return _judged(self, song, cosine, at, level_db, n_windows, later)
@@ -132,7 +174,8 @@ class Fused(SongIndex):
         "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
         few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
         logit = self._coefficients[0] - few + found.features @ self._coefficients[1:] - found.noise
-        refused = np.log(self.accept_confidence / (2 - self.accept_confidence))  # half the probability that is accepted
+        # half the probability that is accepted
+        refused = np.log(self.accept_confidence / (2 - self.accept_confidence))
         return np.where(found.steady, np.minimum(logit, refused), logit)
 
     def search(
@@ -175,9 +218,11 @@ def _windows(n_frames):
     "Windows of songs of so many frames of peaks, the last of which end in silence."
     return np.maximum(FRONT.hop * (n_frames - LEAST) // round(HOP_S * SAMPLE_RATE), 0) + 1
 
-
+# %% ../nbs/52_fuse.ipynb #0bf251e6
 def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
-    embedder, codes, vectors = Embedder(self.encoder), [], np.zeros((0, self.encoder.settings.dim), np.float32)
+    embedder = Embedder(self.encoder)
+    codes = []
+    vectors = np.zeros((0, self.encoder.settings.dim), np.float32)
 
     def take(more: np.ndarray) -> None:
         nonlocal vectors
@@ -207,10 +252,13 @@ MANY = 1_000_000  # windows, three days of music: in more, one of each `BLOCK` i
 @dataclass
 class _Table:
     "All songs end to end."
+
     track_ids: list[str]
     codes: np.ndarray  # (blocks, parts)
     stride: int  # windows from one row of the next to another
-    scan: np.ndarray  # (rows, SCANNED) float32: vectors along the axes that say the most; before each song, nothing for `LEAD` windows
+    # (rows, SCANNED) float32: vectors along the axes that say the most; before each song, nothing for `LEAD`
+    # windows
+    scan: np.ndarray
     axes: np.ndarray  # (SCANNED, dim) which they are
     scan_first: np.ndarray  # (songs + 1,) where each song's rows begin
     left: np.ndarray  # (rows,) rows of the same song after each
@@ -229,37 +277,59 @@ def _principal_axes(book: Codebook) -> np.ndarray:
     parts = book.arrays['rotation'].reshape(len(book.arrays['centroids']), -1, book.dim)
     spread = sum(turn.T @ np.cov(values.T) @ turn for turn, values in zip(parts, book.arrays['centroids']))
     dim = book.dim // BLOCK
-    return np.linalg.eigh(np.einsum('bibj->ij', spread.reshape(BLOCK, dim, BLOCK, dim)))[1][:, : -SCANNED - 1 : -1].T.astype(np.float32)
+    return np.linalg.eigh(np.einsum('bibj->ij', spread.reshape(BLOCK, dim, BLOCK, dim)))[1][
+        :, : -SCANNED - 1 : -1
+    ].T.astype(np.float32)
 
-
+# %% ../nbs/52_fuse.ipynb #0d1ef153
 def _prepared(self: Fused) -> _Table:
     if self._table is None:
-        songs, axes = [*self._songs.values()], _principal_axes(self.codebook)
+        songs = [*self._songs.values()]
+        axes = _principal_axes(self.codebook)
         codes = np.concatenate([s.codes for s in songs])
         blocks, n_frames = np.array([(len(s.codes), s.n_frames) for s in songs]).T
         stride, lead = (BLOCK, LEAD // BLOCK) if BLOCK * blocks.sum() > MANY else (1, LEAD)
         windows = np.minimum(_windows(n_frames), BLOCK * blocks)
-        rows, coded = -(-windows // stride), blocks * BLOCK // stride
-        first, (scan_first, left) = laid_out(blocks * BLOCK)[0][:-1], laid_out(rows + lead)
+        rows = -(-windows // stride)
+        coded = blocks * BLOCK // stride
+        first = laid_out(blocks * BLOCK)[0][:-1]
+        (scan_first, left) = laid_out(rows + lead)
         number = np.arange(coded.sum()) - np.repeat(first // stride, coded)  # of each row in its song
-        there, row = number < np.repeat(rows, coded), number + np.repeat(scan_first[:-1] + lead, coded)
+        there = number < np.repeat(rows, coded)
+        row = number + np.repeat(scan_first[:-1] + lead, coded)
         scan = np.zeros((scan_first[-1], len(axes)), np.float32)
         along_axes = self.codebook.arrays['rotation'].reshape(-1, BLOCK, axes.shape[1])[:, ::stride] @ axes.T
         a_block = along_axes.shape[1]
         for at in range(0, len(codes), _AT_ONCE):
-            seen = (self.codebook.decode(codes[at : at + _AT_ONCE]) @ along_axes.reshape(-1, a_block * len(axes))).reshape(-1, len(axes))
+            seen = (
+                self.codebook.decode(codes[at : at + _AT_ONCE]) @ along_axes.reshape(-1, a_block * len(axes))
+            ).reshape(-1, len(axes))
             here = slice(a_block * at, a_block * at + len(seen))
             scan[row[here][there[here]]] = seen[there[here]]
         first_frame = np.append(0, np.cumsum(n_frames))
         frames = np.concatenate([s.frames + at for s, at in zip(songs, first_frame)])
         bins = np.concatenate([s.bins for s in songs])
-        self._table = _Table([*self._songs], codes, stride, scan, axes, scan_first, left, first, first + windows, frames, bins, first_frame)
+        self._table = _Table(
+            [*self._songs],
+            codes,
+            stride,
+            scan,
+            axes,
+            scan_first,
+            left,
+            first,
+            first + windows,
+            frames,
+            bins,
+            first_frame,
+        )
     return self._table
 
 # %% ../nbs/52_fuse.ipynb #572e2f86
 @dataclass
 class Heard:
     "A clip as the recogniser knows it; nothing when it was silent."
+
     vectors: np.ndarray  # (windows, dim) one every `HOP_S`
     level_db: np.ndarray  # (frames, bins)
 
@@ -268,58 +338,77 @@ CANDIDATES = 96  # songs that are looked at closely
 SHORT = 9  # windows, three seconds: of longer clips every second window chooses the candidates
 
 
-def _candidates(self: Fused, clip: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _candidates(
+    self: Fused, clip: np.ndarray, left_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Numbers of the most promising songs, mean cosine of each, and the window (not a whole number) at which the clip begins in it."
     t = self._prepared()
     step = 1 if len(clip) <= SHORT else 2  # neighbours say nearly the same, and a long clip has enough to say
     some = clip[::step] @ t.axes.T
     turns = min(max(t.stride // step, 1), len(some))
-    song, row = best_songs(scan(some, t.scan, t.left, max(step // t.stride, 1), turns=turns), t.scan_first, CANDIDATES, left_out)
+    song, row = best_songs(
+        scan(some, t.scan, t.left, max(step // t.stride, 1), turns=turns), t.scan_first, CANDIDATES, left_out
+    )
     place = row * t.stride - step * np.arange(turns)[:, None] - LEAD  # a clip may begin before its song
     near = place[..., None] + np.arange(-2, 3)
     low, high = (np.tile(np.repeat(x[song], 5), turns) for x in (t.first, t.last))
     cosine = along(self._vectors, clip, near.ravel() + low, low, high)[0].reshape(near.shape)
-    turn, rows = cosine[..., 1:4].max(axis=2).argmax(axis=0), np.arange(len(song))
-    near, cosine = near[turn, rows], cosine[turn, rows]
+    turn = cosine[..., 1:4].max(axis=2).argmax(axis=0)
+    rows = np.arange(len(song))
+    near = near[turn, rows]
+    cosine = cosine[turn, rows]
     top = 1 + cosine[:, 1:4].argmax(axis=1)
     at = near[rows, top] + between(cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1])
     return song, cosine[rows, top], at
 
-
+# %% ../nbs/52_fuse.ipynb #3460ee62
 def _vectors(self: Fused, rows: np.ndarray, others: np.ndarray | None) -> np.ndarray:
     block, within = np.divmod(rows, BLOCK)
     which, back = np.unique(block.ravel(), return_inverse=True)
     turn = self.codebook.arrays['rotation'].reshape(-1, BLOCK, self.codebook.dim // BLOCK)
     turn = turn if others is None else turn @ others.T
-    whole = (self.codebook.decode(self._prepared().codes[which]) @ turn.reshape(len(turn), -1)).reshape(len(which), BLOCK, turn.shape[2])
+    whole = (self.codebook.decode(self._prepared().codes[which]) @ turn.reshape(len(turn), -1)).reshape(
+        len(which), BLOCK, turn.shape[2]
+    )
     return whole[back.reshape(block.shape), within]
 
 # %% ../nbs/52_fuse.ipynb #bae1ce1a
-FINALISTS, SHIFTS = 24, tuple(range(-4, 5))  # places that are realigned; frames of 32 ms earlier and later
+# places that are realigned; frames of 32 ms earlier and later
+FINALISTS = 24
+SHIFTS = tuple(range(-4, 5))
 
 
-def _checked(self: Fused, around: np.ndarray, song: np.ndarray, at: np.ndarray, cosine: np.ndarray) -> tuple[np.ndarray, ...]:
+def _checked(
+    self: Fused, around: np.ndarray, song: np.ndarray, at: np.ndarray, cosine: np.ndarray
+) -> tuple[np.ndarray, ...]:
     "Agreement of the peaks at each candidate's place, the same without the part that agrees most, the place in seconds, speed and pitch."
-    t, frame_s, n_frames = self._prepared(), FRONT.hop / SAMPLE_RATE, unpadded(around)
+    t = self._prepared()
+    frame_s = FRONT.hop / SAMPLE_RATE
+    n_frames = unpadded(around)
 
     def look(which, start):
-        first, last = t.first_frame[song[which]], t.first_frame[song[which] + 1]
+        first = t.first_frame[song[which]]
+        last = t.first_frame[song[which] + 1]
         return places(t.peak_frames, t.peak_bins, start + first, first, last, n_frames)
 
-    start, everyone = np.rint(at * HOP_S / frame_s).astype(np.int64), np.arange(len(song))
+    start = np.rint(at * HOP_S / frame_s).astype(np.int64)
+    everyone = np.arange(len(song))
     tried = agreement(around, look(everyone, start), SHIFTS)
-    z, start = tried.max(axis=0), start - np.array(SHIFTS)[tried.argmax(axis=0)]
+    z = tried.max(axis=0)
+    start = start - np.array(SHIFTS)[tried.argmax(axis=0)]
     best = np.argsort(-_score(self, cosine, z), kind='stable')[:FINALISTS]
     best = best[np.argsort(song[best])]  # songs in the order of their peaks
     there = look(best, start[best])
-    found, rest, start_s = realign([around], there, FRONT.bin_min), z.copy(), start * frame_s
+    found = realign([around], there, FRONT.bin_min)
+    rest = z.copy()
+    start_s = start * frame_s
     z[best], rest[best] = found.z, without_loudest([around], there, found, FRONT.bin_min)
     start_s[best] = (start[best] - found.shift) * frame_s
     speed, pitch = np.ones((2, len(song)))
     speed[best], pitch[best] = found.speed, found.pitch
     return z, rest, start_s, speed, pitch
 
-
+# %% ../nbs/52_fuse.ipynb #2855bdb1
 def _score(self: Fused, cosine: np.ndarray, z: np.ndarray) -> np.ndarray:
     "One number of two."
     return self._weights['cosine'] * cosine + self._weights['agreement'] * z
@@ -328,19 +417,23 @@ def _score(self: Fused, cosine: np.ndarray, z: np.ndarray) -> np.ndarray:
 @dataclass
 class Evidence:
     "What a clip says of its candidates, best first."
+
     track_ids: list[str]
     score: np.ndarray  # (n,) weighted sum of the next two, less `noise`
     cosine: np.ndarray  # (n,) mean over the clip's windows
     agreement: np.ndarray  # (n,) of the peaks, in standard deviations of chance
     start_s: np.ndarray  # (n,) where the clip starts in the song
     features: np.ndarray  # (n, 9) what the confidence is made of
-    noise: np.ndarray  # (n,) what is taken off the score, and off the log odds, because the song sounds like noise there
+    # (n,) what is taken off the score, and off the log odds, because the song sounds like noise there
+    noise: np.ndarray
     steady: np.ndarray  # (n,) bool: much of the song fits as well, so that this place says nothing
 
+# %% ../nbs/52_fuse.ipynb #4c61ed64
+# other songs, those that the vectors like best, whose peaks say how easily peaks agree; a listener looks at
+# few more
+NEAREST = 20
 
-NEAREST = 20  # other songs, those that the vectors like best, whose peaks say how easily peaks agree; a listener looks at few more
-
-
+# %% ../nbs/52_fuse.ipynb #7ae522b7
 def features(
     score: np.ndarray,  # (n,) of the candidates, best first
     twin: np.ndarray,  # (n,) bool: sounds the same as the first
@@ -349,10 +442,13 @@ def features(
     rest: np.ndarray,  # (n,) the same without the part that agrees most
     same: np.ndarray,  # (n,) how little the song changes there: 1 is not at all
     n_windows: int,  # of the clip
-    floor: dict[str, float],  # 'rival', 'others' and 'agreement': what strangers reach in a large catalogue, and where there are few, at least
+    # 'rival', 'others' and 'agreement': what strangers reach in a large catalogue, and where there are few,
+    # at least
+    floor: dict[str, float],
 ) -> np.ndarray:
     "Score, lead over the best other song, cosine, logarithms of both agreements and of the number of windows, level of the others, agreement of their peaks, how little the song changes; shape (n, 9)."
-    strangers, near = score[~twin], agree[~twin][np.argsort(-cosine[~twin], kind='stable')[:NEAREST]]
+    strangers = score[~twin]
+    near = agree[~twin][np.argsort(-cosine[~twin], kind='stable')[:NEAREST]]
     at_least = lambda value, name: value if len(near) == NEAREST else max(value, floor[name])
     best_other = at_least(strangers.max(initial=-np.inf), 'rival')
     others = at_least(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, 'others')
@@ -367,8 +463,13 @@ def _evidence(self: Fused, heard: Heard, left_out: Iterable[str]) -> Evidence:
     none = np.zeros(0)
     if not self._songs or not len(heard.vectors) or not len(heard.level_db):
         return Evidence([], none, none, none, none, np.zeros((0, 9)), none, none.astype(bool))
-    t, left_out = self._prepared(), set(left_out)
-    hidden = np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int) if left_out else np.zeros(0, int)
+    t = self._prepared()
+    left_out = set(left_out)
+    hidden = (
+        np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int)
+        if left_out
+        else np.zeros(0, int)
+    )
     return self._judged(*_candidates(self, heard.vectors, hidden), heard.level_db, len(heard.vectors))
 
 # %% ../nbs/52_fuse.ipynb #40a7fef5
@@ -381,33 +482,55 @@ def _there(self: Fused, song: np.ndarray, at: np.ndarray, n_windows: int) -> np.
     begin = np.maximum(np.rint(at).astype(np.int64), 0) + t.first[song]
     return self._vectors(np.minimum(begin[:, None] + np.arange(n_windows), t.last[song, None] - 1))
 
-
+# %% ../nbs/52_fuse.ipynb #5429b68f
 def _noise_in(self: Fused, there: np.ndarray) -> np.ndarray:
     "What songs lose for sounding like noise where the clip was found, (n,)."
     like = (there @ self._noises.T).max(axis=2).mean(axis=1)
     return self._noise['weight'] * np.maximum(like - self._noise['likeness'], 0)
 
 # %% ../nbs/52_fuse.ipynb #bb06f25a
-AWAY, ELSEWHERE, OTHERS = 48, 13, 60  # frames from the place that was found, frames from one other place to the next, other places at most
+# frames from the place that was found, frames from one other place to the next, other places at most
+AWAY = 48
+ELSEWHERE = 13
+OTHERS = 60
 
-
+# %% ../nbs/52_fuse.ipynb #440c8b74
 def _is_steady(
-    self: Fused, around: np.ndarray, song: int, there: np.ndarray, z: float, start_s: float, speed: float, pitch: float
+    self: Fused,
+    around: np.ndarray,
+    song: int,
+    there: np.ndarray,
+    z: float,
+    start_s: float,
+    speed: float,
+    pitch: float,
 ) -> bool:
     "Do places all over a song agree with a clip as well as the one where it was found, and sound the same?"
-    t, n_frames, frame_s = self._prepared(), unpadded(around), FRONT.hop / SAMPLE_RATE
-    first, last = t.first_frame[song], t.first_frame[song + 1]
+    t = self._prepared()
+    n_frames = unpadded(around)
+    frame_s = FRONT.hop / SAMPLE_RATE
+    first = t.first_frame[song]
+    last = t.first_frame[song + 1]
     starts = np.arange(min(0, last - first - n_frames), max(1, last - first - n_frames), ELSEWHERE)
     starts = starts[np.abs(starts - start_s / frame_s) > AWAY]
     starts = starts[:: -(-len(starts) // OTHERS) or 1]
     if not len(starts):
         return False
-    look = places(t.peak_frames, t.peak_bins, starts + first, np.full(len(starts), first), np.full(len(starts), last), n_frames)
+    look = places(
+        t.peak_frames,
+        t.peak_bins,
+        starts + first,
+        np.full(len(starts), first),
+        np.full(len(starts), last),
+        n_frames,
+    )
     lead = z - np.quantile(agreement(around, look, (-1, 0, 1), speed, pitch, FRONT.bin_min).max(axis=0), 0.9)
     if np.round(lead, 3) >= max(self._steady['lead'], self._steady['share'] * z):
         return False
     others = _there(self, np.full(len(starts), song), starts * frame_s / HOP_S, len(there))
-    return bool(np.round(np.median(np.einsum('pwd,wd->pw', others, there).mean(axis=1)), 3) >= self._steady['alike'])
+    return bool(
+        np.round(np.median(np.einsum('pwd,wd->pw', others, there).mean(axis=1)), 3) >= self._steady['alike']
+    )
 
 # %% ../nbs/52_fuse.ipynb #43dcb7a9
 def _judged(
@@ -421,31 +544,40 @@ def _judged(
 ) -> Evidence:
     around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
     z, rest, start_s, speed, pitch = _checked(self, around, song, at + later, cosine)
-    score, names = _score(self, cosine, z), np.array([self._prepared().track_ids[s] for s in song], str)
+    score = _score(self, cosine, z)
+    names = np.array([self._prepared().track_ids[s] for s in song], str)
     order = best_first(score, names)
     order = order[np.sort(np.unique(song[order], return_index=True)[1])]
-    there, noise = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows), np.zeros(len(score))
+    there = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
+    noise = np.zeros(len(score))
     noise[order[:COMPARED]] = _noise_in(self, there)
     if noise.any():
         score = score - noise
         order = order[best_first(score[order], names[order])]
         there = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
     song, cosine, z, rest, start_s, speed, pitch, score, names, noise = (
-        x[order] for x in (song, cosine, z, rest, start_s, speed, pitch, score, names, noise))
-    twin, same = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED), np.ones(len(song))
+        x[order] for x in (song, cosine, z, rest, start_s, speed, pitch, score, names, noise)
+    )
+    twin = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED)
+    same = np.ones(len(song))
     same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
     steady = np.zeros(len(song), bool)
-    steady[:1] = [_is_steady(self, around, *found) for found in zip(song[:1], there, z, start_s, speed, pitch)]
+    steady[:1] = [
+        _is_steady(self, around, *found) for found in zip(song[:1], there, z, start_s, speed, pitch)
+    ]
     known = features(score, twin, cosine, z, rest, same, n_windows, self._floor)
     return Evidence(names.tolist(), score, cosine, z, start_s, known, noise, steady)
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
-LONGEST_S, PIECES = 12.0, 6  # of a longer clip, so many pieces of this length are asked
+# of a longer clip, so many pieces of this length are asked
+LONGEST_S = 12.0
+PIECES = 6
 
 
 def _pieces(samples: np.ndarray) -> list[slice]:
     "Which samples of a clip are asked together: its stretches of sound, of longer ones several parts."
-    size, pieces = round(LONGEST_S * SAMPLE_RATE), []
+    size = round(LONGEST_S * SAMPLE_RATE)
+    pieces = []
     for part in stretches(samples):
         n = part.stop - part.start
         if n <= 1.25 * size:
@@ -459,7 +591,9 @@ def _pieces(samples: np.ndarray) -> list[slice]:
     return [pieces[i] for i in chosen.tolist()]
 
 # %% ../nbs/52_fuse.ipynb #615cf0bb
-DECKS = 0.97, 1.03  # speeds that a clip may have been played at when nothing fits; within two percent of each, peaks are bent to fit
+# speeds that a clip may have been played at when nothing fits; within two percent of each, peaks are bent to
+# fit
+DECKS = 0.97, 1.03
 DOUBT = 2.0  # log odds that an answer at such a speed loses, chosen on validation clips
 
 
@@ -470,13 +604,16 @@ def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, doubt: 
     confidence = probability(logit)
     return as_matches(found.track_ids[:k], found.score, found.start_s - earlier_s, confidence)
 
-
+# %% ../nbs/52_fuse.ipynb #5b27f787
 def _search(self: Fused, samples: np.ndarray, k: int) -> list[Match]:
-    best, closest, pieces = [], None, _pieces(samples)
+    best = []
+    closest = None
+    pieces = _pieces(samples)
     for piece in pieces:
         found = _matches(self, samples[piece], k, piece.start / SAMPLE_RATE, np.log(len(pieces)))
         if found and (not best or found[0].confidence > best[0].confidence):
-            best, closest = found, piece
+            best = found
+            closest = piece
     if not best or best[0].confidence >= self.accept_confidence:
         return best
     for speed in DECKS:
@@ -487,19 +624,27 @@ def _search(self: Fused, samples: np.ndarray, k: int) -> list[Match]:
     return best
 
 # %% ../nbs/52_fuse.ipynb #a20f1435
-FULLY, PARTLY = 0.85, (0.15, 0.6)  # shares of the agreement that a clip's own peaks would reach; with less it is at another speed
+# shares of the agreement that a clip's own peaks would reach; with less it is at another speed
+FULLY = 0.85
+PARTLY = (0.15, 0.6)
 CLEAR_DB = 19.0  # how far the typical cell of a clear clip lies below the loudest around it
 
 
 def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
-    t, shares, depths_db = self._prepared(), [], []
+    t = self._prepared()
+    shares = []
+    depths_db = []
     song = t.track_ids.index(match.track_id)
     first, last = t.first_frame[song : song + 2]
     for piece in _pieces(usable(samples)):
-        level_db = np.concatenate(list(level_blocks([usable(samples[piece])], FRONT)) or [self.hear(samples[:0]).level_db])
+        level_db = np.concatenate(
+            list(level_blocks([usable(samples[piece])], FRONT)) or [self.hear(samples[:0]).level_db]
+        )
         around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
         start = round((match.offset_s * SAMPLE_RATE + piece.start) / FRONT.hop)
-        at = places(t.peak_frames, t.peak_bins, *(np.array([x]) for x in (start + first, first, last)), len(level_db))
+        at = places(
+            t.peak_frames, t.peak_bins, *(np.array([x]) for x in (start + first, first, last)), len(level_db)
+        )
         if at.counts[0] >= FEWEST:
             found = realign([around], at, FRONT.bin_min)
             shares.append(float(found.z[0] / own_agreement(level_db, around, at.counts, FRONT)[0]))
@@ -511,39 +656,62 @@ def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
 
 # %% ../nbs/52_fuse.ipynb #69c7c77f
 def _save(self: Fused, folder: Path) -> None:
-    folder, songs = Path(folder), [*self._songs.values()]
+    folder = Path(folder)
+    songs = [*self._songs.values()]
     folder.mkdir(parents=True, exist_ok=True)
     packed = [pack_peaks(s.frames, s.bins) for s in songs]
-    codes = np.concatenate([*(s.codes for s in songs), np.zeros((0, len(self.codebook.arrays['centroids'])), np.uint8)])
+    codes = np.concatenate(
+        [*(s.codes for s in songs), np.zeros((0, len(self.codebook.arrays['centroids'])), np.uint8)]
+    )
     np.save(folder / 'codes.npy', codes, allow_pickle=False)
-    np.save(folder / 'peaks.npy', np.concatenate([*packed, np.zeros(0, np.uint16)]).astype('<u2'), allow_pickle=False)
+    np.save(
+        folder / 'peaks.npy',
+        np.concatenate([*packed, np.zeros(0, np.uint16)]).astype('<u2'),
+        allow_pickle=False,
+    )
     tracks = [(t, len(s.codes), len(p), s.n_frames) for (t, s), p in zip(self._songs.items(), packed)]
     about = {'format': FORMAT, 'version': VERSION, 'front_end': self.model_name, 'tracks': tracks}
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
 
-
-FORMAT, VERSION = 'resonance fused', 2
+# %% ../nbs/52_fuse.ipynb #435ab083
+FORMAT = 'resonance fused'
+VERSION = 2
 
 # %% ../nbs/52_fuse.ipynb #4bdc7484
 def _load(cls, folder: Path, **options) -> Fused:
-    folder, self = Path(folder), cls(**options)
+    folder = Path(folder)
+    self = cls(**options)
     with reading(folder, 'index of vectors and peaks'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind, made = (about['format'], about['version']), str(about['front_end'])
+        kind = (about['format'], about['version'])
+        made = str(about['front_end'])
         tracks = [(str(t), int(b), int(p), int(f)) for t, b, p, f in about['tracks']]
         codes, packed = (np.load(folder / f'{n}.npy', allow_pickle=False)[...] for n in ('codes', 'peaks'))
         if kind != (FORMAT, VERSION) or made != self.model_name:
-            raise OtherVersion(folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}')
+            raise OtherVersion(
+                folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}'
+            )
         blocks, sizes = ([t[i] for t in tracks] for i in (1, 2))
         parts = len(self.codebook.arrays['centroids'])
-        fits = codes.shape == (sum(blocks), parts) and packed.shape == (sum(sizes),) and codes.dtype == np.uint8 and packed.dtype == np.uint16
-        counted = min(blocks, default=1) > 0 and min(sizes, default=0) >= 0 and sum(f for *_, f in tracks) < 2**48
+        fits = (
+            codes.shape == (sum(blocks), parts)
+            and packed.shape == (sum(sizes),)
+            and codes.dtype == np.uint8
+            and packed.dtype == np.uint16
+        )
+        counted = (
+            min(blocks, default=1) > 0 and min(sizes, default=0) >= 0 and sum(f for *_, f in tracks) < 2**48
+        )
         if not fits or not counted or len({t for t, *_ in tracks}) < len(tracks):
-            raise ResonanceError(f'{folder} is damaged (its arrays do not fit its songs); index the music again')
+            raise ResonanceError(
+                f'{folder} is damaged (its arrays do not fit its songs); index the music again'
+            )
         cut = lambda array, lengths: np.split(array, np.cumsum(lengths)[:-1]) if lengths else []
         for (track_id, _, _, n_frames), c, p in zip(tracks, cut(codes, blocks), cut(packed, sizes)):
             frames, bins = unpack_peaks(p)
             if frames.max(initial=-1) >= n_frames or bins.max(initial=0) > FRONT.bin_max - FRONT.bin_min:
-                raise ResonanceError(f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again')
+                raise ResonanceError(
+                    f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again'
+                )
             self._songs[track_id] = _Song(c, frames, bins.astype(np.int64), n_frames)
         return self

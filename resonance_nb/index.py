@@ -22,17 +22,23 @@ __all__ = ['KINDS', 'PARTS', 'QUANTISED', 'LINKS', 'SCAN', 'CODEBOOK', 'FIT', 'r
 # %% ../nbs/50_index.ipynb #df0e7da5
 def recall_at(
     found_rows: np.ndarray,  # (m, j) what was found; -1 is nothing
-    exact_rows: np.ndarray,  # (m, n) the true neighbours, best first; more than `k` of them, to see ties across the k-th place
+    # (m, n) the true neighbours, best first; more than `k` of them, to see ties across the k-th place
+    exact_rows: np.ndarray,
     exact_scores: np.ndarray,  # (m, n) their scores
     k: int | None = None,  # the neighbours that were wanted; by default n
-    found_scores: np.ndarray | None = None,  # (m, j) exact scores of `found_rows`, to see ties beyond `exact_rows`
+    # (m, j) exact scores of `found_rows`, to see ties beyond `exact_rows`
+    found_scores: np.ndarray | None = None,
     tie: float = 1e-6,  # scores that differ by less are equal
 ) -> float:
     "Share of the `k` nearest neighbours among what was found, in [0, 1]; another row of an equal score counts, the same row twice does not."
-    found, exact, scores = np.asarray(found_rows), np.asarray(exact_rows), np.asarray(exact_scores)
+    found = np.asarray(found_rows)
+    exact = np.asarray(exact_rows)
+    scores = np.asarray(exact_scores)
     k = exact.shape[1] if k is None else k
     if len(found) != len(exact) or exact.shape != scores.shape or not 1 <= k <= exact.shape[1]:
-        raise ResonanceError(f'{k} neighbours of {len(found)} queries do not fit exact answers of shape {exact.shape}')
+        raise ResonanceError(
+            f'{k} neighbours of {len(found)} queries do not fit exact answers of shape {exact.shape}'
+        )
     wanted = (exact[:, :k] >= 0).sum(1)
     least = np.take_along_axis(scores, np.maximum(wanted - 1, 0)[:, None], axis=1) - tie
     right = ((found[:, :, None] == exact[:, None, :]) & (scores >= least)[:, None, :]).any(2)
@@ -66,11 +72,14 @@ def code_bytes(
     if kind not in KINDS:
         raise ResonanceError(f'unknown kind of index {kind!r}; choose from: {", ".join(KINDS)}, or auto')
     if dim < 1 or dim % PARTS.get(kind, 1):
-        raise ResonanceError(f'{kind} cuts vectors into {PARTS.get(kind, 1)} equal parts, which {dim} numbers do not have')
+        raise ResonanceError(
+            f'{kind} cuts vectors into {PARTS.get(kind, 1)} equal parts, which {dim} numbers do not have'
+        )
     return {'flat': 4 * dim, 'int8': dim, 'ivf-pq32': 32 + 8, 'hnsw': 4 * dim + 144}.get(kind) or PARTS[kind]
 
 # %% ../nbs/50_index.ipynb #30259414
-SCAN = 4_000_000  # vectors that are still looked through from end to end: more cost a clip of twenty windows seconds
+# vectors that are still looked through from end to end: more cost a clip of twenty windows seconds
+SCAN = 4_000_000
 
 
 def choose_kind(
@@ -84,23 +93,30 @@ def choose_kind(
     if size['flat'] <= memory_bytes:
         return 'flat', f'{n_vectors:,} vectors fit into {told(memory_bytes)} as they are'
     small = [k for k in ('int8', 'pq64', 'pq32') if k in size]
-    kind, why = next((k for k in small if size[k] <= memory_bytes), small[-1]), f'more than {told(memory_bytes)}'
+    kind = next((k for k in small if size[k] <= memory_bytes), small[-1])
+    why = f'more than {told(memory_bytes)}'
     if n_vectors > SCAN and 'ivf-pq32' in size:
-        kind, why = 'ivf-pq32', f'{why}, and are too many to look through all of them'
+        kind = 'ivf-pq32'
+        why = f'{why}, and are too many to look through all of them'
     left = '' if size[kind] <= memory_bytes else ', still too much'
-    return kind, f'{n_vectors:,} vectors take {told(size["flat"])} as they are, {why}; as {kind} they take {told(size[kind])}{left}'
+    return (
+        kind,
+        f'{n_vectors:,} vectors take {told(size["flat"])} as they are, {why}; as {kind} they take {told(size[kind])}{left}',
+    )
 
 # %% ../nbs/50_index.ipynb #eb64ceef
 CODEBOOK = 'resonance codebook'
 _SHAPES = {'ranges': 2, 'rotation': 2, 'centroids': 3, 'lists': 2}  # axes of each array
 
-
+# %% ../nbs/50_index.ipynb #fc48ac63
 @dataclass(frozen=True, eq=False)
 class Codebook:
     "What a quantiser has learned; `fit_codebook` makes one."
 
     kind: str  # one of `QUANTISED`
-    arrays: dict[str, np.ndarray]  # float32: ranges (2, dim); or rotation (axes, dim), centroids (parts, 256, axes / parts) and, for lists, their turned centres (n, axes)
+    # float32: ranges (2, dim); or rotation (axes, dim), centroids (parts, 256, axes / parts) and, for lists,
+    # their turned centres (n, axes)
+    arrays: dict[str, np.ndarray]
 
     @property
     def dim(self) -> int:
@@ -127,7 +143,9 @@ class Codebook:
         "Write it into one file of arrays."
         with atomic_write(path) as part, open(part, 'wb') as f:
             about = json.dumps({'format': CODEBOOK, 'version': 1, 'kind': self.kind, 'digest': self.digest})
-            np.savez_compressed(f, about=np.array(about), **{k: np.asarray(v, '<f4') for k, v in self.arrays.items()})
+            np.savez_compressed(
+                f, about=np.array(about), **{k: np.asarray(v, '<f4') for k, v in self.arrays.items()}
+            )
 
     @classmethod
     def load(
@@ -145,7 +163,9 @@ class Codebook:
         values = self.arrays['centroids']
         turned = self.turn(vectors).reshape(len(vectors), *values.shape[::2])
         nearest = lambda x, value: ((value**2).sum(1) / 2 - x @ value.T).argmin(1)
-        return np.stack([nearest(turned[:, part], value) for part, value in enumerate(values)], axis=1).astype(np.uint8)
+        return np.stack(
+            [nearest(turned[:, part], value) for part, value in enumerate(values)], axis=1
+        ).astype(np.uint8)
 
     def turn(
         self,  # of a `pq` kind
@@ -168,11 +188,14 @@ def _load_codebook(cls, path: Path) -> Codebook:
         with np.load(path, allow_pickle=False) as z:
             about = json.loads(str(z['about']))
             arrays = {k: z[k].astype(np.float32) for k in z.files if k in _SHAPES}
-        made, version = about['format'], int(about['version'])
+        made = about['format']
+        version = int(about['version'])
         self = cls(str(about['kind']), arrays)
         whole = version > 1 or _complete(self) and self.digest == about['digest']
     if made != CODEBOOK or version > 1:
-        raise ResonanceError(f'{path} is {first_line(made)} version {version}; this package reads {CODEBOOK} version 1')
+        raise ResonanceError(
+            f'{path} is {first_line(made)} version {version}; this package reads {CODEBOOK} version 1'
+        )
     if not whole:
         raise ResonanceError(f'{path} is damaged: its arrays are not those it was saved with')
     return self
@@ -180,7 +203,9 @@ def _load_codebook(cls, path: Path) -> Codebook:
 # %% ../nbs/50_index.ipynb #292edad2
 def _complete(book: Codebook) -> bool:
     "Whether the arrays are all there, finite, and of shapes that fit."
-    names = {'int8': {'ranges'}, 'ivf-pq32': {'rotation', 'centroids', 'lists'}}.get(book.kind, {'rotation', 'centroids'})
+    names = {'int8': {'ranges'}, 'ivf-pq32': {'rotation', 'centroids', 'lists'}}.get(
+        book.kind, {'rotation', 'centroids'}
+    )
     if book.kind not in QUANTISED or set(book.arrays) != names:
         return False
     shape = {k: v.shape for k, v in book.arrays.items()}
@@ -190,7 +215,13 @@ def _complete(book: Codebook) -> bool:
         return shape['ranges'][0] == 2
     (axes, dim), parts = shape['rotation'], PARTS[book.kind]
     lists = shape.get('lists', (1, axes))
-    return 0 < axes <= dim and axes % parts == 0 and shape['centroids'] == (parts, 256, axes // parts) and lists[0] > 0 and lists[1] == axes
+    return (
+        0 < axes <= dim
+        and axes % parts == 0
+        and shape['centroids'] == (parts, 256, axes // parts)
+        and lists[0] > 0
+        and lists[1] == axes
+    )
 
 # %% ../nbs/50_index.ipynb #2794af30
 def balanced_rotation(
@@ -201,16 +232,20 @@ def balanced_rotation(
     "Rotation (axes, dim), float32, that spreads variance evenly over the parts: `vectors @ rotation.T` are the turned vectors (Ge et al. 2013, parametric solution)."
     size = (axes or vectors.shape[1]) // parts
     variance, basis = np.linalg.eigh(np.cov(vectors.T.astype(float)))
-    variance, basis = variance[-size * parts :], basis[:, -size * parts :]
+    variance = variance[-size * parts :]
+    basis = basis[:, -size * parts :]
     weight = np.log(np.maximum(variance, 1e-9 * max(variance.max(), 1e-9)))
     weight -= weight.min()
-    dealt, total = [[] for _ in range(parts)], np.zeros(parts)
+    dealt = [[] for _ in range(parts)]
+    total = np.zeros(parts)
     for axis in np.argsort(-variance, kind='stable'):
         part = int(total.argmin())
         dealt[part].append(axis)
         total[part] = total[part] + weight[axis] if len(dealt[part]) < size else np.inf
     turned = basis[:, np.concatenate(dealt)].T
-    return (turned * np.sign(turned[np.arange(len(turned)), np.abs(turned).argmax(1)])[:, None]).astype(np.float32)
+    return (turned * np.sign(turned[np.arange(len(turned)), np.abs(turned).argmax(1)])[:, None]).astype(
+        np.float32
+    )
 
 # %% ../nbs/50_index.ipynb #36b8ab2e
 FIT = 262_144  # vectors at most that a codebook is fitted to
@@ -235,9 +270,12 @@ def fit_codebook(
     if len(x) > FIT:
         x = x[np.sort(rng.choice(len(x), FIT, replace=False))]
     if kind == 'int8':
-        low, width = x.min(0), np.ptp(x, axis=0)
-        return Codebook(kind, {'ranges': np.stack([low - 0.1 * width, 1.2 * width])})  # room for music that is not here
-    arrays, start = {}, int(rng.integers(2**31))
+        low = x.min(0)
+        width = np.ptp(x, axis=0)
+        # room for music that is not here
+        return Codebook(kind, {'ranges': np.stack([low - 0.1 * width, 1.2 * width])})
+    arrays = {}
+    start = int(rng.integers(2**31))
     if kind == 'ivf-pq32':
         arrays['lists'], x = _centres(x, start)
     arrays['rotation'] = balanced_rotation(x, PARTS[kind], axes)
@@ -255,18 +293,22 @@ def _checked(vectors, dim: int, what: str) -> np.ndarray:
     except (TypeError, ValueError) as e:
         raise ResonanceError(f'{what} are no array of numbers ({e})') from e
     if x.ndim != 2 or x.shape[1] != dim or not np.isfinite(x).all():
-        raise ResonanceError(f'{what} must be finite numbers of shape (n, {dim}); these are {x.shape}' + ', not all finite' * (not np.isfinite(x).all()))
+        raise ResonanceError(
+            f'{what} must be finite numbers of shape (n, {dim}); these are {x.shape}'
+            + ', not all finite' * (not np.isfinite(x).all())
+        )
     return x
 
-
+# %% ../nbs/50_index.ipynb #cfe13523
 def _centres(x: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Centres of inverted lists, one for at least 64 vectors, and what remains of each vector."
-    faiss, n = _faiss(), min(4096, 2 ** int(np.log2(max(1, len(x) // 64))))
+    faiss = _faiss()
+    n = min(4096, 2 ** int(np.log2(max(1, len(x) // 64))))
     means = faiss.Kmeans(x.shape[1], n, niter=10, seed=seed, spherical=True, min_points_per_centroid=1)
     means.train(x)
     return means.centroids, x - means.centroids[means.assign(x)[1]]
 
-
+# %% ../nbs/50_index.ipynb #72315469
 def _centroids(x: np.ndarray, parts: int, seed: int) -> np.ndarray:
     "The 256 typical values of each part, shape (parts, 256, dim / parts)."
     faiss = _faiss()
@@ -297,7 +339,9 @@ def _empty(kind: str, dim: int, book: Codebook | None):
     if 'lists' in a:
         centres = faiss.IndexFlatIP(turn.d_out)
         centres.add(a['lists'])
-        table = faiss.IndexIVFPQ(centres, turn.d_out, len(a['lists']), PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT)
+        table = faiss.IndexIVFPQ(
+            centres, turn.d_out, len(a['lists']), PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT
+        )
     else:
         table = faiss.IndexPQ(turn.d_out, PARTS[book.kind], 8, faiss.METRIC_INNER_PRODUCT)
     faiss.copy_array_to_vector(a['centroids'].ravel(), table.pq.centroids)
@@ -310,31 +354,35 @@ def _inner(index):
     inner = getattr(index, 'storage', None) or (index.index if hasattr(index, 'chain') else index)
     return _faiss().downcast_index(inner)
 
-
+# %% ../nbs/50_index.ipynb #fadab7c2
 def _codes(index) -> np.ndarray:
     "Bytes of all vectors in the order they came, shape (n, bytes); a view, except of inverted lists, where the list's number comes first."
-    faiss, inner = _faiss(), _inner(index)
+    faiss = _faiss()
+    inner = _inner(index)
     if not inner.ntotal:
         return np.zeros((0, inner.sa_code_size()), np.uint8)
     if not hasattr(inner, 'invlists'):
         return faiss.rev_swig_ptr(inner.codes.data(), inner.codes.size()).reshape(inner.ntotal, -1)
-    codes, lists = np.empty((inner.ntotal, inner.sa_code_size()), np.uint8), inner.invlists
+    codes = np.empty((inner.ntotal, inner.sa_code_size()), np.uint8)
+    lists = inner.invlists
     width = inner.sa_code_size() - inner.code_size
     for number in range(inner.nlist):
         if n := lists.list_size(number):
             rows = faiss.rev_swig_ptr(lists.get_ids(number), n)
             codes[rows, :width] = np.frombuffer(number.to_bytes(width, 'little'), np.uint8)
-            codes[rows, width:] = faiss.rev_swig_ptr(lists.get_codes(number), n * inner.code_size).reshape(n, -1)
+            codes[rows, width:] = faiss.rev_swig_ptr(lists.get_codes(number), n * inner.code_size).reshape(
+                n, -1
+            )
     return codes
 
-
+# %% ../nbs/50_index.ipynb #00ad4811
 def _decoded(index, codes: np.ndarray) -> np.ndarray:
     "The vectors that bytes of `_codes` stand for, float32, shape (n, dim)."
     codes = np.ascontiguousarray(codes)
     as_they_are = codes.shape[1] == 4 * index.d
     return codes.view(np.float32) if as_they_are else index.sa_decode(codes)
 
-
+# %% ../nbs/50_index.ipynb #95198cdd
 def _add_codes(index, codes: np.ndarray) -> None:
     "Add vectors by their bytes; a graph has to link them anew."
     if hasattr(index, 'storage'):
@@ -347,7 +395,8 @@ def _add_codes(index, codes: np.ndarray) -> None:
 class VectorIndex:
     "Vectors of songs, laid end to end and searched by cosine; a song is a run of windows."
 
-    probes, beam = 16, 64  # inverted lists looked through for a query; candidates kept on the walk through a graph
+    # inverted lists looked through for a query; candidates kept on the walk through a graph
+    probes, beam = 16, 64
 
     def __init__(
         self,
@@ -359,21 +408,35 @@ class VectorIndex:
         train_at: int = 65_536,  # vectors that are gathered before a codebook is fitted to them
         seed: int = 0,  # of that fit
     ):
-        if codebook is not None and (kind not in ('auto', codebook.kind) or not _complete(codebook) or codebook.dim != dim):
-            raise ResonanceError(f'a codebook for {codebook.kind} {codebook.digest} does not fit an index of kind {kind} with {dim} numbers a vector')
+        if codebook is not None and (
+            kind not in ('auto', codebook.kind) or not _complete(codebook) or codebook.dim != dim
+        ):
+            raise ResonanceError(
+                f'a codebook for {codebook.kind} {codebook.digest} does not fit an index of kind {kind} with {dim} numbers a vector'
+            )
         if train_at < 256:
             raise ResonanceError(f'a codebook is fitted to at least 256 vectors, not to {train_at}')
-        self.asked, self.kind, self.reason = kind, kind, 'it was asked for'
+        self.asked = kind
+        self.kind = kind
+        self.reason = 'it was asked for'
         if kind == 'auto':
             self.kind, self.reason = choose_kind(0, memory_bytes, dim)
             if codebook is not None:
                 self.asked = self.kind = codebook.kind
                 self.reason = f'the codebook that was given is for {self.kind}'
         code_bytes(self.kind, dim)
-        self.dim, self.model_name, self.codebook = int(dim), str(model_name), codebook
-        self.memory_bytes, self.train_at, self.seed = int(memory_bytes), int(train_at), int(seed)
-        self._index, self._mapped = _empty(self.kind, dim, codebook), False
-        self._names, self._lengths, self._alive = [], [], []  # of all stored songs, the removed ones too
+        self.dim = int(dim)
+        self.model_name = str(model_name)
+        self.codebook = codebook
+        self.memory_bytes = int(memory_bytes)
+        self.train_at = int(train_at)
+        self.seed = int(seed)
+        self._index = _empty(self.kind, dim, codebook)
+        self._mapped = False
+        # of all stored songs, the removed ones too
+        self._names = []
+        self._lengths = []
+        self._alive = []
         self._place: dict[str, int] = {}  # which of the stored songs a living one is
         self.n_vectors = 0  # of living songs
         self._layout: _Layout | None = None
@@ -399,7 +462,9 @@ class VectorIndex:
     @property
     def codes(self) -> int:
         "Bytes that a vector takes now, with its number or links."
-        return code_bytes(self.codebook.kind if self.codebook else 'hnsw' if self.kind == 'hnsw' else 'flat', self.dim)
+        return code_bytes(
+            self.codebook.kind if self.codebook else 'hnsw' if self.kind == 'hnsw' else 'flat', self.dim
+        )
 
     @property
     def nbytes(self) -> int:
@@ -486,6 +551,7 @@ class VectorIndex:
 @dataclass
 class _Layout:
     "Where the living songs stand."
+
     track_ids: list[str]
     first: np.ndarray  # (songs + 1,) row at which each living song begins
     begins: np.ndarray  # (stored songs + 1,) position at which each stored song begins
@@ -493,17 +559,20 @@ class _Layout:
     stored: np.ndarray  # (songs,) which stored song each living one is
     mask: object  # Faiss's selector of living positions, None when all are alive
 
-
+# %% ../nbs/50_index.ipynb #adb4ba89
 def _laid_out(self: VectorIndex) -> _Layout:
     if self._layout is None:
-        lengths, alive = np.array(self._lengths, np.int64), np.array(self._alive, bool)
+        lengths = np.array(self._lengths, np.int64)
+        alive = np.array(self._alive, bool)
         begins, rows = (np.concatenate([[0], np.cumsum(n)]) for n in (lengths, lengths * alive))
         stored = np.flatnonzero(alive)
         mask = None
         if not alive.all():
             mask = _faiss().IDSelectorBitmap(np.packbits(np.repeat(alive, lengths), bitorder='little'))
         names = [self._names[i] for i in stored]
-        self._layout = _Layout(names, np.append(rows[stored], rows[-1]), begins, (rows - begins)[:-1], stored, mask)
+        self._layout = _Layout(
+            names, np.append(rows[stored], rows[-1]), begins, (rows - begins)[:-1], stored, mask
+        )
     return self._layout
 
 # %% ../nbs/50_index.ipynb #7fd9d674
@@ -519,7 +588,7 @@ def _add(self: VectorIndex, track_id: str, vectors: np.ndarray) -> None:
         _note(self, track_id, len(x))
         _settle(self)
 
-
+# %% ../nbs/50_index.ipynb #66dfb7a3
 def _note(self: VectorIndex, track_id: str, n: int) -> None:
     "Enter a song whose vectors were just added."
     self._place[track_id] = len(self._names)
@@ -533,7 +602,8 @@ def _note(self: VectorIndex, track_id: str, n: int) -> None:
 def _own(self: VectorIndex) -> None:
     "Leave the mapped file for a copy in memory."
     if self._mapped:
-        faiss, mapped = _faiss(), self._index
+        faiss = _faiss()
+        mapped = self._index
         if self.kind == 'hnsw':
             self._index = faiss.deserialize_index(faiss.serialize_index(mapped))
         else:
@@ -541,14 +611,15 @@ def _own(self: VectorIndex) -> None:
             _add_codes(self._index, _codes(mapped))
         self._mapped = False
 
-
+# %% ../nbs/50_index.ipynb #ddb330e3
 def _settle(self: VectorIndex) -> None:
     "Choose the kind and fit the quantiser, when it is time."
     n = self.n_vectors
     if self.asked == 'auto':
         kind, reason = choose_kind(n, self.memory_bytes, self.dim)
         if KINDS.index(kind) >= KINDS.index(self.kind):  # never back: what was coded stays coarse
-            self.kind, self.reason = kind, reason
+            self.kind = kind
+            self.reason = reason
     fitted_for = self.codebook.kind if self.codebook else None
     if self.kind in QUANTISED and fitted_for != self.kind and n >= self.train_at:
         self.train()
@@ -556,20 +627,27 @@ def _settle(self: VectorIndex) -> None:
 # %% ../nbs/50_index.ipynb #4cb29329
 def _train(self: VectorIndex) -> None:
     if self.kind not in QUANTISED or self.codebook and self.codebook.kind == self.kind:
-        raise ResonanceError(f'this index of kind {self.kind} has nothing to fit' + ': it has its codebook' * (self.codebook is not None))
-    n, rows = self.n_vectors, np.arange(self.n_vectors)
+        raise ResonanceError(
+            f'this index of kind {self.kind} has nothing to fit'
+            + ': it has its codebook' * (self.codebook is not None)
+        )
+    n = self.n_vectors
+    rows = np.arange(self.n_vectors)
     if n > FIT:
         rows = np.sort(rng_for(self.seed, 'train').choice(n, FIT, replace=False))
     _recode(self, fit_codebook(self.vectors(rows), self.kind, self.seed))
 
-
+# %% ../nbs/50_index.ipynb #46b5cd55
 def _recode(self: VectorIndex, book: Codebook) -> None:
     "Keep the vectors by another codebook."
     _compact(self)
-    codes, made = _codes(self._index), _empty(self.kind, self.dim, book)
+    codes = _codes(self._index)
+    made = _empty(self.kind, self.dim, book)
     for at in range(0, len(codes), 65_536):
         made.add(_decoded(self._index, codes[at : at + 65_536]))
-    self._index, self.codebook, self._mapped = made, book, False
+    self._index = made
+    self.codebook = book
+    self._mapped = False
 
 # %% ../nbs/50_index.ipynb #2f44bf15
 def _search(self: VectorIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -578,8 +656,10 @@ def _search(self: VectorIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray,
         raise ResonanceError(f'a search is for at least one neighbour, not for {k}')
     if _laid_out(self).mask is not None and self.codebook and self.codebook.kind.startswith('pq'):
         _compact(self)  # Faiss's product quantiser takes no mask
-    layout, n = _laid_out(self), min(k, self.n_vectors)
-    scores, rows = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1, np.int64)
+    layout = _laid_out(self)
+    n = min(k, self.n_vectors)
+    scores = np.full((len(q), k), -np.inf, np.float32)
+    rows = np.full((len(q), k), -1, np.int64)
     if n and len(q):
         found, at = self._index.search(q, n, params=_parameters(self, n))
         song = np.searchsorted(layout.begins, at, 'right') - 1
@@ -589,10 +669,11 @@ def _search(self: VectorIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray,
         scores[:, :n], rows[:, :n] = (np.take_along_axis(x, order, axis=1) for x in (found, at))
     return scores, rows
 
-
+# %% ../nbs/50_index.ipynb #8021779b
 def _parameters(self: VectorIndex, k: int):
     "What Faiss is told about one search; nothing where there is nothing to say, as any parameter switches matrix products off."
-    faiss, mask = _faiss(), _laid_out(self).mask
+    faiss = _faiss()
+    mask = _laid_out(self).mask
     options = {'sel': mask} if mask is not None else {}
     if self.kind == 'hnsw':
         return faiss.SearchParametersHNSW(efSearch=max(self.beam, k), **options)
@@ -602,9 +683,11 @@ def _parameters(self: VectorIndex, k: int):
 
 # %% ../nbs/50_index.ipynb #d3867c28
 def _vectors(self: VectorIndex, rows: np.ndarray) -> np.ndarray:
-    rows, layout = _rows(self, rows, 0), _laid_out(self)
+    rows = _rows(self, rows, 0)
+    layout = _laid_out(self)
     song = layout.stored[np.searchsorted(layout.first, rows.ravel(), 'right') - 1]
-    at, inner = rows.ravel() - layout.shift[song], _inner(self._index)
+    at = rows.ravel() - layout.shift[song]
+    inner = _inner(self._index)
     if not len(at):
         return np.zeros((*rows.shape, self.dim), np.float32)
     if hasattr(inner, 'invlists'):
@@ -614,7 +697,7 @@ def _vectors(self: VectorIndex, rows: np.ndarray) -> np.ndarray:
         x = _decoded(self._index, _codes(self._index)[at])
     return x.reshape(*rows.shape, self.dim)
 
-
+# %% ../nbs/50_index.ipynb #fb2056ff
 def _rows(self: VectorIndex, rows: np.ndarray, least: int) -> np.ndarray:
     "The rows as int64; raises `ResonanceError` for rows that do not exist."
     rows = np.asarray(rows, np.int64)
@@ -642,9 +725,14 @@ def _compact(self: VectorIndex) -> None:
         return
     made = _empty(self.kind, self.dim, self.codebook)
     _add_codes(made, _codes(self._index)[np.repeat(self._alive, self._lengths)])
-    self._index, self._mapped = made, False
+    self._index = made
+    self._mapped = False
     songs = [(t, n) for t, n, alive in zip(self._names, self._lengths, self._alive) if alive]
-    self._names, self._lengths, self._alive, self._place, self.n_vectors = [], [], [], {}, 0
+    self._names = []
+    self._lengths = []
+    self._alive = []
+    self._place = {}
+    self.n_vectors = 0
     for t, n in songs:
         _note(self, t, n)
     self._layout = None
@@ -652,12 +740,19 @@ def _compact(self: VectorIndex) -> None:
 # %% ../nbs/50_index.ipynb #46c77c72
 def _merge(self: VectorIndex, other: VectorIndex) -> None:
     if (other.model_name, other.dim) != (self.model_name, self.dim):
-        raise ResonanceError(f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) into an index of {self.model_name} ({self.dim})')
+        raise ResonanceError(
+            f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) into an index of {self.model_name} ({self.dim})'
+        )
     new = np.array([alive and t not in self._place for t, alive in zip(other._names, other._alive)], bool)
     if not new.any():
         return
     _own(self)
-    if self.kind in QUANTISED and self.codebook is None and other.codebook and other.codebook.kind == self.kind:
+    if (
+        self.kind in QUANTISED
+        and self.codebook is None
+        and other.codebook
+        and other.codebook.kind == self.kind
+    ):
         _recode(self, other.codebook)
     codes = _codes(other._index)[np.repeat(new, other._lengths)]
     books = [x.codebook.digest if x.codebook else None for x in (self, other)]
@@ -671,15 +766,30 @@ def _merge(self: VectorIndex, other: VectorIndex) -> None:
     _settle(self)
 
 # %% ../nbs/50_index.ipynb #056a303e
-FORMAT, VERSION, DESCRIPTION = 'resonance vector index', 1, 'index.json'
-_SETTINGS = ('kind', 'asked', 'reason', 'dim', 'model_name', 'memory_bytes', 'train_at', 'seed', 'probes', 'beam')
+FORMAT = 'resonance vector index'
+VERSION = 1
+DESCRIPTION = 'index.json'
+_SETTINGS = (
+    'kind',
+    'asked',
+    'reason',
+    'dim',
+    'model_name',
+    'memory_bytes',
+    'train_at',
+    'seed',
+    'probes',
+    'beam',
+)
 
 
 def _seal(about: dict) -> str:
     "Hex digits that belong to a description, without the seal itself."
-    return hashlib.sha256(json.dumps({k: v for k, v in about.items() if k != 'seal'}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({k: v for k, v in about.items() if k != 'seal'}, sort_keys=True).encode()
+    ).hexdigest()
 
-
+# %% ../nbs/50_index.ipynb #5cc8e91d
 def _free_name(folder: Path) -> str:
     "A name for a file of vectors that the description in this folder does not mention."
     try:
@@ -690,7 +800,8 @@ def _free_name(folder: Path) -> str:
 
 # %% ../nbs/50_index.ipynb #9ca2249c
 def _save(self: VectorIndex, folder: Path) -> None:
-    folder, faiss = Path(folder), _faiss()
+    folder = Path(folder)
+    faiss = _faiss()
     folder.mkdir(parents=True, exist_ok=True)
     if self.kind != 'hnsw':
         _compact(self)
@@ -716,17 +827,24 @@ def _save(self: VectorIndex, folder: Path) -> None:
 def _described(folder: Path) -> dict:
     "The checked description of a saved index."
     about = json.loads((folder / DESCRIPTION).read_text(encoding='utf-8'))
-    made, version = str(about['format']), int(about['version'])
+    made = str(about['format'])
+    version = int(about['version'])
     if made != FORMAT or version > VERSION:
-        raise ResonanceError(f'{folder} holds {first_line(made)} version {version}; this package reads {FORMAT} up to version {VERSION}')
+        raise ResonanceError(
+            f'{folder} holds {first_line(made)} version {version}; this package reads {FORMAT} up to version {VERSION}'
+        )
     if about['seal'] != _seal(about):
         raise ValueError('its description was changed')
     names = [t for t, _ in about['tracks'] if t is not None]
-    if len(set(names)) < len(names) or any(n < 1 for _, n in about['tracks']) or about['file'] not in ('vectors-0.faiss', 'vectors-1.faiss'):
+    if (
+        len(set(names)) < len(names)
+        or any(n < 1 for _, n in about['tracks'])
+        or about['file'] not in ('vectors-0.faiss', 'vectors-1.faiss')
+    ):
         raise ValueError('its description makes no sense')
     return about
 
-
+# %% ../nbs/50_index.ipynb #a586b4d5
 def _opened(path: Path, about: dict, mmap: bool, check: bool):
     "Faiss's index from a file that is what the description says."
     faiss = _faiss()
@@ -734,9 +852,17 @@ def _opened(path: Path, about: dict, mmap: bool, check: bool):
         raise ValueError(f'{path.name} is not the file that was saved')
     how = faiss.IO_FLAG_MMAP if about['coded'] == 'ivf-pq32' else faiss.IO_FLAG_MMAP_IFC
     opened = faiss.read_index(str(path), how if mmap else 0)
-    kinds = {None: 'IndexHNSWFlat' if about['kind'] == 'hnsw' else 'IndexFlatIP', 'int8': 'IndexScalarQuantizer', 'ivf-pq32': 'IndexIVFPQ'}
+    kinds = {
+        None: 'IndexHNSWFlat' if about['kind'] == 'hnsw' else 'IndexFlatIP',
+        'int8': 'IndexScalarQuantizer',
+        'ivf-pq32': 'IndexIVFPQ',
+    }
     table = opened if about['coded'] is None else _inner(opened)
-    if (type(table).__name__, opened.d, opened.ntotal) != (kinds.get(about['coded'], 'IndexPQ'), about['dim'], sum(n for _, n in about['tracks'])):
+    if (type(table).__name__, opened.d, opened.ntotal) != (
+        kinds.get(about['coded'], 'IndexPQ'),
+        about['dim'],
+        sum(n for _, n in about['tracks']),
+    ):
         raise ValueError('its vectors do not fit its songs')
     return opened
 
@@ -745,11 +871,17 @@ def _codebook_in(opened, kind: str | None) -> Codebook | None:
     "The codebook that Faiss's index was made from."
     if kind is None:
         return None
-    faiss, inner = _faiss(), _inner(opened)
+    faiss = _faiss()
+    inner = _inner(opened)
     if kind == 'int8':
         return Codebook(kind, {'ranges': faiss.vector_to_array(inner.sq.trained).reshape(2, -1)})
-    rotation = faiss.vector_to_array(faiss.downcast_VectorTransform(opened.chain.at(0)).A).reshape(-1, opened.d)
-    arrays = {'rotation': rotation, 'centroids': faiss.vector_to_array(inner.pq.centroids).reshape(PARTS[kind], 256, -1)}
+    rotation = faiss.vector_to_array(faiss.downcast_VectorTransform(opened.chain.at(0)).A).reshape(
+        -1, opened.d
+    )
+    arrays = {
+        'rotation': rotation,
+        'centroids': faiss.vector_to_array(inner.pq.centroids).reshape(PARTS[kind], 256, -1),
+    }
     if kind == 'ivf-pq32':
         arrays['lists'] = inner.quantizer.reconstruct_n(0, inner.nlist)
     return Codebook(kind, arrays)
@@ -761,13 +893,17 @@ def _load(cls, folder: Path, mmap: bool, model_name: str | None, check: bool) ->
     with reading(folder, 'index of vectors'):
         about = _described(folder)
         if model_name not in (None, about['model_name']):
-            raise ResonanceError(f'{folder} holds vectors of {first_line(about["model_name"])}, and those of {model_name} were asked for; index the music again')
+            raise ResonanceError(
+                f'{folder} holds vectors of {first_line(about["model_name"])}, and those of {model_name} were asked for; index the music again'
+            )
         opened = _opened(folder / about['file'], about, mmap and bool(about['tracks']), check)
         book = _codebook_in(opened, about['coded'])
     self = cls(about['dim'], about['kind'], about['model_name'])
     for name in _SETTINGS:
         setattr(self, name, about[name])
-    self._index, self._mapped, self.codebook = opened, mmap and bool(about['tracks']), book
+    self._index = opened
+    self._mapped = mmap and bool(about['tracks'])
+    self.codebook = book
     for t, n in about['tracks']:
         _note(self, t, n)
     self._alive = [t is not None for t in self._names]

@@ -20,6 +20,7 @@ __all__ = ['LOOK_BYTES', 'IN_A_ROW', 'NOISE_BYTES', 'NOISE_CHI2', 'RAW', 'Kind',
 @dataclass(frozen=True)
 class Kind:
     "What a stream of bytes is, by its beginning."
+
     name: str  # for people: 'WAV', 'MP3', 'raw samples', 'text'
     refusal: str = ''  # why it cannot be heard, and what to do, for one line; empty for sound
     format: str | None = None  # FFmpeg's name, where it need not guess
@@ -31,20 +32,56 @@ LOOK_BYTES = 32_768  # nothing is looked at behind this
 
 # %% ../nbs/01c_kinds.ipynb #aaff3905
 _FILES = {
-    'AVI': rb'RIFF....AVI ', 'WAV': rb'RIFF|RIFX|RF64|BW64', 'AIFF': rb'FORM', 'Ogg': rb'OggS', 'MP3': rb'ID3[\x02-\x04]',
-    'FLAC': rb'fLaC', 'Matroska': rb'\x1aE\xdf\xa3',
-    'MP4': rb'\x00...(ftyp|styp|moov|moof|mdat|free|skip|wide|sidx)', 'WMA': rb'0&\xb2u', 'FLV': rb'FLV\x01[\x00-\x05]\x00\x00\x00\x09',
-    'AU': rb'\.snd\x00', 'CAF': rb'caff\x00\x01', 'W64': rb'riff\x2e\x91\xcf\x11', 'AMR': rb'#!AMR', 'APE': rb'MAC [\x80-\xff]\x0f\x00\x00',
-    'WavPack': rb'wvpk...\x00', 'TTA': rb'TTA1[\x01-\x03]\x00', 'Musepack': rb'MPCKSH|MP\+[\x07\x17\x27]', 'DSF': rb'DSD \x1c\x00\x00\x00',
-    'RealMedia': rb'\.RMF\x00\x00\x00', 'TAK': rb'tBaK', 'VOC': rb'Creative Voice File\x1a', 'NUT': rb'nut/multimedia container',
-    'MXF': rb'\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02', 'MPEG': rb'\x00\x00\x01\xba[\x21-\x2f\x44-\x7f]', 'DTS': rb'\x7f\xfe\x80\x01[\x7c-\xff]'}
+    'AVI': rb'RIFF....AVI ',
+    'WAV': rb'RIFF|RIFX|RF64|BW64',
+    'AIFF': rb'FORM',
+    'Ogg': rb'OggS',
+    'MP3': rb'ID3[\x02-\x04]',
+    'FLAC': rb'fLaC',
+    'Matroska': rb'\x1aE\xdf\xa3',
+    'MP4': rb'\x00...(ftyp|styp|moov|moof|mdat|free|skip|wide|sidx)',
+    'WMA': rb'0&\xb2u',
+    'FLV': rb'FLV\x01[\x00-\x05]\x00\x00\x00\x09',
+    'AU': rb'\.snd\x00',
+    'CAF': rb'caff\x00\x01',
+    'W64': rb'riff\x2e\x91\xcf\x11',
+    'AMR': rb'#!AMR',
+    'APE': rb'MAC [\x80-\xff]\x0f\x00\x00',
+    'WavPack': rb'wvpk...\x00',
+    'TTA': rb'TTA1[\x01-\x03]\x00',
+    'Musepack': rb'MPCKSH|MP\+[\x07\x17\x27]',
+    'DSF': rb'DSD \x1c\x00\x00\x00',
+    'RealMedia': rb'\.RMF\x00\x00\x00',
+    'TAK': rb'tBaK',
+    'VOC': rb'Creative Voice File\x1a',
+    'NUT': rb'nut/multimedia container',
+    'MXF': rb'\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02',
+    'MPEG': rb'\x00\x00\x01\xba[\x21-\x2f\x44-\x7f]',
+    'DTS': rb'\x7f\xfe\x80\x01[\x7c-\xff]',
+}
+
+# %% ../nbs/01c_kinds.ipynb #9fbddafd
 _OTHERS = {
-    'a PNG picture': rb'\x89PNG\r\n\x1a\n', 'a JPEG picture': rb'\xff\xd8\xff(\xe0..JFIF|\xe1..Exif|\xdb\x00|\xee\x00)', 'a GIF picture': rb'GIF8[79]a',
-    'a WebP picture': rb'RIFF....WEBP', 'a BMP picture': rb'BM....\x00\x00\x00\x00..\x00\x00[\x0c\x28\x6c\x7c]\x00\x00\x00', 'a TIFF picture': rb'II\*\x00....|MM\x00\*',
-    'a HEIF picture': rb'\x00...ftyp(heic|heix|avif|mif1)', 'a PDF document': rb'%PDF-', 'a ZIP archive': rb'PK\x03\x04', 'a gzip file': rb'\x1f\x8b\x08[\x00-\x1f]',
-    'a bzip2 file': rb'BZh[1-9]1AY&SY', 'an xz file': rb'\xfd7zXZ\x00', 'a zstd file': rb'\x28\xb5\x2f\xfd', 'a 7z archive': rb"7z\xbc\xaf\x27\x1c",
-    'a RAR archive': rb'Rar!\x1a\x07', 'a tar archive': rb'.{257}ustar', 'a MIDI file, which holds notes and': rb'MThd\x00\x00\x00\x06', 'a program': rb'\x7fELF[\x01\x02][\x01\x02]\x01',
-    'a database': rb'SQLite format 3\x00'}
+    'a PNG picture': rb'\x89PNG\r\n\x1a\n',
+    'a JPEG picture': rb'\xff\xd8\xff(\xe0..JFIF|\xe1..Exif|\xdb\x00|\xee\x00)',
+    'a GIF picture': rb'GIF8[79]a',
+    'a WebP picture': rb'RIFF....WEBP',
+    'a BMP picture': rb'BM....\x00\x00\x00\x00..\x00\x00[\x0c\x28\x6c\x7c]\x00\x00\x00',
+    'a TIFF picture': rb'II\*\x00....|MM\x00\*',
+    'a HEIF picture': rb'\x00...ftyp(heic|heix|avif|mif1)',
+    'a PDF document': rb'%PDF-',
+    'a ZIP archive': rb'PK\x03\x04',
+    'a gzip file': rb'\x1f\x8b\x08[\x00-\x1f]',
+    'a bzip2 file': rb'BZh[1-9]1AY&SY',
+    'an xz file': rb'\xfd7zXZ\x00',
+    'a zstd file': rb'\x28\xb5\x2f\xfd',
+    'a 7z archive': rb"7z\xbc\xaf\x27\x1c",
+    'a RAR archive': rb'Rar!\x1a\x07',
+    'a tar archive': rb'.{257}ustar',
+    'a MIDI file, which holds notes and': rb'MThd\x00\x00\x00\x06',
+    'a program': rb'\x7fELF[\x01\x02][\x01\x02]\x01',
+    'a database': rb'SQLite format 3\x00',
+}
 
 # %% ../nbs/01c_kinds.ipynb #359b98ce
 def _of(table: dict, data: bytes) -> str | None:
@@ -53,29 +90,38 @@ def _of(table: dict, data: bytes) -> str | None:
 
 # %% ../nbs/01c_kinds.ipynb #e05e981c
 _KBPS = {  # of MPEG audio, by version (1, or 2 and 2.5) and layer
-    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448), (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320), (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160), (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 
 # %% ../nbs/01c_kinds.ipynb #48e09aab
 def _mpeg_size(h: bytes) -> int:
     "The bytes of a frame of MPEG audio (ISO 11172-3, section 2.4.1.3); 0 for what is no head of one."
-    version, layer, rate, kbps = h[1] >> 3 & 3, 4 - (h[1] >> 1 & 3), h[2] >> 2 & 3, h[2] >> 4
+    version = h[1] >> 3 & 3
+    layer = 4 - (h[1] >> 1 & 3)
+    rate = h[2] >> 2 & 3
+    kbps = h[2] >> 4
     if version == 1 or layer == 4 or rate == 3 or kbps in (0, 15) or h[3] & 3 == 2:
         return 0
     hz = (44_100, 48_000, 32_000)[rate] // {3: 1, 2: 2, 0: 4}[version]
-    bits, padding = 1000 * _KBPS[1 if version == 3 else 2, layer][kbps - 1], h[2] >> 1 & 1
+    bits = 1000 * _KBPS[1 if version == 3 else 2, layer][kbps - 1]
+    padding = h[2] >> 1 & 1
     if layer == 1:
         return (12 * bits // hz + padding) * 4
     return (72 if layer == 3 and version != 3 else 144) * bits // hz + padding
 
-
+# %% ../nbs/01c_kinds.ipynb #6125198d
 def _ac3_size(h: bytes) -> int:
     "The bytes of a frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.4.1 and E.1.3.1)."
     if 10 < h[5] >> 3 <= 16:
         return 2 * ((h[2] & 7) << 8 | h[3]) + 2
-    rate, code = h[4] >> 6, h[4] & 63
+    rate = h[4] >> 6
+    code = h[4] & 63
     if h[5] >> 3 > 10 or rate == 3 or code > 37:
         return 0
     kbps = _AC3_KBPS[code >> 1]
@@ -85,7 +131,12 @@ def _ac3_size(h: bytes) -> int:
 _FRAMES: dict[str, tuple[str, bytes, Callable[[bytes], int], Callable[[bytes], tuple]]] = {
     # name -> FFmpeg's format, how a frame begins, its length in bytes, what stays the same from frame to frame
     'MP3': ('mp3', rb'\xff[\xe2-\xff]', _mpeg_size, lambda h: (h[1] & 0xFE, h[2] & 0x0C)),
-    'AAC': ('aac', rb'\xff[\xf0\xf1\xf8\xf9]', lambda h: (h[3] & 3) << 11 | h[4] << 3 | h[5] >> 5, lambda h: (h[1], h[2] & 0xFC)),
+    'AAC': (
+        'aac',
+        rb'\xff[\xf0\xf1\xf8\xf9]',
+        lambda h: (h[3] & 3) << 11 | h[4] << 3 | h[5] >> 5,
+        lambda h: (h[1], h[2] & 0xFC),
+    ),
     'AC-3': ('ac3', rb'\x0b\x77', _ac3_size, lambda h: (h[4] & 0xC0, h[5] >> 3)),
     'LATM': ('loas', rb'\x56[\xe0-\xff]', lambda h: ((h[1] & 31) << 8 | h[2]) + 3, lambda h: ()),
     'MPEG-TS': ('mpegts', rb'\x47[\0-\x7f]', lambda h: 188 * bool(h[3] & 0x30), lambda h: ()),
@@ -96,24 +147,34 @@ IN_A_ROW = 6  # frames that must follow each other; of MPEG-TS, whose mark is on
 # %% ../nbs/01c_kinds.ipynb #7e7b9004
 def _row(data: bytes, at: int, begins: bytes, size_of: Callable, same: Callable, n: int) -> bool:
     "Do `n` frames follow each other from here?"
-    known, bodies = None, []
+    known = None
+    bodies = []
     for _ in range(n):
         head = data[at : at + 8]
-        if len(head) < 8 or not re.match(begins, head, re.S) or (size := size_of(head)) < 8 or known not in (None, same(head)):
+        if (
+            len(head) < 8
+            or not re.match(begins, head, re.S)
+            or (size := size_of(head)) < 8
+            or known not in (None, same(head))
+        ):
             return False
         known = same(head)
         bodies.append(data[at : at + size])
         at += size
     alike = all(2 * sum(map(int.__eq__, a, b)) > min(len(a), len(b)) for a, b in zip(bodies, bodies[1:]))
-    body = bodies[0]  # a tone whose period fits repeats itself; so do frames of silence, which are almost empty
+    # a tone whose period fits repeats itself; so do frames of silence, which are almost empty
+    body = bodies[0]
     return not alike or 2 * max(map(body.count, set(body))) > len(body)
 
-
+# %% ../nbs/01c_kinds.ipynb #1f92058e
 def _frames(data: bytes) -> tuple[str, str] | None:
     "The name and FFmpeg's format of compressed sound without a container, wherever in it the data begin."
     for name, (form, begins, size_of, same) in _FRAMES.items():
         n = IN_A_ROW * (3 if form == 'mpegts' else 1)
-        if any(_row(data, m.start(), begins, size_of, same, n) for m in re.finditer(b'(?=' + begins + b')', data, re.S)):
+        if any(
+            _row(data, m.start(), begins, size_of, same, n)
+            for m in re.finditer(b'(?=' + begins + b')', data, re.S)
+        ):
             return name, form
     return None
 
@@ -126,7 +187,7 @@ def _is_text(data: bytes) -> bool:
         return False
     return len(data) > 0 and sum(b > 127 for b in data) < len(data) / 4 or _is_utf8(data)
 
-
+# %% ../nbs/01c_kinds.ipynb #c637239f
 def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
@@ -135,7 +196,9 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 # %% ../nbs/01c_kinds.ipynb #13c94fd2
-NOISE_BYTES, NOISE_CHI2 = 4096, 400.0  # so many at least are judged; chi-square of 255 degrees of freedom, mean 255, deviation 23
+# so many at least are judged; chi-square of 255 degrees of freedom, mean 255, deviation 23
+NOISE_BYTES = 4096
+NOISE_CHI2 = 400.0
 
 
 def _is_noise(data: bytes) -> bool:
@@ -147,15 +210,22 @@ def _is_noise(data: bytes) -> bool:
 # %% ../nbs/01c_kinds.ipynb #120966f5
 def _served(data: bytes) -> tuple[int, int, str] | None:
     "Where the answer of a web server begins behind its head, how often titles come, and a refusal; None: the head is not all here."
-    at, every, refused = 0, 0, ''
+    at = 0
+    every = 0
+    refused = ''
     while m := re.match(rb'(?:HTTP/[\d.]+|ICY) +(\d{3})([^\r\n]*)\r?\n', data[at:]):
         end = re.search(rb'\r?\n\r?\n', data[at:])
         if end is None:
             return None
-        head, at = data[at : at + end.start()], at + end.end()
+        head = data[at : at + end.start()]
+        at = at + end.end()
         icy = re.search(rb'(?im)^icy-metaint: *(\d{1,7})', head)
         every = int(icy[1]) if icy else 0
-        refused = f'the answer of a web server, "{(m[1] + m[2]).decode("latin-1").rstrip()}"' if m[1] >= b'400' else ''
+        refused = (
+            f'the answer of a web server, "{(m[1] + m[2]).decode("latin-1").rstrip()}"'
+            if m[1] >= b'400'
+            else ''
+        )
     return at, every, refused
 
 # %% ../nbs/01c_kinds.ipynb #26853928
@@ -171,7 +241,9 @@ def _mp4_index(data: bytes) -> bool | None:
 
 # %% ../nbs/01c_kinds.ipynb #0d3dce0b
 RAW = 'raw samples'
-_BACKWARDS = 'is an MP4 with its index behind the sound, for which a decoder must go back; save it, and give the file'
+_BACKWARDS = (
+    'is an MP4 with its index behind the sound, for which a decoder must go back; save it, and give the file'
+)
 _HEADLESS = 'is the middle of {}, whose beginning says how to read it; start the stream anew'
 _MIDDLES = {'MP4': rb'moof....mfhd', 'Matroska': rb'\x1fC\xb6u.{1,8}\xe7[\x81-\x88]'}
 _UNKNOWN = 'is nothing that is known as sound; if these are raw samples, say so with --raw'
@@ -181,14 +253,17 @@ def _text(data: bytes) -> str:
     "What to say of text."
     if re.match(rb'\s*(#EXTM3U|\[playlist\]|<asx)', data, re.I):
         return 'is a playlist, not sound; give the stream that it names'
-    words = ' '.join(data[:200].lstrip(b'\xff\xfe\xef\xbb\xbf').replace(b'\0', b'').decode('utf-8', 'replace').split())
+    words = ' '.join(
+        data[:200].lstrip(b'\xff\xfe\xef\xbb\xbf').replace(b'\0', b'').decode('utf-8', 'replace').split()
+    )
     return f'is text, not sound: "{printable(words[:40])}"'
 
 # %% ../nbs/01c_kinds.ipynb #871c2607
 def recognise(
     data: bytes,  # the beginning of a stream
     whole: bool,  # will there be no more to look at?
-    samples: bool = False,  # was it said that they are raw samples? then only what is plainly a file is taken for one
+    # was it said that they are raw samples? then only what is plainly a file is taken for one
+    samples: bool = False,
 ) -> Kind | None:  # None: more must be seen
     "What is this?"
     if (served := _served(data)) is None and not whole:
@@ -206,7 +281,9 @@ def recognise(
     if found := _frames(data):
         return Kind(found[0], '', found[1], at, every)
     if m := re.search(rb'OggS\0([\0-\7])', data):
-        return Kind('Ogg', '' if m[1][0] & 2 else _HEADLESS.format('a stream of Ogg'), None, at + m.start(), every)
+        return Kind(
+            'Ogg', '' if m[1][0] & 2 else _HEADLESS.format('a stream of Ogg'), None, at + m.start(), every
+        )
     if name := next((name for name, part in _MIDDLES.items() if re.search(part, data, re.S)), None):
         return Kind(name, _HEADLESS.format(f'a stream of {name}'))
     if (len(data) >= 256 or whole) and _is_text(data):

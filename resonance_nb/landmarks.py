@@ -15,8 +15,28 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
-from .core import Match, OtherVersion, ResonanceError, as_matches, best_first, probability, reading
-from .verify import FEWEST, PITCHES, Places, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
+from resonance_nb.core import (
+    Match,
+    OtherVersion,
+    ResonanceError,
+    as_matches,
+    best_first,
+    probability,
+    reading,
+)
+from resonance_nb.verify import (
+    FEWEST,
+    PITCHES,
+    Places,
+    agreement,
+    highest,
+    padded,
+    places,
+    ranges,
+    realign,
+    soft_map,
+    without_loudest,
+)
 
 # %% auto #0
 __all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes',
@@ -28,6 +48,7 @@ __all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'S
 @dataclass(frozen=True)
 class Front:
     "The settings of the landmark front end; together they decide everything that is stored."
+
     pns: int = 30  # peak neighbourhood size: a peak is the maximum of pns x pns cells (frames x bins)
     fan: int = 3  # pairs that start at each peak of a stored song
     eth: float = 0.3  # energy threshold in [0, 1]: from a bin's median level (0) to its maximum (1)
@@ -46,10 +67,11 @@ class Front:
         stored = asdict(self) | {'sample_rate_hz': SAMPLE_RATE, 'layout': 'f1:9 df:7 dt:6, peaks'}
         return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
-
+# %% ../nbs/30_landmarks.ipynb #d0d98f70
 @dataclass(frozen=True)
 class Search:
     "How a clip is asked; nothing of it is stored with the songs."
+
     frames: int = 7  # a peak of the clip is the maximum of frames x bins cells …
     bins: int = 11  # … a smaller neighbourhood than a song's
     fan: int = 1_000_000  # pairs that start at each of its peaks: all there are
@@ -62,8 +84,9 @@ class Search:
     bend: bool = True  # realign tempo and pitch, too
     places_per_song: int = 8  # of one song, at most, among the finalists
 
-
-FIRST = Front(fan=5), Search(frames=0, bent_frames=0, fan=15, phases=4, candidates=0)  # where this book began: votes alone, the clip heard as the songs are
+# %% ../nbs/30_landmarks.ipynb #117933b3
+# where this book began: votes alone, the clip heard as the songs are
+FIRST = Front(fan=5), Search(frames=0, bent_frames=0, fan=15, phases=4, candidates=0)
 DENSE = Front(pns=20, fan=6, eth=0.0), Search(frames=5, bins=9, candidates=4_000, finalists=48)
 
 # %% ../nbs/30_landmarks.ipynb #abb2a9b1
@@ -77,15 +100,18 @@ def _levels(frames: np.ndarray, front: Front) -> np.ndarray:
     power = spectrum.real**2 + spectrum.imag**2
     return 10 * np.log10(np.maximum(power, 10 ** (front.floor_db / 10)))
 
-
+# %% ../nbs/30_landmarks.ipynb #4aa40c4d
 def level_blocks(
     blocks: Iterable[np.ndarray],  # mono samples at 16 kHz, in pieces of any length
     front: Front,  # the settings
 ) -> Iterator[np.ndarray]:
     "Spectrogram in dB, in pieces of `front.block` frames (the last may be shorter), shape (frames, bins)."
-    n_fft, hop, n = front.n_fft, front.hop, front.block
+    n_fft = front.n_fft
+    hop = front.hop
+    n = front.block
     kept = [np.zeros(n_fft // 2, np.float32)]  # frame 0 is centred on sample 0
-    size, span = n_fft // 2, (n - 1) * hop + n_fft
+    size = n_fft // 2
+    span = (n - 1) * hop + n_fft
 
     def frames(x):
         return np.lib.stride_tricks.sliding_window_view(x, n_fft)[::hop]
@@ -96,7 +122,8 @@ def level_blocks(
         while size >= span:
             x = np.concatenate(kept)
             yield _levels(frames(x[:span]), front)
-            kept, size = [x[n * hop :]], size - n * hop
+            kept = [x[n * hop :]]
+            size = size - n * hop
     x = np.concatenate([*kept, np.zeros(n_fft // 2, np.float32)])
     for start in range(0, len(x) - n_fft + 1, n * hop):  # one block, or two when the padding completes one
         yield _levels(frames(x[start : start + span]), front)
@@ -105,14 +132,16 @@ def level_blocks(
 def _block_peaks(before: np.ndarray, here: np.ndarray, after: np.ndarray, front: Front):
     "Peaks of one block given its neighbours; frames count from the block's start."
     half = front.pns // 2
-    head, size = before[-half:], 2 * half + 1
+    head = before[-half:]
+    size = 2 * half + 1
     context = np.concatenate([head, here, after[:half]])
     top = highest(context, size, size)
     inside = slice(len(head), len(head) + len(here))
     rises = np.ones_like(context, bool)  # of equal neighbours in time, only the first is a peak
     rises[1:] = context[1:] > context[:-1]
     local = np.concatenate([before, here])[-front.block :]  # a short last block borrows from the one before
-    ordered = np.sort(np.ascontiguousarray(local.T), axis=1)  # a whole sort is quicker than np.median's partial one
+    # a whole sort is quicker than np.median's partial one
+    ordered = np.sort(np.ascontiguousarray(local.T), axis=1)
     middle_db = ordered[:, (len(local) - 1) // 2 : len(local) // 2 + 1].mean(axis=1)
     threshold_db = np.maximum(middle_db + front.eth * (ordered[:, -1] - middle_db), front.floor_db)
     mask = (here == top[inside]) & rises[inside] & (here > threshold_db)
@@ -127,7 +156,10 @@ def peaks(
     "Peak frames and bins, both (n_peaks,) sorted by time then frequency, and the number of frames {cite:p}`wang2003industrial`."
     pieces = [samples] if isinstance(samples, np.ndarray) else samples
     none = np.zeros((0, front.bin_max - front.bin_min + 1), np.float32)
-    before, here, start, found = none, none, 0, []
+    before = none
+    here = none
+    start = 0
+    found = []
     for after in _with_end(level_blocks(pieces, front), none):
         if len(here):
             frames, bins = _block_peaks(before, here, after, front)
@@ -139,7 +171,7 @@ def peaks(
         return np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     return np.concatenate([f for f, _ in found]), np.concatenate([b for _, b in found]), start
 
-
+# %% ../nbs/30_landmarks.ipynb #71943f35
 def _with_end(blocks, end):
     yield from blocks
     yield end
@@ -158,29 +190,35 @@ def hashes(
     anchor, target = _pairs(frames, bins, fan, front)
     return _codes(frames, bins, anchor, target, front), frames[anchor]
 
-
+# %% ../nbs/30_landmarks.ipynb #4bd884c8
 def _pairs(frames: np.ndarray, bins: np.ndarray, fan: int, front: Front) -> tuple[np.ndarray, np.ndarray]:
     "Numbers of each pair's two peaks."
     first = np.searchsorted(frames, frames + front.dt_min, 'left')
     counts = np.searchsorted(frames, frames + front.dt_max, 'right') - first
-    anchor, target = np.repeat(np.arange(len(frames)), counts), ranges(first, counts)
+    anchor = np.repeat(np.arange(len(frames)), counts)
+    target = ranges(first, counts)
     near = np.abs(bins[target] - bins[anchor]) <= front.df_max
-    anchor, target = anchor[near], target[near]
+    anchor = anchor[near]
+    target = target[near]
     if fan >= len(frames):
         return anchor, target
     rank = np.arange(len(anchor)) - np.searchsorted(anchor, anchor, 'left')
     return anchor[rank < fan], target[rank < fan]
 
-
-def _codes(frames: np.ndarray, bins: np.ndarray, anchor: np.ndarray, target: np.ndarray, front: Front) -> np.ndarray:
+# %% ../nbs/30_landmarks.ipynb #5bbe1ab4
+def _codes(
+    frames: np.ndarray, bins: np.ndarray, anchor: np.ndarray, target: np.ndarray, front: Front
+) -> np.ndarray:
     "The hash of each pair."
-    df, dt = bins[target] - bins[anchor] + 64, frames[target] - frames[anchor]
+    df = bins[target] - bins[anchor] + 64
+    dt = frames[target] - frames[anchor]
     return (bins[anchor] - front.bin_min) << 13 | df << 6 | dt
 
 # %% ../nbs/30_landmarks.ipynb #318d63e6
 @dataclass
 class Segment:
     "An immutable piece of index: songs, their postings sorted by hash, and their peaks in the order of time."
+
     track_ids: list[str]
     first_frame: np.ndarray  # (n_tracks + 1,) where each song begins when all are laid end to end
     starts: np.ndarray  # (2**CODE_BITS + 1,) uint32: where each hash's postings begin
@@ -218,6 +256,7 @@ class Segment:
 @dataclass
 class Song:
     "What is stored of one song."
+
     track_id: str
     codes: np.ndarray  # (n_hashes,) of its pairs
     anchors: np.ndarray  # (n_hashes,) frames of their first peaks
@@ -225,12 +264,12 @@ class Song:
     bins: np.ndarray  # (n_peaks,) from `Front.bin_min`
     n_frames: int  # its length
 
-
+# %% ../nbs/30_landmarks.ipynb #a7b0e48a
 def _starts(codes: np.ndarray) -> np.ndarray:
     "Where each hash's postings begin when they are sorted."
     return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=2**CODE_BITS))]).astype(np.uint32)
 
-
+# %% ../nbs/30_landmarks.ipynb #d079c481
 def build_segment(
     songs: list[Song],  # in any order
 ) -> Segment:
@@ -242,23 +281,34 @@ def build_segment(
     codes = join(s.codes for s in songs)
     positions = join(s.anchors + at for s, at in zip(songs, first_frame))
     order = np.argsort(codes, kind='stable')
-    frames, bins = join(s.frames + at for s, at in zip(songs, first_frame)), join(s.bins for s in songs)
-    return Segment([s.track_id for s in songs], first_frame, _starts(codes), positions[order].astype(np.uint32), frames, bins.astype(np.uint16))
+    frames = join(s.frames + at for s, at in zip(songs, first_frame))
+    bins = join(s.bins for s in songs)
+    return Segment(
+        [s.track_id for s in songs],
+        first_frame,
+        _starts(codes),
+        positions[order].astype(np.uint32),
+        frames,
+        bins.astype(np.uint16),
+    )
 
 # %% ../nbs/30_landmarks.ipynb #508c6408
 def segment_songs(
     segment: Segment,  # any segment
 ) -> list[Song]:
     "The living songs of a segment, as `build_segment` takes them."
-    codes, positions = np.repeat(np.arange(2**CODE_BITS), np.diff(segment.starts)), segment.postings.astype(np.int64)
+    codes = np.repeat(np.arange(2**CODE_BITS), np.diff(segment.starts))
+    positions = segment.postings.astype(np.int64)
     track = np.searchsorted(segment.first_frame, positions, 'right') - 1
     order = np.argsort(track, kind='stable')
     edges = np.searchsorted(track[order], np.arange(len(segment.track_ids) + 1))
     inner = np.searchsorted(segment.peak_frames, segment.first_frame)
     songs = []
     for i, track_id in enumerate(segment.track_ids):
-        mine, peaks_ = order[edges[i] : edges[i + 1]], slice(inner[i], inner[i + 1])
-        begin, n_frames = segment.first_frame[i], int(segment.first_frame[i + 1] - segment.first_frame[i])
+        mine = order[edges[i] : edges[i + 1]]
+        peaks_ = slice(inner[i], inner[i + 1])
+        begin = segment.first_frame[i]
+        n_frames = int(segment.first_frame[i + 1] - segment.first_frame[i])
         if segment.alive[i]:
             of_peaks = segment.peak_frames[peaks_] - begin, segment.peak_bins[peaks_].astype(np.int64)
             songs.append(Song(track_id, codes[mine], positions[mine] - begin, *of_peaks, n_frames))
@@ -276,19 +326,24 @@ def tally(
     "Places: song, start frame, votes with the two neighbouring frames', and how far these pull the start, all (n_places,), by song and start."
     if not len(starts):
         return starts, starts, starts, starts / 1
-    least, width = int(starts.min()), int(np.ptp(starts)) + 2  # of neighbours in time no song's last and the next's first
-    hits = (tracks * width + (starts - least)) << 6 | weights  # one number each: sorting is most of the work …
-    hits = np.sort(hits.astype(np.uint32) if (int(tracks.max()) + 1) * width < 2**26 else hits)  # … and half of it if numbers are narrow
+    # of neighbours in time no song's last and the next's first
+    least = int(starts.min())
+    width = int(np.ptp(starts)) + 2
+    # one number each: sorting is most of the work …
+    hits = (tracks * width + (starts - least)) << 6 | weights
+    # … and half of it if numbers are narrow
+    hits = np.sort(hits.astype(np.uint32) if (int(tracks.max()) + 1) * width < 2**26 else hits)
     keys = hits >> 6
     first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    keys, counts = keys[first].astype(np.int64), np.add.reduceat(hits & HEAVIEST, first, dtype=np.int64)
+    keys = keys[first].astype(np.int64)
+    counts = np.add.reduceat(hits & HEAVIEST, first, dtype=np.int64)
     beside = np.diff(keys) == 1
     left = np.concatenate([[0], np.where(beside, counts[:-1], 0)])[: len(keys)]
     right = np.concatenate([np.where(beside, counts[1:], 0), [0]])[: len(keys)]
     votes = counts + left + right
     return keys // width, keys % width + least, votes, (right - left) / votes
 
-
+# %% ../nbs/30_landmarks.ipynb #5403603f
 def vote(
     tracks: np.ndarray,  # (n_hits,) as for `tally`
     starts: np.ndarray,  # (n_hits,) as for `tally`
@@ -313,15 +368,16 @@ def vote_features(
     chance = max(1.0, fifth, 0.12 * np.sqrt(n_hashes))
     return np.stack([np.log1p(votes), np.full(len(votes), np.log1p(chance))], axis=1)
 
-
+# %% ../nbs/30_landmarks.ipynb #9fd75479
 def chance_agreement(
     z: np.ndarray,  # (n,) agreement of a query's songs, best first
-    least: float,  # that it is taken for: where there are few songs, the third says little of what a hundredth might show
+    # that it is taken for: where there are few songs, the third says little of what a hundredth might show
+    least: float,
 ) -> float:
     "The level of chance: the agreement of the third song, but no less than `least`."
     return max(least, float(z[2]) if len(z) > 2 else 0.0)
 
-
+# %% ../nbs/30_landmarks.ipynb #e80e10b8
 def agreement_features(
     z: np.ndarray,  # (n,) agreement of a query's songs, best first
     rest: np.ndarray,  # (n,) the same without the fifth of the clip that speaks loudest for the song
@@ -331,7 +387,9 @@ def agreement_features(
     least: float,  # for `chance_agreement`
 ) -> np.ndarray:
     "What it is made of when places are verified: logarithms of agreement, `chance_agreement`, agreement without the loudest fifth, peaks, frames, and the clip's hashes a frame, shape (n, 6)."
-    of_clip = np.broadcast_to([chance_agreement(z, least), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)).T
+    of_clip = np.broadcast_to(
+        [chance_agreement(z, least), n_frames, n_hashes / max(n_frames, 1)], (len(z), 3)
+    ).T
     return np.log(np.maximum(np.stack([z, of_clip[0], rest, n_peaks, *of_clip[1:]], axis=1), 0.5))
 
 # %% ../nbs/30_landmarks.ipynb #77db734a
@@ -356,12 +414,14 @@ class Landmarks:
         front: Front | None = None,  # what is stored of a song; by default the class's
         search: Search | None = None,  # how a clip is asked; by default the class's
     ):
-        self.front, self.asking = front or self.settings[0], search or self.settings[1]
+        self.front = front or self.settings[0]
+        self.asking = search or self.settings[1]
         fitted = calibration(self.front, self.asking)
         self.accept_confidence = fitted['accept_confidence']
         self.calibrated = fitted['front_end'] == self.front.digest()  # else the confidence is a guess
         self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
-        self._chance = fitted.get('least_chance', [[1], [5]])  # sizes of a catalogue, and the least level of chance in each
+        # sizes of a catalogue, and the least level of chance in each
+        self._chance = fitted.get('least_chance', [[1], [5]])
         self._parts: list[Segment] = []
         self._pending: list[Song] = []
         self._known: set[str] = set()
@@ -450,7 +510,8 @@ class Landmarks:
     def compact(self) -> None:
         "Rewrite all living songs into one segment."
         songs = [song for segment in self._parts for song in segment_songs(segment)] + self._pending
-        self._parts, self._pending = [build_segment(songs)] if songs else [], []
+        self._parts = [build_segment(songs)] if songs else []
+        self._pending = []
 
     def save(
         self,
@@ -483,7 +544,7 @@ def _add_peaks(self: Landmarks, track_id: str, frames: np.ndarray, bins: np.ndar
         self._pending.append(Song(track_id, codes, at, frames, bins - self.front.bin_min, n_frames))
         self._known.add(track_id)
 
-
+# %% ../nbs/30_landmarks.ipynb #5ed6739c
 def _segments(self: Landmarks) -> list[Segment]:
     if self._pending:
         self._parts.append(build_segment(self._pending))
@@ -500,29 +561,37 @@ def _query_peaks(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np
     frames, bins = np.nonzero(mask)
     return frames, bins + front.bin_min
 
-
+# %% ../nbs/30_landmarks.ipynb #0a761ced
 def _prominence(level_db: np.ndarray) -> np.ndarray:
     "How far each cell stands above the mean of its surroundings, 0 to 30 dB, shape (frames, bins)."
     from scipy.ndimage import uniform_filter
 
     return np.clip(level_db - uniform_filter(level_db, (21, 31), mode='nearest'), 0, 30)
 
-
-def _weighed(frames: np.ndarray, bins: np.ndarray, stands_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+# %% ../nbs/30_landmarks.ipynb #1730686b
+def _weighed(
+    frames: np.ndarray, bins: np.ndarray, stands_db: np.ndarray, asking: Search, front: Front
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Codes, anchor frames and votes of all pairs of a clip's peaks."
     anchor, target = _pairs(frames, bins, asking.fan, front)
     votes = 1 + (asking.weigh * stands_db[anchor] * stands_db[target] / 15).astype(np.int64)  # 1 to 61
     return _codes(frames, bins, anchor, target, front), frames[anchor], votes
 
-
-def _bent_hashes(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+# %% ../nbs/30_landmarks.ipynb #8bc74e26
+def _bent_hashes(
+    level_db: np.ndarray, asking: Search, front: Front
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Codes, anchor frames and votes that a clip's strong peaks would have at other pitches."
-    frames, bins = _query_peaks(level_db, replace(asking, frames=asking.bent_frames, bins=asking.bent_bins), front)
+    frames, bins = _query_peaks(
+        level_db, replace(asking, frames=asking.bent_frames, bins=asking.bent_bins), front
+    )
     at = bins - front.bin_min
     below, here, above = (level_db[frames, np.clip(at + d, 0, level_db.shape[1] - 1)] for d in (-1, 0, 1))
     curve = np.minimum(below - 2 * here + above, -1e-6)
-    exact = bins + np.clip((below - above) / (2 * curve), -0.5, 0.5)  # the top of the parabola through three bins
-    found, stands = [], _prominence(level_db)[frames, at]
+    # the top of the parabola through three bins
+    exact = bins + np.clip((below - above) / (2 * curve), -0.5, 0.5)
+    found = []
+    stands = _prominence(level_db)[frames, at]
     for pitch in PITCHES:
         moved = np.rint(exact / pitch).astype(np.int64)
         order = np.lexsort((moved, frames))
@@ -531,13 +600,17 @@ def _bent_hashes(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np
     return tuple(np.concatenate(x) for x in zip(*found))
 
 # %% ../nbs/30_landmarks.ipynb #397048ce
-def _query_hashes(clips: list[np.ndarray], levels_db: list[np.ndarray], asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _query_hashes(
+    clips: list[np.ndarray], levels_db: list[np.ndarray], asking: Search, front: Front
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Codes, anchor frames and votes of a clip's hashes, in all its framings."
     found = []
     for samples, level_db in zip(clips, levels_db):
         if asking.frames:
             frames, bins = _query_peaks(level_db, asking, front)
-            found.append(_weighed(frames, bins, _prominence(level_db)[frames, bins - front.bin_min], asking, front))
+            found.append(
+                _weighed(frames, bins, _prominence(level_db)[frames, bins - front.bin_min], asking, front)
+            )
         else:
             codes, at = hashes(*peaks(samples, front)[:2], asking.fan, front)
             found.append((codes, at, np.ones(len(codes), np.int64)))
@@ -549,6 +622,7 @@ def _query_hashes(clips: list[np.ndarray], levels_db: list[np.ndarray], asking: 
 @dataclass
 class _Hearing:
     "A clip against the index: what was looked up, and what answered."
+
     levels_db: list[np.ndarray]  # one spectrogram for each framing
     n_hashes: int  # of the clip
     segments: list[Segment]
@@ -565,28 +639,42 @@ def _promising(begin: np.ndarray, votes: np.ndarray, most: int) -> np.ndarray:
     size = 1 << int(np.clip(len(begin).bit_length(), 12, 19))
     bins = begin & (size - 1)
     full = np.bincount(bins, votes, size).astype(np.int32)
-    full = full + np.roll(full, 1) + np.roll(full, -1)  # a place's neighbours in time are the bin's neighbours
+    # a place's neighbours in time are the bin's neighbours
+    full = full + np.roll(full, 1) + np.roll(full, -1)
     at_least = np.cumsum(np.bincount(full)[::-1])[::-1]  # bins with so many votes or more
     return np.flatnonzero(full[bins] >= (at_least > most).sum() - 1)
 
-
+# %% ../nbs/30_landmarks.ipynb #ba9b531a
 def _hear(self: Landmarks, samples: np.ndarray) -> _Hearing:
-    front, asking = self.front, self.asking
+    front = self.front
+    asking = self.asking
     clips = [samples[p * front.hop // asking.phases :] for p in range(asking.phases)]
     none = np.zeros((0, front.bin_max - front.bin_min + 1), np.float32)
-    levels_db = [np.concatenate([none, *level_blocks([x], front)]) for x in clips] if asking.frames else [none] * len(clips)
+    levels_db = (
+        [np.concatenate([none, *level_blocks([x], front)]) for x in clips]
+        if asking.frames
+        else [none] * len(clips)
+    )
     codes, at, votes = _query_hashes(clips, levels_db, asking, front)
-    segments, hits, ids, base = self.segments(), [], [], [0]
+    segments = self.segments()
+    hits = []
+    ids = []
+    base = [0]
     for segment in segments:
         which, position = segment.lookup(codes)
         if asking.candidates:  # only the fullest places will be verified
             kept = _promising(position - at[which], votes[which], 6 * asking.candidates)
-            which, position = which[kept], position[kept]
+            which = which[kept]
+            position = position[kept]
         track = segment.track_at(position)
         if not segment.alive.all():
             living = segment.alive[track]
-            which, position, track = which[living], position[living], track[living]
-        hits.append((track + base[-1], position - segment.first_frame[track] - at[which], at[which], votes[which]))
+            which = which[living]
+            position = position[living]
+            track = track[living]
+        hits.append(
+            (track + base[-1], position - segment.first_frame[track] - at[which], at[which], votes[which])
+        )
         ids += segment.track_ids
         base.append(len(ids))
     hits = [np.concatenate(x) for x in zip(*hits)] if hits else [np.zeros(0, np.int64)] * 4
@@ -596,6 +684,7 @@ def _hear(self: Landmarks, samples: np.ndarray) -> _Hearing:
 @dataclass
 class Evidence:
     "What a clip says of the songs, best first; songs that share nothing with it are left out."
+
     track_ids: list[str]
     score: np.ndarray  # (n,) agreement in standard deviations of chance, or aligned votes
     start_s: np.ndarray  # (n,) where the clip starts in the song, seconds
@@ -609,14 +698,20 @@ def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
     track, votes, start = vote(heard.tracks, heard.starts)
     names = np.array([heard.ids[t] for t in track], str)
     order = np.lexsort((names, -votes))  # ties by name, not by order of addition
-    track, votes, start = track[order], votes[order], start[order]
+    track = track[order]
+    votes = votes[order]
+    start = start[order]
     near = [(heard.tracks == t) & (np.abs(heard.starts - s) < 1.7) for t, s in zip(track[:k], start)]
-    spread = np.array([len(np.unique(heard.anchors[n] // 8)) for n in near] + [0] * (len(track) - len(near)), np.int64)
+    spread = np.array(
+        [len(np.unique(heard.anchors[n] // 8)) for n in near] + [0] * (len(track) - len(near)), np.int64
+    )
     phases = self.asking.phases
     start_s = (start - (phases - 1) / (2 * phases)) * self.front.hop / SAMPLE_RATE  # the mean of the framings
     features = vote_features(votes, heard.n_hashes)
     doubtful = spread < int(2 + len(samples) / SAMPLE_RATE / 3)
-    return Evidence(names[order].tolist(), votes.astype(float), start_s, features, doubtful, np.zeros(len(order), bool))
+    return Evidence(
+        names[order].tolist(), votes.astype(float), start_s, features, doubtful, np.zeros(len(order), bool)
+    )
 
 # %% ../nbs/30_landmarks.ipynb #a5cfbde2
 def _propose(heard: _Hearing, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -626,14 +721,19 @@ def _propose(heard: _Hearing, most: int) -> tuple[np.ndarray, np.ndarray, np.nda
     top = np.ones(len(votes), bool)  # of neighbours only the best stays: they are one place
     top[1:] &= ~beside | (votes[1:] > votes[:-1])
     top[:-1] &= ~beside | (votes[:-1] >= votes[1:])
-    track, start, votes = track[top], start[top], votes[top]
-    if len(votes) > most:  # of equal votes any will do, but not by song: the order of addition must not decide
+    track = track[top]
+    start = start[top]
+    votes = votes[top]
+    # of equal votes any will do, but not by song: the order of addition must not decide
+    if len(votes) > most:
         worth = votes << 16 | (start * 2654435761 >> 8 & 0xFFFF)
         best = np.sort(np.argpartition(-worth, most)[:most])
-        track, start, votes = track[best], start[best], votes[best]
+        track = track[best]
+        start = start[best]
+        votes = votes[best]
     return track, start, votes
 
-
+# %% ../nbs/30_landmarks.ipynb #cca779d0
 def _look(heard: _Hearing, track: np.ndarray, start: np.ndarray, n_frames: int) -> Places:
     "The peaks of the songs at these places; `track` is ascending, so that the segments come one after the other."
     found = []
@@ -641,10 +741,21 @@ def _look(heard: _Hearing, track: np.ndarray, start: np.ndarray, n_frames: int) 
         mine = slice(*np.searchsorted(track, [low, high]))
         here = track[mine] - low
         first = segment.first_frame[here]
-        found.append(places(segment.peak_frames, segment.peak_bins, start[mine] + first, first, segment.first_frame[here + 1], n_frames))
+        found.append(
+            places(
+                segment.peak_frames,
+                segment.peak_bins,
+                start[mine] + first,
+                first,
+                segment.first_frame[here + 1],
+                n_frames,
+            )
+        )
     base = np.cumsum([0, *(len(p) for p in found)])
     own = np.concatenate([p.own + b for p, b in zip(found, base)])
-    return Places(own, *(np.concatenate([getattr(p, x) for p in found]) for x in ('frames', 'bins', 'counts')))
+    return Places(
+        own, *(np.concatenate([getattr(p, x) for p in found]) for x in ('frames', 'bins', 'counts'))
+    )
 
 # %% ../nbs/30_landmarks.ipynb #9535360b
 def _finalists(z: np.ndarray, track: np.ndarray, most: int, each: int) -> np.ndarray:
@@ -667,39 +778,49 @@ def own_agreement(
     frames, bins = _query_peaks(level_db, Search(frames=near, bins=near), front)
     margin = (len(around) - len(level_db)) // 2
     own = around[frames + margin, bins - front.bin_min]
-    enough = max(FEWEST, 0.7 * len(own))  # a place at the edge of a song has few peaks, and those may fit by luck
+    # a place at the edge of a song has few peaks, and those may fit by luck
+    enough = max(FEWEST, 0.7 * len(own))
     return (own.mean() if len(own) else np.inf) * np.sqrt(np.maximum(counts, enough))
 
 # %% ../nbs/30_landmarks.ipynb #d05e11ef
 def _closely(self, samples: np.ndarray, first: np.ndarray, at: Places) -> np.ndarray:
     "Best agreement of places over four framings of the clip; `first` is the map of the first."
-    front, z = self.front, [agreement(first, at, (-1, 0, 1))]
+    front = self.front
+    z = [agreement(first, at, (-1, 0, 1))]
     for phase in (1, 2, 3):
         level_db = np.concatenate([*level_blocks([samples[phase * front.hop // 4 :]], front)])
         z.append(agreement(padded(soft_map(level_db, floor_db=front.floor_db)), at, (-1, 0, 1)))
     return np.max(z, axis=(0, 1))
 
-
+# %% ../nbs/30_landmarks.ipynb #706481a0
 def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
     "Songs by how well their peaks agree with the clip."
-    asking, front = self.asking, self.front
+    asking = self.asking
+    front = self.front
     track, start, votes = _propose(heard, asking.candidates)
     maps = [padded(soft_map(level_db, floor_db=front.floor_db)) for level_db in heard.levels_db]
     at = _look(heard, track, start, len(heard.levels_db[0]))
     z = agreement(maps[0], at, (-1, 0, 1)).max(axis=0)
     best = _finalists(z, track, asking.finalists, asking.places_per_song)
-    at, track, start, votes = at.only(best), track[best], start[best], votes[best]
+    at = at.only(best)
+    track = track[best]
+    start = start[best]
+    votes = votes[best]
     found = realign(maps, at, front.bin_min, bend=asking.bend)
-    names, score = np.array([heard.ids[t] for t in track], str), found.z.copy()
+    names = np.array([heard.ids[t] for t in track], str)
+    score = found.z.copy()
     turns = np.flatnonzero((track == track[found.z.argmax()]) & (found.z > 0.8 * found.z.max()))
     if len(turns) > 1:  # music that loops: all turns agree, and only finer framing tells them apart
         score[turns] = found.z.max() + 1e-3 * _closely(self, samples, maps[0], at.only(turns))
     order = np.lexsort((start, names, -np.round(score, 6)))
     _, firsts = np.unique(track[order], return_index=True)  # of each song its best place …
-    best = order[firsts][best_first(score[order[firsts]], names[order[firsts]])]  # … and the songs, best first
+    # … and the songs, best first
+    best = order[firsts][best_first(score[order[firsts]], names[order[firsts]])]
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
-    features = agreement_features(found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, self._least())
+    features = agreement_features(
+        found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, self._least()
+    )
     plain = found.z[best] > 0.97 * own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
     return Evidence(names[best].tolist(), score[best], start_s, features, rest < 0.4 * found.z[best], plain)
 
@@ -709,18 +830,22 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     found = self.evidence(samples, k)
     logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:]
     confidence = probability(logit)
-    doubtful, plain = found.doubtful[:k], found.plain[:k]
+    doubtful = found.doubtful[:k]
+    plain = found.plain[:k]
     confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
     confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)
     return as_matches(found.track_ids[:k], found.score, found.start_s, confidence)
 
-
+# %% ../nbs/30_landmarks.ipynb #e4f0c9c1
 def _evidence(self: Landmarks, samples: np.ndarray, k: int) -> Evidence:
-    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)  # one broken sample shall not silence the rest
+    # one broken sample shall not silence the rest
+    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     heard = self.hear(samples)
     if not len(heard.tracks):
         none = np.zeros(0)
-        return Evidence([], none, none, np.zeros((0, len(self._coefficients) - 1)), none.astype(bool), none.astype(bool))
+        return Evidence(
+            [], none, none, np.zeros((0, len(self._coefficients) - 1)), none.astype(bool), none.astype(bool)
+        )
     return (_by_agreement if self.asking.candidates else _by_votes)(self, heard, samples, k)
 
 # %% ../nbs/30_landmarks.ipynb #bb9f1840
@@ -733,7 +858,8 @@ def _merge(self: Landmarks, other: Landmarks) -> None:
         self._known |= {t for t, a in zip(segment.track_ids, self._parts[-1].alive) if a}
 
 # %% ../nbs/30_landmarks.ipynb #7fd5f9e2
-FORMAT, VERSION = 'resonance landmarks', 2
+FORMAT = 'resonance landmarks'
+VERSION = 2
 _FILLER, _LONGEST = 511, 127  # the bin of an entry that is no peak; the longest step between two entries
 
 
@@ -743,38 +869,47 @@ def pack_peaks(
 ) -> np.ndarray:
     "Peaks as two-byte steps, uint16."
     gaps = np.diff(frames, prepend=0)
-    fillers = np.maximum(gaps - 1, 0) // _LONGEST  # a step of 127 is a filler's alone: 1 to 127 remain for the peak
+    # a step of 127 is a filler's alone: 1 to 127 remain for the peak
+    fillers = np.maximum(gaps - 1, 0) // _LONGEST
     own = np.repeat(np.arange(len(gaps)), fillers + 1)
     last = np.cumsum(fillers + 1) - 1
     packed = np.full(len(own), _FILLER << 7 | _LONGEST, np.int64)
     packed[last] = np.asarray(bins, np.int64) << 7 | (gaps - fillers * _LONGEST)
     return packed.astype(np.uint16)
 
-
+# %% ../nbs/30_landmarks.ipynb #abea5337
 def unpack_peaks(
     packed: np.ndarray,  # of `pack_peaks`
 ) -> tuple[np.ndarray, np.ndarray]:
     "Frames and bins of packed peaks."
-    frames, bins = np.cumsum(packed & 127, dtype=np.int64), packed >> 7
+    frames = np.cumsum(packed & 127, dtype=np.int64)
+    bins = packed >> 7
     real = bins != _FILLER
     return frames[real], bins[real].astype(np.uint16)
 
 # %% ../nbs/30_landmarks.ipynb #2958d604
 def _pack_postings(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
     "Postings in each bucket, one bucket for all hashes with the same high bits; and the postings, the low bits of the hash above the frame."
-    size, frame_bits = len(segment.postings), max(24, int(segment.first_frame[-1]).bit_length())
-    prefix_bits = int(np.clip(np.log2(max(size, 1)) - 2, max(CODE_BITS - 8, CODE_BITS - 32 + frame_bits), CODE_BITS))
+    size = len(segment.postings)
+    frame_bits = max(24, int(segment.first_frame[-1]).bit_length())
+    prefix_bits = int(
+        np.clip(np.log2(max(size, 1)) - 2, max(CODE_BITS - 8, CODE_BITS - 32 + frame_bits), CODE_BITS)
+    )
     low_bits = CODE_BITS - prefix_bits
     counts = np.diff(segment.starts[:: 1 << low_bits])
     small = next(t for t in (np.uint8, np.uint16, np.uint32) if counts.max(initial=0) <= np.iinfo(t).max)
     low = np.repeat(np.tile(np.arange(1 << low_bits), 2**prefix_bits), np.diff(segment.starts))
     return counts.astype(small), (low << (32 - low_bits) | segment.postings).astype(np.uint32)
 
-
+# %% ../nbs/30_landmarks.ipynb #563c2941
 def _unpack_postings(counts: np.ndarray, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Where each hash's postings begin, and their frames; raises `ValueError` when the two do not fit."
     low_bits = CODE_BITS - len(counts).bit_length() + 1
-    if len(counts) << low_bits != 2**CODE_BITS or not 0 <= low_bits <= 8 or counts.sum(dtype=np.int64) != len(packed):
+    if (
+        len(counts) << low_bits != 2**CODE_BITS
+        or not 0 <= low_bits <= 8
+        or counts.sum(dtype=np.int64) != len(packed)
+    ):
         raise ValueError(f'{len(packed)} postings in {len(counts)} buckets')
     if not low_bits:  # as in memory
         return np.append(0, np.cumsum(counts)).astype(np.uint32), packed
@@ -789,11 +924,20 @@ def _save(self: Landmarks, folder: Path) -> None:
         self.compact()
     segment = self._parts[0] if self._parts else build_segment([])
     counts, postings = _pack_postings(segment)
-    arrays = {'counts': counts, 'postings': postings, 'peaks': pack_peaks(segment.peak_frames, segment.peak_bins)}
+    arrays = {
+        'counts': counts,
+        'postings': postings,
+        'peaks': pack_peaks(segment.peak_frames, segment.peak_bins),
+    }
     for name, array in arrays.items():
         np.save(folder / f'{name}.npy', array, allow_pickle=False)
     lengths = np.diff(segment.first_frame).tolist()
-    about = {'format': FORMAT, 'version': VERSION, 'front_end': self.front.digest(), 'front': asdict(self.front)}
+    about = {
+        'format': FORMAT,
+        'version': VERSION,
+        'front_end': self.front.digest(),
+        'front': asdict(self.front),
+    }
     about |= {'search': asdict(self.asking), 'tracks': list(zip(segment.track_ids, lengths))}
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
 
@@ -805,24 +949,42 @@ def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         kind = about['format'], about['version']
         if kind != (FORMAT, VERSION):
             raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
-        about |= {'front': Front(**about['front']), 'search': Search(**about['search']), 'tracks': [(str(t), int(n)) for t, n in about['tracks']]}
-        arrays = {n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False)) for n in ('counts', 'postings', 'peaks')}
+        about |= {
+            'front': Front(**about['front']),
+            'search': Search(**about['search']),
+            'tracks': [(str(t), int(n)) for t, n in about['tracks']],
+        }
+        arrays = {
+            n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False))
+            for n in ('counts', 'postings', 'peaks')
+        }
         arrays['starts'], arrays['postings'] = _unpack_postings(arrays.pop('counts'), arrays['postings'])
         arrays['peak_frames'], arrays['peak_bins'] = unpack_peaks(arrays.pop('peaks'))
         here = about['front'].digest()
         if about['front_end'] != here:
             raise OtherVersion(folder, f'front end {about["front_end"]}', here)
-        lengths, last = [n for _, n in about['tracks']], max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0))
-        counted = min(lengths, default=1) > 0 and last < max(1, sum(lengths)) < 2**32 and len(dict(about['tracks'])) == len(lengths)
-        if not counted or arrays['peak_bins'].max(initial=0) > about['front'].bin_max - about['front'].bin_min:
-            raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+        lengths = [n for _, n in about['tracks']]
+        last = max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0))
+        counted = (
+            min(lengths, default=1) > 0
+            and last < max(1, sum(lengths)) < 2**32
+            and len(dict(about['tracks'])) == len(lengths)
+        )
+        if (
+            not counted
+            or arrays['peak_bins'].max(initial=0) > about['front'].bin_max - about['front'].bin_min
+        ):
+            raise ResonanceError(
+                f'{folder} is damaged (its arrays do not fit together); index the music again'
+            )
         return about, arrays
 
-
+# %% ../nbs/30_landmarks.ipynb #ca4973c3
 def _load(cls, folder: Path) -> Landmarks:
     with reading(folder, 'landmark index'):
         about, arrays = _read(Path(folder))
-        self, (ids, lengths) = cls(about['front'], about['search']), (zip(*about['tracks']) if about['tracks'] else ([], []))
+        self = cls(about['front'], about['search'])
+        (ids, lengths) = zip(*about['tracks']) if about['tracks'] else ([], [])
         first_frame = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._parts = [Segment(list(ids), first_frame, **arrays)] if len(ids) else []
         self._known = set(ids)
@@ -835,7 +997,8 @@ def shares_sound(
     piece_s: float = 5.0,  # what must be in the song
 ) -> bool:
     "Whether a piece of a clip is in a song, as dense landmarks see it."
-    judge, size = DenseLandmarks(), round(piece_s * SAMPLE_RATE)
+    judge = DenseLandmarks()
+    size = round(piece_s * SAMPLE_RATE)
     judge.add('song', song)
     pieces = (clip[at : at + size] for at in range(0, max(1, len(clip) - size + 1), size))
     return any(m.confidence >= judge.accept_confidence for piece in pieces for m in judge.search(piece, 1))

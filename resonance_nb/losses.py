@@ -14,14 +14,16 @@ __all__ = ['torch', 'nn', 'F', 'nt_xent', 'Temperature', 'sup_con', 'triplet', '
 
 # %% ../nbs/42_losses.ipynb #2111bf37
 torch = need('torch', 'learn')
-nn, F = torch.nn, torch.nn.functional
+nn = torch.nn
+F = torch.nn.functional
 
 # %% ../nbs/42_losses.ipynb #0bb7207d
 def nt_xent(
     a: torch.Tensor,  # unit vectors of one view, shape (batch, dim)
     b: torch.Tensor,  # of the other view
     temperature: float | torch.Tensor = 0.05,  # low: only the most similar wrong ones count
-    songs: torch.Tensor | None = None,  # (batch,) song of each window; windows of one song are not held against each other
+    # (batch,) song of each window; windows of one song are not held against each other
+    songs: torch.Tensor | None = None,
     memory: torch.Tensor | None = None,  # (m, dim) vectors of earlier batches, wrong answers for everyone …
     memory_songs: torch.Tensor | None = None,  # … but those of their own songs
     smoothing: float = 0.0,  # of the right answer's weight, spread evenly over all answers
@@ -29,7 +31,9 @@ def nt_xent(
     "Normalised-temperature cross entropy over both directions {cite:p}`chen2020simple`, equation 1; a single pair raises `ResonanceError`."
     n = len(a)
     if n < 2 and memory is None:
-        raise ResonanceError('a contrastive loss needs at least two pairs: there is nothing to be wrong about')
+        raise ResonanceError(
+            'a contrastive loss needs at least two pairs: there is nothing to be wrong about'
+        )
     z = torch.cat([a, b]).float() if a.dtype in (torch.float16, torch.bfloat16) else torch.cat([a, b])
     logits = z @ z.T / temperature
     right = torch.arange(2 * n, device=z.device).roll(n)
@@ -125,7 +129,9 @@ class Hybrid(nn.Module):
         smoothing: float = 0.0,  # of its labels
     ):
         super().__init__()
-        self.classify, self.alpha, self.smoothing = nn.Linear(dim, n_songs), alpha, smoothing
+        self.classify = nn.Linear(dim, n_songs)
+        self.alpha = alpha
+        self.smoothing = smoothing
 
     def forward(
         self,

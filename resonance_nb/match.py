@@ -21,12 +21,13 @@ def diagonals(
     step: int = 1,  # windows of a song between two windows of the clip
 ) -> np.ndarray:
     "Mean similarity of the diagonal that begins at each window of the songs, shape (windows,)."
-    total, n = np.zeros(similar.shape[1], np.float32), similar.shape[1]
+    total = np.zeros(similar.shape[1], np.float32)
+    n = similar.shape[1]
     for k, row in zip(range(0, n, step), similar):  # a clip may be longer than all songs together
         total[: n - k] += row[k:] * (left[: n - k] >= k)
     return total / max(len(similar), 1)
 
-
+# %% ../nbs/51_match.ipynb #b2628395
 def laid_out(
     lengths: np.ndarray,  # (songs,) windows of each
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,7 @@ def laid_out(
     first = np.append(0, np.cumsum(lengths))
     return first, (np.repeat(first[1:], lengths) - 1 - np.arange(first[-1])).astype(np.int32)
 
-
+# %% ../nbs/51_match.ipynb #648c2315
 def best_places(
     score: np.ndarray,  # (windows,) of all songs laid end to end
     first: np.ndarray,  # (songs + 1,) where each song begins
@@ -61,12 +62,13 @@ def scan(
         similar = windows[begin : begin + at_once] @ clip.T
         for k in range(len(clip)):
             late = k // turns * step
-            low, high = max(begin - late, 0), begin + len(similar) - late
+            low = max(begin - late, 0)
+            high = begin + len(similar) - late
             if high > low:
                 total[k % turns, low:high] += similar[low + late - begin :, k] * (left[low:high] >= late)
     return total / np.maximum(1, -(-(len(clip) - np.arange(turns)) // turns))[:, None].astype(np.float32)
 
-
+# %% ../nbs/51_match.ipynb #7880743f
 def best_songs(
     scores: np.ndarray,  # (turns, windows) of all songs laid end to end
     first: np.ndarray,  # (songs + 1,) where each song begins
@@ -107,7 +109,8 @@ def propose(
     number = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
     there = rows >= 0
     song = np.searchsorted(first, rows[there], 'right') - 1
-    begin, weight = rows[there] - number[there] * step, np.maximum(scores[there], 0)
+    begin = rows[there] - number[there] * step
+    weight = np.maximum(scores[there], 0)
     spare = len(rows) * step + 1  # so that a place before one song is not taken for the end of another
     keys, own = np.unique(begin + song * spare, return_inverse=True)
     votes = np.bincount(own, weight, len(keys))
@@ -133,7 +136,9 @@ def along(
     "Mean cosine along the best diagonal of each place, and the speed of it, both (n,); windows outside of the song count nothing."
     if not speeds:
         raise ResonanceError('name at least one speed')
-    steps, best, speed = np.arange(len(clip)) * step, np.full(len(begin), -np.inf), np.ones(len(begin))
+    steps = np.arange(len(clip)) * step
+    best = np.full(len(begin), -np.inf)
+    speed = np.ones(len(begin))
     for s in speeds:
         at = begin[:, None] + np.rint(steps * s).astype(np.int64)
         inside = (at >= first[:, None]) & (at < last[:, None])

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, search_stretches, stft
-from .core import Match, OtherVersion, ResonanceError, SongIndex, as_matches, best_first, probability, reading
+from resonance_nb.core import (
+    Match,
+    OtherVersion,
+    ResonanceError,
+    SongIndex,
+    as_matches,
+    best_first,
+    probability,
+    reading,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +40,7 @@ __all__ = ['SCALINGS', 'LAB_TARGETS', 'Front', 'MfccFront', 'ChromaFront', 'powe
 @dataclass(frozen=True)
 class Front:
     "What both front ends share: how sound is framed and how frames are averaged."
+
     n_fft: int = 1024  # window, samples at 16 kHz
     hop: int = 400  # step, samples
     cell_s: float = 2.5  # half a chunk, seconds; a chunk begins with every cell
@@ -39,8 +49,15 @@ class Front:
     heard_s: float = 0.25  # a chunk with less sound than this, seconds, is left out
 
     def __post_init__(self):
-        if self.hop < 1 or self.n_fft < 16 or self.cell < 1 or abs(self.cell * self.hop - self.cell_s * SAMPLE_RATE) > 1e-6:
-            raise ResonanceError(f'a cell of {self.cell_s:g} s is no whole number of steps of {self.hop} samples')
+        if (
+            self.hop < 1
+            or self.n_fft < 16
+            or self.cell < 1
+            or abs(self.cell * self.hop - self.cell_s * SAMPLE_RATE) > 1e-6
+        ):
+            raise ResonanceError(
+                f'a cell of {self.cell_s:g} s is no whole number of steps of {self.hop} samples'
+            )
 
     @property
     def cell(self) -> int:
@@ -49,13 +66,18 @@ class Front:
 
     def digest(self) -> str:
         "A short hash of everything that decides the stored vectors."
-        facts = asdict(self) | {'front': type(self).__name__, 'sample_rate_hz': SAMPLE_RATE, 'layout': 'chunks, then the whole'}
+        facts = asdict(self) | {
+            'front': type(self).__name__,
+            'sample_rate_hz': SAMPLE_RATE,
+            'layout': 'chunks, then the whole',
+        }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/32_mfcc.ipynb #6960ea09
 @dataclass(frozen=True)
 class MfccFront(Front):
     "Settings of the mel-frequency cepstral coefficients."
+
     n_mels: int = 40  # mel bands from 0 Hz to half the sample rate
     n_mfcc: int = 20  # coefficients kept, from number 0
     top_db: float = 30.0  # bands further below a frame's loudest band than this are lifted to there, dB
@@ -66,10 +88,11 @@ class MfccFront(Front):
         "Numbers in a vector."
         return self.n_mfcc - (not self.loudness) + self.n_mfcc * self.spread
 
-
+# %% ../nbs/32_mfcc.ipynb #645df06e
 @dataclass(frozen=True)
 class ChromaFront(Front):
     "Settings of the chroma: energy by pitch class."
+
     n_fft: int = 8192  # long, so that neighbouring low notes are told apart (bins of 2 Hz)
     hop: int = 800  # step, samples (50 ms)
     f_min_hz: float = 60.0  # lowest partial that counts
@@ -90,31 +113,40 @@ def _checked(piece) -> np.ndarray:
         raise ResonanceError('a sound must be finite: there are NaN or infinite samples in it')
     return x
 
-
+# %% ../nbs/32_mfcc.ipynb #a413077a
 def _power(x: np.ndarray, front: Front) -> np.ndarray:
     "Power spectra of the frames that fit into `x`, shape (frames, bins)."
     s = stft(x, front.n_fft, front.hop, center=False).T
     with np.errstate(over='ignore', invalid='ignore'):  # absurdly loud samples; such frames are not counted
         return s.real**2 + s.imag**2
 
-
+# %% ../nbs/32_mfcc.ipynb #026110a3
 def power_blocks(
     blocks: Iterable[np.ndarray],  # mono samples at 16 kHz, in pieces of any length
     front: Front,  # the settings
 ) -> Iterator[np.ndarray]:
     "Power spectra, shape (frames, bins), in pieces of eight cells (the last may be shorter); raises `ResonanceError` for non-finite samples."
-    half, n, total, done = front.n_fft // 2, 8 * front.cell, 0, 0
-    kept, size = [np.zeros(half, np.float32)], half
+    half = front.n_fft // 2
+    n = 8 * front.cell
+    total = 0
+    done = 0
+    kept = [np.zeros(half, np.float32)]
+    size = half
     for piece in blocks:
         kept.append(_checked(piece))
-        total, size = total + len(kept[-1]), size + len(kept[-1])
+        total = total + len(kept[-1])
+        size = size + len(kept[-1])
         if size >= (span := (n - 1) * front.hop + front.n_fft):
-            x, first = np.concatenate(kept), 0
+            x = np.concatenate(kept)
+            first = 0
             while len(x) - first >= span:
                 yield _power(x[first : first + span], front)
-                first, done = first + n * front.hop, done + n
-            kept, size = [x[first:].copy()], len(x) - first
-    x, left = np.concatenate([*kept, np.zeros(half, np.float32)]), -(-total // front.hop) - done
+                first = first + n * front.hop
+                done = done + n
+            kept = [x[first:].copy()]
+            size = len(x) - first
+    x = np.concatenate([*kept, np.zeros(half, np.float32)])
+    left = -(-total // front.hop) - done
     for start in range(0, left, n):
         end = (min(start + n, left) - 1) * front.hop + front.n_fft
         yield _power(x[start * front.hop : end], front)
@@ -124,11 +156,13 @@ def _mfcc_of(power: np.ndarray, front: MfccFront) -> np.ndarray:
     "Coefficients of power spectra, shape (frames, n_mfcc)."
     from scipy.fft import dct
 
-    level_db = 10 * np.log10(np.maximum(power @ mel_filters(SAMPLE_RATE, front.n_fft, front.n_mels).T, np.float32(1e-10)))
+    level_db = 10 * np.log10(
+        np.maximum(power @ mel_filters(SAMPLE_RATE, front.n_fft, front.n_mels).T, np.float32(1e-10))
+    )
     level_db = np.maximum(level_db, level_db.max(axis=1, keepdims=True) - np.float32(front.top_db))
     return dct(level_db, type=2, norm='ortho', axis=1)[:, : front.n_mfcc]
 
-
+# %% ../nbs/32_mfcc.ipynb #d5345c96
 def _rows(samples, front: Front, width: int) -> np.ndarray:
     pieces = [samples] if isinstance(samples, np.ndarray) else samples
     found = [_features(power, front) for power in power_blocks(pieces, front)]
@@ -157,7 +191,7 @@ def chroma_filters(
     weight.setflags(write=False)
     return weight
 
-
+# %% ../nbs/32_mfcc.ipynb #3ccbe620
 def _chroma_of(power: np.ndarray, front: ChromaFront) -> np.ndarray:
     "Chroma of power spectra, shape (frames, 12), each row of length one (or zero, where nothing sounds)."
     found = power @ chroma_filters(front)
@@ -167,7 +201,7 @@ def _chroma_of(power: np.ndarray, front: ChromaFront) -> np.ndarray:
 def _features(power: np.ndarray, front: Front) -> np.ndarray:
     return (_chroma_of if isinstance(front, ChromaFront) else _mfcc_of)(power, front)
 
-
+# %% ../nbs/32_mfcc.ipynb #cb9ae3ec
 def chroma(
     samples: np.ndarray | Iterable[np.ndarray],  # mono at 16 kHz: one array, or an iterable of pieces
     front: ChromaFront = ChromaFront(),  # the settings
@@ -178,7 +212,8 @@ def chroma(
 # %% ../nbs/32_mfcc.ipynb #1dc6c6a4
 def _cells(blocks: Iterable[np.ndarray], front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     "For each cell the frames that sound (c,), their sum and sum of squares (c, d); and the length in seconds."
-    size, parts = [0], []
+    size = [0]
+    parts = []
 
     def counted():
         for piece in blocks:
@@ -189,12 +224,18 @@ def _cells(blocks: Iterable[np.ndarray], front: Front) -> tuple[np.ndarray, np.n
     for power in power_blocks(counted(), front):
         with np.errstate(all='ignore'):
             found = _features(power, front)
-            level_db = 10 * np.log10(np.maximum(power[:, above_hum:].sum(1, dtype=np.float64) / (0.1875 * front.n_fft**2), 1e-20))
+            level_db = 10 * np.log10(
+                np.maximum(power[:, above_hum:].sum(1, dtype=np.float64) / (0.1875 * front.n_fft**2), 1e-20)
+            )
         heard = (level_db > front.floor_db) & np.isfinite(found).all(1)
         found = np.where(heard[:, None], found, 0).astype(np.float64)
         at = np.arange(0, len(found), front.cell)
         parts.append([np.add.reduceat(x, at, axis=0) for x in (heard.astype(float), found, found**2)])
-    n, total, squares = (np.concatenate(p) for p in zip(*parts)) if parts else (np.zeros(0), np.zeros((0, 1)), np.zeros((0, 1)))
+    n, total, squares = (
+        (np.concatenate(p) for p in zip(*parts))
+        if parts
+        else (np.zeros(0), np.zeros((0, 1)), np.zeros((0, 1)))
+    )
     return n, total, squares, size[0] / SAMPLE_RATE
 
 # %% ../nbs/32_mfcc.ipynb #7b22d417
@@ -207,9 +248,11 @@ def averages(
     if not len(n):
         return np.zeros(0), np.zeros(0), np.zeros((0, front.dim), np.float32)
     pairs = np.arange(max(1, len(n) - 1))
-    first, last = pairs, np.minimum(pairs + 2, len(n))
+    first = pairs
+    last = np.minimum(pairs + 2, len(n))
     if len(pairs) > 1:
-        first, last = np.append(first, 0), np.append(last, len(n))
+        first = np.append(first, 0)
+        last = np.append(last, len(n))
     sums = [np.concatenate([np.zeros((1, *x.shape[1:])), np.cumsum(x, axis=0)]) for x in (n, total, squares)]
     n, total, squares = (s[last] - s[first] for s in sums)
     enough = n * front.hop >= front.heard_s * SAMPLE_RATE
@@ -219,7 +262,11 @@ def averages(
     if front.spread:
         parts.append(np.sqrt(np.maximum(squares / n - mean**2, 0)))
     vectors = np.concatenate(parts, axis=1).astype(np.float32)
-    return (first * front.cell_s)[enough], np.minimum(last * front.cell_s, duration_s)[enough], vectors[enough]
+    return (
+        (first * front.cell_s)[enough],
+        np.minimum(last * front.cell_s, duration_s)[enough],
+        vectors[enough],
+    )
 
 # %% ../nbs/32_mfcc.ipynb #35db5aab
 SCALINGS = ('none', 'standard', 'whitened')
@@ -236,15 +283,17 @@ def fit_space(
     n, d = x.shape
     if scaling == 'none' or not n:
         return np.zeros(d), np.eye(d)
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    mean = x.mean(axis=0)
+    deviation = x.std(axis=0)
     scale = 1 / np.where(deviation > 1e-9, deviation, 1)
     if scaling == 'standard':
         return mean, np.diag(scale)
-    z, shrink = (x - mean) * scale, d / (n + d)
+    z = (x - mean) * scale
+    shrink = d / (n + d)
     values, axes = np.linalg.eigh((1 - shrink) * (z.T @ z / n) + shrink * np.eye(d))
     return mean, scale[:, None] * axes / np.sqrt(values)
 
-
+# %% ../nbs/32_mfcc.ipynb #a0af97c0
 def _unit(vectors: np.ndarray, space: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     "Vectors in their space, scaled to length one (zero stays zero): float32, shape (n, d)."
     x = (np.asarray(vectors, np.float64) - space[0]) @ space[1]
@@ -269,36 +318,46 @@ def features(
     away = np.log(np.maximum(1 - np.append(scores, fifth), 1e-4))
     return np.stack([away[:-1], np.full(len(scores), away[-1])], axis=1)
 
-
+# %% ../nbs/32_mfcc.ipynb #bb83e2ac
 def calibration(
     name: str,  # 'mfcc' or 'chroma'
 ) -> dict:
     "Coefficients of the confidence, the acceptance threshold, and what they were fitted on."
-    return json.loads((resources.files('resonance_nb') / 'models' / f'{name}.json').read_text(encoding='utf-8'))
+    return json.loads(
+        (resources.files('resonance_nb') / 'models' / f'{name}.json').read_text(encoding='utf-8')
+    )
 
 # %% ../nbs/32_mfcc.ipynb #b987034c
 class Averages(SongIndex):
     "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine; fulfils `core.VectorRecognizer`."
 
-    name, front_class = '', Front
+    name = ''
+    front_class = Front
     stored_in = 'embeddings'  # a catalogue keeps the rows in its database
 
     def __init__(
         self,
         front: Front | None = None,  # all settings at once; or a few of them by name (`settings`)
-        scope: str = 'chunk',  # what is compared: 'chunk', each with each; 'song', the whole clip with whole songs
+        # what is compared: 'chunk', each with each; 'song', the whole clip with whole songs
+        scope: str = 'chunk',
         scaling: str = 'whitened',  # one of `SCALINGS`
         **settings,  # n_fft, hop, cell_s, spread, … as in `MfccFront` or `ChromaFront`
     ):
         "An empty index; raises `ResonanceError` for settings that make no sense."
         if scope not in ('chunk', 'song') or scaling not in SCALINGS:
-            raise ResonanceError(f'scope is chunk or song, scaling one of {", ".join(SCALINGS)}; not {scope!r} and {scaling!r}')
+            raise ResonanceError(
+                f'scope is chunk or song, scaling one of {", ".join(SCALINGS)}; not {scope!r} and {scaling!r}'
+            )
         super().__init__()
-        self.front, self.scope, self.scaling = front or self.front_class(**settings), scope, scaling
+        self.front = front or self.front_class(**settings)
+        self.scope = scope
+        self.scaling = scaling
         fitted = calibration(self.name)
         self.accept_confidence = fitted['accept_confidence']
-        self.calibrated = (fitted['front_end'], 'chunk', 'whitened') == (self.front.digest(), scope, scaling)  # else the confidence is a guess
-        self._coefficients, self._usual = np.array([fitted['intercept'], *fitted['weights']]), fitted['usual_fifth']
+        # else the confidence is a guess
+        self.calibrated = (fitted['front_end'], 'chunk', 'whitened') == (self.front.digest(), scope, scaling)
+        self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
+        self._usual = fitted['usual_fifth']
 
     @property
     def model_name(self) -> str:
@@ -369,6 +428,7 @@ class Averages(SongIndex):
 @dataclass
 class _Table:
     "All songs' rows, ready to be compared."
+
     track_ids: list[str]
     by_name: np.ndarray  # (songs,) their places in alphabetical order
     first: np.ndarray  # (songs,) where each song's rows begin
@@ -376,13 +436,13 @@ class _Table:
     unit: np.ndarray  # (rows, d) vectors of length one
     space: tuple[np.ndarray, np.ndarray]  # of `fit_space`
 
-
+# %% ../nbs/32_mfcc.ipynb #0f22ce6f
 def _rows_of(rows: tuple, scope: str) -> tuple:
     "The chunks of a song or clip, or its whole."
     which = slice(-1, None) if scope == 'song' else slice(0, max(1, len(rows[0]) - 1))
     return tuple(x[which] for x in rows)
 
-
+# %% ../nbs/32_mfcc.ipynb #44fd4713
 def _prepared(self: Averages) -> _Table:
     if self._table is None:
         kept = [_rows_of(rows, self.scope) for rows in self._songs.values()]
@@ -398,21 +458,25 @@ _CELLS_AT_ONCE = 2**24  # cosines held in memory
 
 
 def _ranking(
-    self: Averages, samples: np.ndarray,
+    self: Averages,
+    samples: np.ndarray,
 ) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
     starts, _, vectors = _rows_of(averages(np.asarray(samples), self.front), self.scope)
     if not len(starts) or not self._songs:
         return [], np.zeros(0), (starts, vectors)
     table = self._prepared()
-    unit, best = _unit(vectors, table.space), np.zeros(len(table.track_ids))
+    unit = _unit(vectors, table.space)
+    best = np.zeros(len(table.track_ids))
     step = max(1, _CELLS_AT_ONCE // len(table.unit))
     for i in range(0, len(unit), step):
-        best += np.maximum.reduceat(unit[i : i + step] @ table.unit.T, table.first, axis=1).sum(axis=0, dtype=np.float64)
+        best += np.maximum.reduceat(unit[i : i + step] @ table.unit.T, table.first, axis=1).sum(
+            axis=0, dtype=np.float64
+        )
     scores = best / len(unit)
     order = best_first(scores, table.by_name)
     return [table.track_ids[i] for i in order], scores[order], (starts, unit)
 
-
+# %% ../nbs/32_mfcc.ipynb #e341dcce
 def _place(self, track_id: str, starts_s: np.ndarray, unit: np.ndarray) -> float:
     "Where a clip starts in a song: from the most similar pair of chunks, seconds."
     table = self._prepared()
@@ -433,27 +497,35 @@ def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
 class Mfcc(Averages):
     "Recogniser by timbre: mean and deviation of 20 mel-frequency cepstral coefficients, chunk by chunk."
 
-    name, front_class = 'mfcc', MfccFront
+    name = 'mfcc'
+    front_class = MfccFront
 
 
 class Chroma(Averages):
     "Recogniser by notes: mean and deviation of the energy in 12 pitch classes, chunk by chunk."
 
-    name, front_class = 'chroma', ChromaFront
+    name = 'chroma'
+    front_class = ChromaFront
 
 # %% ../nbs/32_mfcc.ipynb #1718ab59
-FORMAT, VERSION = 'resonance averages', 1
+FORMAT = 'resonance averages'
+VERSION = 1
 
 
 def _save(self: Averages, folder: Path) -> None:
-    folder, rows = Path(folder), [*self._songs.values()]
+    folder = Path(folder)
+    rows = [*self._songs.values()]
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.concatenate([r[2] for r in rows] or [np.zeros((0, self.front.dim), np.float32)])
     times = np.concatenate([np.stack(r[:2], axis=1) for r in rows] or [np.zeros((0, 2))])
     np.save(folder / 'vectors.npy', vectors.astype('<f4'), allow_pickle=False)
     np.save(folder / 'times.npy', times.astype('<f8'), allow_pickle=False)
     about = {'format': FORMAT, 'version': VERSION, 'front_end': self.model_name, 'front': asdict(self.front)}
-    about |= {'scope': self.scope, 'scaling': self.scaling, 'tracks': [(t, len(r[0])) for t, r in self._songs.items()]}
+    about |= {
+        'scope': self.scope,
+        'scaling': self.scaling,
+        'tracks': [(t, len(r[0])) for t, r in self._songs.items()],
+    }
     (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
 
 # %% ../nbs/32_mfcc.ipynb #7fbf5d1e
@@ -461,9 +533,12 @@ def _load(cls, folder: Path) -> Averages:
     folder = Path(folder)
     with reading(folder, 'index of averages'):
         about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind, made = (about['format'], about['version']), str(about['front_end'])
+        kind = (about['format'], about['version'])
+        made = str(about['front_end'])
         tracks = [(str(t), int(n)) for t, n in about['tracks']]
-        vectors, times = (np.load(folder / f'{name}.npy', allow_pickle=False) for name in ('vectors', 'times'))
+        vectors, times = (
+            np.load(folder / f'{name}.npy', allow_pickle=False) for name in ('vectors', 'times')
+        )
         if kind == (FORMAT, VERSION) and made.startswith(f'{cls.name}/'):
             self = cls(cls.front_class(**about['front']), about['scope'], about['scaling'])
         if kind != (FORMAT, VERSION):
@@ -472,37 +547,58 @@ def _load(cls, folder: Path) -> Averages:
         if made != here:
             raise OtherVersion(folder, made, here)
         lengths = [n for _, n in tracks]
-        if min(lengths, default=1) < 1 or len(dict(tracks)) < len(tracks) or times.shape != (sum(lengths), 2) or vectors.shape != (sum(lengths), self.front.dim):
-            raise ResonanceError(f'{folder} is damaged (its arrays do not fit together); index the music again')
+        if (
+            min(lengths, default=1) < 1
+            or len(dict(tracks)) < len(tracks)
+            or times.shape != (sum(lengths), 2)
+            or vectors.shape != (sum(lengths), self.front.dim)
+        ):
+            raise ResonanceError(
+                f'{folder} is damaged (its arrays do not fit together); index the music again'
+            )
         if not (np.isfinite(vectors).all() and np.isfinite(times).all()):
             raise ResonanceError(f'{folder} is damaged (its vectors are not finite); index the music again')
         cuts = np.cumsum(lengths)[:-1]
-        parts = zip(np.split(times[:, 0], cuts), np.split(times[:, 1], cuts), np.split(vectors.astype(np.float32), cuts))
+        parts = zip(
+            np.split(times[:, 0], cuts),
+            np.split(times[:, 1], cuts),
+            np.split(vectors.astype(np.float32), cuts),
+        )
         self._songs = dict(zip([t for t, _ in tracks], parts))
         return self
 
 # %% ../nbs/32_mfcc.ipynb #3b766cd5
 def _from_embeddings(
-    cls, track_ids: list[str], starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray, **options,
+    cls,
+    track_ids: list[str],
+    starts_s: np.ndarray,
+    ends_s: np.ndarray,
+    vectors: np.ndarray,
+    **options,
 ) -> Averages:
     self = cls(**options)
     if not len(track_ids):
         return self
     if vectors.shape != (len(track_ids), self.front.dim) or not np.isfinite(vectors).all():
-        raise ResonanceError(f'{self.model_name} has rows of {self.front.dim} finite numbers; these are {vectors.shape}')
+        raise ResonanceError(
+            f'{self.model_name} has rows of {self.front.dim} finite numbers; these are {vectors.shape}'
+        )
     names, song = np.unique(np.array(track_ids), return_inverse=True)
-    order = np.lexsort((starts_s, ends_s - starts_s > 2 * self.front.cell_s, song))  # by song, then chunks, then the whole
+    # by song, then chunks, then the whole
+    order = np.lexsort((starts_s, ends_s - starts_s > 2 * self.front.cell_s, song))
     cuts = np.flatnonzero(np.diff(song[order])) + 1
     parts = zip(*(np.split(x[order], cuts) for x in (starts_s, ends_s, vectors)))
     self._songs = dict(zip(names.tolist(), parts))
     return self
 
 # %% ../nbs/32_mfcc.ipynb #ecf24678
-LAB_TARGETS = {'top1': 0.8, 'top5': 0.95, 'mean_rank': 1.5, 'mean_similarity': 0.7}  # published, for clean clips; the rank is to be below, the others above
+# published, for clean clips; the rank is to be below, the others above
+LAB_TARGETS = {'top1': 0.8, 'top5': 0.95, 'mean_rank': 1.5, 'mean_similarity': 0.7}
 
 
 def lab_measures(
-    asked: Iterable[tuple[str, list[Match]]],  # for each query the right song and the answer with all songs (`k=len(recognizer)`)
+    # for each query the right song and the answer with all songs (`k=len(recognizer)`)
+    asked: Iterable[tuple[str, list[Match]]],
     n_songs: int,  # in the index; the rank of a song that was not answered is one more
     rng: np.random.Generator,  # draws songs for the intervals
     n_resamples: int = 2000,  # draws
@@ -518,13 +614,19 @@ def lab_measures(
     if not rows:
         raise ResonanceError('no query was asked')
     _, song = np.unique([r[0] for r in rows], return_inverse=True)
-    values, counts = np.array([r[1:] for r in rows], float), np.bincount(song)
+    values = np.array([r[1:] for r in rows], float)
+    counts = np.bincount(song)
     sums = np.stack([np.bincount(song, v) for v in values.T], axis=1)
     draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n_resamples)
     low, high = np.quantile(draws @ sums / (draws @ counts)[:, None], [0.025, 0.975], axis=0)
-    table = pd.DataFrame({'value': values.mean(axis=0), 'low': low, 'high': high, 'target': [*LAB_TARGETS.values()]}, index=[*LAB_TARGETS])
+    table = pd.DataFrame(
+        {'value': values.mean(axis=0), 'low': low, 'high': high, 'target': [*LAB_TARGETS.values()]},
+        index=[*LAB_TARGETS],
+    )
     below = table.index == 'mean_rank'
-    return table.assign(met=np.where(below, table['value'] < table['target'], table['value'] > table['target']), n=len(rows))
+    return table.assign(
+        met=np.where(below, table['value'] < table['target'], table['value'] > table['target']), n=len(rows)
+    )
 
 # %% ../nbs/32_mfcc.ipynb #2391725a
 def confusions(
@@ -536,14 +638,23 @@ def confusions(
 
     known = answers[answers['kind'] == 'known']
     wrong = known[(known['top_id'] != known['track_id']) & (known['top_id'] != '')]
-    pairs = wrong.groupby(['track_id', 'top_id']).size().reset_index(name='count').rename(columns={'top_id': 'taken_for'})
+    pairs = (
+        wrong.groupby(['track_id', 'top_id'])
+        .size()
+        .reset_index(name='count')
+        .rename(columns={'top_id': 'taken_for'})
+    )
     titles = music['title'].to_dict() if 'title' in music else {}
     for name in ('track_id', 'taken_for'):
         title = [str(titles.get(t) or t) for t in pairs[name]]
-        pairs['title' if name == 'track_id' else 'taken_for_title'] = pd.Series(title, index=pairs.index, dtype=object)
+        pairs['title' if name == 'track_id' else 'taken_for_title'] = pd.Series(
+            title, index=pairs.index, dtype=object
+        )
     pairs['n'] = pairs['track_id'].map(known['track_id'].value_counts()).astype(int)
     pairs['share'] = pairs['count'] / pairs['n']
-    order = pairs.sort_values(['count', 'share', 'track_id', 'taken_for'], ascending=[False, False, True, True], ignore_index=True)
+    order = pairs.sort_values(
+        ['count', 'share', 'track_id', 'taken_for'], ascending=[False, False, True, True], ignore_index=True
+    )
     return order[['track_id', 'title', 'taken_for', 'taken_for_title', 'count', 'n', 'share']]
 
 # %% ../nbs/32_mfcc.ipynb #373e8c15
@@ -554,9 +665,12 @@ def pca(
     "Coordinates (n, k) along the directions of largest variance, and the share of the variance in each (k,) {cite:p}`pearson1901lines`; raises `ResonanceError` for fewer than `k` + 1 rows."
     x = np.asarray(vectors, np.float64)
     if x.ndim != 2 or len(x) <= k or x.shape[1] < k or not np.isfinite(x).all():
-        raise ResonanceError(f'{k} directions need more than {k} finite rows of at least {k} numbers; these are {x.shape}')
+        raise ResonanceError(
+            f'{k} directions need more than {k} finite rows of at least {k} numbers; these are {x.shape}'
+        )
     u, s, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    sign = np.where(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] < 0, -1, 1)  # the same picture every time
+    # the same picture every time
+    sign = np.where(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] < 0, -1, 1)
     return (u * s * sign)[:, :k], s[:k] ** 2 / max((s**2).sum(), 1e-30)
 
 # %% ../nbs/32_mfcc.ipynb #b83d208a
@@ -588,7 +702,14 @@ def neighbour_purity(
     chance = ((same & allowed).sum(axis=1) / allowed.sum(axis=1)).mean()
     draws = share[rng.integers(0, len(share), (n_resamples, len(share)))].mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
-    return {'value': float(share.mean()), 'low': float(low), 'high': float(high), 'chance': float(chance), 'n': len(label), 'k': k}
+    return {
+        'value': float(share.mean()),
+        'low': float(low),
+        'high': float(high),
+        'chance': float(chance),
+        'n': len(label),
+        'k': k,
+    }
 
 # %% ../nbs/32_mfcc.ipynb #f1a53c2f
 def plot_clusters(
@@ -619,7 +740,18 @@ def plot_clusters(
         ax.scatter(*points[rest].T, s=22, color='#888888', marker='.', label=f'other ({rest.sum()})')
     for i, name in enumerate(named):
         here = np.array([x == name for x in given])
-        ax.scatter(*points[here].T, s=34, color=show.COLOURS[i % 7], marker='osD^vPX'[i % 7], edgecolors='white', linewidths=0.5, label=f'{name} ({here.sum()})')
-    ax.set(xlabel=f'first direction ({share[0]:.0%} of the variance)', ylabel=f'second direction ({share[1]:.0%})')
+        ax.scatter(
+            *points[here].T,
+            s=34,
+            color=show.COLOURS[i % 7],
+            marker='osD^vPX'[i % 7],
+            edgecolors='white',
+            linewidths=0.5,
+            label=f'{name} ({here.sum()})',
+        )
+    ax.set(
+        xlabel=f'first direction ({share[0]:.0%} of the variance)',
+        ylabel=f'second direction ({share[1]:.0%})',
+    )
     ax.legend(title=tag, loc='center left', bbox_to_anchor=(1.0, 0.5))
     return ax

@@ -37,7 +37,10 @@ def tempo_bpm(
         return 0.0
     spectrum = np.fft.rfft(rise, 2 * len(rise))
     again = np.fft.irfft(np.abs(spectrum) ** 2)
-    strength = sum(np.interp(k * lags, np.arange(len(rise)), again[: len(rise)] / (len(rise) - np.arange(len(rise)))) for k in (1, 2))
+    strength = sum(
+        np.interp(k * lags, np.arange(len(rise)), again[: len(rise)] / (len(rise) - np.arange(len(rise))))
+        for k in (1, 2)
+    )
     return float(6_000 / lags[strength.argmax()])
 
 # %% ../nbs/43_mining.ipynb #930931ab
@@ -87,7 +90,9 @@ class Memory:
         size: int,  # vectors that are kept
         after: int = 0,  # steps before it is used
     ):
-        self.size, self.after, self.steps = size, after, 0
+        self.size = size
+        self.after = after
+        self.steps = 0
         self.vectors = self.songs = None
 
     def add(
@@ -99,7 +104,9 @@ class Memory:
         import torch
 
         old = [] if self.vectors is None else [(self.vectors, self.songs)]
-        self.vectors, self.songs = (torch.cat(x)[-self.size :] for x in zip(*old, (vectors.detach().float(), songs)))
+        self.vectors, self.songs = (
+            torch.cat(x)[-self.size :] for x in zip(*old, (vectors.detach().float(), songs))
+        )
         self.steps += 1
 
     def get(self) -> dict[str, torch.Tensor]:

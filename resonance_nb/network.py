@@ -26,6 +26,7 @@ __all__ = ['FORMAT', 'VERSION', 'AT_ONCE', 'MODELS', 'WEIGHTS', 'HOP_S', 'Front'
 @dataclass(frozen=True)
 class Front:
     "Settings of the spectrogram."
+
     n_fft: int = 1024  # samples at 8 kHz, 128 ms
     hop: int = 128  # samples, 16 ms
     n_mels: int = 64  # bands
@@ -33,10 +34,11 @@ class Front:
     high_hz: float = 4000.0  # and end
     range_db: float = 60.0  # cells further below the loudest are silence
 
-
+# %% ../nbs/40a_network.ipynb #e7fafaa2
 @dataclass(frozen=True)
 class Settings:
     "What an encoder is made from; with its weights, all there is to know of it."
+
     body: str = 'plain'  # one of `encoders.BODIES`
     dim: int = 128  # numbers in a vector
     window_s: float = 1.0  # seconds of sound in a window
@@ -59,7 +61,7 @@ def _tables(front: Front) -> tuple:
 
 _FRAMES = 512  # that are transformed together; more would leave the cache
 
-
+# %% ../nbs/40a_network.ipynb #f33ff2aa
 def _log_mel(frames: np.ndarray, front: Front) -> np.ndarray:
     "Logarithm of the power in mel bands, float32 of shape (bands, n), of frames of shape (n, n_fft)."
     from scipy.fft import rfft
@@ -80,14 +82,14 @@ def _levelled(maps: np.ndarray, front: Front) -> np.ndarray:
     maps += np.float32(1)
     return np.maximum(maps, -1, out=maps)
 
-
+# %% ../nbs/40a_network.ipynb #d7c126ae
 def _maps(around: np.ndarray, front: Front) -> np.ndarray:
     "Maps (n, bands, frames) of windows of shape (n, samples), each with half a frame of what is around it."
     frames = np.lib.stride_tricks.sliding_window_view(around, front.n_fft, axis=1)[:, :: front.hop]
     maps = _log_mel(frames.reshape(-1, front.n_fft), front).reshape(front.n_mels, len(around), -1)
     return _levelled(np.ascontiguousarray(maps.transpose(1, 0, 2)), front)
 
-
+# %% ../nbs/40a_network.ipynb #235922d6
 def mel_maps(
     windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples); around each is silence
     front: Front = Front(),  # the settings
@@ -106,7 +108,8 @@ def front_check(
     return [round(float(v), 3) + 0.0 for v in maps[np.ix_(rows, columns)].ravel()]
 
 # %% ../nbs/40a_network.ipynb #3cb1c122
-FORMAT, VERSION = 'resonance network', 1
+FORMAT = 'resonance network'
+VERSION = 1
 AT_ONCE = 8  # windows that are computed together; more would leave the cache
 
 
@@ -115,7 +118,8 @@ class Network:
 
     def __init__(
         self,
-        path: Path,  # an .onnx file; one that is damaged, or of another format or front end, raises `ResonanceError`
+        # an .onnx file; one that is damaged, or of another format or front end, raises `ResonanceError`
+        path: Path,
     ):
         self._session = _session(Path(path))
         about = _about(self._session, path)
@@ -131,7 +135,9 @@ class Network:
     ) -> np.ndarray:
         "Unit vectors, float32 of shape (n, dim)."
         parts = (windows[at : at + AT_ONCE] for at in range(0, len(windows), AT_ONCE))
-        return np.concatenate([self.of_maps(windows[:0]), *(self.of_maps(mel_maps(x, self.settings.front)) for x in parts)])
+        return np.concatenate(
+            [self.of_maps(windows[:0]), *(self.of_maps(mel_maps(x, self.settings.front)) for x in parts)]
+        )
 
     def of_maps(
         self,
@@ -145,29 +151,38 @@ class Network:
 # %% ../nbs/40a_network.ipynb #299ee3d5
 def _session(path: Path):
     "The network in a file, ready to run on this thread."
-    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # it tells its makers what it runs on, unless it is told not to
+    # it tells its makers what it runs on, unless it is told not to
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     try:
         import onnxruntime
     except ImportError as e:
-        raise MissingExtra(f'onnxruntime cannot be imported ({e}): pip install onnxruntime, or use --method landmark') from e
+        raise MissingExtra(
+            f'onnxruntime cannot be imported ({e}): pip install onnxruntime, or use --method landmark'
+        ) from e
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])
     except Exception as e:  # its exceptions have no class in common, and many lines
-        raise ResonanceError(f'{path} is not a readable network ({(str(e).splitlines() or [type(e).__name__])[0]})') from e
+        raise ResonanceError(
+            f'{path} is not a readable network ({(str(e).splitlines() or [type(e).__name__])[0]})'
+        ) from e
 
-
+# %% ../nbs/40a_network.ipynb #ea529501
 def _about(session, path: Path) -> dict:
     "What a network says of itself."
     try:
         about = json.loads(session.get_modelmeta().custom_metadata_map['resonance'])
         kind = about['format'], about['version']
     except (KeyError, ValueError, TypeError) as e:
-        raise ResonanceError(f'{path} is a network of somebody else: it does not say how it is to be fed') from e
+        raise ResonanceError(
+            f'{path} is a network of somebody else: it does not say how it is to be fed'
+        ) from e
     if kind != (FORMAT, VERSION):
-        raise ResonanceError(f'{path} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}')
+        raise ResonanceError(
+            f'{path} is {kind[0]} version {kind[1]}; this package reads {FORMAT} version {VERSION}'
+        )
     return about
 
 # %% ../nbs/40a_network.ipynb #b7d33ddf
@@ -181,7 +196,8 @@ def shipped() -> Network:
     return Network(MODELS / 'encoder.onnx')
 
 # %% ../nbs/40a_network.ipynb #27e9fd5b
-HOP_S = 0.256  # of recognisers, from one window to the next: 16 frames of the network that comes with the package
+# of recognisers, from one window to the next: 16 frames of the network that comes with the package
+HOP_S = 0.256
 
 
 def embed_around(
@@ -190,21 +206,25 @@ def embed_around(
     hop: int,  # samples from one window to the next
 ) -> np.ndarray:
     "Unit vectors, (n, dim), of the windows whose frames are all there."
-    settings, front = encoder.settings, encoder.settings.front
+    settings = encoder.settings
+    front = encoder.settings.front
     n_frames = settings.samples // front.hop + 1
     span = (n_frames - 1) * front.hop + front.n_fft  # samples that a window's frames hear
     n = max(0, (len(samples) - span) // hop + 1)
-    vectors, cut = [np.zeros((0, settings.dim), np.float32)], np.lib.stride_tricks.sliding_window_view
+    vectors = [np.zeros((0, settings.dim), np.float32)]
+    cut = np.lib.stride_tricks.sliding_window_view
     if n and hop % front.hop == 0:
         frames = _log_mel(cut(samples[: (n - 1) * hop + span], front.n_fft)[:: front.hop], front)
         shared = cut(frames, n_frames, axis=1)[:, :: hop // front.hop].transpose(1, 0, 2)
-        parts = (_levelled(np.array(shared[at : at + AT_ONCE], order='C'), front) for at in range(0, n, AT_ONCE))
+        parts = (
+            _levelled(np.array(shared[at : at + AT_ONCE], order='C'), front) for at in range(0, n, AT_ONCE)
+        )
     else:
         alone = cut(samples, span)[::hop] if n else np.zeros((0, span))
         parts = (_maps(alone[at : at + AT_ONCE], front) for at in range(0, n, AT_ONCE))
     return np.concatenate(vectors + [encoder.of_maps(maps) for maps in parts])
 
-
+# %% ../nbs/40a_network.ipynb #e0f9bc6f
 def embed(
     encoder,  # a `Network`, or anything with `settings` and `of_maps`
     samples: np.ndarray,  # mono at 8 kHz, shape (n,)
@@ -212,7 +232,9 @@ def embed(
     whole: bool = False,  # leave out the last window when it ends in silence, unless there is no other
 ) -> tuple[np.ndarray, np.ndarray]:
     "Starts in seconds, (n,), and unit vectors, (n, dim), of the windows of a recording; none for an empty one."
-    size, hop, edge = encoder.settings.samples, round(hop_s * RATE), encoder.settings.front.n_fft // 2
+    size = encoder.settings.samples
+    hop = round(hop_s * RATE)
+    edge = encoder.settings.front.n_fft // 2
     n = max(1, (len(samples) - size + (0 if whole else hop - 1)) // hop + 1) if len(samples) else 0
     x = np.zeros(edge + (n - 1) * hop + size + edge if n else 0, np.float32)
     kept = np.asarray(samples, np.float32)[: max(0, len(x) - edge)]

@@ -23,9 +23,13 @@ __all__ = ['file_answers', 'file_honesty', 'file_leads', 'file_costs', 'reported
 # %% ../nbs/10a_report.ipynb #17a0c20d
 def _cell(row: dict) -> dict:
     "Where a figure belongs: condition, level and length, as results are filed."
-    return {'duration_s': row['duration_s'], 'snr_db': None if np.isinf(row['snr_db']) else row['snr_db'], 'condition': row['condition']}
+    return {
+        'duration_s': row['duration_s'],
+        'snr_db': None if np.isinf(row['snr_db']) else row['snr_db'],
+        'condition': row['condition'],
+    }
 
-
+# %% ../nbs/10a_report.ipynb #c7f8ed8d
 def file_answers(
     results: Results,  # of the chapter
     answers: pd.DataFrame,  # rows of `bench.run` with a column `condition`
@@ -35,7 +39,15 @@ def file_answers(
     summary = bench.summarise(answers, by=['condition', 'system', 'duration_s', 'snr_db'])
     for row in summary.to_dict('records'):
         for metric in ('top1', 'top5', 'mrr'):
-            results.add(metric, row[metric], row[f'{metric}_low'], row[f'{metric}_high'], row['n'], row['system'], setting=_cell(row))
+            results.add(
+                metric,
+                row[metric],
+                row[f'{metric}_low'],
+                row[f'{metric}_high'],
+                row['n'],
+                row['system'],
+                setting=_cell(row),
+            )
         results.add('median_ms', row['median_ms'], n=row['n'], system=row['system'], setting=_cell(row))
     for (condition, system), part in answers.groupby(['condition', 'system']):
         _file_silence(results, part, condition, system, accept[system])
@@ -49,7 +61,15 @@ def _file_silence(results: Results, part: pd.DataFrame, condition: str, system: 
             value = [row[f'accepted_correct{e}'] for e in ('', '_low', '_high')]
             results.add(metric, *value, row['n'], system, setting=_cell(row | {'condition': condition}))
     for row in bench.false_accepts_at_default(part).to_dict('records'):
-        results.add('false_accepts', row['value'], row['low'], row['high'], row['n'], system, setting={'kind': row['kind'], 'condition': condition})
+        results.add(
+            'false_accepts',
+            row['value'],
+            row['low'],
+            row['high'],
+            row['n'],
+            system,
+            setting={'kind': row['kind'], 'condition': condition},
+        )
 
 # %% ../nbs/10a_report.ipynb #d429631d
 def file_honesty(
@@ -62,10 +82,21 @@ def file_honesty(
         for clips, some in (('all', rows), ('clean', rows[np.isposinf(rows.snr_db)])):
             near = some[some['rank'] == 1].offset_error_s.abs() <= near_s
             if len(near):
-                results.add('placed_within_100_ms', *bench.wilson(near.sum(), len(near)), len(near), system, setting={'clips': clips})
+                results.add(
+                    'placed_within_100_ms',
+                    *bench.wilson(near.sum(), len(near)),
+                    len(near),
+                    system,
+                    setting={'clips': clips},
+                )
         judged = rows[rows.confidence.notna()]
         if len(judged):
-            results.add('calibration_error', bench.expected_calibration_error(judged.confidence, judged['rank'] == 1), n=len(judged), system=system)
+            results.add(
+                'calibration_error',
+                bench.expected_calibration_error(judged.confidence, judged['rank'] == 1),
+                n=len(judged),
+                system=system,
+            )
 
 # %% ../nbs/10a_report.ipynb #b9aeea6d
 def file_leads(
@@ -82,11 +113,19 @@ def file_leads(
             found[condition, rival] = versus
             for row in versus.assign(condition=condition).to_dict('records'):
                 of = _cell(row) | {'leader': ours}
-                results.add('lead_over', row['difference'], row['difference_low'], row['difference_high'], row['n'], rival, setting=of)
+                results.add(
+                    'lead_over',
+                    row['difference'],
+                    row['difference_low'],
+                    row['difference_high'],
+                    row['n'],
+                    rival,
+                    setting=of,
+                )
                 results.add('mcnemar_p', row['p_holm'], n=row['n'], system=rival, setting=of)
     return found
 
-
+# %% ../nbs/10a_report.ipynb #0c665a16
 def file_costs(
     results: Results,  # of the chapter
     costs: dict[str, dict],  # system -> what `bench.index` gave
@@ -102,7 +141,8 @@ def reported_table(
     metric: str,  # e.g. 'top1'
     condition: str = 'hard mix',  # the concert
     system: str | None = None,  # one of them, or all
-    otherwise: pd.DataFrame | None = None,  # what is shown while nothing is reported: of `file_answers` or `bench.summarise_open`
+    # what is shown while nothing is reported: of `file_answers` or `bench.summarise_open`
+    otherwise: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     "One measure of a reported run, as `bench.summarise` gives it; raises `ResonanceError` when that run has no such measure."
     told = reported(chapter)
@@ -114,11 +154,13 @@ def reported_table(
         rows = told[(told.metric == metric) & (told.condition == condition)]
         if rows.empty:
             raise ResonanceError(f'{chapter} reports no {metric!r} in {condition!r}')
-        rows = rows.assign(snr_db=rows.snr_db.astype(float).fillna(np.inf), duration_s=rows.duration_s.astype(float))
+        rows = rows.assign(
+            snr_db=rows.snr_db.astype(float).fillna(np.inf), duration_s=rows.duration_s.astype(float)
+        )
         rows = rows.rename(columns={'value': metric, 'low': f'{metric}_low', 'high': f'{metric}_high'})
     return rows[rows.system == system].drop(columns='system') if system else rows
 
-
+# %% ../nbs/10a_report.ipynb #d7db7110
 def reported_text(
     chapter: str,  # a notebook's name
     metric: str,  # e.g. 'top1'
@@ -140,9 +182,16 @@ def plot_systems(
 ):
     "A measure over the level, one line for each system, with its intervals; gives the axes."
     levels = sorted(set(summary['snr_db']), reverse=True)
-    return _lines(summary.sort_values('snr_db', ascending=False).groupby('system', sort=False), 'snr_db', value, label, levels, ax)
+    return _lines(
+        summary.sort_values('snr_db', ascending=False).groupby('system', sort=False),
+        'snr_db',
+        value,
+        label,
+        levels,
+        ax,
+    )
 
-
+# %% ../nbs/10a_report.ipynb #5ca70f9a
 def plot_lengths(
     summary: pd.DataFrame,  # of one system
     value: str = 'top1',  # the measure
@@ -150,7 +199,9 @@ def plot_lengths(
     ax=None,  # matplotlib axes
 ):
     "A measure over the clip's length, one line for each level, with its intervals; gives the axes."
-    rows = summary.assign(level=[bench.snr_label(s) for s in summary['snr_db']]).sort_values(['snr_db', 'duration_s'], ascending=[False, True])
+    rows = summary.assign(level=[bench.snr_label(s) for s in summary['snr_db']]).sort_values(
+        ['snr_db', 'duration_s'], ascending=[False, True]
+    )
     return _lines(rows.groupby('level', sort=False), 'duration_s', value, label, None, ax)
 
 # %% ../nbs/10a_report.ipynb #3997591a
@@ -166,9 +217,21 @@ def _lines(groups, x: str, value: str, label: str, levels: list | None, ax):
     for i, (name, part) in enumerate(groups):
         at = part[x] if levels is None else [levels.index(s) + 0.05 * (i - 2) for s in part[x]]
         y, low, high = (part[c].to_numpy(float) for c in (value, f'{value}_low', f'{value}_high'))
-        ax.errorbar(at, y, np.maximum(0, [y - low, high - y]), marker='osD^vPX'[i % 7], ms=5, lw=1.6, elinewidth=1, capsize=2, label=name)
+        ax.errorbar(
+            at,
+            y,
+            np.maximum(0, [y - low, high - y]),
+            marker='osD^vPX'[i % 7],
+            ms=5,
+            lw=1.6,
+            elinewidth=1,
+            capsize=2,
+            label=name,
+        )
     if levels is not None:
         ax.set_xticks(range(len(levels)), [bench.snr_label(s).removesuffix(' dB') for s in levels])
-    ax.set(xlabel='music over crowd (dB)' if levels else 'length of the clip (s)', ylabel=label, ylim=(0, 1.02))
+    ax.set(
+        xlabel='music over crowd (dB)' if levels else 'length of the clip (s)', ylabel=label, ylim=(0, 1.02)
+    )
     ax.legend()
     return ax

@@ -32,12 +32,14 @@ def _row(
     "The samples as they are; raises `ResonanceError` when they are not one row of finite numbers."
     x = np.asarray(samples)
     if x.ndim != 1 or not len(x):
-        raise ResonanceError(f'the {what} must be one row of samples with at least one in it; it has shape {x.shape}')
+        raise ResonanceError(
+            f'the {what} must be one row of samples with at least one in it; it has shape {x.shape}'
+        )
     if not np.isfinite(x).all():
         raise ResonanceError(f'the {what} has NaN or infinite samples')
     return x
 
-
+# %% ../nbs/20_rooms.ipynb #add73a93
 def reverberate(
     samples: np.ndarray,  # mono samples, shape (n,)
     response: np.ndarray,  # of a room, shape (m,)
@@ -64,15 +66,17 @@ def _heard(
         raise ResonanceError('the response is silent; choose another one')
     return x
 
-
+# %% ../nbs/20_rooms.ipynb #61a13294
 def direct_index(
     response: np.ndarray,  # of a room, shape (n,)
 ) -> int:
     "The sample at which the direct sound arrives; raises `ResonanceError` for silence and non-finite samples."
     level = np.abs(_heard(response))
-    peak, found = -1, int(np.argmax(level >= level.max() / 4))
+    peak = -1
+    found = int(np.argmax(level >= level.max() / 4))
     while found != peak:  # until the peak of the direct part is the one that its beginning belongs to
-        peak, start = found, max(0, found - SAMPLE_RATE // 1_000)
+        peak = found
+        start = max(0, found - SAMPLE_RATE // 1_000)
         start += int(np.argmax(level[start : peak + 1] >= level[peak] / 10))
         found = start + int(np.argmax(level[start : start + _DIRECT]))
     return start
@@ -88,12 +92,18 @@ def _floor(
     if m < 10:
         return n, math.nan, math.nan
     level = 10 * np.log10(np.maximum(energy[: m * block].reshape(m, block).mean(1), 1e-30))
-    top, last = int(np.argmax(level[: m // 2])), m - max(2, m // 10)
-    ahead = np.lib.stride_tricks.sliding_window_view(np.append(level, np.full(5, -np.inf)), 6).max(1)  # a gap between echoes is no end
-    slope, at, noise, tail = math.nan, math.nan, 0.0, last
+    top = int(np.argmax(level[: m // 2]))
+    last = m - max(2, m // 10)
+    # a gap between echoes is no end
+    ahead = np.lib.stride_tricks.sliding_window_view(np.append(level, np.full(5, -np.inf)), 6).max(1)
+    slope = math.nan
+    at = math.nan
+    noise = 0.0
+    tail = last
     for _ in range(6):
         noise = 10 * math.log10(np.mean(10 ** (level[tail:] / 10)))
-        low, high = ahead[top:] < noise + 5, ahead[top:] < noise + 30
+        low = ahead[top:] < noise + 5
+        high = ahead[top:] < noise + 30
         stop = top + int(np.argmax(low)) if low.any() else m
         begin = top + int(np.argmax(high)) if high.any() else top
         begin = begin if stop - begin >= 3 else top  # it ends in a cliff: take the whole decay
@@ -118,13 +128,14 @@ def energy_decay_db(
     "Schroeder's curve, shape (n,): 0 dB at the start, NaN once the decay is within 5 dB of the noise floor, and after the start where there is no decay; raises `ResonanceError` for silence."
     energy = _heard(response) ** 2
     cut, slope, level = _floor(energy)
-    cut, rest = (cut, 10 ** (level / 10) / (-slope * math.log(10) / 10)) if slope < 0 else (1, 0.0)  # the exponential after the cut
+    # the exponential after the cut
+    cut, rest = (cut, 10 ** (level / 10) / (-slope * math.log(10) / 10)) if slope < 0 else (1, 0.0)
     left = np.cumsum(energy[:cut][::-1])[::-1] + rest
     curve = np.full(len(energy), np.nan)
     curve[:cut] = 10 * np.log10(np.maximum(left, 1e-300) / max(left[0], 1e-300))
     return curve
 
-
+# %% ../nbs/20_rooms.ipynb #5b024582
 def decay_time_s(
     curve_db: np.ndarray,  # from `energy_decay_db`, shape (n,)
     from_db: float,  # upper end of the fit, e.g. -5
@@ -154,7 +165,7 @@ class RoomFacts:
     c50_db: float  # first 50 ms over the rest, dB; infinite when there is no rest
     drr_db: float  # direct sound over the rest, dB; infinite when there is no rest
 
-
+# %% ../nbs/20_rooms.ipynb #b5e4c65d
 def _octaves(
     x: np.ndarray,  # shape (n,)
     centres_hz: Iterable[float],  # middle frequencies, Hz
@@ -179,7 +190,7 @@ def _rt60(
     t30 = decay_time_s(curve, -5, -35)
     return t30 if t30 == t30 else decay_time_s(curve, -5, -25), decay_time_s(curve, 0, -10)
 
-
+# %% ../nbs/20_rooms.ipynb #bcf9b2e5
 def _sounding(
     response: np.ndarray,  # of a room, shape (n,)
 ) -> np.ndarray:
@@ -204,9 +215,13 @@ def measure_room(
     rt60_s, edt_s = (float(t.mean()) if len(t) else math.nan for t in known)
     energy = x**2
     energy = energy[: _floor(energy)[0]]
-    early, direct = SAMPLE_RATE // 20, _DIRECT
+    early = SAMPLE_RATE // 20
+    direct = _DIRECT
     return RoomFacts(
-        rt60_s, edt_s, _ratio_db(energy[:early].sum(), energy[early:].sum()), _ratio_db(energy[:direct].sum(), energy[direct:].sum())
+        rt60_s,
+        edt_s,
+        _ratio_db(energy[:early].sum(), energy[early:].sum()),
+        _ratio_db(energy[:direct].sum(), energy[direct:].sum()),
     )
 
 # %% ../nbs/20_rooms.ipynb #10787f8e
@@ -215,7 +230,8 @@ def octave_rt60_s(
     centres_hz: Iterable[float] = OCTAVES_HZ,  # middle frequencies of the octaves, Hz, below 5.6 kHz
 ) -> dict[float, float]:
     "RT60 of each octave, seconds, by its middle frequency; NaN where it cannot be known (raises `ResonanceError` for silence)."
-    x, centres_hz = _sounding(response), list(centres_hz)
+    x = _sounding(response)
+    centres_hz = list(centres_hz)
     return {c: _rt60(band)[0] for c, band in zip(centres_hz, _octaves(x, centres_hz))}
 
 # %% ../nbs/20_rooms.ipynb #36c6f3a2
@@ -224,11 +240,12 @@ def _faded(
     share: float = 0.1,  # how much of the end fades
 ) -> np.ndarray:
     "A copy whose end fades to zero along half a cosine."
-    out, n = x.copy(), max(1, int(share * len(x)))
+    out = x.copy()
+    n = max(1, int(share * len(x)))
     out[-n:] *= 0.5 + 0.5 * np.cos(np.pi * (np.arange(n) + 1) / n)
     return out
 
-
+# %% ../nbs/20_rooms.ipynb #97d5f924
 def align(
     response: np.ndarray,  # of a room, shape (n,)
 ) -> np.ndarray:
@@ -236,10 +253,14 @@ def align(
     x = _heard(response)
     x = x[direct_index(x) :]
     if len(x) < SAMPLE_RATE // 100:
-        raise ResonanceError(f'the response lasts only {len(x) / SAMPLE_RATE * 1e3:.1f} ms after its direct sound; it needs 10 ms')
+        raise ResonanceError(
+            f'the response lasts only {len(x) / SAMPLE_RATE * 1e3:.1f} ms after its direct sound; it needs 10 ms'
+        )
     level = np.abs(x)
     if level[:_DIRECT].max() < level.max() / 2:
-        raise ResonanceError('the response has no clear direct sound: a later arrival is more than twice as strong')
+        raise ResonanceError(
+            'the response has no clear direct sound: a later arrival is more than twice as strong'
+        )
     x = _faded(x[: max(_floor(x**2)[0], SAMPLE_RATE // 100)])
     return (x / math.sqrt(np.sum(x[:_DIRECT] ** 2))).astype(np.float32)
 
@@ -251,20 +272,24 @@ def _late(
     x = _heard(response)
     end = direct_index(x) + _DIRECT
     if not np.any(x[end:]):
-        raise ResonanceError('the response has nothing after its direct sound; there is no reverberation to change')
+        raise ResonanceError(
+            'the response has nothing after its direct sound; there is no reverberation to change'
+        )
     return x, end
 
-
+# %% ../nbs/20_rooms.ipynb #387bda2b
 def _held(
     late: np.ndarray,  # what comes after the direct sound, shape (n,)
     gain: float,  # to give it
     peak: float,  # of the direct sound
 ) -> np.ndarray:
     "`late * gain` with the same energy and no sample above four fifths of the direct sound; just `late * gain` where that cannot be."
-    scaled, most = late * gain, 0.8 * peak
+    scaled = late * gain
+    most = 0.8 * peak
     if np.abs(scaled).max() <= most:
         return scaled
-    wanted, pushed = np.sum(np.square(scaled, dtype=np.float64)), scaled
+    wanted = np.sum(np.square(scaled, dtype=np.float64))
+    pushed = scaled
     for _ in range(20):
         held = np.clip(pushed, -most, most)
         share = np.sum(np.square(held, dtype=np.float64)) / wanted
@@ -283,10 +308,12 @@ def with_drr(
         raise ResonanceError(f'a direct-to-reverberant ratio is a finite number of dB, not {drr_db}')
     x, end = _late(response)
     out = x.copy()
-    out[end:] = _held(x[end:], 10 ** ((measure_room(x).drr_db - drr_db) / 20), np.abs(x[end - _DIRECT : end]).max())
+    out[end:] = _held(
+        x[end:], 10 ** ((measure_room(x).drr_db - drr_db) / 20), np.abs(x[end - _DIRECT : end]).max()
+    )
     return out.astype(np.float32)
 
-
+# %% ../nbs/20_rooms.ipynb #be827634
 def drr_at(
     distance_m: float,  # from the loudspeaker, metres
     volume_m3: float,  # of the room, cubic metres
@@ -294,7 +321,9 @@ def drr_at(
 ) -> float:
     "Direct-to-reverberant ratio by diffuse-field theory, dB; raises `ResonanceError` unless all three are positive."
     if not (distance_m > 0 and volume_m3 > 0 and rt60_s > 0):
-        raise ResonanceError(f'distance, volume and RT60 must be positive; they are {distance_m}, {volume_m3} and {rt60_s}')
+        raise ResonanceError(
+            f'distance, volume and RT60 must be positive; they are {distance_m}, {volume_m3} and {rt60_s}'
+        )
     return 20 * math.log10(0.057 * math.sqrt(volume_m3 / rt60_s) / distance_m)
 
 # %% ../nbs/20_rooms.ipynb #34f725f2
@@ -310,7 +339,7 @@ def _weights(
     weights.setflags(write=False)
     return weights
 
-
+# %% ../nbs/20_rooms.ipynb #ac8fe885
 def _noise_octaves(
     n: int,  # samples, even
     rng: np.random.Generator,  # draws the noise
@@ -321,7 +350,7 @@ def _noise_octaves(
     real, imaginary = rng.standard_normal((2, n // 2 + 1), dtype=np.float32) * np.float32(math.sqrt(n / 2))
     return fft.irfft(_weights(n) * (real + 1j * imaginary), n)
 
-
+# %% ../nbs/20_rooms.ipynb #20a2da91
 def _length(
     rt60_s: float,  # seconds
 ) -> int:
@@ -338,14 +367,15 @@ def _first_reflections(
 ) -> np.ndarray:
     "Single reflections, shape (n,): density grows with t², the energy per sample falls from 1 to 0 at the mixing time."
     count = int(rng.integers(8, 25))
-    part = np.cbrt((np.arange(count) + rng.random(count)) / count)  # of the mixing time; one in each equal share of t³
+    # of the mixing time; one in each equal share of t³
+    part = np.cbrt((np.arange(count) + rng.random(count)) / count)
     density = count * 3 * part**2 / (mix_s * SAMPLE_RATE)  # reflections a sample
     out = np.zeros(n, np.float32)
     at = np.maximum((part * mix_s * SAMPLE_RATE).astype(int), _DIRECT)
     np.add.at(out, at, rng.choice((-1, 1), count) * np.sqrt((1 - part**2) / density))
     return out
 
-
+# %% ../nbs/20_rooms.ipynb #56c3c5ef
 def statistical_room(
     rt60_s: float,  # wanted reverberation time, seconds
     rng: np.random.Generator,  # draws the noise and the reflections
@@ -358,7 +388,9 @@ def statistical_room(
     warmth = rng.uniform(1.0, 1.4) if warmth is None else warmth
     damping = rng.uniform(0.45, 0.85) if damping is None else damping
     if not (0.2 <= warmth <= 5 and 0.2 <= damping <= 5 and math.isfinite(drr_db)):
-        raise ResonanceError(f'warmth and damping lie between 0.2 and 5, the ratio is finite; they are {warmth}, {damping}, {drr_db} dB')
+        raise ResonanceError(
+            f'warmth and damping lie between 0.2 and 5, the ratio is finite; they are {warmth}, {damping}, {drr_db} dB'
+        )
     t = np.arange(n, dtype=np.float32) / SAMPLE_RATE
     times = rt60_s * np.array([warmth, math.sqrt(warmth), 1, 1, math.sqrt(damping), damping], np.float32)
     mix_s = min(rng.uniform(0.02, 0.05) * math.sqrt(rt60_s), 0.08)
@@ -393,8 +425,14 @@ def _endless(
         usual = math.log(1_000) / rt60_s
         rate[:] = min(max(own, usual / 3), usual * 3) if own == own else usual
         if own == own:
-            fade = np.clip((t - cut / SAMPLE_RATE) / 0.02 + 1, 0, 1) * math.pi / 2  # over the 20 ms before the cut
-            goes_on = 10 ** (level / 20) / noise.std() * noise * np.exp(-np.maximum(rate * (t - cut / SAMPLE_RATE), -5))
+            # over the 20 ms before the cut
+            fade = np.clip((t - cut / SAMPLE_RATE) / 0.02 + 1, 0, 1) * math.pi / 2
+            goes_on = (
+                10 ** (level / 20)
+                / noise.std()
+                * noise
+                * np.exp(-np.maximum(rate * (t - cut / SAMPLE_RATE), -5))
+            )
             band[:] = band * np.cos(fade) + goes_on * np.sin(fade)
     return bands, rates
 
@@ -408,25 +446,34 @@ def with_rt60(
     x, end = _late(response)
     had = measure_room(x).rt60_s
     if not had > 0:
-        raise ResonanceError('the reverberation time of this response cannot be measured: its noise floor is too high')
+        raise ResonanceError(
+            'the reverberation time of this response cannot be measured: its noise floor is too high'
+        )
     if not 1 / RT60_FACTOR <= rt60_s / had <= RT60_FACTOR:
-        raise ResonanceError(f'this room has an RT60 of {had:.2f} s; {rt60_s:.2f} s is too far from it: choose another room')
+        raise ResonanceError(
+            f'this room has an RT60 of {had:.2f} s; {rt60_s:.2f} s is too far from it: choose another room'
+        )
     late = np.zeros(length)
     late[: len(x) - end] = x[end : end + length]
     bands, rates = _endless(late, had)
-    t, factor, best = np.arange(length) / SAMPLE_RATE, rt60_s / had, math.inf
+    t = np.arange(length) / SAMPLE_RATE
+    factor = rt60_s / had
+    best = math.inf
     for _ in range(4):
         late = (bands * np.exp(rates * (1 - 1 / factor) * t)).sum(0)
         out = np.concatenate([x[:end], _faded(late, 0.05)])
         got = measure_room(out).rt60_s
         if not abs(got / rt60_s - 1) < best:
             break
-        best, found = abs(got / rt60_s - 1), out
+        best = abs(got / rt60_s - 1)
+        found = out
         if best < 0.01:
             break
         factor *= rt60_s / got
     if best > 0.1:
-        raise ResonanceError(f'the decay of this response cannot be brought to {rt60_s:.2f} s; choose another room')
+        raise ResonanceError(
+            f'the decay of this response cannot be brought to {rt60_s:.2f} s; choose another room'
+        )
     return found.astype(np.float32)
 
 # %% ../nbs/20_rooms.ipynb #4f690ba6
@@ -440,7 +487,7 @@ class Hall:
     distance_m: tuple[float, float]  # listener to loudspeaker
     rt60_s: tuple[float, float]  # usual reverberation times
 
-
+# %% ../nbs/20_rooms.ipynb #7f1c5bdb
 ROOM_KINDS = {
     'living-room': Hall((4, 7), (3, 5), (2.4, 3), (1.5, 4), (0.3, 0.7)),
     'club': Hall((10, 25), (8, 16), (3, 6), (3, 15), (0.4, 1.2)),
@@ -458,7 +505,9 @@ def _box(
     size = np.array([rng.uniform(*r) for r in (hall.length_m, hall.width_m, hall.height_m)])
     distance = rng.uniform(*hall.distance_m) if distance_m is None else float(distance_m)
     if not 0.5 <= distance <= hall.length_m[1]:
-        raise ResonanceError(f'a distance between 0.5 and {hall.length_m[1]} m fits this kind of room, not {distance} m')
+        raise ResonanceError(
+            f'a distance between 0.5 and {hall.length_m[1]} m fits this kind of room, not {distance} m'
+        )
     size[0] = max(size[0], distance + 2)  # a far listener needs a long room
     ear = 1.5
     source = np.array([1.0, size[1] * rng.uniform(0.3, 0.7), ear + min(0.6 * size[2] - ear, 4, distance / 2)])
@@ -479,14 +528,20 @@ def _traced(
     surface = 2 * (size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
     absorbed = 1 - math.exp(-0.161 * size.prod() / (surface * rt60_s))
     shape = np.array([0.75, 0.85, 1, 1, 1.1, 1.2])  # soft walls take more of the high octaves
-    coefficients = {'description': 'wall', 'coeffs': list(np.clip(absorbed * shape, 0.01, 0.95)), 'center_freqs': list(OCTAVES_HZ)}
+    coefficients = {
+        'description': 'wall',
+        'coeffs': list(np.clip(absorbed * shape, 0.01, 0.95)),
+        'center_freqs': list(OCTAVES_HZ),
+    }
     generator = pra.random.generator
     kept = copy.deepcopy(generator._rng)
     try:
         pra.random.seed(numpy=seed, libroom=seed)
         material = pra.Material(energy_absorption=coefficients, scattering=0.2)
         room = pra.ShoeBox(size, fs=SAMPLE_RATE, materials=material, max_order=3, air_absorption=True)
-        room.set_ray_tracing(n_rays=20_000, receiver_radius=0.035 * size.prod() ** (1 / 3), time_thres=1.2 * rt60_s)
+        room.set_ray_tracing(
+            n_rays=20_000, receiver_radius=0.035 * size.prod() ** (1 / 3), time_thres=1.2 * rt60_s
+        )
         room.add_source(source)
         room.add_microphone(listener)
         room.compute_rir()
@@ -523,8 +578,10 @@ def open_air(
     if not 1 <= distance_m <= 500:
         raise ResonanceError(f'an open-air distance lies between 1 and 500 m, not {distance_m}')
     out = np.zeros(SAMPLE_RATE, np.float64)
-    tower, ear = rng.uniform(*tower_m), rng.uniform(1.4, 2.0)
-    straight, bounced = np.hypot(distance_m, tower - ear), np.hypot(distance_m, tower + ear)
+    tower = rng.uniform(*tower_m)
+    ear = rng.uniform(1.4, 2.0)
+    straight = np.hypot(distance_m, tower - ear)
+    bounced = np.hypot(distance_m, tower + ear)
     out[0] = 1
     ground = max(1, round((bounced - straight) / SOUND_M_S * SAMPLE_RATE))
     out[ground] += rng.uniform(0.3, 0.8) * straight / bounced
@@ -542,7 +599,8 @@ def _usable(
 ) -> tuple[np.ndarray, RoomFacts]:
     "The aligned response and its facts; raises `ResonanceError` with the reason when it is no room for a concert."
     made = align(response)
-    facts, cut = measure_room(made), len(made)
+    facts = measure_room(made)
+    cut = len(made)
     depth = -np.nanmin(energy_decay_db(made))
     if depth < 30:
         raise ResonanceError(f'its decay can be followed for only {abs(depth):.1f} dB above its noise floor')
@@ -554,7 +612,9 @@ def _usable(
     if not (low_s > 0 and high_s > 0):
         raise ResonanceError('its noise floor is too high to measure the decay at 500 Hz and at 1 kHz')
     if not 1 / math.sqrt(2) <= low_s / high_s <= math.sqrt(2):
-        raise ResonanceError(f'it rings for {low_s:.2f} s at 500 Hz and {high_s:.2f} s at 1 kHz, which no room does')
+        raise ResonanceError(
+            f'it rings for {low_s:.2f} s at 500 Hz and {high_s:.2f} s at 1 kHz, which no room does'
+        )
     made.setflags(write=False)
     return made, facts
 
@@ -575,7 +635,7 @@ def _as_device(
     made.setflags(write=False)
     return made
 
-
+# %% ../nbs/20_rooms.ipynb #bc713e21
 def _checked(
     bank: RoomBank,  # what was refused goes to its `skipped`
     devices: bool,  # devices, or rooms
@@ -599,7 +659,8 @@ class RoomBank:
         corpus: Corpus,  # a corpus with responses
         split: str,  # 'train', 'validation' or 'test'
     ):
-        self.corpus, self.split = corpus, split
+        self.corpus = corpus
+        self.split = split
         self.skipped: list[tuple[str, str]] = []  # (id, why) of what was left out
         table = corpus.split('rir', split)
         self._is_device = {str(id): group == 'device' for id, group in table['group'].items()}
@@ -616,7 +677,9 @@ class RoomBank:
     def ids(self) -> list[str]:
         "The usable rooms, in the order of the table; raises `ResonanceError` when there are none."
         if not self._rooms:
-            raise ResonanceError(f'{self.corpus.name} has no usable room response in its {self.split} split; use a corpus with more')
+            raise ResonanceError(
+                f'{self.corpus.name} has no usable room response in its {self.split} split; use a corpus with more'
+            )
         return list(self._rooms)
 
     @property

@@ -65,6 +65,7 @@ def plain(
 @dataclass
 class Results:
     "The metrics of one study chapter, recorded as it runs."
+
     chapter: str  # the notebook's name, e.g. '34_classical'
     profile: str = 'quick'  # 'quick' or 'study'; the runner's own word wins
     seed: int = 0  # of the run
@@ -122,7 +123,7 @@ def glue_value(
 
     glue(name, show_number(value, fmt) if fmt else plain(value), display=False)
 
-
+# %% ../nbs/90_runs.ipynb #279623fa
 def show_number(
     value: float | None,  # None: there is no result yet
     fmt: str = '.3g',  # a format, as in `format(value, fmt)`
@@ -161,7 +162,7 @@ def defaults_of(
         raise ResonanceError(f'{notebook.stem} has no parameters cell: it is a lesson, not a study')
     return literals(source[0], notebook.stem)
 
-
+# %% ../nbs/90_runs.ipynb #d9c3e196
 def literals(
     source: str,  # the code of a parameters cell
     chapter: str = 'this chapter',  # for the message
@@ -175,7 +176,9 @@ def literals(
         try:
             values[target.id] = ast.literal_eval(node.value)
         except ValueError:
-            raise ResonanceError(f'{chapter}: parameter {target.id} must be a plain value in its cell') from None
+            raise ResonanceError(
+                f'{chapter}: parameter {target.id} must be a plain value in its cell'
+            ) from None
     return values
 
 # %% ../nbs/90_runs.ipynb #16a6bbf4
@@ -187,18 +190,32 @@ def parse_value(
 
     try:
         return plain(yaml.safe_load(text))
-    except (yaml.YAMLError, ResonanceError, ValueError, RecursionError):  # a date that is none; a list inside itself
-        raise ResonanceError(f'cannot read the value {text!r}; write for example 5, [0, -5], null or a word') from None
+    except (
+        yaml.YAMLError,
+        ResonanceError,
+        ValueError,
+        RecursionError,
+    ):  # a date that is none; a list inside itself
+        raise ResonanceError(
+            f'cannot read the value {text!r}; write for example 5, [0, -5], null or a word'
+        ) from None
 
-
+# %% ../nbs/90_runs.ipynb #211e4916
 def kind(
     value: Any,  # a plain value
 ) -> str:
     "The name of a value's kind, for people."
-    names = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', list: 'a list', dict: 'a table'}
+    names = {
+        bool: 'true or false',
+        int: 'a whole number',
+        float: 'a number',
+        str: 'text',
+        list: 'a list',
+        dict: 'a table',
+    }
     return 'nothing' if value is None else names[type(value)]
 
-
+# %% ../nbs/90_runs.ipynb #2ba93d75
 def fits(
     value: Any,  # what was given
     default: Any,  # what stands in the parameters cell
@@ -230,7 +247,9 @@ def merge(
         if isinstance(default, list) and default and not isinstance(value, list):
             raise ResonanceError(f'{chapter}: {name} takes a list, e.g. {json.dumps(default)}; got {value!r}')
         if not fits(value, default):
-            raise ResonanceError(f'{chapter}: {name} takes {kind(default)} like {json.dumps(default)}; got {json.dumps(value)}')
+            raise ResonanceError(
+                f'{chapter}: {name} takes {kind(default)} like {json.dumps(default)}; got {json.dumps(value)}'
+            )
         merged[name] = value
     return merged
 
@@ -249,7 +268,9 @@ def profile_parameters(
         return yaml.safe_load(known[profile].read_text(encoding='utf-8')) or {}
     if profile == 'quick':
         return {}
-    raise ResonanceError(f'{chapter} has no profile {profile!r}; it has: {", ".join(sorted({"quick", *known}))}')
+    raise ResonanceError(
+        f'{chapter} has no profile {profile!r}; it has: {", ".join(sorted({"quick", *known}))}'
+    )
 
 # %% ../nbs/90_runs.ipynb #df621d76
 def package_hash() -> str:
@@ -263,7 +284,7 @@ def package_hash() -> str:
         seen.update(f'{path.name}\0'.encode() + path.read_bytes() + b'\0')
     return seen.hexdigest()[:16]
 
-
+# %% ../nbs/90_runs.ipynb #31d39643
 def data_facts(
     notebook: Path,  # a study chapter
     parameters: dict,  # its merged parameters
@@ -300,7 +321,9 @@ def git_state(
     "The checkout's revision, and whether it has uncommitted changes; None where there is no git."
 
     def ask(*words):
-        out = subprocess.run(['git', '-C', os.fspath(root), *words], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            ['git', '-C', os.fspath(root), *words], capture_output=True, text=True, check=True
+        )
         return out.stdout.strip()
 
     try:
@@ -308,11 +331,23 @@ def git_state(
     except (OSError, subprocess.CalledProcessError):
         return {'revision': None, 'dirty': None}
 
-
+# %% ../nbs/90_runs.ipynb #f787de62
 def versions() -> dict[str, str]:
     "The installed versions of the libraries that results may depend on."
     found = {}
-    for name in ('numpy', 'scipy', 'pandas', 'soundfile', 'soxr', 'av', 'pyloudnorm', 'papermill', 'torch', 'lightning', 'resonance_nb'):
+    for name in (
+        'numpy',
+        'scipy',
+        'pandas',
+        'soundfile',
+        'soxr',
+        'av',
+        'pyloudnorm',
+        'papermill',
+        'torch',
+        'lightning',
+        'resonance_nb',
+    ):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -323,6 +358,7 @@ def versions() -> dict[str, str]:
 @dataclass
 class Run:
     "A finished run."
+
     folder: Path  # out.ipynb, params.yaml, metrics.json, manifest.json
     metrics: list[dict]  # as `Results` recorded them
     manifest: dict  # what ran, on what, with what
@@ -331,7 +367,7 @@ class Run:
         "The metrics as a table."
         return table(self.metrics)
 
-
+# %% ../nbs/90_runs.ipynb #515ffc84
 def write_json(
     path: Path,  # where
     value: Any,  # plain data
@@ -340,7 +376,7 @@ def write_json(
     with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
-
+# %% ../nbs/90_runs.ipynb #6b43f5b2
 def load_run(
     folder: Path,  # a run's folder
 ) -> Run | None:
@@ -387,14 +423,27 @@ def execute(
     out = folder / 'out.ipynb'
     try:
         done = papermill.execute_notebook(
-            os.fspath(notebook), os.fspath(out), parameters=changed, cwd=os.fspath(notebook.parent), progress_bar=progress
+            os.fspath(notebook),
+            os.fspath(out),
+            parameters=changed,
+            cwd=os.fspath(notebook.parent),
+            progress_bar=progress,
         )
     except papermill.PapermillExecutionError as e:
         what = str(e.evalue).strip().split('\n')[0]
-        raise ResonanceError(f'{notebook.stem}: cell {e.exec_count} failed with {e.ename}: {what}; see {out}') from None
+        raise ResonanceError(
+            f'{notebook.stem}: cell {e.exec_count} failed with {e.ename}: {what}; see {out}'
+        ) from None
     except DeadKernelError:
-        raise ResonanceError(f'{notebook.stem}: the kernel died, perhaps for lack of memory; see {out}') from None
-    payloads = [json.loads(o['data'][RECORD]) for c in done.cells for o in c.get('outputs', []) if RECORD in o.get('data', {})]
+        raise ResonanceError(
+            f'{notebook.stem}: the kernel died, perhaps for lack of memory; see {out}'
+        ) from None
+    payloads = [
+        json.loads(o['data'][RECORD])
+        for c in done.cells
+        for o in c.get('outputs', [])
+        if RECORD in o.get('data', {})
+    ]
     return [row for p in payloads for row in p['metrics']]
 
 # %% ../nbs/90_runs.ipynb #8b1225f3
@@ -436,9 +485,13 @@ def _carry_out(notebook, folder, merged, changed, data, profile, root, progress)
     yaml = need('yaml', 'book')
 
     threads = os.environ.get('OMP_NUM_THREADS') or str(os.cpu_count() or 1)
-    manifest = dict(run=f'{notebook.stem}/{folder.name}', chapter=notebook.stem, profile=profile, status='running')
+    manifest = dict(
+        run=f'{notebook.stem}/{folder.name}', chapter=notebook.stem, profile=profile, status='running'
+    )
     manifest |= dict(pid=os.getpid(), started=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-    manifest |= dict(seed=merged.get('seed'), parameters=merged, changed=changed, data=data, package_hash=package_hash())
+    manifest |= dict(
+        seed=merged.get('seed'), parameters=merged, changed=changed, data=data, package_hash=package_hash()
+    )
     manifest |= dict(git=git_state(root), versions=versions(), threads=int(threads), machine=machine())
     with atomic_write(folder / 'params.yaml') as part:
         part.write_text(yaml.safe_dump(merged, sort_keys=False), encoding='utf-8')
@@ -476,7 +529,7 @@ def checkpoint(
     digest = hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()[:12]
     return folder / f'{re.sub(r"[^A-Za-z0-9_-]", "_", name)}-{digest}'
 
-
+# %% ../nbs/90_runs.ipynb #02b44171
 def remember(
     name: str,  # what it is
     key: Any,  # what it is made from: plain values
@@ -502,7 +555,7 @@ def _sweep_one(job) -> list[dict]:
     facts = given | dict(status='finished', run=run.manifest['run'])
     return [facts | row for row in run.table().to_dict('records')] or [facts]
 
-
+# %% ../nbs/90_runs.ipynb #a9820187
 def sweep(
     chapter: str,  # a study chapter
     grid: dict[str, list],  # parameter -> the values to try
@@ -528,7 +581,18 @@ def sweep(
         return pd.DataFrame([row for rows in tqdm(pool.map(_sweep_one, work), **bar) for row in rows])
 
 # %% ../nbs/90_runs.ipynb #94e8b0e6
-FACTS = ('run', 'profile', 'seed', 'package_hash', 'data', 'duration_s', 'threads', 'machine', 'parameters', 'versions')
+FACTS = (
+    'run',
+    'profile',
+    'seed',
+    'package_hash',
+    'data',
+    'duration_s',
+    'threads',
+    'machine',
+    'parameters',
+    'versions',
+)
 
 
 def collect(
@@ -541,7 +605,9 @@ def collect(
     if found is None:
         raise ResonanceError(f'{run} holds no finished run')
     if found.manifest['profile'] == 'quick' and not allow_quick:
-        raise ResonanceError(f'{found.manifest["run"]} is a quick run and is not reported; run it with --profile study')
+        raise ResonanceError(
+            f'{found.manifest["run"]} is a quick run and is not reported; run it with --profile study'
+        )
     if not found.metrics:
         raise ResonanceError(f'{found.manifest["run"]} recorded no metrics')
     facts = {k: found.manifest.get(k) for k in FACTS} | found.manifest['git']
@@ -561,7 +627,7 @@ def result_file(
         return dict(chapter=chapter, run={}, metrics=[])
     return json.loads(path.read_text(encoding='utf-8'))
 
-
+# %% ../nbs/90_runs.ipynb #826b4d40
 def reported(
     chapter: str,  # a notebook's name
     root: Path | None = None,  # the project; None: this one
@@ -577,6 +643,7 @@ def reported(
 @dataclass(frozen=True)
 class Reported:
     "One reported number; its value is None when the chapter has not been run yet."
+
     value: float | None  # as measured
     low: float | None = None  # lower end of the 95 % interval
     high: float | None = None  # upper end
@@ -592,7 +659,8 @@ class Reported:
         text = show_number(self.value, fmt)
         if self.value is None or not interval or self.low is None:
             return text
-        low, high = show_number(self.low, fmt).removesuffix(' %'), show_number(self.high, fmt)
+        low = show_number(self.low, fmt).removesuffix(' %')
+        high = show_number(self.high, fmt)
         if interval == 'brackets':
             return f'{text} [{low}, {high.removesuffix(" %")}]'
         return f'{text} (95 % interval {low} to {high}' + (f', n = {self.n})' if self.n else ')')
@@ -629,14 +697,15 @@ def fill_text(
     def fill(found):
         chapter, metric, *rest = shlex.split(found['ask'])
         ask = dict(word.split('=', 1) for word in rest)
-        fmt, interval = ask.pop('format', '.1%'), parse_value(ask.pop('interval', 'true'))
+        fmt = ask.pop('format', '.1%')
+        interval = parse_value(ask.pop('interval', 'true'))
         system = ask.pop('system', None)
         number = reported_value(chapter, metric, system, root, **{k: parse_value(v) for k, v in ask.items()})
         return found[1] + number.text(fmt, interval) + found[4]
 
     return _marked.sub(fill, text)
 
-
+# %% ../nbs/90_runs.ipynb #81947391
 def fill_readme(
     root: Path | None = None,  # the project; None: this one
 ) -> bool:

@@ -36,13 +36,17 @@ _ERRORS = {kind.__name__: kind for kind in (AudioError, TruncatedAudio, DamagedA
 def _packed_error(e: BaseException, path) -> dict:
     "An exception as JSON."
     if not isinstance(e, AudioError):
-        why = 'needs more memory than a decoder may take' if isinstance(e, MemoryError) else 'cannot be decoded'
+        why = (
+            'needs more memory than a decoder may take' if isinstance(e, MemoryError) else 'cannot be decoded'
+        )
         e = AudioError(f'{printable(path)}: {why}')
     late = [e.decoded_s, e.promised_s] if isinstance(e, TruncatedAudio) else []
     return {'kind': type(e).__name__, 'told': [str(e), *late]}
 
 # %% ../nbs/01b_sandbox.ipynb #3f584ad4
-STALLED_S, MEMORY_BYTES = 300, 4 << 30  # without a sample; address space
+# without a sample; address space
+STALLED_S = 300
+MEMORY_BYTES = 4 << 30
 
 
 def _limit(memory_bytes: int) -> None:
@@ -61,7 +65,8 @@ def serve(
 ) -> None:
     "Decode what standard input asks for, until it ends."
     _limit(limits['memory_bytes'])
-    out, nowhere = os.fdopen(os.dup(1), 'wb', buffering=0), os.open(os.devnull, os.O_WRONLY)
+    out = os.fdopen(os.dup(1), 'wb', buffering=0)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)  # libraries chatter
 
     @contextmanager
@@ -85,7 +90,7 @@ def serve(
         if 'form' in task:
             return  # what follows is the rest of a stream, which may have no end
 
-
+# %% ../nbs/01b_sandbox.ipynb #ff369e9a
 def _write(out, data: bytes) -> None:
     "All of it, into an unbuffered pipe."
     left = memoryview(data)
@@ -102,7 +107,7 @@ def _hashed(path) -> Iterator[tuple[bytes, bytes]]:
             yield b'S', b''
     yield b'I', json.dumps(digest.hexdigest()).encode()
 
-
+# %% ../nbs/01b_sandbox.ipynb #275c4884
 def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, bytes]]:
     "The frames that answer a request."
     notes: list[str] = []
@@ -120,12 +125,14 @@ def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, 
             asked = [task[name] for name in ('path', 'start_s', 'duration_s', 'rate_hz')]
             yield from _sound(decode.pieces(*asked, told), notes)
         else:
-            yield from _sound(decode.stream_pieces(more, task['path'], task['rate_hz'], task['form'], told), notes)
+            yield from _sound(
+                decode.stream_pieces(more, task['path'], task['rate_hz'], task['form'], told), notes
+            )
         yield b'D', b''
     except Exception as e:
         yield b'E', json.dumps(_packed_error(e, task['path'])).encode()
 
-
+# %% ../nbs/01b_sandbox.ipynb #c5020a26
 def _sound(pieces: Iterator[np.ndarray], notes: list[str]) -> Iterator[tuple[bytes, bytes]]:
     "Samples as frames, with the notes that came up."
     for x in pieces:
@@ -141,7 +148,9 @@ def _started(limits: dict) -> subprocess.Popen:
     "A new process that decodes."
     env = os.environ | {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'OPENBLAS', 'MKL')}
     words = [sys.executable, '-c', _START, json.dumps(sys.path), json.dumps(limits)]
-    return subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
 
 # %% ../nbs/01b_sandbox.ipynb #ab27eb1a
 class _Decoder:
@@ -189,7 +198,7 @@ def _take() -> _Decoder:
         _busy.append(decoder)
     return decoder
 
-
+# %% ../nbs/01b_sandbox.ipynb #979739f6
 def _forget() -> None:
     "After a fork: the processes are those of another."
     global _lock
@@ -216,7 +225,7 @@ def here() -> bool:
     "Are files decoded in this process? Where `RESONANCE_SANDBOX=0` says so, for debuggers, or where none can be started."
     return os.environ.get('RESONANCE_SANDBOX') == '0' or not sys.executable
 
-
+# %% ../nbs/01b_sandbox.ipynb #ce72f6c9
 atexit.register(_end_all)
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=_forget)
@@ -237,7 +246,8 @@ class _Forked:
         import soundfile, soxr  # noqa: E401,F401 - shared with the copy
 
         (asked, ask), (answered, answer) = os.pipe(), os.pipe()
-        self.pid, self.returncode = os.fork(), None
+        self.pid = os.fork()
+        self.returncode = None
         if not self.pid:
             try:
                 os.dup2(asked, 0), os.dup2(answer, 1)
@@ -246,7 +256,8 @@ class _Forked:
             finally:
                 os._exit(0)
         os.close(asked), os.close(answer)
-        self.stdin, self.stdout = os.fdopen(ask, 'wb'), os.fdopen(answered, 'rb')
+        self.stdin = os.fdopen(ask, 'wb')
+        self.stdout = os.fdopen(answered, 'rb')
 
     def kill(self) -> None:
         if self.returncode is None:
@@ -288,11 +299,13 @@ class _Feeder:
     "Hands on a stream to a decoder, in a thread; `trouble` is what the stream broke off with."
 
     def __init__(self, read: Callable[[int], bytes]):
-        self.read, self.trouble = read, None
+        self.read = read
+        self.trouble = None
 
     def into(self, pipe) -> None:
         "Begin; the pipe is closed at the end."
-        own = os.fdopen(os.dup(pipe.fileno()), 'wb', buffering=0)  # nobody else closes it while it is written to
+        # nobody else closes it while it is written to
+        own = os.fdopen(os.dup(pipe.fileno()), 'wb', buffering=0)
         with suppress(OSError):
             pipe.close()
         threading.Thread(target=self._run, args=(own,), name='resonance-feeder', daemon=True).start()
@@ -308,7 +321,9 @@ class _Feeder:
 # %% ../nbs/01b_sandbox.ipynb #972d016c
 def _asked(task: dict, path, feed: _Feeder | None = None) -> Iterator[tuple[bytes, bytes]]:
     "The frames of an answer; raises its errors."
-    decoder, whole, heard = _take(), False, 0
+    decoder = _take()
+    whole = False
+    heard = 0
     try:
         decoder.ask({'path': os.fsdecode(path), 'cwd': _folder(), **task})
         if feed is not None:
@@ -343,7 +358,7 @@ def _named(path):
     except TypeError as e:
         raise AudioError(f'{path!r}: is no path') from e
 
-
+# %% ../nbs/01b_sandbox.ipynb #d2e698be
 def info(
     path,  # an audio or video file
 ) -> AudioInfo:
@@ -353,7 +368,7 @@ def info(
     (_, facts), _ = _asked({}, _named(path))
     return AudioInfo(**json.loads(facts))
 
-
+# %% ../nbs/01b_sandbox.ipynb #e5efc334
 def tags(
     path,  # an audio or video file
 ) -> dict[str, str]:  # names in lower case
@@ -369,22 +384,30 @@ def pieces(
     start_s: float,  # where to begin
     duration_s: float | None,  # how much; None = to the end
     rate_hz: int,  # the rate wanted
-    report: Callable[[str], None] | None = None,  # told when samples are no numbers, which are then silence; None: refused
+    # told when samples are no numbers, which are then silence; None: refused
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32 in [-1, 1], any length above 0
     "The samples of a range; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
     if here():
         yield from filter(len, decode.pieces(path, start_s, duration_s, rate_hz, report))
         return
-    task = {'start_s': float(start_s), 'duration_s': duration_s, 'rate_hz': rate_hz, 'report': report is not None}
+    task = {
+        'start_s': float(start_s),
+        'duration_s': duration_s,
+        'rate_hz': rate_hz,
+        'report': report is not None,
+    }
     yield from _received(_asked(task, _named(path)), report)
 
 # %% ../nbs/01b_sandbox.ipynb #245e0c83
 def stream_pieces(
-    read: Callable[[int], bytes],  # gives up to so many bytes as soon as there are any, and none at the end; called in a thread
+    # gives up to so many bytes as soon as there are any, and none at the end; called in a thread
+    read: Callable[[int], bytes],
     name: str,  # of the stream, for messages
     rate_hz: int,  # the rate wanted
     form: str | None = None,  # FFmpeg's name of the container; None: it finds out
-    report: Callable[[str], None] | None = None,  # told when samples are no numbers, which are then silence; None: refused
+    # told when samples are no numbers, which are then silence; None: refused
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32 in [-1, 1], any length above 0
     "The sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
     if here():
@@ -393,7 +416,7 @@ def stream_pieces(
     task = {'rate_hz': rate_hz, 'form': form, 'report': report is not None}
     yield from _received(_asked(task, name, _Feeder(read)), report)
 
-
+# %% ../nbs/01b_sandbox.ipynb #1d510a09
 def _received(frames: Iterator[tuple[bytes, bytes]], report) -> Iterator[np.ndarray]:
     "The samples of an answer; its notes are reported."
     for kind, payload in frames:

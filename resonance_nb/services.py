@@ -29,17 +29,28 @@ import numpy as np
 
 from . import bench
 from .audio import SAMPLE_RATE, encode, printable, resample
-from .core import METHODS, Match, ResonanceError, atomic_write, counted, no_bar, project_root, rng_for, sha256_file
+from resonance_nb.core import (
+    METHODS,
+    Match,
+    ResonanceError,
+    atomic_write,
+    counted,
+    no_bar,
+    project_root,
+    rng_for,
+    sha256_file,
+)
 from .corpora import safe_id
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% auto #0
 __all__ = ['SERVICES', 'NOT_YET', 'FORMAT', 'VERSION', 'NO_RESULT', 'PASSING', 'REFUSED', 'ENVIRONMENT', 'ServiceError',
            'service_name', 'wav_bytes', 'Pack', 'pack', 'not_to_share', 'Answer', 'plain', 'Names', 'import_answers',
            'count_answers', 'frame', 'save_record', 'read_record', 'services_folder', 'records', 'rows', 'reported',
            'status', 'complete', 'signature', 'AccessRefused', 'Reply', 'acrcloud_url', 'AcrCloud', 'answer_pack']
+
+# %% ../nbs/33_services.ipynb #7dda5db5
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/33_services.ipynb #33a00013
 SERVICES = {  # name in every table -> how it is asked
@@ -53,7 +64,7 @@ NOT_YET = 'not yet run'
 class ServiceError(ResonanceError):
     "A pack, a service or its answers that cannot be used."
 
-
+# %% ../nbs/33_services.ipynb #be0b898d
 def service_name(
     name: str,  # as typed
 ) -> str:
@@ -80,22 +91,34 @@ def wav_bytes(
     return encode(x / max(1.0, float(np.abs(x).max(initial=0))), rate_hz, 'wav')
 
 # %% ../nbs/33_services.ipynb #33a00018
-FORMAT, VERSION = 'resonance pack', 1
-_KEY, _JOURNAL, _LOCK = 'answers.json', '.pack.jsonl', '.pack.lock'
+FORMAT = 'resonance pack'
+VERSION = 1
+_KEY = 'answers.json'
+_JOURNAL = '.pack.jsonl'
+_LOCK = '.pack.lock'
 
 
 def _facts_of(corpus, queries, protocol, venue, rate_hz: int, seed: int) -> dict:
     "What decides every byte of a pack; two packs with the same facts are the same pack."
-    catalogue = hashlib.sha256('\n'.join(protocol.catalogue_ids).encode('utf-8', 'surrogateescape')).hexdigest()[:16]
+    catalogue = hashlib.sha256(
+        '\n'.join(protocol.catalogue_ids).encode('utf-8', 'surrogateescape')
+    ).hexdigest()[:16]
     return {
-        'format': FORMAT, 'version': VERSION, 'query_set': bench.query_set_hash(queries), 'venue': venue, 'rate_hz': int(rate_hz),
-        'seed': int(seed), 'catalogue': catalogue, 'corpus': {'name': corpus.name, 'checksum': corpus.checksum()},
+        'format': FORMAT,
+        'version': VERSION,
+        'query_set': bench.query_set_hash(queries),
+        'venue': venue,
+        'rate_hz': int(rate_hz),
+        'seed': int(seed),
+        'catalogue': catalogue,
+        'corpus': {'name': corpus.name, 'checksum': corpus.checksum()},
     }
 
-
+# %% ../nbs/33_services.ipynb #f26af957
 @dataclass(frozen=True)
 class Pack:
     "A query set as a folder of sound files, and the key to it."
+
     folder: Path  # holds everything
     queries: bench.QuerySet  # what is asked
     files: dict[str, tuple[str, str]]  # file name -> (query_id, sha256 of the file)
@@ -127,31 +150,49 @@ def _read_json(path: Path, what: str):
         why = e.strerror if isinstance(e, OSError) else type(e).__name__
         raise ServiceError(f'{printable(path)} is no {what} ({why})') from None
 
-
+# %% ../nbs/33_services.ipynb #36b52138
 def _load_pack(folder: Path) -> Pack:
     if not (folder / _KEY).is_file():
         unfinished = (folder / _JOURNAL).is_file()
-        why = 'is not finished: run the same `resonance bench pack` again' if unfinished else f'is no pack: it has no {_KEY}'
+        why = (
+            'is not finished: run the same `resonance bench pack` again'
+            if unfinished
+            else f'is no pack: it has no {_KEY}'
+        )
         raise ServiceError(f'{printable(folder)} {why}')
     d = _read_json(folder / _KEY, 'key of a pack')
     try:
-        facts = {k: d[k] for k in ('format', 'version', 'query_set', 'venue', 'rate_hz', 'seed', 'catalogue', 'corpus')}
+        facts = {
+            k: d[k]
+            for k in ('format', 'version', 'query_set', 'venue', 'rate_hz', 'seed', 'catalogue', 'corpus')
+        }
         files = {str(f): (str(q), str(sha)) for f, q, sha in d['files']}
         songs = {str(t): (str(title), str(artist)) for t, title, artist in d['songs']}
-        protocol = bench.Protocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in d['protocol'].items()})
+        protocol = bench.Protocol(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in d['protocol'].items()}
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise ServiceError(f'{printable(folder / _KEY)} is no key of a pack ({type(e).__name__}: {e})') from None
+        raise ServiceError(
+            f'{printable(folder / _KEY)} is no key of a pack ({type(e).__name__}: {e})'
+        ) from None
     if (facts['format'], facts['version']) != (FORMAT, VERSION):
-        raise ServiceError(f'{printable(folder)} is {facts["format"]} version {facts["version"]}; this package reads {FORMAT} version {VERSION}')
+        raise ServiceError(
+            f'{printable(folder)} is {facts["format"]} version {facts["version"]}; this package reads {FORMAT} version {VERSION}'
+        )
     queries = bench.QuerySet.load(folder / _KEY)
     ids = [q.query_id for q in queries]
     named = all(re.fullmatch(r'q\d+\.wav', f) for f in files)
-    if not named or bench.query_set_hash(queries) != facts['query_set'] or sorted(q for q, _ in files.values()) != sorted(ids):
+    if (
+        not named
+        or bench.query_set_hash(queries) != facts['query_set']
+        or sorted(q for q, _ in files.values()) != sorted(ids)
+    ):
         raise ServiceError(f'{printable(folder / _KEY)} was changed: its questions are not those it names')
     return Pack(folder, queries, files, songs, protocol, facts)
 
 # %% ../nbs/33_services.ipynb #33a00021
-_DATE_S = 946_684_800  # every question's date: the order of writing would betray which clips come from one song
+# every question's date: the order of writing would betray which clips come from one song
+_DATE_S = 946_684_800
 
 
 def _append(file, record: dict) -> None:
@@ -160,7 +201,7 @@ def _append(file, record: dict) -> None:
     file.flush()
     os.fsync(file.fileno())
 
-
+# %% ../nbs/33_services.ipynb #4eb600f7
 def _whole_lines(path: Path) -> list[str]:
     "The lines of a journal; what a killed process left of its last line is cut off."
     data = path.read_bytes() if path.exists() else b''
@@ -169,7 +210,7 @@ def _whole_lines(path: Path) -> list[str]:
         os.truncate(path, len(whole))
     return whole.decode('utf-8', 'replace').splitlines()
 
-
+# %% ../nbs/33_services.ipynb #1e3e92ca
 @contextmanager
 def _alone(lock: Path, what: str):
     "Hold a lock, or say in one line that another process has it."
@@ -195,10 +236,12 @@ def _same(a: dict, b: dict) -> bool:
     bare = lambda x: {**x, 'corpus': x['corpus']['checksum']}
     return bare(a) == bare(b)
 
-
+# %% ../nbs/33_services.ipynb #668d98ee
 def _done_so_far(folder: Path, facts: dict) -> dict:
     "File -> sha256 of what an earlier call wrote; a folder of anything else raises `ServiceError`."
-    other = f'{printable(folder)} holds another pack (other songs, questions or settings): choose another folder'
+    other = (
+        f'{printable(folder)} holds another pack (other songs, questions or settings): choose another folder'
+    )
     if (folder / _KEY).exists():
         there = _load_pack(folder)
         if not _same(there.facts, facts):
@@ -211,12 +254,14 @@ def _done_so_far(folder: Path, facts: dict) -> dict:
                 raise ServiceError(other)
             return {line['file']: line['sha256'] for line in lines[1:]}
         except (ValueError, TypeError, KeyError, OSError):
-            raise ServiceError(f'{printable(folder / _JOURNAL)} is no journal of a pack: choose another folder') from None
+            raise ServiceError(
+                f'{printable(folder / _JOURNAL)} is no journal of a pack: choose another folder'
+            ) from None
     if any(name != _LOCK for name in os.listdir(folder)):
         raise ServiceError(f'{printable(folder)} is not empty and is no pack: choose another folder')
     return {}
 
-
+# %% ../nbs/33_services.ipynb #a6ab0452
 def _inside(folder: Path, *parts: str) -> Path:
     "A folder in the pack, made; a link that leads out of it raises `ServiceError`."
     path = folder.joinpath(*parts)
@@ -234,20 +279,24 @@ def _degrader(corpus, protocol, venue):
         return None
     from resonance_nb.venue import VENUES, Bank, venue_named
 
-    names = list(VENUES) if venue == 'any' else [venue_named(venue).name]  # an unknown one is refused before anything is written
+    # an unknown one is refused before anything is written
+    names = list(VENUES) if venue == 'any' else [venue_named(venue).name]
     return bench.in_venue(Bank(corpus, protocol.split), names, protocol.seed)
 
-
+# %% ../nbs/33_services.ipynb #411c3967
 def _write_questions(corpus, queries, folder: Path, facts: dict, degrade, done: dict, progress: bool) -> dict:
     "Render what is missing; gives file -> (query_id, sha256), in the order of the files."
     from tqdm import tqdm
 
-    where, seed = _inside(folder, 'questions'), facts['seed']
+    where = _inside(folder, 'questions')
+    seed = facts['seed']
     order = rng_for(seed, 'pack', facts['query_set']).permutation(len(queries))
     digits = max(4, len(str(len(queries))))
     name_of = {int(i): f'q{place + 1:0{digits}}.wav' for place, i in enumerate(order)}
-    together = sorted(name_of, key=lambda i: (queries[i].kind, queries[i].noise_key, queries[i].span_s, i))  # saves decoding
-    found, cache = {}, {}
+    # saves decoding
+    together = sorted(name_of, key=lambda i: (queries[i].kind, queries[i].noise_key, queries[i].span_s, i))
+    found = {}
+    cache = {}
     with open(folder / _JOURNAL, 'ab') as journal:
         if not journal.tell():
             _append(journal, facts)
@@ -270,9 +319,11 @@ def _song_file(corpus, track_id: str, where: Path | None, how: str) -> tuple[str
     source = corpus.path('music', track_id)
     if not source.is_file():
         raise ServiceError(f'{track_id}: its file {printable(source)} is missing; run resonance corpus check')
-    if where is not None and how == 'flac':  # what our own systems hear of the song, in a form that every system reads
+    # what our own systems hear of the song, in a form that every system reads
+    if where is not None and how == 'flac':
         data = encode(corpus.load('music', track_id), SAMPLE_RATE, 'flac')
-        to, sha = where / f'{safe_id(track_id)}.flac', hashlib.sha256(data).hexdigest()
+        to = where / f'{safe_id(track_id)}.flac'
+        sha = hashlib.sha256(data).hexdigest()
         if not (to.is_file() and sha256_file(to) == sha):
             with atomic_write(to) as part:
                 part.write_bytes(data)
@@ -286,7 +337,7 @@ def _song_file(corpus, track_id: str, where: Path | None, how: str) -> tuple[str
         _bring(source, to, how)
     return f'songs/{to.name}', sha
 
-
+# %% ../nbs/33_services.ipynb #cd0d8c7b
 def _bring(source: Path, to: Path, how: str) -> None:
     "Link or copy a file to its place, in one step; what cannot be linked is copied."
     if how == 'link':
@@ -311,23 +362,32 @@ def _table_text(columns, rows) -> str:
     writer.writerows(rows)
     return out.getvalue()
 
-
+# %% ../nbs/33_services.ipynb #d482530e
 def _write_catalogue(corpus, protocol, folder: Path, with_songs: str, progress: bool) -> list[str]:
     "Write catalogue/catalogue.csv, and the songs when they are wanted; gives the licences."
     from tqdm import tqdm
 
     from resonance_nb.catalog import _cell_out
 
-    where, rows = _inside(folder, 'catalogue'), []
+    where = _inside(folder, 'catalogue')
+    rows = []
     songs = _inside(folder, 'catalogue', 'songs') if with_songs else None
     for track_id in tqdm(protocol.catalogue_ids, 'catalogue', disable=no_bar(progress), unit='song'):
         row = corpus.music.loc[track_id]
-        rows.append([track_id, row['title'], row['artist'], *_song_file(corpus, track_id, songs, with_songs), row['licence']])
+        rows.append(
+            [
+                track_id,
+                row['title'],
+                row['artist'],
+                *_song_file(corpus, track_id, songs, with_songs),
+                row['licence'],
+            ]
+        )
     columns = ['track_id', 'title', 'artist', 'file', 'sha256', 'licence']
     _write_text(where / 'catalogue.csv', _table_text(columns, [[_cell_out(x) for x in row] for row in rows]))
     return [row[-1] for row in rows]
 
-
+# %% ../nbs/33_services.ipynb #8a8e50a2
 def _write_text(path: Path, text: str) -> None:
     with atomic_write(path) as part:
         part.write_bytes(text.encode('utf-8', 'surrogateescape'))
@@ -392,6 +452,8 @@ Set the title to the track_id: it then comes back exactly. Ask, with no network 
 `matchOffset` is the offset_s wanted here; `predictedCurrentMatchOffset` is not. A clip shorter than the catalogue's
 `minimumQuerySignatureDuration` is discarded by ShazamKit without matching: that is its answer, so write `no-match`.
 '''
+
+# %% ../nbs/33_services.ipynb #1911d5b5
 _OTHERS = '''
 ## ACRCloud, with a custom bucket
 
@@ -414,9 +476,11 @@ def pack(
     queries,  # of `bench.make_queries`
     protocol: bench.Protocol,  # who is in the catalogue
     folder: str | os.PathLike,  # made when missing; must be empty or this very pack
-    venue: str | None = None,  # a venue's name or 'any', as `resonance bench --venue`; None: only a crowd is added
+    # a venue's name or 'any', as `resonance bench --venue`; None: only a crowd is added
+    venue: str | None = None,
     rate_hz: int = SAMPLE_RATE,  # of the files
-    with_songs: str = '',  # 'copy', 'link' or 'flac' (decoded, 16 kHz) puts the catalogue's songs into the pack, too
+    # 'copy', 'link' or 'flac' (decoded, 16 kHz) puts the catalogue's songs into the pack, too
+    with_songs: str = '',
     seed: int = 0,  # of the shuffle
     progress: bool = True,  # show a bar
 ) -> Pack:
@@ -427,7 +491,8 @@ def pack(
         raise ServiceError(f"the songs can be put in by 'copy', 'link' or 'flac', not {with_songs!r}")
     if not 8_000 <= rate_hz <= 192_000:
         raise ServiceError(f'a sample rate lies between 8000 and 192000 Hz, not {rate_hz}')
-    folder, degrade = Path(folder), _degrader(corpus, protocol, venue)
+    folder = Path(folder)
+    degrade = _degrader(corpus, protocol, venue)
     facts = _facts_of(corpus, queries, protocol, venue, rate_hz, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -441,18 +506,36 @@ def pack(
     return _load_pack(folder)
 
 # %% ../nbs/33_services.ipynb #33a00030
-def _finish(corpus, queries, protocol, folder: Path, facts: dict, files: dict, licences: list[str], with_songs: str) -> None:
+def _finish(
+    corpus, queries, protocol, folder: Path, facts: dict, files: dict, licences: list[str], with_songs: str
+) -> None:
     "What is written when all sounds are there; the key comes last, and with it the pack is finished."
     seconds = {q.query_id: q.duration_s for q in queries}
     rows = [[f'questions/{f}', sha, f'{seconds[q]:g}'] for f, (q, sha) in files.items()]
     _write_text(folder / 'questions.csv', _table_text(['file', 'sha256', 'duration_s'], rows))
     count = lambda pattern: sum(bool(re.search(pattern, x, re.I)) for x in licences)
-    told = dict(questions=len(files), minutes=sum(seconds.values()) / 60, rate_hz=facts['rate_hz'], songs=len(protocol.catalogue_ids))
+    told = dict(
+        questions=len(files),
+        minutes=sum(seconds.values()) / 60,
+        rate_hz=facts['rate_hz'],
+        songs=len(protocol.catalogue_ids),
+    )
     told |= dict(example=protocol.catalogue_ids[0], nd=count(_ND), nc=count(r'\bNC\b|non.?commercial'))
-    told |= dict(where='beside it in `catalogue/songs/`' if with_songs else 'a path in the corpus, which must be given along')
+    told |= dict(
+        where='beside it in `catalogue/songs/`'
+        if with_songs
+        else 'a path in the corpus, which must be given along'
+    )
     _write_text(folder / 'INSTRUCTIONS.md', (_INSTRUCTIONS + _SHAZAM + _OTHERS).format(**told))
-    songs = [[t, title, artist] for t, title, artist in zip(corpus.music.index, corpus.music['title'], corpus.music['artist'])]
-    key = facts | {'protocol': asdict(protocol), 'skipped': getattr(queries, 'skipped', {}), 'queries': [asdict(q) for q in queries]}
+    songs = [
+        [t, title, artist]
+        for t, title, artist in zip(corpus.music.index, corpus.music['title'], corpus.music['artist'])
+    ]
+    key = facts | {
+        'protocol': asdict(protocol),
+        'skipped': getattr(queries, 'skipped', {}),
+        'queries': [asdict(q) for q in queries],
+    }
     key |= {'files': [[f, *x] for f, x in files.items()], 'songs': songs}
     _write_text(folder / _KEY, json.dumps(key, indent=None) + '\n')
     (folder / _JOURNAL).unlink(missing_ok=True)
@@ -474,6 +557,7 @@ def not_to_share(
 @dataclass(frozen=True)
 class Answer:
     "One song that a service named for one question, or that it named none."
+
     where: str  # 'answers.csv line 7'
     source: str  # 'answers.csv'
     file: str  # as it was written
@@ -498,15 +582,23 @@ class Answer:
 _COLUMNS = {  # field -> the names it may come under
     'file': ('file', 'filename', 'file_name', 'question', 'query', 'clip'),
     'track_id': ('track_id', 'trackid', 'song_id', 'audio_id', 'id'),
-    'title': ('title', 'song', 'track'), 'artist': ('artist', 'artists'), 'score': ('score',), 'confidence': ('confidence',),
-    'offset_s': ('offset_s', 'offset', 'match_offset', 'matchoffset'), 'offset_ms': ('offset_ms', 'matchoffsetinms'),
-    'elapsed_ms': ('elapsed_ms', 'latency_ms'), 'elapsed_s': ('elapsed_s', 'latency_s'),
-    'status': ('status', 'decision'), 'rank': ('rank', 'place'), 'sha256': ('sha256',),
+    'title': ('title', 'song', 'track'),
+    'artist': ('artist', 'artists'),
+    'score': ('score',),
+    'confidence': ('confidence',),
+    'offset_s': ('offset_s', 'offset', 'match_offset', 'matchoffset'),
+    'offset_ms': ('offset_ms', 'matchoffsetinms'),
+    'elapsed_ms': ('elapsed_ms', 'latency_ms'),
+    'elapsed_s': ('elapsed_s', 'latency_s'),
+    'status': ('status', 'decision'),
+    'rank': ('rank', 'place'),
+    'sha256': ('sha256',),
 }
 _FIELD = {alias: field for field, aliases in _COLUMNS.items() for alias in aliases}
 _NUMBERS = ('score', 'confidence', 'offset_s', 'offset_ms', 'elapsed_ms', 'elapsed_s', 'rank')
 _STATUS = {
-    'match': 'match matched found ok success hit yes true 1', 'error': 'error failed failure timeout skipped',
+    'match': 'match matched found ok success hit yes true 1',
+    'error': 'error failed failure timeout skipped',
     'no-match': 'no-match nomatch none not-found notfound no-result noresult miss unmatched no false 0',
 }
 _STATUS_OF = {word: status for status, words in _STATUS.items() for word in words.split()}
@@ -518,7 +610,7 @@ def _short(value) -> str:
     text = str(value)
     return repr(text if len(text) <= 60 else text[:57] + '…')
 
-
+# %% ../nbs/33_services.ipynb #0888aa7c
 def _column(name) -> str:
     "A column's name without its spelling: ' Track ID' and 'track_id' are one."
     return re.sub(r'[^a-z0-9]+', '_', str(name).strip().casefold()).strip('_')
@@ -536,13 +628,17 @@ def _number(value, field: str, where: str) -> float:
         number = math.nan if isinstance(text, bool) or text is None else float(text)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    low, high = {'confidence': (0, 1), 'elapsed_ms': (0, 1e12), 'elapsed_s': (0, 1e9), 'rank': (1, 1e6)}.get(field, (-1e12, 1e12))
+    low, high = {'confidence': (0, 1), 'elapsed_ms': (0, 1e12), 'elapsed_s': (0, 1e9), 'rank': (1, 1e6)}.get(
+        field, (-1e12, 1e12)
+    )
     if not low <= number <= high:
-        limits = f' from {low:g} to {high:g}' if field in ('confidence', 'elapsed_ms', 'elapsed_s', 'rank') else ''
+        limits = (
+            f' from {low:g} to {high:g}' if field in ('confidence', 'elapsed_ms', 'elapsed_s', 'rank') else ''
+        )
         raise ServiceError(f'{where}: {field} {_short(value)} is no number{limits}')
     return number
 
-
+# %% ../nbs/33_services.ipynb #a174e320
 def _text(value, field: str, where: str) -> str:
     "A cell as text; a list of names is joined."
     if value is None:
@@ -560,7 +656,9 @@ def _answer(cells: dict, where: str, source: str, nested: bool = False) -> Answe
     "An answer from {field: cell}; raises `ServiceError` that names the line."
     n = {f: _number(cells.get(f), f, where) for f in _NUMBERS}
     told = cells.get('status')
-    told = {True: 'match', False: 'no-match'}[told] if isinstance(told, bool) else _text(told, 'status', where)
+    told = (
+        {True: 'match', False: 'no-match'}[told] if isinstance(told, bool) else _text(told, 'status', where)
+    )
     status = _STATUS_OF.get(re.sub(r'[\s_]+', '-', told.casefold()), None if told else '')
     if status is None:
         raise ServiceError(f'{where}: status {_short(told)} is none of match, no-match, error')
@@ -569,7 +667,14 @@ def _answer(cells: dict, where: str, source: str, nested: bool = False) -> Answe
         raise ServiceError(f'{where}: names no file')
     n['offset_s'] = n['offset_s'] if n['offset_s'] == n['offset_s'] else n['offset_ms'] / 1000
     n['elapsed_ms'] = n['elapsed_ms'] if n['elapsed_ms'] == n['elapsed_ms'] else n['elapsed_s'] * 1000
-    found = Answer(where, source, **texts, **{f: n[f] for f in ('score', 'confidence', 'offset_s', 'elapsed_ms', 'rank')}, status=status, nested=nested)
+    found = Answer(
+        where,
+        source,
+        **texts,
+        **{f: n[f] for f in ('score', 'confidence', 'offset_s', 'elapsed_ms', 'rank')},
+        status=status,
+        nested=nested,
+    )
     if status == 'match' and not found.names:
         raise ServiceError(f'{where}: a match without a track_id or a title')
     return found
@@ -579,7 +684,9 @@ def _decoded(path: Path) -> str:
     "A file's text: UTF-8 with or without a mark, or UTF-16 with one."
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise ServiceError(f'{printable(path)} is larger than {_MOST_BYTES // 1_000_000} MB: that is no list of answers')
+            raise ServiceError(
+                f'{printable(path)} is larger than {_MOST_BYTES // 1_000_000} MB: that is no list of answers'
+            )
         data = path.read_bytes()
     except OSError as e:
         raise ServiceError(f'{printable(path)} cannot be read: {e.strerror or e}') from None
@@ -588,15 +695,18 @@ def _decoded(path: Path) -> str:
         return data.decode(code)
     except UnicodeDecodeError as e:
         line = data[: e.start].count(b'\n') + 1
-        raise ServiceError(f'{printable(path.name)} line {line}: is not UTF-8 text; save the table as UTF-8') from None
+        raise ServiceError(
+            f'{printable(path.name)} line {line}: is not UTF-8 text; save the table as UTF-8'
+        ) from None
 
-
+# %% ../nbs/33_services.ipynb #71d6d104
 def _csv_answers(text: str, source: str) -> list[Answer]:
     said = re.match(r'sep=(.)\r?\n', text)  # Excel's own way to name the delimiter
     text = '\n' + text[said.end() :] if said else text
     delimiter = said[1] if said else max(',;\t|', key=re.split(r'[\r\n]', text.lstrip())[0].count)
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, strict=True)
-    rows, at = [], 1
+    rows = []
+    at = 1
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
@@ -610,8 +720,10 @@ def _csv_answers(text: str, source: str) -> list[Answer]:
     found = []
     for where, row in rows[1:]:
         if any(cell.strip() for cell in row[len(fields) :]):
-            raise ServiceError(f'{where}: has {counted(len(row), "cell")}, the header has {len(fields)}; '
-                               f'put texts that hold {delimiter!r} in quotes')
+            raise ServiceError(
+                f'{where}: has {counted(len(row), "cell")}, the header has {len(fields)}; '
+                f'put texts that hold {delimiter!r} in quotes'
+            )
         found.append(_answer({f: cell for f, cell in zip(fields, row) if f}, where, source))
     return found
 
@@ -633,7 +745,9 @@ def _fields_of(header: list, where: str, needs_file: bool = True, needs_song: bo
     if needs_file and 'file' not in fields:
         raise ServiceError(f'{where}: there is no column file; the columns are {_short(", ".join(names))}')
     if needs_song and not {'track_id', 'title', 'status'} & set(fields):
-        raise ServiceError(f'{where}: there is no column track_id, title or status; the columns are {_short(", ".join(names))}')
+        raise ServiceError(
+            f'{where}: there is no column track_id, title or status; the columns are {_short(", ".join(names))}'
+        )
     return fields
 
 # %% ../nbs/33_services.ipynb #33a00045
@@ -645,7 +759,8 @@ def _objects(text: str, source: str) -> list[tuple[str, dict]]:
     except RecursionError:
         raise told() from None
     except ValueError:
-        whole, found = None, []
+        whole = None
+        found = []
         for number, line in enumerate(text.split('\n'), 1):
             if line.strip():
                 try:
@@ -684,16 +799,19 @@ def _json_answers(text: str, source: str) -> list[Answer]:
             found.append(_answer({'status': 'no-match'} | cells, where, source, nested=True))
         for m in matches:
             song = zip(_fields_of(list(m), where, needs_file=False), m.values())
-            found.append(_answer(cells | {f: v for f, v in song if f in _OF_A_SONG}, where, source, nested=True))
+            found.append(
+                _answer(cells | {f: v for f, v in song if f in _OF_A_SONG}, where, source, nested=True)
+            )
     return found
 
-
+# %% ../nbs/33_services.ipynb #9d531157
 def read_answers(
     path: str | os.PathLike,  # CSV (any usual delimiter), JSON or JSON lines
 ) -> list[Answer]:
     "Every answer in a file, in its order; anything that cannot be one raises `ServiceError` with the line."
     path = Path(path)
-    text, source = _decoded(path), printable(path.name)
+    text = _decoded(path)
+    source = printable(path.name)
     return (_json_answers if text.lstrip()[:1] in ('[', '{') else _csv_answers)(text, source)
 
 # %% ../nbs/33_services.ipynb #33a00052
@@ -703,11 +821,14 @@ def plain(
     "A name without its spelling: no case, accents, punctuation, guests; words between single spaces."
     s = unicodedata.normalize('NFKD', text.casefold()).replace('&', ' and ')
     s = re.sub(r'[(\[]?\b(feat|ft|featuring)\b\.?.*', ' ', s)
-    keep = lambda c: unicodedata.category(c)[0] in 'LN' or (unicodedata.category(c)[0] == 'M' and not '\u0300' <= c <= '\u036f')
+    keep = lambda c: (
+        unicodedata.category(c)[0] in 'LN'
+        or (unicodedata.category(c)[0] == 'M' and not '\u0300' <= c <= '\u036f')
+    )
     accents = re.sub(r'[\u0300-\u036f]', '', s)
     return ' '.join(''.join(c if keep(c) else ' ' for c in accents).split()) or text.casefold().strip()
 
-
+# %% ../nbs/33_services.ipynb #0da776ce
 class Names:
     "Finds the song that an answer names."
 
@@ -716,7 +837,9 @@ class Names:
         songs: dict,  # track_id -> (title, artist)
         catalogue,  # track ids that were to be searched
     ):
-        self.songs, self.catalogue, self.by_title = songs, set(catalogue), {}
+        self.songs = songs
+        self.catalogue = set(catalogue)
+        self.by_title = {}
         for track_id, (title, _) in songs.items():
             if title:
                 self.by_title.setdefault(plain(title), []).append(track_id)
@@ -731,7 +854,15 @@ class Names:
                 return [exact]
         words = set(plain(answer.artist).split())
         fits = lambda theirs: not words or not theirs or words <= theirs or theirs <= words
-        found = [t for t in self.by_title.get(plain(answer.title), []) if fits(set(plain(self.songs[t][1]).split()))] if answer.title else []
+        found = (
+            [
+                t
+                for t in self.by_title.get(plain(answer.title), [])
+                if fits(set(plain(self.songs[t][1]).split()))
+            ]
+            if answer.title
+            else []
+        )
         exactly = [t for t in found if words and set(plain(self.songs[t][1]).split()) == words]
         found = exactly or found
         return [t for t in found if t in self.catalogue] or found
@@ -759,7 +890,9 @@ def _by_question(answers: list[Answer], files: dict) -> dict:
         ranks = [a.rank for a in group]
         if not all(r != r for r in ranks):
             if len(set(ranks)) < len(ranks) or any(r != r for r in ranks):
-                raise ServiceError(f'{group[-1].where}: the ranks of {name} are not all there, or twice the same')
+                raise ServiceError(
+                    f'{group[-1].where}: the ranks of {name} are not all there, or twice the same'
+                )
             group = sorted(group, key=lambda a: a.rank)
         groups[name] = group
     return groups
@@ -769,10 +902,11 @@ def _none(x: float):
     "NaN is null in JSON."
     return None if x != x else x
 
-
+# %% ../nbs/33_services.ipynb #6a86baa4
 def _matches_of(group: list[Answer], names: Names, notes: dict) -> list[dict]:
     "The songs of one question, without repeats; what could not be found keeps its name behind a question mark."
-    out, seen = [], set()
+    out = []
+    seen = set()
     for a in group:
         if not a.names:
             continue
@@ -780,14 +914,24 @@ def _matches_of(group: list[Answer], names: Names, notes: dict) -> list[dict]:
         said = ' – '.join(x for x in (a.artist, a.title) if x) or a.track_id
         if len(found) != 1:
             kind = 'ambiguous' if found else 'unmatched'
-            notes[kind].append(f'{a.where}: {_short(said)}' + (f' may be {", ".join(found[:5])}' if found else ' is none of our songs'))
+            notes[kind].append(
+                f'{a.where}: {_short(said)}'
+                + (f' may be {", ".join(found[:5])}' if found else ' is none of our songs')
+            )
         track_id = found[0] if len(found) == 1 else f'? {said}'
         if track_id not in seen:
             seen.add(track_id)
-            out.append({'track_id': track_id, 'score': _none(a.score), 'offset_s': _none(a.offset_s), 'confidence': _none(a.confidence)})
+            out.append(
+                {
+                    'track_id': track_id,
+                    'score': _none(a.score),
+                    'offset_s': _none(a.offset_s),
+                    'confidence': _none(a.confidence),
+                }
+            )
     return out
 
-
+# %% ../nbs/33_services.ipynb #2642186a
 def _outsider(query, group, matches, pack: Pack, own_catalogue: bool) -> bool:
     "Whether an answer names the right song although it is not in the catalogue; raises unless that was allowed."
     known = set(pack.protocol.catalogue_ids)
@@ -804,15 +948,18 @@ def import_answers(
     paths,  # files that a service's run brought back
     pack: Pack,  # what it was asked
     service: str,  # its name
-    own_catalogue: bool = False,  # it searched its own collection: right answers to unknown songs are set aside
+    # it searched its own collection: right answers to unknown songs are set aside
+    own_catalogue: bool = False,
     notes: str = '',  # version of the app, date of the run, settings
 ) -> dict:
     "A record of all answers, tied to the query set; `save_record` keeps it, `rows` reads it; raises `ServiceError` with the line."
     answers = [a for path in paths for a in read_answers(path)]
     if not answers:
         raise ServiceError('there is not one answer in what was given')
-    groups, names = _by_question(answers, pack.files), Names(pack.songs, pack.protocol.catalogue_ids)
-    file_of, listed = {q: f for f, (q, _) in pack.files.items()}, {'ambiguous': [], 'unmatched': []}
+    groups = _by_question(answers, pack.files)
+    names = Names(pack.songs, pack.protocol.catalogue_ids)
+    file_of = {q: f for f, (q, _) in pack.files.items()}
+    listed = {'ambiguous': [], 'unmatched': []}
     questions = []
     for query in pack.queries:
         group = groups.get(file_of[query.query_id])
@@ -826,10 +973,14 @@ def import_answers(
         questions.append(row)
     facts = {k: pack.facts[k] for k in ('query_set', 'venue', 'corpus', 'catalogue', 'rate_hz')}
     head = {'format': 'resonance service answers', 'version': 1, 'service': service_name(service)} | facts
-    head |= {'date': date.today().isoformat(), 'own_catalogue': own_catalogue, 'notes': ' '.join(notes.split())}
+    head |= {
+        'date': date.today().isoformat(),
+        'own_catalogue': own_catalogue,
+        'notes': ' '.join(notes.split()),
+    }
     return head | listed | {'questions': questions}
 
-
+# %% ../nbs/33_services.ipynb #17487880
 def count_answers(
     record: dict,  # of `import_answers`
 ) -> dict[str, int]:
@@ -842,19 +993,25 @@ def _system(record: dict) -> str:
     "The service's name in a table; a search of another catalogue is another test, and its name says so."
     return record['service'] + (' (own catalogue)' if record['own_catalogue'] else '')
 
-
+# %% ../nbs/33_services.ipynb #04016810
 def _row(q: dict, service: str, k: int) -> dict:
     "One row of `bench.run`, from one question of a record."
-    query, spoken = bench.Query(**q['query']), q['status'] == 'match'
+    query = bench.Query(**q['query'])
+    spoken = q['status'] == 'match'
     value = lambda x, default: default if x is None else float(x)
     matches = [
-        Match(m['track_id'], value(m['score'], math.nan), value(m['offset_s'], math.nan), value(m['confidence'], float(spoken)))
+        Match(
+            m['track_id'],
+            value(m['score'], math.nan),
+            value(m['offset_s'], math.nan),
+            value(m['confidence'], float(spoken)),
+        )
         for m in q.get('matches', ())
     ]
     row = {'system': service, 'k': k} | bench._facts(query) | bench._outcome(query, matches, k, 0.5)
     return row | {'accepted': spoken and bool(matches), 'elapsed_ms': value(q.get('elapsed_ms'), math.nan)}
 
-
+# %% ../nbs/33_services.ipynb #9b7f5895
 def frame(
     record: dict,  # of `import_answers`
     k: int = 5,  # answers that count
@@ -865,7 +1022,9 @@ def frame(
 
     if unanswered not in ('leave out', 'no-match'):
         raise ServiceError(f"unanswered questions are 'leave out' or 'no-match', not {unanswered!r}")
-    told = ('match', 'no-match') if unanswered == 'leave out' else ('match', 'no-match', 'unanswered', 'error')
+    told = (
+        ('match', 'no-match') if unanswered == 'leave out' else ('match', 'no-match', 'unanswered', 'error')
+    )
     empty = bench.Query('', 'noise', '', 0.0, 0.0, None, '', 0.0)
     nothing = _row({'query': asdict(empty), 'status': 'no-match'}, '', k)
     silent = lambda q: q if q['status'] in ('match', 'no-match') else q | {'matches': []}
@@ -880,9 +1039,12 @@ def save_record(
     "Write a record, atomically, one line a question."
     path = Path(path)
     if path.exists():
-        there, keys = read_record(path), ('service', 'query_set', 'venue')
+        there = read_record(path)
+        keys = ('service', 'query_set', 'venue')
         if [there[k] for k in keys] != [record[k] for k in keys]:
-            raise ServiceError(f'{printable(path)} holds answers of {there["service"]} to other questions ({there["query_set"]}): choose another file')
+            raise ServiceError(
+                f'{printable(path)} holds answers of {there["service"]} to other questions ({there["query_set"]}): choose another file'
+            )
     head = {k: v for k, v in record.items() if k != 'questions'}
     lines = ',\n'.join(json.dumps(q) for q in record['questions'])
     try:
@@ -892,7 +1054,7 @@ def save_record(
         raise ServiceError(f'cannot write {printable(path)}: {e.strerror or e}') from None
     return path
 
-
+# %% ../nbs/33_services.ipynb #0df53e3f
 def read_record(
     path: str | os.PathLike,  # what `save_record` wrote
 ) -> dict:
@@ -906,7 +1068,9 @@ def read_record(
             raise ValueError('its questions are not those it names')
         count_answers(d), frame(d), d['venue'], d['date'], d['notes'], d['corpus']['name'], d['own_catalogue']
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise ServiceError(f"{printable(path)} is no record of a service's answers ({type(e).__name__}: {e})") from None
+        raise ServiceError(
+            f"{printable(path)} is no record of a service's answers ({type(e).__name__}: {e})"
+        ) from None
     return d
 
 # %% ../nbs/33_services.ipynb #33a00064
@@ -917,7 +1081,7 @@ def services_folder() -> Path | None:
     except ResonanceError:
         return None
 
-
+# %% ../nbs/33_services.ipynb #dbdb05be
 def records(
     source: str | os.PathLike | None = None,  # a record, or a folder of them; the project's own by default
     queries=None,  # only those that answer this query set
@@ -930,7 +1094,7 @@ def records(
     found = [read_record(p) for p in paths]
     return [r for r in found if wanted is None or (r['query_set'], r['venue']) == (wanted, venue)]
 
-
+# %% ../nbs/33_services.ipynb #39ad7286
 def rows(
     source: str | os.PathLike | None = None,  # a record, or a folder of them; the project's own by default
     queries=None,  # only those that answer this query set
@@ -954,7 +1118,7 @@ def reported(
     "What services have answered to exactly these questions, as rows to put beside those of `bench.run`."
     return rows(folder, queries, venue)
 
-
+# %% ../nbs/33_services.ipynb #691e4fa5
 def status(
     queries=None,  # a query set; by default any
     venue: str | None = None,  # where its clips were played; matters only with `queries`
@@ -966,14 +1130,33 @@ def status(
     out = []
     for r in records(folder, queries, venue):
         n = count_answers(r)
-        told = {'state': 'run', 'answered': n['match'] + n['no-match'], 'missing': n['unanswered'] + n['error'], 'set_aside': n['set aside']}
+        told = {
+            'state': 'run',
+            'answered': n['match'] + n['no-match'],
+            'missing': n['unanswered'] + n['error'],
+            'set_aside': n['set aside'],
+        }
         catalogue = 'its own' if r['own_catalogue'] else 'ours'
-        out.append({'service': _system(r), **told, 'catalogue': catalogue, 'corpus': r['corpus']['name'], 'venue': r['venue'] or '',
-                    'query_set': r['query_set'], 'date': r['date'], 'notes': r['notes']})
+        out.append(
+            {
+                'service': _system(r),
+                **told,
+                'catalogue': catalogue,
+                'corpus': r['corpus']['name'],
+                'venue': r['venue'] or '',
+                'query_set': r['query_set'],
+                'date': r['date'],
+                'notes': r['notes'],
+            }
+        )
     run = {r['service'].removesuffix(' (own catalogue)') for r in out}
     empty = {'answered': 0, 'missing': 0, 'set_aside': 0}
     words = ['catalogue', 'corpus', 'venue', 'query_set', 'date', 'notes']
-    out += [{'service': s, 'state': NOT_YET, **empty, **dict.fromkeys(words, '')} for s in SERVICES if s not in run]
+    out += [
+        {'service': s, 'state': NOT_YET, **empty, **dict.fromkeys(words, '')}
+        for s in SERVICES
+        if s not in run
+    ]
     order = {s: i for i, s in enumerate(SERVICES)}
     out.sort(key=lambda r: order.get(r['service'].removesuffix(' (own catalogue)'), len(order)))
     return pd.DataFrame(out, columns=['service', 'state', *empty, *words]).set_index('service')
@@ -995,7 +1178,9 @@ def complete(
         shown = pd.concat({'': shown}, names=['system', *shown.index.names])
     left_out = set(told.index) - set(waiting) - set(shown.index.get_level_values(0))
     if left_out:
-        raise ServiceError(f'{", ".join(sorted(left_out))} has answered these questions: put services.reported(queries) into the summary')
+        raise ServiceError(
+            f'{", ".join(sorted(left_out))} has answered these questions: put services.reported(queries) into the summary'
+        )
     index = pd.MultiIndex.from_tuples([(s, '–') for s in waiting], names=shown.index.names)
     more = pd.DataFrame(NOT_YET, index=index, columns=shown.columns)
     caption = re.search(r'<caption>(.*?)</caption>', table.html, re.S)
@@ -1010,12 +1195,22 @@ def signature(
 ) -> str:
     "Base64 of the HMAC-SHA1 that signs a request {cite:p}`acrcloud2026api`."
     lines = 'POST', '/v1/identify', access_key, data_type, '1', timestamp
-    return base64.b64encode(hmac.new(access_secret.encode(), '\n'.join(lines).encode(), hashlib.sha1).digest()).decode()
+    return base64.b64encode(
+        hmac.new(access_secret.encode(), '\n'.join(lines).encode(), hashlib.sha1).digest()
+    ).decode()
 
 # %% ../nbs/33_services.ipynb #33a00077
 NO_RESULT = {1001: 'no result', 2004: 'no fingerprint can be made of the clip', 2006: 'the clip is mute'}
-PASSING = {2005: 'timeout', 3000: 'the service failed', 3003: 'too many requests', 3015: 'too many requests a second'}
-REFUSED = {3001: 'the access key is missing or wrong', 3014: 'the signature is wrong: is the access secret the right one?'}
+PASSING = {
+    2005: 'timeout',
+    3000: 'the service failed',
+    3003: 'too many requests',
+    3015: 'too many requests a second',
+}
+REFUSED = {
+    3001: 'the access key is missing or wrong',
+    3014: 'the signature is wrong: is the access secret the right one?',
+}
 ENVIRONMENT = ('ACRCLOUD_HOST', 'ACRCLOUD_ACCESS_KEY', 'ACRCLOUD_ACCESS_SECRET')
 _MOST_SAMPLE, _MOST_REPLY = 5_000_000, 2_000_000  # bytes; the interface takes samples of less than 5 MB
 
@@ -1023,7 +1218,7 @@ _MOST_SAMPLE, _MOST_REPLY = 5_000_000, 2_000_000  # bytes; the interface takes s
 class AccessRefused(ServiceError):
     "The service does not accept the key: nothing will be answered with it."
 
-
+# %% ../nbs/33_services.ipynb #7405898c
 class _Passing(Exception):
     "Worth another try."
 
@@ -1031,23 +1226,31 @@ class _Passing(Exception):
         super().__init__(why)
         self.wait_s = wait_s  # how long the server asked us to wait
 
-
+# %% ../nbs/33_services.ipynb #6b62da6e
 @dataclass(frozen=True)
 class Reply:
     "What a service said of one clip."
+
     matches: list[dict]  # track_id, title, artist, score, offset_s; best first; [] is a fine answer
     code: int  # of the service; 0 is a result
     elapsed_ms: float  # of the request that was answered, without waiting and earlier tries
 
-
+# %% ../nbs/33_services.ipynb #224b4ff2
 def acrcloud_url(
     host: str,  # as the project's page gives it, e.g. identify-eu-west-1.acrcloud.com
 ) -> str:
     "The address that is asked; only this machine may be asked without encryption; raises `ServiceError`."
-    found = re.fullmatch(r'(?:(https?)://)?([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?/?', host.strip() if isinstance(host, str) else '')
+    found = re.fullmatch(
+        r'(?:(https?)://)?([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?/?',
+        host.strip() if isinstance(host, str) else '',
+    )
     if not found:
-        raise ServiceError(f'ACRCLOUD_HOST is a host name such as identify-eu-west-1.acrcloud.com, not {_short(host)}')
-    scheme, name, port = found[1] or 'https', found[2], found[3] or ''
+        raise ServiceError(
+            f'ACRCLOUD_HOST is a host name such as identify-eu-west-1.acrcloud.com, not {_short(host)}'
+        )
+    scheme = found[1] or 'https'
+    name = found[2]
+    port = found[3] or ''
     if scheme == 'http' and name not in ('127.0.0.1', 'localhost', '[::1]'):
         raise ServiceError('ACRCLOUD_HOST must not begin with http://: the key would travel unencrypted')
     return f'{scheme}://{name}{port}/v1/identify'
@@ -1062,17 +1265,18 @@ def _ms(item: dict, key: str) -> float:
         number = math.nan
     return number if math.isfinite(number) else math.nan
 
-
+# %% ../nbs/33_services.ipynb #74f2a6d6
 def _begins_s(item: dict, duration_s: float) -> float | None:
     "Where in the song the clip begins, seconds; None when the reply does not tell."
     begin_ms = _ms(item, 'db_begin_time_offset_ms') - _ms(item, 'sample_begin_time_offset_ms')
     begin_ms = begin_ms if begin_ms == begin_ms else _ms(item, 'play_offset_ms') - 1000 * duration_s
     return None if begin_ms != begin_ms else begin_ms / 1000
 
-
+# %% ../nbs/33_services.ipynb #26684794
 def _songs_in(reply: dict, duration_s: float) -> list[dict]:
     "The songs of a reply: our own bucket first, then the service's collection."
-    metadata, out = reply.get('metadata'), []
+    metadata = reply.get('metadata')
+    out = []
     for part in ('custom_files', 'music'):
         items = metadata.get(part) if isinstance(metadata, dict) else None
         for item in items if isinstance(items, list) else []:
@@ -1081,9 +1285,20 @@ def _songs_in(reply: dict, duration_s: float) -> list[dict]:
             text = lambda v: str(v).strip() if isinstance(v, (str, int)) and not isinstance(v, bool) else ''
             artists = item.get('artists') if isinstance(item.get('artists'), list) else []
             artist = ', '.join(filter(None, (text(a.get('name')) for a in artists if isinstance(a, dict))))
-            found = {'track_id': text(item.get('audio_id')), 'title': text(item.get('title')), 'artist': artist}
+            found = {
+                'track_id': text(item.get('audio_id')),
+                'title': text(item.get('title')),
+                'artist': artist,
+            }
             if found['title'] or found['track_id']:
-                out.append(found | {'score': _none(_ms(item, 'score')), 'offset_s': _begins_s(item, duration_s), 'from': part})
+                out.append(
+                    found
+                    | {
+                        'score': _none(_ms(item, 'score')),
+                        'offset_s': _begins_s(item, duration_s),
+                        'from': part,
+                    }
+                )
     return out
 
 # %% ../nbs/33_services.ipynb #33a00080
@@ -1099,7 +1314,8 @@ def _judged(status: int, retry_after: str | None, body: bytes) -> tuple[dict, in
         raise ServiceError(f'ACRCloud answered HTTP {status}: is ACRCLOUD_HOST right?')
     try:
         reply = json.loads(body)
-        code, said = int(reply['status']['code']), str(reply['status'].get('msg', ''))
+        code = int(reply['status']['code'])
+        said = str(reply['status'].get('msg', ''))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _Passing('its reply was no JSON with a status') from None
     why = f'code {code} ({printable(said[:80])})' if said else f'code {code}'
@@ -1132,9 +1348,17 @@ class AcrCloud:
         if not queries_per_s > 0 or tries < 1:
             raise ServiceError('a client needs a positive rate and at least one try')
         if not access_key or not access_secret:
-            raise ServiceError(f'the access key and the access secret are missing: set {" and ".join(ENVIRONMENT[1:])}')
-        self.url, self._rng, self._sleep, self._next_s = acrcloud_url(host), rng, sleep, -math.inf
-        self.queries_per_s, self.tries, self.timeout_s, self.backoff_s = queries_per_s, tries, timeout_s, backoff_s
+            raise ServiceError(
+                f'the access key and the access secret are missing: set {" and ".join(ENVIRONMENT[1:])}'
+            )
+        self.url = acrcloud_url(host)
+        self._rng = rng
+        self._sleep = sleep
+        self._next_s = -math.inf
+        self.queries_per_s = queries_per_s
+        self.tries = tries
+        self.timeout_s = timeout_s
+        self.backoff_s = backoff_s
         self._signed = _signer(access_key, access_secret)
         self._session = _session_for(self.url)
 
@@ -1181,12 +1405,17 @@ def _signer(access_key: str, access_secret: str) -> Callable[[str], dict]:
     "A function that makes the signed fields of a request; it alone knows the secret."
 
     def signed(timestamp: str) -> dict:
-        fields = {'access_key': access_key, 'data_type': 'audio', 'signature_version': '1', 'timestamp': timestamp}
+        fields = {
+            'access_key': access_key,
+            'data_type': 'audio',
+            'signature_version': '1',
+            'timestamp': timestamp,
+        }
         return fields | {'signature': signature(access_key, access_secret, timestamp)}
 
     return signed
 
-
+# %% ../nbs/33_services.ipynb #32390151
 def _session_for(url: str):
     import requests
 
@@ -1201,20 +1430,31 @@ def _once(self, sample: bytes) -> tuple[int, str | None, bytes, float]:
     import requests
 
     fields = self._signed(str(int(time.time()))) | {'sample_bytes': str(len(sample))}
-    started, how = time.perf_counter(), dict(timeout=self.timeout_s, allow_redirects=False, stream=True)
+    started = time.perf_counter()
+    how = dict(timeout=self.timeout_s, allow_redirects=False, stream=True)
     try:
-        with self._session.post(self.url, data=fields, files={'sample': ('sample.wav', sample, 'audio/wav')}, **how) as r:
+        with self._session.post(
+            self.url, data=fields, files={'sample': ('sample.wav', sample, 'audio/wav')}, **how
+        ) as r:
             body = b''
             for piece in r.iter_content(65_536):
                 body += piece
                 if len(body) > _MOST_REPLY:
-                    raise ServiceError('ACRCloud answered with more than a reply can be: is ACRCLOUD_HOST right?')
+                    raise ServiceError(
+                        'ACRCloud answered with more than a reply can be: is ACRCLOUD_HOST right?'
+                    )
             return r.status_code, r.headers.get('Retry-After'), body, 1000 * (time.perf_counter() - started)
     except requests.exceptions.SSLError:
-        raise ServiceError('ACRCloud: the certificate of the host is not valid: is ACRCLOUD_HOST right?') from None
+        raise ServiceError(
+            'ACRCloud: the certificate of the host is not valid: is ACRCLOUD_HOST right?'
+        ) from None
     except requests.Timeout:
         raise _Passing('no answer in time') from None
-    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+    except (
+        requests.ConnectionError,
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+    ):
         raise _Passing('no connection, or a broken one') from None
     except requests.RequestException as e:
         raise ServiceError(f'ACRCloud cannot be asked ({type(e).__name__})') from None
@@ -1230,7 +1470,8 @@ def _ask(self: AcrCloud, sample: bytes, duration_s: float) -> Reply:
             reply, code = _judged(status, retry_after, body)
             return Reply(_songs_in(reply, duration_s) if code == 0 else [], code, elapsed_ms)
         except _Passing as e:
-            why, asked_s = str(e), e.wait_s
+            why = str(e)
+            asked_s = e.wait_s
         if attempt < self.tries:
             longest_s = min(60.0, self.backoff_s * 2 ** (attempt - 1))
             self._sleep(max(asked_s or 0.0, float(self._rng.uniform(0.5, 1.0)) * longest_s))
@@ -1243,23 +1484,32 @@ def _answered(out: Path, pack: Pack) -> set[str]:
     for number, line in enumerate(_whole_lines(out), 1):
         try:
             x = json.loads(line)
-            file, sha = x['file'], x['sha256']
+            file = x['file']
+            sha = x['sha256']
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise ServiceError(f'{printable(out)} line {number}: is no answer of an earlier run; choose another file') from None
+            raise ServiceError(
+                f'{printable(out)} line {number}: is no answer of an earlier run; choose another file'
+            ) from None
         if pack.files.get(file, (None, None))[1] != sha:
-            raise ServiceError(f'{printable(out)} line {number}: answers a question of another pack; choose another file')
+            raise ServiceError(
+                f'{printable(out)} line {number}: answers a question of another pack; choose another file'
+            )
         done.add(file)
     return done
 
-
+# %% ../nbs/33_services.ipynb #919d5a0a
 def _sample(pack: Pack, file: str) -> bytes:
     "A question's bytes, as they were packed."
     try:
         data = pack.path(file).read_bytes()
     except OSError as e:
-        raise ServiceError(f'{printable(pack.path(file))} cannot be read: {e.strerror or e}; run the same `resonance bench pack` again') from None
+        raise ServiceError(
+            f'{printable(pack.path(file))} cannot be read: {e.strerror or e}; run the same `resonance bench pack` again'
+        ) from None
     if hashlib.sha256(data).hexdigest() != pack.files[file][1]:
-        raise ServiceError(f'{printable(pack.path(file))} was changed; run the same `resonance bench pack` again')
+        raise ServiceError(
+            f'{printable(pack.path(file))} was changed; run the same `resonance bench pack` again'
+        )
     return data
 
 # %% ../nbs/33_services.ipynb #33a00088
@@ -1274,7 +1524,10 @@ def answer_pack(
     "Ask all that is missing; gives the counts `kept`, `asked`, `left`, and `failed` as [(file, why)]; a refused key raises `AccessRefused`."
     from tqdm import tqdm
 
-    out, failed, asked, in_a_row = Path(out), [], 0, 0
+    out = Path(out)
+    failed = []
+    asked = 0
+    in_a_row = 0
     seconds = {q.query_id: q.duration_s for q in pack.queries}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -1288,13 +1541,28 @@ def answer_pack(
                     except AccessRefused:
                         raise
                     except ServiceError as e:
-                        failed, in_a_row = [*failed, (file, str(e))], in_a_row + 1
+                        failed = [*failed, (file, str(e))]
+                        in_a_row = in_a_row + 1
                         if in_a_row >= give_up_after:
                             break
                         continue
-                    asked, in_a_row = asked + 1, 0
-                    told = {'file': file, 'sha256': pack.files[file][1], 'service': client.name, 'status': 'match' if reply.matches else 'no-match'}
-                    _append(journal, told | {'code': reply.code, 'elapsed_ms': round(reply.elapsed_ms, 1), 'matches': reply.matches})
+                    asked = asked + 1
+                    in_a_row = 0
+                    told = {
+                        'file': file,
+                        'sha256': pack.files[file][1],
+                        'service': client.name,
+                        'status': 'match' if reply.matches else 'no-match',
+                    }
+                    _append(
+                        journal,
+                        told
+                        | {
+                            'code': reply.code,
+                            'elapsed_ms': round(reply.elapsed_ms, 1),
+                            'matches': reply.matches,
+                        },
+                    )
     except OSError as e:
         raise ServiceError(f'cannot write {printable(out)}: {e.strerror or e}') from None
     return {'kept': len(done), 'asked': asked, 'left': len(pack.files) - len(done) - asked, 'failed': failed}

@@ -37,14 +37,18 @@ __all__ = ['STRETCH_S', 'STEP_S', 'NEAR_S', 'GONE_S', 'STEADY_S', 'FASTEST', 'LE
 # %% ../nbs/62b_setlist.ipynb #1cadfb41
 STRETCH_S, STEP_S = 10.0, 5.0  # what is asked about at a time, and how often
 NEAR_S, GONE_S = 0.6, 20.0  # lags of the same playing; a song that is not heard for so long is over
-STEADY_S, FASTEST = 5.0, 0.06  # so far apart answers must be to tell a player's speed; how far it may be from the song's
-LEAST, MOST = -2.0, 6.0  # log odds: what is no answer, and what an answer counts at most
+# so far apart answers must be to tell a player's speed; how far it may be from the song's
+STEADY_S, FASTEST = 5.0, 0.06
+# log odds: what is no answer, and what an answer counts at most
+LEAST = -2.0
+MOST = 6.0
 ENOUGH = 8.0  # sum of log odds from which a song is in the list: one answer alone is not enough
 
 
 @dataclass
 class _Answer:
     "What was said of one stretch."
+
     begin_s: float  # of the stretch
     end_s: float
     lag_s: float  # time in the recording minus place in the song
@@ -58,20 +62,31 @@ class _Answer:
 @dataclass
 class _Trace:
     "A playing of a song: answers that agree."
+
     track_id: str
     answers: list[_Answer]
     from_s: float = math.nan
     to_s: float = math.nan
 
     def agrees(self, track_id: str, answer: _Answer) -> bool:
-        last_s, next_s = self.answers[-1].lag_s, float(self.lag_s(answer.middle_s))
-        return track_id == self.track_id and min(abs(answer.lag_s - last_s), abs(answer.lag_s - next_s)) <= NEAR_S
+        last_s = self.answers[-1].lag_s
+        next_s = float(self.lag_s(answer.middle_s))
+        return (
+            track_id == self.track_id
+            and min(abs(answer.lag_s - last_s), abs(answer.lag_s - next_s)) <= NEAR_S
+        )
 
     def lag_s(self, at_s):
         "Where the song begins, as seen from a time in the recording."
-        middle, lag = [a.middle_s for a in self.answers], [a.lag_s for a in self.answers]
-        before, after = np.minimum(at_s - middle[0], 0), np.maximum(at_s - middle[-1], 0)
-        return np.interp(at_s, middle, lag) + before * _drift(self.answers[:FEW]) + after * _drift(self.answers[-FEW:])
+        middle = [a.middle_s for a in self.answers]
+        lag = [a.lag_s for a in self.answers]
+        before = np.minimum(at_s - middle[0], 0)
+        after = np.maximum(at_s - middle[-1], 0)
+        return (
+            np.interp(at_s, middle, lag)
+            + before * _drift(self.answers[:FEW])
+            + after * _drift(self.answers[-FEW:])
+        )
 
     def speed(self, at_s: float) -> float:
         "Seconds of the song that are played in a second of the recording, at its nearer end."
@@ -92,7 +107,7 @@ def _drift(answers: list[_Answer]) -> float:
     spread = np.square(at_s - at_s.mean()).sum()
     return float(np.clip(rise * spread / (spread + STEADY_S**2), -FASTEST, FASTEST))
 
-
+# %% ../nbs/62b_setlist.ipynb #5b6095a6
 def _log_odds(p: float) -> float:
     p = min(max(p, 1e-4), 1 - 1e-4)
     return math.log(p / (1 - p))
@@ -119,12 +134,13 @@ def _sounding(x: np.ndarray) -> slice:
 KEPT_S, BACK_S = 60.0, 30.0  # sound that is kept; how far before the first answer a song may begin
 CLAIMS = 5  # answers of a recogniser that are listened to
 
-
+# %% ../nbs/62b_setlist.ipynb #9171fdf0
 class _Tracer:
     "Follows a recording from its beginning to its end."
 
     def __init__(self, recognizer: Recognizer):
-        self.recognizer, self.ring = recognizer, RingBuffer(KEPT_S)
+        self.recognizer = recognizer
+        self.ring = RingBuffer(KEPT_S)
         self._room = round(STEP_S * SAMPLE_RATE)  # samples until the next question
         self.live: list[_Trace] = []
         self.over: list[_Trace] = []
@@ -132,7 +148,8 @@ class _Tracer:
     def push(self, samples: np.ndarray) -> None:
         "Take in sound, shape (n,)."
         while len(samples):
-            x, samples = samples[: self._room], samples[self._room :]
+            x = samples[: self._room]
+            samples = samples[self._room :]
             self.ring.write(x)
             self._room -= len(x)
             if not self._room:
@@ -140,15 +157,27 @@ class _Tracer:
 
     def ask(self) -> None:
         "Ask about the last stretch."
-        x, now_s, self._room = self.ring.last(STRETCH_S), self.ring.end_s, round(STEP_S * SAMPLE_RATE)
+        x = self.ring.last(STRETCH_S)
+        now_s = self.ring.end_s
+        self._room = round(STEP_S * SAMPLE_RATE)
         part = _sounding(x)
         begin_s = now_s - (len(x) - part.start) / SAMPLE_RATE
         found = self.recognizer.search(x[part], k=CLAIMS) if part.stop else []
         for m in found:
             if (logit := _log_odds(m.confidence)) >= LEAST:
-                _take(self, m.track_id, _Answer(begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit))
+                _take(
+                    self,
+                    m.track_id,
+                    _Answer(
+                        begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit
+                    ),
+                )
         for trace in self.live:  # while the sound is there, and as late as that, when its lag is known well
-            if math.isnan(trace.from_s) and len(trace.answers) > 1 and trace.answers[0].begin_s - BACK_S < now_s + STEP_S - KEPT_S:
+            if (
+                math.isnan(trace.from_s)
+                and len(trace.answers) > 1
+                and trace.answers[0].begin_s - BACK_S < now_s + STEP_S - KEPT_S
+            ):
                 _begin(self, trace)
         _finish(self, now_s - GONE_S)
 
@@ -161,13 +190,15 @@ class _Tracer:
 # %% ../nbs/62b_setlist.ipynb #3b781850
 def _take(self: _Tracer, track_id: str, answer: _Answer) -> None:
     "Join an answer to the trace that it agrees with, or begin one."
-    trace = next((t for t in self.live if t.agrees(track_id, answer) and t.answers[-1].end_s < answer.end_s), None)
+    trace = next(
+        (t for t in self.live if t.agrees(track_id, answer) and t.answers[-1].end_s < answer.end_s), None
+    )
     if trace is None:
         self.live.append(_Trace(track_id, [answer]))
         return
     trace.answers.append(answer)
 
-
+# %% ../nbs/62b_setlist.ipynb #1861e9c2
 def _finish(self: _Tracer, before_s: float) -> None:
     "Traces that nothing has spoken for since then are over."
     for trace in [t for t in self.live if t.answers[-1].end_s <= before_s]:
@@ -181,7 +212,8 @@ def _finish(self: _Tracer, before_s: float) -> None:
 # %% ../nbs/62b_setlist.ipynb #0aa04b85
 EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
 OFF = 0.01  # a player whose speed is farther from the song's is brought to it before sounds are compared
-FIRST_S, FAINT = 5.0, 0.4  # so early in a song it may have begun at its first note; so much of the level says that it was there
+# so early in a song it may have begun at its first note; so much of the level says that it was there
+FIRST_S, FAINT = 5.0, 0.4
 
 
 def _change(cosine: np.ndarray, level: float) -> int:
@@ -189,34 +221,45 @@ def _change(cosine: np.ndarray, level: float) -> int:
     above = np.append(np.cumsum((cosine - level)[::-1])[::-1], 0.0)
     return int(above.argmax())
 
-
+# %% ../nbs/62b_setlist.ipynb #06c280a0
 def _level(cosine: np.ndarray) -> float:
     "Half of what cosines are where the song is heard well."
     return float(np.percentile(cosine, 75)) / 2 if len(cosine) else 0.0
 
-
+# %% ../nbs/62b_setlist.ipynb #deda6684
 def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple[np.ndarray, np.ndarray]:
     "Middle of each window of what was heard in between, in seconds, and its cosine with the song's window there: those that lie in the song."
-    ring, fused = self.ring, self.recognizer
+    ring = self.ring
+    fused = self.recognizer
     x = ring.last(max(ring.end_s - from_s, STEP_S))
     from_s = ring.end_s - len(x) / SAMPLE_RATE
-    x, speed = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)], trace.speed(from_s)
+    x = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)]
+    speed = trace.speed(from_s)
     as_recorded = resample(x, SAMPLE_RATE, round(SAMPLE_RATE * speed)) if abs(speed - 1) > OFF else x
     vectors = clip_vectors(fused.encoder, as_recorded)
-    at_s, t = from_s + HOP_S * np.arange(len(vectors)) * len(x) / len(as_recorded), fused._prepared()
+    at_s = from_s + HOP_S * np.arange(len(vectors)) * len(x) / len(as_recorded)
+    t = fused._prepared()
     song = t.track_ids.index(trace.track_id)
     row = np.floor((at_s - trace.lag_s(at_s)) / HOP_S + 1e-6).astype(int)
     inside = (row >= 0) & (row < t.last[song] - t.first[song])
-    row, vectors, at_s = row[inside] + t.first[song], vectors[inside], at_s[inside]
-    two = [np.einsum('nd,nd->n', fused._vectors(np.minimum(row + i, t.last[song] - 1)), vectors) for i in (0, 1)]
-    loud = np.array([not silent(x[i : i + _SECOND]) for i in np.rint((at_s - from_s) * SAMPLE_RATE).astype(int)], bool)
+    row = row[inside] + t.first[song]
+    vectors = vectors[inside]
+    at_s = at_s[inside]
+    two = [
+        np.einsum('nd,nd->n', fused._vectors(np.minimum(row + i, t.last[song] - 1)), vectors) for i in (0, 1)
+    ]
+    loud = np.array(
+        [not silent(x[i : i + _SECOND]) for i in np.rint((at_s - from_s) * SAMPLE_RATE).astype(int)], bool
+    )
     return at_s + fused.encoder.settings.window_s / 2, np.maximum(*two) * loud
 
 # %% ../nbs/62b_setlist.ipynb #5b19e8c3
 def _begin(self: _Tracer, trace: _Trace) -> None:
     "Say when the song begins."
-    first, fades_in = trace.answers[0], True
-    trace.from_s, note_s = first.begin_s + EDGE_S, first.begin_s
+    first = trace.answers[0]
+    fades_in = True
+    trace.from_s = first.begin_s + EDGE_S
+    note_s = first.begin_s
     for _ in range(4):  # its first note is where the lag is the time itself
         note_s = float(trace.lag_s(note_s))
     if isinstance(self.recognizer, Fused):
@@ -229,7 +272,7 @@ def _begin(self: _Tracer, trace: _Trace) -> None:
     if fades_in and trace.from_s < note_s + FIRST_S:
         trace.from_s = max(note_s, 0.0)
 
-
+# %% ../nbs/62b_setlist.ipynb #a6676223
 def _end(self: _Tracer, trace: _Trace) -> None:
     "Say when it ends."
     last = trace.answers[-1]
@@ -245,8 +288,15 @@ def _settled(traces: list[_Trace], enough: float) -> list[_Trace]:
     "Those that stand, in the order in which they begin."
     kept: list[_Trace] = []
     for t in sorted(traces, key=lambda t: -_sum(t.answers)):
-        new = [a for a in t.answers if not any(k.from_s - 1 <= (a.begin_s + a.end_s) / 2 <= k.to_s + 1 for k in kept)]
-        again = any(k.track_id == t.track_id and k.from_s - STRETCH_S < t.to_s and t.from_s < k.to_s + STRETCH_S for k in kept)
+        new = [
+            a
+            for a in t.answers
+            if not any(k.from_s - 1 <= (a.begin_s + a.end_s) / 2 <= k.to_s + 1 for k in kept)
+        ]
+        again = any(
+            k.track_id == t.track_id and k.from_s - STRETCH_S < t.to_s and t.from_s < k.to_s + STRETCH_S
+            for k in kept
+        )
         if _sum(new) >= enough * (1 + again):
             kept.append(t)
     return sorted(kept, key=lambda t: (t.from_s, t.track_id))
@@ -255,13 +305,14 @@ def _settled(traces: list[_Trace], enough: float) -> list[_Trace]:
 @dataclass(frozen=True)
 class Found:
     "A song in a recording."
+
     track_id: str
     from_s: float  # in the recording
     to_s: float
     offset_s: float  # place in the song at `from_s`
     confidence: float  # probability that a stretch of it is this song, in [0, 1]: the median of its stretches
 
-
+# %% ../nbs/62b_setlist.ipynb #fc202bdb
 def find_songs(
     blocks: Iterable[np.ndarray],  # the recording, mono at 16 kHz, in pieces of any length (n,)
     recognizer: Recognizer,  # what knows the songs; a `Fused` finds their beginnings and ends best
@@ -271,21 +322,30 @@ def find_songs(
     for block in blocks:
         tracer.push(np.asarray(block, np.float32))
     tracer.end()
-    enough = ENOUGH if tracer.ring.end_s > STRETCH_S else min(ENOUGH, _log_odds(recognizer.accept_confidence))  # of a short clip, as `identify`
+    # of a short clip, as `identify`
+    enough = ENOUGH if tracer.ring.end_s > STRETCH_S else min(ENOUGH, _log_odds(recognizer.accept_confidence))
     found = []
     for t in _settled(tracer.over, enough):
         offset_s = t.from_s - float(t.lag_s(t.from_s))
         logit = float(np.median([a.logit for a in t.answers]))
-        found.append(Found(t.track_id, *(round(s, 3) for s in (t.from_s, t.to_s, offset_s)), round(1 / (1 + math.exp(-logit)), 4)))
+        found.append(
+            Found(
+                t.track_id,
+                *(round(s, 3) for s in (t.from_s, t.to_s, offset_s)),
+                round(1 / (1 + math.exp(-logit)), 4),
+            )
+        )
     return found
 
 # %% ../nbs/62b_setlist.ipynb #2fac60da
 @dataclass(frozen=True)
 class SetList:
     "Every song of a recording."
+
     query: str  # its path
     duration_s: float  # how much could be heard
-    songs: list[dict]  # track_id, title, artist, path, from_s, to_s, offset_s, confidence; in the order in which they begin
+    # track_id, title, artist, path, from_s, to_s, offset_s, confidence; in the order in which they begin
+    songs: list[dict]
     problems: tuple[str, ...]  # where the file is damaged or breaks off
     elapsed_ms: float  # without loading the index
 
@@ -300,40 +360,64 @@ def _piped(pipe: BinaryIO) -> Iterator[np.ndarray]:
         for block in source:
             yield block.samples
 
-
+# %% ../nbs/62b_setlist.ipynb #9fc015fa
 def set_list(
     catalog: Catalog,  # what knows the songs
     path: str | os.PathLike,  # an audio or video file of any length
     method: str | None = None,  # one of `METHODS`; None: the best one present
-    watch: Callable[[Iterable[np.ndarray], float | None], Iterable[np.ndarray]] = lambda blocks, duration_s: blocks,  # hands on the blocks, e.g. to show progress; is told how long the file says it is, seconds
-    pipe: BinaryIO | None = None,  # where the recording comes from, to its end, instead of a file; then `path` is only its name
+    # hands on the blocks, e.g. to show progress; is told how long the file says it is, seconds
+    watch: Callable[[Iterable[np.ndarray], float | None], Iterable[np.ndarray]] = lambda blocks, duration_s: (
+        blocks
+    ),
+    # where the recording comes from, to its end, instead of a file; then `path` is only its name
+    pipe: BinaryIO | None = None,
 ) -> SetList:
     "Every song of a recording; raises `ResonanceError` for an unreadable file or an empty catalogue."
-    recognizer, begin, length_s = catalog.recognizer(method), time.perf_counter(), None
+    recognizer = catalog.recognizer(method)
+    begin = time.perf_counter()
+    length_s = None
     with suppress(ResonanceError):
         length_s = info(path).duration_s if pipe is None else None
-    blocks, songs = _Blocks(path, piped=None if pipe is None else _piped(pipe)), []
+    blocks = _Blocks(path, piped=None if pipe is None else _piped(pipe))
+    songs = []
     found = find_songs(watch(blocks, length_s), recognizer)
     problem = blocks.check()
     for f in found:
-        for row in catalog._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', f.track_id):  # none: removed a moment ago
+        # none: removed a moment ago
+        for row in catalog._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', f.track_id):
             facts = asdict(f)
-            songs.append({'track_id': facts.pop('track_id'), 'title': row['title'], 'artist': row['artist'], 'path': real_path(row['path']), **facts})
-    return SetList(os.fspath(path), round(blocks.n / SAMPLE_RATE, 3), songs, (problem,) if problem else (), (time.perf_counter() - begin) * 1000)
+            songs.append(
+                {
+                    'track_id': facts.pop('track_id'),
+                    'title': row['title'],
+                    'artist': row['artist'],
+                    'path': real_path(row['path']),
+                    **facts,
+                }
+            )
+    return SetList(
+        os.fspath(path),
+        round(blocks.n / SAMPLE_RATE, 3),
+        songs,
+        (problem,) if problem else (),
+        (time.perf_counter() - begin) * 1000,
+    )
 
 # %% ../nbs/62b_setlist.ipynb #2365ca36
 CUE_TRACKS, CUE_FRAMES = 99, 75  # tracks at most; frames in a second
 UNKNOWN_S = 15.0  # a longer passage without a known song is a track
-_KINDS = {'.mp3': 'MP3', '.aif': 'AIFF', '.aiff': 'AIFF'}  # what a cue sheet can say; everything else is called WAVE
+# what a cue sheet can say; everything else is called WAVE
+_KINDS = {'.mp3': 'MP3', '.aif': 'AIFF', '.aiff': 'AIFF'}
 
 
 def _cue_text(text: str) -> str:
     return '"' + show_path(text).replace('"', "'") + '"'
 
-
+# %% ../nbs/62b_setlist.ipynb #b68b69bf
 def _cue_tracks(found: SetList, unknown: bool) -> list[tuple[float, str, str | None]]:
     "Time, title and performer of each track."
-    tracks, now_s = [], 0.0
+    tracks = []
+    now_s = 0.0
     for song in [*found.songs, None]:
         at_s = song['from_s'] if song else found.duration_s
         if unknown and at_s - now_s > UNKNOWN_S or not (song or tracks):
@@ -357,7 +441,8 @@ def cue_sheet(
     except ValueError:  # on another drive
         name = os.path.abspath(found.query)
     quoted = name.replace('"', "'")
-    lines, last = [f'FILE "{quoted}" {_KINDS.get(Path(name).suffix.lower(), "WAVE")}'], -1
+    lines = [f'FILE "{quoted}" {_KINDS.get(Path(name).suffix.lower(), "WAVE")}']
+    last = -1
     for number, (at_s, title, performer) in enumerate(tracks[:CUE_TRACKS], 1):
         last = max(last + 1, int(at_s * CUE_FRAMES) if number > 1 or at_s >= 1 else 0)
         seconds, frames = divmod(last, CUE_FRAMES)
@@ -379,14 +464,24 @@ def compare(
 
     song = lambda t: (song_of or {}).get(t, t)
     played = [(p.track_id, p.start_s / tempo, p.end_s / tempo) for p in evening.parts if p.kind == 'song']
-    rows, names = [[*p, False, math.nan, math.nan] for p in played], []
+    rows = [[*p, False, math.nan, math.nan] for p in played]
+    names = []
     for f in sorted(found, key=lambda f: f.from_s - f.to_s):  # the longest chooses first
-        shared = [min(b, f.to_s) - max(a, f.from_s) if song(t) == song(f.track_id) and not row[3] else 0.0 for (t, a, b), row in zip(played, rows)]
+        shared = [
+            min(b, f.to_s) - max(a, f.from_s) if song(t) == song(f.track_id) and not row[3] else 0.0
+            for (t, a, b), row in zip(played, rows)
+        ]
         best = int(np.argmax(shared)) if shared else 0
-        right = bool(shared) and shared[best] > 0 and shared[best] >= 0.5 * min(played[best][2] - played[best][1], f.to_s - f.from_s)
+        right = (
+            bool(shared)
+            and shared[best] > 0
+            and shared[best] >= 0.5 * min(played[best][2] - played[best][1], f.to_s - f.from_s)
+        )
         if right:
             rows[best][3:] = True, f.from_s - played[best][1], f.to_s - played[best][2]
         names.append((f.track_id, f.from_s, f.to_s, right))
     names = pd.DataFrame(names, columns=['track_id', 'from_s', 'to_s', 'right']).astype({'right': bool})
-    songs = pd.DataFrame(rows, columns=['track_id', 'from_s', 'to_s', 'found', 'from_error_s', 'to_error_s']).astype({'found': bool})
+    songs = pd.DataFrame(
+        rows, columns=['track_id', 'from_s', 'to_s', 'found', 'from_error_s', 'to_error_s']
+    ).astype({'found': bool})
     return songs, names.sort_values('from_s', ignore_index=True)

@@ -29,12 +29,14 @@ def _check(
     "The samples as a float32 array, or a clear complaint (`ResonanceError`)."
     x = np.asarray(samples, dtype=np.float32)
     if x.ndim != 1 or not len(x):
-        raise ResonanceError(f'a sound is one row of samples with at least one in it; this has shape {x.shape}')
+        raise ResonanceError(
+            f'a sound is one row of samples with at least one in it; this has shape {x.shape}'
+        )
     if not np.isfinite(x).all():
         raise ResonanceError('a sound must be finite: there are NaN or infinite samples in it')
     return x
 
-
+# %% ../nbs/04_show.ipynb #944bc653
 def _figure(
     samples: np.ndarray,  # mono samples, shape (n,)
     label: str,  # what is heard
@@ -62,14 +64,15 @@ def player(
     samples: np.ndarray,  # mono samples, shape (n,), in [-1, 1]
     label: str,  # what is heard; shown, and read out by screen readers
     sample_rate_hz: int = 16_000,  # their rate
-    normalise: bool = True,  # bring the peak to 0.9; False keeps the level (above 1 it is lowered all the same)
+    # bring the peak to 0.9; False keeps the level (above 1 it is lowered all the same)
+    normalise: bool = True,
 ) -> HTML:
     "A small audio player for a page; raises `ResonanceError` for an empty, two-dimensional or non-finite sound."
     HTML = need('IPython.display', 'show').HTML
 
     return HTML(_figure(samples, label, sample_rate_hz, normalise))
 
-
+# %% ../nbs/04_show.ipynb #c6268747
 def before_after(
     clean: np.ndarray,  # mono samples, shape (n,)
     degraded: np.ndarray,  # mono samples, shape (m,)
@@ -80,14 +83,19 @@ def before_after(
     "Two players side by side, one above the other where the page is narrow."
     HTML = need('IPython.display', 'show').HTML
 
-    pair = ''.join(_figure(x, label, sample_rate_hz, normalise) for x, label in zip((clean, degraded), labels))
-    return HTML(f'<div role="group" style="display:flex;flex-wrap:wrap;gap:0 1.2em;color:inherit">{pair}</div>')
+    pair = ''.join(
+        _figure(x, label, sample_rate_hz, normalise) for x, label in zip((clean, degraded), labels)
+    )
+    return HTML(
+        f'<div role="group" style="display:flex;flex-wrap:wrap;gap:0 1.2em;color:inherit">{pair}</div>'
+    )
 
 # %% ../nbs/04_show.ipynb #d5b32ece
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')  # Okabe and Ito, reordered
+# Okabe and Ito, reordered
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LIGHTNESS = 'magma'  # colour map of spectrograms: lightness alone tells the level
 
-
+# %% ../nbs/04_show.ipynb #080edb48
 def style(
     **changes,  # rc settings to change, dots as double underscores, e.g. axes__grid=False
 ) -> dict:
@@ -96,15 +104,45 @@ def style(
     import seaborn as sns
 
     mine = {
-        'figure.figsize': (7.0, 3.4), 'figure.dpi': 110, 'savefig.dpi': 110, 'figure.constrained_layout.use': True,
-        'figure.facecolor': 'white', 'savefig.facecolor': 'white', 'savefig.transparent': False, 'axes.facecolor': 'white',
-        'text.color': '#222222', 'axes.labelcolor': '#222222', 'axes.edgecolor': '#555555', 'xtick.color': '#222222', 'ytick.color': '#222222',
-        'font.size': 11, 'axes.titlesize': 12, 'axes.labelsize': 11, 'legend.fontsize': 10, 'xtick.labelsize': 10, 'ytick.labelsize': 10,
-        'axes.prop_cycle': mpl.cycler(color=COLOURS), 'lines.linewidth': 1.8, 'lines.markersize': 5, 'image.cmap': LIGHTNESS,
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#dddddd', 'grid.linewidth': 0.6,
-        'axes.axisbelow': True, 'legend.frameon': False, 'axes.titlelocation': 'left', 'svg.hashsalt': 'resonance', 'axes.unicode_minus': True,
+        'figure.figsize': (7.0, 3.4),
+        'figure.dpi': 110,
+        'savefig.dpi': 110,
+        'figure.constrained_layout.use': True,
+        'figure.facecolor': 'white',
+        'savefig.facecolor': 'white',
+        'savefig.transparent': False,
+        'axes.facecolor': 'white',
+        'text.color': '#222222',
+        'axes.labelcolor': '#222222',
+        'axes.edgecolor': '#555555',
+        'xtick.color': '#222222',
+        'ytick.color': '#222222',
+        'font.size': 11,
+        'axes.titlesize': 12,
+        'axes.labelsize': 11,
+        'legend.fontsize': 10,
+        'xtick.labelsize': 10,
+        'ytick.labelsize': 10,
+        'axes.prop_cycle': mpl.cycler(color=COLOURS),
+        'lines.linewidth': 1.8,
+        'lines.markersize': 5,
+        'image.cmap': LIGHTNESS,
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+        'axes.grid': True,
+        'grid.color': '#dddddd',
+        'grid.linewidth': 0.6,
+        'axes.axisbelow': True,
+        'legend.frameon': False,
+        'axes.titlelocation': 'left',
+        'svg.hashsalt': 'resonance',
+        'axes.unicode_minus': True,
     }
-    settings = {**sns.axes_style('whitegrid'), **mine, **{k.replace('__', '.'): v for k, v in changes.items()}}
+    settings = {
+        **sns.axes_style('whitegrid'),
+        **mine,
+        **{k.replace('__', '.'): v for k, v in changes.items()},
+    }
     settings['font.family'] = ['sans-serif']
     settings['font.sans-serif'] = ['DejaVu Sans']
     mpl.rcParams.update(settings)
@@ -125,7 +163,7 @@ def _axes(
         style()
     return plt.subplots(figsize=(7.0, height))[1]
 
-
+# %% ../nbs/04_show.ipynb #8f62011f
 def waveform(
     samples: np.ndarray,  # mono samples, shape (n,)
     ax: Axes | None = None,  # where to draw
@@ -133,7 +171,8 @@ def waveform(
     sample_rate_hz: int = 16_000,  # their rate
 ) -> Axes:
     "Draw the range of the samples over time, seconds."
-    x, ax = _check(samples), _axes(ax, 1.8)
+    x = _check(samples)
+    ax = _axes(ax, 1.8)
     step = max(1, len(x) // 1_400)
     columns = x[: len(x) // step * step].reshape(-1, step)
     t = np.arange(len(columns)) * step / sample_rate_hz
@@ -153,13 +192,20 @@ def spectrogram(
     "Draw level over time (s) and frequency (kHz), in dB below the loudest point."
     from resonance_nb.audio import stft
 
-    x, ax = _check(samples), _axes(ax)
+    x = _check(samples)
+    ax = _axes(ax)
     power = np.abs(stft(x, n_fft=1_024, hop=256)) ** 2
     level_db = 10 * np.log10(np.maximum(power / max(power.max(), 1e-20), 1e-20))
     every = max(1, level_db.shape[1] // 1_000)  # no more columns than pixels
     image = ax.imshow(
-        level_db[:, ::every], origin='lower', aspect='auto', cmap=LIGHTNESS, vmin=-range_db, vmax=0,
-        extent=(0, len(x) / sample_rate_hz, 0, sample_rate_hz / 2_000), interpolation='nearest',
+        level_db[:, ::every],
+        origin='lower',
+        aspect='auto',
+        cmap=LIGHTNESS,
+        vmin=-range_db,
+        vmax=0,
+        extent=(0, len(x) / sample_rate_hz, 0, sample_rate_hz / 2_000),
+        interpolation='nearest',
     )
     ax.set(xlabel='time (s)', ylabel='frequency (kHz)', title=title)
     ax.grid(False)
@@ -177,7 +223,8 @@ def constellation(
     sample_rate_hz: int = 16_000,  # their rate
 ) -> Axes:
     "A spectrogram with its peaks as rings (raises `ResonanceError` when times and frequencies differ in number)."
-    times, freqs = np.asarray(peak_times_s, float), np.asarray(peak_freqs_hz, float)
+    times = np.asarray(peak_times_s, float)
+    freqs = np.asarray(peak_freqs_hz, float)
     if times.shape != freqs.shape:
         raise ResonanceError(f'{times.size} peak times but {freqs.size} frequencies')
     ax = spectrogram(samples, ax, title, sample_rate_hz, colourbar=False)
@@ -206,7 +253,8 @@ def lines_with_band(
     ax = _axes(ax, 3.4)
     groups = table.groupby(hue, sort=False) if hue else [('', table)]
     for i, (name, rows) in enumerate(groups):
-        rows, colour = rows.sort_values(x), COLOURS[i % len(COLOURS)]
+        rows = rows.sort_values(x)
+        colour = COLOURS[i % len(COLOURS)]
         ax.fill_between(rows[x], rows['low'], rows['high'], color=colour, alpha=0.18, linewidth=0)
         ax.plot(rows[x], rows['value'], marker=MARKERS[i % len(MARKERS)], color=colour, label=str(name))
     if percent:

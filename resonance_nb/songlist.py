@@ -11,7 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Iterable
 
-from .catalog import REST_SEGMENTS, Catalog, IndexReport, Problem, command, real_path, show_path, stored_path
+from resonance_nb.catalog import (
+    REST_SEGMENTS,
+    Catalog,
+    IndexReport,
+    Problem,
+    command,
+    real_path,
+    show_path,
+    stored_path,
+)
 from .catalog import _gone, _is_below, _sweep, _upwards, _writing
 from .core import METHODS, ResonanceError, default_method
 
@@ -19,8 +28,9 @@ from .core import METHODS, ResonanceError, default_method
 __all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'mark_missing', 'Removal', 'remove', 'prune', 'repair', 'lacking']
 
 # %% ../nbs/02a_songlist.ipynb #50a6000b
-_PLAIN = str.maketrans({'ø': 'o', 'ł': 'l', 'đ': 'd', 'ð': 'd', 'þ': 'th', 'æ': 'ae', 'œ': 'oe', 'ı': 'i',
-                        '’': "'", '‘': "'"})
+_PLAIN = str.maketrans(
+    {'ø': 'o', 'ł': 'l', 'đ': 'd', 'ð': 'd', 'þ': 'th', 'æ': 'ae', 'œ': 'oe', 'ı': 'i', '’': "'", '‘': "'"}
+)
 
 
 def fold(
@@ -34,18 +44,22 @@ def fold(
 def _fits(song: dict, words: list[str], fields: dict[str, str]) -> bool:
     "Does the song hold all of these words, and in each of these fields what is asked of it? Both are folded."
     text = {name: fold(show_path(song[name] or '')) for name in ('title', 'artist', 'album', 'path')}
-    return (all(any(word in t for t in text.values()) for word in words)
-            and all(part in text[name] for name, part in fields.items()))
+    return all(any(word in t for t in text.values()) for word in words) and all(
+        part in text[name] for name, part in fields.items()
+    )
 
-
+# %% ../nbs/02a_songlist.ipynb #dc533f46
 def list_songs(
     catalog: Catalog,  # the catalogue
     words: Iterable[str] = (),  # each must occur in the title, artist, album or path
     **fields: str | None,  # title, artist, album: what must occur in it
 ) -> list[dict]:  # track_id, title, artist, album, duration_s, path, methods (best first), missing
     "The songs of a catalogue that hold these words, whatever their case and accents; ordered by path."
-    words, fields = [fold(w) for w in words], {name: fold(part) for name, part in fields.items() if part}
-    lost, methods, known = {s['recording_id'] for s in catalog.missing()}, catalog.methods(), {}
+    words = [fold(w) for w in words]
+    fields = {name: fold(part) for name, part in fields.items() if part}
+    lost = {s['recording_id'] for s in catalog.missing()}
+    methods = catalog.methods()
+    known = {}
     for recording_id, method in catalog._rows('SELECT recording_id, method FROM indexed'):
         known.setdefault(recording_id, set()).add(method)
     found = []
@@ -63,7 +77,8 @@ def list_unreadable(
     words: Iterable[str] = (),  # each must occur in the path or the reason
 ) -> list[dict]:  # path, reason, seen_at
     "The files that could not be read when they were last indexed, ordered by path."
-    words, found = [fold(w) for w in words], []
+    words = [fold(w) for w in words]
+    found = []
     for row in catalog._rows('SELECT path, reason, seen_at FROM unreadable ORDER BY path'):
         entry = {**dict(row), 'path': real_path(row['path'])}
         text = fold(f'{show_path(entry["path"])} {entry["reason"]}')
@@ -84,8 +99,14 @@ def overview(
             with suppress(OSError):  # removed a moment ago
                 size += os.lstat(os.path.join(folder, name)).st_size
     methods = {m: counts[m] for m in catalog.methods() if m in counts}
-    return {'songs': n, 'duration_s': duration_s, 'methods': methods, 'missing': len(catalog.missing()),
-            'unreadable': len(list_unreadable(catalog)), 'bytes': size}
+    return {
+        'songs': n,
+        'duration_s': duration_s,
+        'methods': methods,
+        'missing': len(catalog.missing()),
+        'unreadable': len(list_unreadable(catalog)),
+        'bytes': size,
+    }
 
 # %% ../nbs/02a_songlist.ipynb #50a60017
 def mark_missing(
@@ -103,11 +124,12 @@ def mark_missing(
 @dataclass(frozen=True)
 class Removal:
     "What was removed, or would be."
+
     songs: list[dict]  # as `list_songs` gives them
     unreadable: list[dict]  # as `list_unreadable` gives them
     kept: list[dict]  # songs in a folder that was named, which are elsewhere too
 
-
+# %% ../nbs/02a_songlist.ipynb #46733f8d
 def _unknown(catalog: Catalog, name: str) -> ResonanceError:
     "The complaint about a name that fits nothing; songs that are called so are told with their ids."
     found = list_songs(catalog, [name])[:3]
@@ -123,13 +145,16 @@ def _meant(catalog: Catalog, names: list, songs: dict, at: dict, bad: list[dict]
     names = [os.fsdecode(name) for name in names]
     if '' in names:  # an empty variable of a shell is not the folder we are in
         raise ResonanceError('a name is empty: name the songs to remove')
-    ids, folders, below = set(), set(), {os.path.abspath(name): set() for name in names}
+    ids = set()
+    folders = set()
+    below = {os.path.abspath(name): set() for name in names}
     for path, recording_id in at.items():
         for place in below.keys() & _upwards(path):
             below[place].add(recording_id)
     for name in names:
         place = os.path.abspath(name)
-        inside, named = below[place], {name.lower()} & songs.keys()
+        inside = below[place]
+        named = {name.lower()} & songs.keys()
         if named and inside - named:
             raise ResonanceError(f'{name} is the id of a song and a path of others: write ./{name} for these')
         if not named and not inside and not any(_is_below(entry['path'], {place}) for entry in bad):
@@ -140,10 +165,11 @@ def _meant(catalog: Catalog, names: list, songs: dict, at: dict, bad: list[dict]
             folders.add(place)
     return ids, folders, set(below)
 
-
+# %% ../nbs/02a_songlist.ipynb #60db6456
 def _choose(catalog: Catalog, names: list, missing: bool) -> Removal:
     "What the names mean; with `missing`, only those whose files are gone."
-    songs, bad = {s['track_id']: s for s in list_songs(catalog)}, list_unreadable(catalog)
+    songs = {s['track_id']: s for s in list_songs(catalog)}
+    bad = list_unreadable(catalog)
     at = {real_path(p): i for p, i in catalog._rows('SELECT path, recording_id FROM files')}
     ids, folders, places = _meant(catalog, names, songs, at, bad)
     elsewhere = {i for p, i in at.items() if not _is_below(p, folders) and not _gone(p)} if folders else set()
@@ -190,7 +216,7 @@ def prune(
 ) -> tuple[Removal, list[str]]:
     "Forget the songs of these places whose files are gone; also returns the places where none is left, whose songs are kept."
     places = [os.path.abspath(os.fsdecode(place)) for place in places]
-    known = [real_path(path) for path, in catalog._rows('SELECT path FROM files')]
+    known = [real_path(path) for (path,) in catalog._rows('SELECT path FROM files')]
     alive = {above for path in known if not _gone(path) for above in _upwards(path)}
     here = [place for place in places if place in alive]
     gone = [song['recording_id'] for song in catalog.missing(here)]
@@ -210,7 +236,9 @@ def repair(
     "Remove what is left over; index damaged songs again whose files are there, with every method they had."
     if not any(problem.kind in _MENDABLE for problem in problems):
         return {}
-    again, there, changed = {}, {}, {problem.segment for problem in problems if problem.segment}
+    again = {}
+    there = {}
+    changed = {problem.segment for problem in problems if problem.segment}
     folders = [method for method in METHODS if (catalog.folder / method).is_dir()]
     usual = catalog.methods() or folders or [default_method()]  # for songs in no index
     for problem in (p for p in problems if p.songs):
@@ -222,13 +250,17 @@ def repair(
     with _writing(catalog.folder, wait=True):
         _sweep(catalog)
     paths = {method: [there[i] for i in sorted(ids) if i in there] for method, ids in again.items()}
-    return {method: catalog.index(paths[method], method, progress=progress, again=changed) for method in paths}
+    return {
+        method: catalog.index(paths[method], method, progress=progress, again=changed) for method in paths
+    }
 
-
+# %% ../nbs/02a_songlist.ipynb #a7f50f65
 def lacking(
     catalog: Catalog,  # the catalogue
     problem: Problem,  # one that it had, before it was repaired
 ) -> int:
     "How many songs of a damaged segment are in no index of its method now: their files are gone or unreadable."
-    have = {row[0] for row in catalog._rows('SELECT recording_id FROM indexed WHERE method = ?', problem.method)}
+    have = {
+        row[0] for row in catalog._rows('SELECT recording_id FROM indexed WHERE method = ?', problem.method)
+    }
     return len({*problem.songs} - have) if problem.method else 0

@@ -36,7 +36,7 @@ def _tags(path: Path) -> dict:
     except (ImportError, ResonanceError, OSError):
         return {}
 
-
+# %% ../nbs/03c_sources.ipynb #10cdefe4
 def _folder_row(root: Path, path: Path) -> dict:
     "One file of a folder as a row of music.csv; raises `ResonanceError` for a file that cannot be one."
     from resonance_nb.audio import info
@@ -47,10 +47,15 @@ def _folder_row(root: Path, path: Path) -> dict:
         name.encode('utf-8')
     except UnicodeEncodeError:
         raise CorpusError('its name is not valid UTF-8') from None
-    about, tags = info(path), _tags(path)
+    about = info(path)
+    tags = _tags(path)
     return {
-        'id': hashlib.sha256(name.encode()).hexdigest()[:12], 'file': name, 'title': tags.get('title') or path.stem,
-        'artist': tags.get('artist') or '', 'genre': tags.get('genre') or '', 'duration_s': about.duration_s,
+        'id': hashlib.sha256(name.encode()).hexdigest()[:12],
+        'file': name,
+        'title': tags.get('title') or path.stem,
+        'artist': tags.get('artist') or '',
+        'genre': tags.get('genre') or '',
+        'duration_s': about.duration_s,
     }
 
 # %% ../nbs/03c_sources.ipynb #ef861303
@@ -72,7 +77,7 @@ def folder_corpus(
             notes.append((path, str(e)))
     return _in_memory(root, rows, notes)
 
-
+# %% ../nbs/03c_sources.ipynb #1d7d52d3
 def _in_memory(root: Path, rows: list[dict], notes=(), name: str | None = None) -> Corpus:
     "A corpus of these rows of music, with notes on what was left out."
     import pandas as pd
@@ -82,18 +87,22 @@ def _in_memory(root: Path, rows: list[dict], notes=(), name: str | None = None) 
     return corpus
 
 # %% ../nbs/03c_sources.ipynb #09d15fef
-_RATIO, _FLOOR = 30, 1 << 28  # an archive may unpack to 30 times its size, or to 256 MB if that is more
+# an archive may unpack to 30 times its size, or to 256 MB if that is more
+_RATIO = 30
+_FLOOR = 1 << 28
 
 
 class ArchiveError(ResonanceError):
     "An archive that is broken, or not safe to unpack."
 
-
+# %% ../nbs/03c_sources.ipynb #31afa912
 def _room(path: Path, folder: Path, total: int) -> None:
     "Refuse an archive that unpacks to too much, or to more than the disk holds."
     allowed = max(_RATIO * path.stat().st_size, _FLOOR)
     if total > allowed:
-        raise ArchiveError(f'{path.name} would unpack to {total:,} bytes, over {allowed:,}; refused as a bomb')
+        raise ArchiveError(
+            f'{path.name} would unpack to {total:,} bytes, over {allowed:,}; refused as a bomb'
+        )
     free = shutil.disk_usage(folder).free
     if total > free:
         raise ArchiveError(f'{path.name} needs {total:,} bytes, {folder} has {free:,} left')
@@ -111,10 +120,12 @@ def _write_member(source, target: Path, size: int) -> None:
                 raise ArchiveError(f'{target.name} has {f.tell():,} bytes, its archive promised {size:,}')
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ArchiveError(f'the disk is full: make room in {target.parent} and start again, it will go on') from None
+            raise ArchiveError(
+                f'the disk is full: make room in {target.parent} and start again, it will go on'
+            ) from None
         raise
 
-
+# %% ../nbs/03c_sources.ipynb #17b6be2f
 def _inside(folder: Path, name: str) -> Path:
     "Where a member goes; raises when that is outside the folder."
     target = folder / safe_file(name)
@@ -131,7 +142,8 @@ def extract_zip(
     "Unpack a zip inside a folder and give the members' names; raises `ArchiveError` before writing anything unsafe."
     import zipfile
 
-    path, folder = Path(path), Path(folder)
+    path = Path(path)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(path) as z:
@@ -148,7 +160,9 @@ def extract_zip(
     except ResonanceError:
         raise
     except Exception as e:  # zip files raise a dozen kinds
-        raise ArchiveError(f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}') from None
+        raise ArchiveError(
+            f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}'
+        ) from None
     return [m.filename for m in members]
 
 # %% ../nbs/03c_sources.ipynb #1a0856d0
@@ -160,9 +174,11 @@ def extract_tar(
     "Unpack a tar inside a folder and give the members' names; raises `ArchiveError` before writing anything unsafe."
     import tarfile
 
-    path, folder = Path(path), Path(folder)
+    path = Path(path)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names, total = [], 0
+    names = []
+    total = 0
     try:
         with tarfile.open(path) as tar:
             for m in tar:
@@ -181,7 +197,9 @@ def extract_tar(
     except ResonanceError:
         raise
     except Exception as e:
-        raise ArchiveError(f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}') from None
+        raise ArchiveError(
+            f'{path.name} cannot be unpacked: {first_line(str(e) or "it ends too early")}'
+        ) from None
     return names
 
 # %% ../nbs/03c_sources.ipynb #43defe69
@@ -193,9 +211,14 @@ FMA_SHA1 = {  # as published in the dataset's README
     'large': '497109f4dd721066b5ce5e5f250ec604dc78939e',
     'full': '0f0ace23fbe9ba30ecb7e95f763e435ea802b8ab',
 }
-_FMA_SUBSETS = {'small': ('small',), 'medium': ('small', 'medium'), 'large': ('small', 'medium', 'large'), 'full': None}
+_FMA_SUBSETS = {
+    'small': ('small',),
+    'medium': ('small', 'medium'),
+    'large': ('small', 'medium', 'large'),
+    'full': None,
+}
 
-
+# %% ../nbs/03c_sources.ipynb #81dca90a
 def read_fma(
     path: str | os.PathLike,  # fma_metadata/tracks.csv
 ) -> pd.DataFrame:
@@ -203,12 +226,18 @@ def read_fma(
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, index_col=0, header=[0, 1], dtype=str, keep_default_na=False, low_memory=False)
+        table = pd.read_csv(
+            path, index_col=0, header=[0, 1], dtype=str, keep_default_na=False, low_memory=False
+        )
     except FileNotFoundError:
         raise CorpusError(f'there is no {path}; unpack fma_metadata.zip beside the audio') from None
     except (ValueError, pd.errors.ParserError) as e:
         raise CorpusError(f'{path} is not FMA\'s tracks.csv: {str(e).splitlines()[0]}') from None
-    missing = [c for c in (('track', 'title'), ('artist', 'name'), ('set', 'subset'), ('track', 'license')) if c not in table]
+    missing = [
+        c
+        for c in (('track', 'title'), ('artist', 'name'), ('set', 'subset'), ('track', 'license'))
+        if c not in table
+    ]
     if missing:
         raise CorpusError(f'{path} is not FMA\'s tracks.csv: it lacks {missing[0]}')
     table = table[[str(i).isdigit() for i in table.index]]
@@ -222,26 +251,35 @@ def _fma_row(tid: int, row: dict, subset: str) -> dict:
     file = f'fma_{subset}/{stem[:3]}/{stem}.mp3'
     lasts = float(row.get(('track', 'duration')) or 'nan')
     return {
-        'id': f'fma-{stem}', 'file': file, 'title': row[('track', 'title')], 'artist': row[('artist', 'name')],
-        'genre': row.get(('track', 'genre_top'), ''), 'duration_s': lasts if subset == 'full' else min(lasts, 30.0),
-        'source_duration_s': lasts, 'source_url': f'{FMA_URL}fma_{subset}.zip#{file}',
-        'licence': row[('track', 'license')], 'licence_where': 'fma_metadata/tracks.csv',
+        'id': f'fma-{stem}',
+        'file': file,
+        'title': row[('track', 'title')],
+        'artist': row[('artist', 'name')],
+        'genre': row.get(('track', 'genre_top'), ''),
+        'duration_s': lasts if subset == 'full' else min(lasts, 30.0),
+        'source_duration_s': lasts,
+        'source_url': f'{FMA_URL}fma_{subset}.zip#{file}',
+        'licence': row[('track', 'license')],
+        'licence_where': 'fma_metadata/tracks.csv',
         'official_split': row.get(('set', 'split'), ''),
     }
 
-
+# %% ../nbs/03c_sources.ipynb #57dd7071
 def fma_corpus(
-    folder: str | os.PathLike,  # holds fma_metadata/ and fma_<subset>/, as unpacked from the official archives
+    # holds fma_metadata/ and fma_<subset>/, as unpacked from the official archives
+    folder: str | os.PathLike,
     subset: str = 'small',  # 'small', 'medium', 'large' or 'full'
 ) -> Corpus:
     "An unpacked FMA as a corpus; `.notes` lists tracks whose file is missing."
     if subset not in _FMA_SUBSETS:
         raise CorpusError(f'unknown FMA subset {subset!r}; choose from: {", ".join(_FMA_SUBSETS)}')
-    root, wanted = Path(folder), _FMA_SUBSETS[subset]
+    root = Path(folder)
+    wanted = _FMA_SUBSETS[subset]
     table = read_fma(root / 'fma_metadata/tracks.csv')
     if wanted:
         table = table[table[('set', 'subset')].isin(wanted)]
-    rows, notes = [], []
+    rows = []
+    notes = []
     for tid, row in zip(table.index, table.to_dict('records')):
         made = _fma_row(tid, row, subset)
         there = (root / made['file']).is_file()
@@ -255,7 +293,7 @@ def _written(corpus: Corpus) -> Corpus:
     made.notes = corpus.notes
     return made
 
-
+# %% ../nbs/03c_sources.ipynb #51818036
 def _bar(name: str, show: bool):
     "A progress callback for `fetch` that draws a bar on stderr."
     if not show:
@@ -285,10 +323,17 @@ def fetch_fma(
         raise CorpusError(f'unknown FMA subset {subset!r}; choose from: {", ".join(_FMA_SUBSETS)}')
     folder = Path(folder)
     for part in ('metadata', subset):
-        name, done = f'fma_{part}.zip', folder / f'.fma_{part}.done'
+        name = f'fma_{part}.zip'
+        done = folder / f'.fma_{part}.done'
         if done.exists():
             continue
-        archive = fetch(base_url + name, folder / name, sha1=(sha1 or FMA_SHA1)[part], progress=_bar(name, progress), **how)
+        archive = fetch(
+            base_url + name,
+            folder / name,
+            sha1=(sha1 or FMA_SHA1)[part],
+            progress=_bar(name, progress),
+            **how,
+        )
         extract_zip(archive, folder)
         done.touch()
         if not keep_archives:
@@ -308,7 +353,7 @@ def _tsv(path: Path) -> list[list[str]]:
     "Rows of a tab-separated file, quotes being plain characters; the header first."
     return [line.split('\t') for line in _lines(path) if line]
 
-
+# %% ../nbs/03c_sources.ipynb #c3de98cc
 def read_mtg(
     path: str | os.PathLike,  # e.g. autotagging.tsv, or a split of it
 ) -> list[dict]:
@@ -331,10 +376,12 @@ def read_mtg_names(
     path: str | os.PathLike,  # raw.meta.tsv
 ) -> dict[str, tuple[str, str]]:
     "Title and artist by TRACK_ID."
-    rows = [[c for i, c in enumerate(r) if not (len(r) == 9 and i == 4 and c == '')] for r in _tsv(Path(path))]
+    rows = [
+        [c for i, c in enumerate(r) if not (len(r) == 9 and i == 4 and c == '')] for r in _tsv(Path(path))
+    ]
     return {r[0]: (r[3], r[4]) for r in rows[1:] if len(r) >= 5}
 
-
+# %% ../nbs/03c_sources.ipynb #8077d856
 def read_mtg_licences(
     path: str | os.PathLike,  # audio_licenses.txt
 ) -> dict[str, tuple[str, str]]:
@@ -350,9 +397,11 @@ def read_mtg_licences(
 def _mtg_audio(root: Path, path: str) -> str | None:
     "Where a track lies under the root: in audio/ or directly, at full (.mp3) or low (.low.mp3) quality."
     low = path.removesuffix('.mp3') + '.low.mp3'
-    return next((f'{d}{p}' for d in ('audio/', '') for p in (path, low) if (root / f'{d}{p}').is_file()), None)
+    return next(
+        (f'{d}{p}' for d in ('audio/', '') for p in (path, low) if (root / f'{d}{p}').is_file()), None
+    )
 
-
+# %% ../nbs/03c_sources.ipynb #029f3ca4
 def _mtg_splits(data: Path, name: str) -> dict[str, str]:
     "TRACK_ID -> the official split 0, where its files are there."
     where = {}
@@ -364,7 +413,8 @@ def _mtg_splits(data: Path, name: str) -> dict[str, str]:
 
 # %% ../nbs/03c_sources.ipynb #11082e7d
 def mtg_corpus(
-    folder: str | os.PathLike,  # holds data/ of the official repository, and the tracks in audio/00/ ... audio/99/
+    # holds data/ of the official repository, and the tracks in audio/00/ ... audio/99/
+    folder: str | os.PathLike,
     table: str | os.PathLike | None = None,  # which tracks; data/autotagging.tsv by default
 ) -> Corpus:
     "An unpacked MTG-Jamendo as a corpus; `.notes` lists tracks whose file is missing."
@@ -373,26 +423,45 @@ def mtg_corpus(
     usual = (data / 'raw_30s_cleantags_50artists.tsv', data / 'autotagging.tsv')
     table = Path(table) if table else next((p for p in usual if p.is_file()), usual[-1])
     names = read_mtg_names(data / 'raw.meta.tsv') if (data / 'raw.meta.tsv').is_file() else {}
-    licences = read_mtg_licences(root / 'audio_licenses.txt') if (root / 'audio_licenses.txt').is_file() else {}
-    official, rows, notes = _mtg_splits(data, 'autotagging'), [], []
+    licences = (
+        read_mtg_licences(root / 'audio_licenses.txt') if (root / 'audio_licenses.txt').is_file() else {}
+    )
+    official = _mtg_splits(data, 'autotagging')
+    rows = []
+    notes = []
     for r in read_mtg(table):
-        file, number = _mtg_audio(root, r['PATH']), int(r['TRACK_ID'].rpartition('_')[2])
+        file = _mtg_audio(root, r['PATH'])
+        number = int(r['TRACK_ID'].rpartition('_')[2])
         if not file:
             notes.append((r['PATH'], 'missing'))
             continue
         licence, page = licences.get(r['PATH'], ('', f'https://www.jamendo.com/track/{number}'))
         title, artist = names.get(r['TRACK_ID'], (r['TRACK_ID'], r['ARTIST_ID']))
-        rows.append({'id': r['TRACK_ID'], 'file': file, 'title': title, 'artist': artist, 'duration_s': r['DURATION'],
-                     'genre': ' '.join(t[8:] for t in r['TAGS'] if t.startswith('genre---')), 'source_url': page,
-                     'source_duration_s': r['DURATION'], 'licence': licence, 'licence_where': 'audio_licenses.txt',
-                     'tags': ' '.join(r['TAGS']), 'official_split': official.get(r['TRACK_ID'], '')})
+        rows.append(
+            {
+                'id': r['TRACK_ID'],
+                'file': file,
+                'title': title,
+                'artist': artist,
+                'duration_s': r['DURATION'],
+                'genre': ' '.join(t[8:] for t in r['TAGS'] if t.startswith('genre---')),
+                'source_url': page,
+                'source_duration_s': r['DURATION'],
+                'licence': licence,
+                'licence_where': 'audio_licenses.txt',
+                'tags': ' '.join(r['TAGS']),
+                'official_split': official.get(r['TRACK_ID'], ''),
+            }
+        )
     return _in_memory(root, rows, notes, 'mtg-jamendo')
 
 # %% ../nbs/03c_sources.ipynb #52ea2ab1
 MTG_META_URL = 'https://raw.githubusercontent.com/MTG/mtg-jamendo-dataset/master/'
 MTG_AUDIO_URL = 'https://cdn.freesound.org/mtg-jamendo/raw_30s/'
 _MTG_FILES = (
-    'data/raw_30s_cleantags_50artists.tsv', 'data/raw.meta.tsv', 'audio_licenses.txt',
+    'data/raw_30s_cleantags_50artists.tsv',
+    'data/raw.meta.tsv',
+    'audio_licenses.txt',
     *(f'data/splits/split-0/autotagging-{s}.tsv' for s in ('train', 'validation', 'test')),
 )
 
@@ -428,7 +497,13 @@ def fetch_mtg(
         done = folder / f'.{name}.done'
         if done.exists():
             continue
-        path = fetch(f'{audio_url}{quality}/{name}', folder / name, sha256=tars[name], progress=_bar(name, progress), **how)
+        path = fetch(
+            f'{audio_url}{quality}/{name}',
+            folder / name,
+            sha256=tars[name],
+            progress=_bar(name, progress),
+            **how,
+        )
         for member in extract_tar(path, folder / 'audio'):
             if tracks.get(member) != sha256_file(folder / 'audio' / member):
                 (folder / 'audio' / member).unlink()
@@ -454,9 +529,11 @@ def _jamendo_answer(r, client_id: str) -> list[dict] | str:
     if code == 6:
         return 'rate limit'
     said = ' '.join(str(answer['headers'].get('error_message', '')).split())[:100].replace(client_id, '...')
-    raise DownloadError(f'Jamendo refused (code {code}): {said}' + ('; check JAMENDO_CLIENT_ID' if code in (5, 11) else ''))
+    raise DownloadError(
+        f'Jamendo refused (code {code}): {said}' + ('; check JAMENDO_CLIENT_ID' if code in (5, 11) else '')
+    )
 
-
+# %% ../nbs/03c_sources.ipynb #bac47b7d
 def _jamendo_page(session, url: str, params: dict, retries: int, backoff_s: float) -> list[dict]:
     "One page of results; waits when asked to, raises `DownloadError` for what waiting does not cure."
     import requests
@@ -465,7 +542,8 @@ def _jamendo_page(session, url: str, params: dict, retries: int, backoff_s: floa
         wait_s = None
         try:
             r = session.get(url, params=params, timeout=30)
-            wait_s, answer = _retry_after(r.headers.get('Retry-After')), _jamendo_answer(r, params['client_id'])
+            wait_s = _retry_after(r.headers.get('Retry-After'))
+            answer = _jamendo_answer(r, params['client_id'])
             if isinstance(answer, list):
                 return answer
         except (requests.RequestException, ValueError, KeyError, TypeError) as e:
@@ -487,12 +565,26 @@ def jamendo_tracks(
     client_id = client_id or os.environ.get('JAMENDO_CLIENT_ID', '').strip()
     if not client_id:
         raise DownloadError('set JAMENDO_CLIENT_ID to your client id (free, from devportal.jamendo.com)')
-    params = {'client_id': client_id, 'format': 'json', 'limit': min(200, max(limit, 1)), 'audioformat': 'mp32',
-              'audiodlformat': 'mp32', 'include': 'musicinfo', 'order': 'popularity_total'}
-    session, found, offset = _session(), {}, 0
+    params = {
+        'client_id': client_id,
+        'format': 'json',
+        'limit': min(200, max(limit, 1)),
+        'audioformat': 'mp32',
+        'audiodlformat': 'mp32',
+        'include': 'musicinfo',
+        'order': 'popularity_total',
+    }
+    session = _session()
+    found = {}
+    offset = 0
     while len(found) < limit:
-        page = _jamendo_page(session, url, params | ({'tags': ' '.join(tags.split())} if tags else {}) | {'offset': offset},
-                             retries, backoff_s)
+        page = _jamendo_page(
+            session,
+            url,
+            params | ({'tags': ' '.join(tags.split())} if tags else {}) | {'offset': offset},
+            retries,
+            backoff_s,
+        )
         for track in page:
             allowed = track.get('audiodownload_allowed') in (True, 'true', 1, '1')
             if allowed and track.get('audiodownload') and str(track.get('id', '')).isdigit():
@@ -515,8 +607,12 @@ def fetch_jamendo(
     "Download tracks through the Jamendo API; `.notes` lists those that failed."
     from tqdm.auto import tqdm
 
-    tracks = jamendo_tracks(limit, tags, client_id, url, **{k: how[k] for k in ('retries', 'backoff_s') if k in how})
-    folder, rows, notes = Path(folder), [], []
+    tracks = jamendo_tracks(
+        limit, tags, client_id, url, **{k: how[k] for k in ('retries', 'backoff_s') if k in how}
+    )
+    folder = Path(folder)
+    rows = []
+    notes = []
     for t in tqdm(tracks, unit='track', disable=no_bar(progress)):
         file = f'music/jamendo-{int(t["id"])}.mp3'
         try:
@@ -524,12 +620,24 @@ def fetch_jamendo(
         except DownloadError as e:
             notes.append((file, str(e).replace(t['audiodownload'], 'its download')))
             continue
-        lasts, info = float(t.get('duration') or 'nan'), t.get('musicinfo') or {}
-        rows.append({'id': f'jamendo-{t["id"]}', 'file': file, 'title': t.get('name', ''), 'artist': t.get('artist_name', ''),
-                     'genre': ' '.join((info.get('tags') or {}).get('genres', [])), 'duration_s': lasts,
-                     'vocals': {'vocal': 'yes', 'instrumental': 'no'}.get(info.get('vocalinstrumental'), ''),
-                     'source_url': f'https://www.jamendo.com/track/{t["id"]}', 'source_sha256': sha256_file(path),
-                     'source_duration_s': lasts, 'licence': t.get('license_ccurl', ''), 'licence_where': 'Jamendo API'})
+        lasts = float(t.get('duration') or 'nan')
+        info = t.get('musicinfo') or {}
+        rows.append(
+            {
+                'id': f'jamendo-{t["id"]}',
+                'file': file,
+                'title': t.get('name', ''),
+                'artist': t.get('artist_name', ''),
+                'genre': ' '.join((info.get('tags') or {}).get('genres', [])),
+                'duration_s': lasts,
+                'vocals': {'vocal': 'yes', 'instrumental': 'no'}.get(info.get('vocalinstrumental'), ''),
+                'source_url': f'https://www.jamendo.com/track/{t["id"]}',
+                'source_sha256': sha256_file(path),
+                'source_duration_s': lasts,
+                'licence': t.get('license_ccurl', ''),
+                'licence_where': 'Jamendo API',
+            }
+        )
     return _written(_in_memory(folder, rows, notes, 'jamendo'))
 
 # %% ../nbs/03c_sources.ipynb #1d66a5da
@@ -546,19 +654,36 @@ def _open(folder, limit=None, progress=True, **how) -> Corpus:
     report.corpus.notes = report.failed
     return report.corpus
 
-
+# %% ../nbs/03c_sources.ipynb #8fa457f6
 def _fma(subset):
     return lambda folder, limit=None, progress=True, **how: fetch_fma(folder, subset, progress, **how)
 
-
+# %% ../nbs/03c_sources.ipynb #d61c7eaf
 SOURCES = {  # name -> (what it is, function(folder, limit=None, progress=True) -> Corpus with .notes)
-    'starter': ('public-domain scores rendered on this machine, crowds and rooms synthesised; no download', _starter),
+    'starter': (
+        'public-domain scores rendered on this machine, crowds and rooms synthesised; no download',
+        _starter,
+    ),
     'open': ('recordings under open licences with real crowds and rooms, from the committed manifest', _open),
-    **{f'fma-{s}': (f'Free Music Archive, {what}', _fma(s)) for s, what in {
-        'small': '8,000 clips of 30 s, 7 GiB', 'medium': '25,000 clips of 30 s, 22 GiB',
-        'large': '106,574 clips of 30 s, 93 GiB', 'full': '106,574 whole tracks, 879 GiB'}.items()},
-    'mtg-jamendo': ('MTG-Jamendo, whole tracks in 100 parts of about 1.5 GB; the limit counts parts, 1 by default',
-                    lambda folder, limit=None, progress=True, **how: fetch_mtg(folder, limit or 1, progress=progress, **how)),
-    'jamendo': ('tracks through the Jamendo API (needs JAMENDO_CLIENT_ID); 100 by default',
-                lambda folder, limit=None, progress=True, **how: fetch_jamendo(folder, limit or 100, progress=progress, **how)),
+    **{
+        f'fma-{s}': (f'Free Music Archive, {what}', _fma(s))
+        for s, what in {
+            'small': '8,000 clips of 30 s, 7 GiB',
+            'medium': '25,000 clips of 30 s, 22 GiB',
+            'large': '106,574 clips of 30 s, 93 GiB',
+            'full': '106,574 whole tracks, 879 GiB',
+        }.items()
+    },
+    'mtg-jamendo': (
+        'MTG-Jamendo, whole tracks in 100 parts of about 1.5 GB; the limit counts parts, 1 by default',
+        lambda folder, limit=None, progress=True, **how: fetch_mtg(
+            folder, limit or 1, progress=progress, **how
+        ),
+    ),
+    'jamendo': (
+        'tracks through the Jamendo API (needs JAMENDO_CLIENT_ID); 100 by default',
+        lambda folder, limit=None, progress=True, **how: fetch_jamendo(
+            folder, limit or 100, progress=progress, **how
+        ),
+    ),
 }

@@ -27,7 +27,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import MissingExtra, ResonanceError, atomic_write, cache_folder, no_bar, rng_for, sha256_file
+from resonance_nb.core import (
+    MissingExtra,
+    ResonanceError,
+    atomic_write,
+    cache_folder,
+    no_bar,
+    rng_for,
+    sha256_file,
+)
 
 # %% auto #0
 __all__ = ['RATE', 'VERSION', 'DEFAULT_PIECES', 'LICENCE', 'LICENCE_WHERE', 'COLLECTIONS', 'SERVED', 'COMPOSERS', 'TRIADS',
@@ -54,17 +62,59 @@ class Collection(NamedTuple):
     style: str  # 'tune' (one melody, gets a band), 'parts' (an ensemble), 'piano'
     notes_per_s: tuple[float, float]  # how busy one part may sound; sets the tempo
 
-
+# %% ../nbs/03a_starter.ipynb #75283a80
 COLLECTIONS = (
     Collection('chorales', ('bach/bwv*.mxl',), 'Johann Sebastian Bach', 'chorale', 'parts', (1.7, 3.0)),
-    Collection('fiddle', ('ryansMammoth/*.abc',), "Traditional (Ryan's Mammoth Collection, 1883)", 'folk', 'tune', (4.0, 7.0)),
-    Collection('quartets', ('haydn/*/*.mxl', 'mozart/k[148]*/*.mxl', 'beethoven/opus*/*.mxl'), 'Unknown', 'string quartet', 'parts', (3.0, 5.5)),
-    Collection('airs', ('airdsAirs/*.abc',), "Traditional (Aird's Airs, 1782-1801)", 'folk', 'tune', (3.5, 6.0)),
-    Collection('madrigals', ('monteverdi/madrigal.*.mxl',), 'Claudio Monteverdi', 'madrigal', 'parts', (1.8, 3.5)),
-    Collection('northumbrian', ('miscFolk/northumbrian*.abc',), 'Traditional (Northumbrian Minstrelsy, 1882)', 'folk', 'tune', (2.5, 5.0)),
-    Collection('salon', ('joplin/*.mxl', 'liliuokalani/*.mxl', 'johnson_j_r/*.mxl', 'schumann_robert/*.mxl', 'schumann_clara/*.mxl'), 'Unknown', 'song and piano', 'piano', (3.0, 6.0)),
+    Collection(
+        'fiddle',
+        ('ryansMammoth/*.abc',),
+        "Traditional (Ryan's Mammoth Collection, 1883)",
+        'folk',
+        'tune',
+        (4.0, 7.0),
+    ),
+    Collection(
+        'quartets',
+        ('haydn/*/*.mxl', 'mozart/k[148]*/*.mxl', 'beethoven/opus*/*.mxl'),
+        'Unknown',
+        'string quartet',
+        'parts',
+        (3.0, 5.5),
+    ),
+    Collection(
+        'airs', ('airdsAirs/*.abc',), "Traditional (Aird's Airs, 1782-1801)", 'folk', 'tune', (3.5, 6.0)
+    ),
+    Collection(
+        'madrigals', ('monteverdi/madrigal.*.mxl',), 'Claudio Monteverdi', 'madrigal', 'parts', (1.8, 3.5)
+    ),
+    Collection(
+        'northumbrian',
+        ('miscFolk/northumbrian*.abc',),
+        'Traditional (Northumbrian Minstrelsy, 1882)',
+        'folk',
+        'tune',
+        (2.5, 5.0),
+    ),
+    Collection(
+        'salon',
+        (
+            'joplin/*.mxl',
+            'liliuokalani/*.mxl',
+            'johnson_j_r/*.mxl',
+            'schumann_robert/*.mxl',
+            'schumann_clara/*.mxl',
+        ),
+        'Unknown',
+        'song and piano',
+        'piano',
+        (3.0, 6.0),
+    ),
 )
-SERVED = 'chorales fiddle quartets airs chorales fiddle madrigals airs quartets fiddle northumbrian salon'.split()
+
+# %% ../nbs/03a_starter.ipynb #207e4a2c
+SERVED = (
+    'chorales fiddle quartets airs chorales fiddle madrigals airs quartets fiddle northumbrian salon'.split()
+)
 
 # %% ../nbs/03a_starter.ipynb #a9e348e9
 _SKIPPED = frozenset({'monteverdi/madrigal.5.4.mxl', 'monteverdi/madrigal.5.5.mxl', 'bach/bwv846.mxl'})
@@ -80,7 +130,7 @@ def _folder_of(
         raise MissingExtra(f'{module} is not installed, and the starter corpus is made with it: {how}')
     return Path(next(iter(spec.submodule_search_locations)))
 
-
+# %% ../nbs/03a_starter.ipynb #369bab03
 def _require() -> None:
     "Check that everything the starter corpus is made with is there (raises `MissingExtra`)."
     _folder_of('music21')
@@ -91,7 +141,8 @@ def _require() -> None:
 @functools.cache
 def _offer() -> dict[str, Collection]:
     "Every piece on offer and the collection it belongs to, in a fixed order."
-    corpus, offer = _folder_of('music21') / 'corpus', {}
+    corpus = _folder_of('music21') / 'corpus'
+    offer = {}
     for c in COLLECTIONS:
         for path in sorted(p for pattern in c.files for p in corpus.glob(pattern)):
             key = path.relative_to(corpus).as_posix()
@@ -104,7 +155,7 @@ def _offer() -> dict[str, Collection]:
                 offer[key if n is None else f'{key}#{int(n)}'] = c
     return offer
 
-
+# %% ../nbs/03a_starter.ipynb #337452b5
 def pieces() -> list[str]:
     "Keys of all pieces on offer, e.g. 'bach/bwv66.6.mxl' or 'airdsAirs/book1.abc#12' (raises `MissingExtra`)."
     return list(_offer())
@@ -142,7 +193,7 @@ class Tune:
     bar_q: float  # length of a full bar, quarter notes
     beat_q: float  # length of a felt beat, quarter notes (1.5 in 6/8)
 
-
+# %% ../nbs/03a_starter.ipynb #b1414c6e
 def _score(
     key: str,  # a piece
 ):
@@ -151,7 +202,9 @@ def _score(
 
     file, _, number = key.partition('#')
     reader = Converter()
-    reader.parseFileNoPickle(_folder_of('music21') / 'corpus' / file, number=int(number) if number else None, forceSource=True)
+    reader.parseFileNoPickle(
+        _folder_of('music21') / 'corpus' / file, number=int(number) if number else None, forceSource=True
+    )
     score = reader.stream
     return score.scores[0] if 'Opus' in score.classes else score
 
@@ -162,7 +215,8 @@ def _part_notes(
     until_q: float,  # read this far, quarter notes
 ) -> list[list[float]]:
     "Rows (onset_q, duration_q, pitch, part) of one part, ties joined."
-    rows, tied = [], {}
+    rows = []
+    tied = {}
     for bar in part.getElementsByClass('Measure') or [part]:
         start = float(bar.offset) if bar is not part else 0.0
         if start >= until_q:
@@ -172,11 +226,13 @@ def _part_notes(
             for note in voice.notes:
                 if 'ChordSymbol' in note.classes or not note.quarterLength:
                     continue
-                onset, length = at + float(note.offset), float(note.quarterLength)
+                onset = at + float(note.offset)
+                length = float(note.quarterLength)
                 for one in getattr(note, 'notes', (note,)):
                     if not hasattr(one, 'pitch'):
                         continue
-                    pitch, tie = one.pitch.midi, one.tie.type if one.tie else 'start'
+                    pitch = one.pitch.midi
+                    tie = one.tie.type if one.tie else 'start'
                     row = tied.get(pitch)
                     if tie in ('stop', 'continue') and row and abs(row[0] + row[1] - onset) < 0.01:
                         row[1] += length
@@ -194,7 +250,8 @@ def read_tune(
     "Read the beginning of a piece (raises `ResonanceError` for a piece that is not on offer or has no notes)."
     if key not in _offer():
         raise ResonanceError(f'no piece {key!r} in the starter corpus; see resonance_nb.starter.pieces()')
-    own, score = _offer()[key], _score(key)
+    own = _offer()[key]
+    score = _score(key)
     parts = list(score.parts) or [score]
     rows = [r for i, p in enumerate(parts) for r in _part_notes(p, i, until_q)]
     if len(rows) < 8:
@@ -210,9 +267,14 @@ def read_tune(
 
 # %% ../nbs/03a_starter.ipynb #e22ec364
 COMPOSERS = {  # by folder, where the score does not say it well
-    'haydn': 'Joseph Haydn', 'mozart': 'Wolfgang Amadeus Mozart', 'beethoven': 'Ludwig van Beethoven',
-    'joplin': 'Scott Joplin', 'liliuokalani': 'Liliuokalani', 'johnson_j_r': 'J. Rosamond Johnson',
-    'schumann_robert': 'Robert Schumann', 'schumann_clara': 'Clara Schumann',
+    'haydn': 'Joseph Haydn',
+    'mozart': 'Wolfgang Amadeus Mozart',
+    'beethoven': 'Ludwig van Beethoven',
+    'joplin': 'Scott Joplin',
+    'liliuokalani': 'Liliuokalani',
+    'johnson_j_r': 'J. Rosamond Johnson',
+    'schumann_robert': 'Robert Schumann',
+    'schumann_clara': 'Clara Schumann',
 }
 
 
@@ -225,7 +287,9 @@ def _credits(
     folder, *middle, name = re.sub(r'\.(mxl|abc)(#\d+)?$', '', key).split('/')
     title = str((meta and meta.title) or '').strip(' .')
     if folder in ('haydn', 'mozart', 'beethoven'):
-        work = re.sub(r'^opus(\d+)no(\d+)$', r'Quartet op. \1 no. \2', re.sub(r'^k(\d+)$', r'K. \1', middle[0]))
+        work = re.sub(
+            r'^opus(\d+)no(\d+)$', r'Quartet op. \1 no. \2', re.sub(r'^k(\d+)$', r'K. \1', middle[0])
+        )
         title = f'{work}, {name.replace("movement", "movement ").replace("_", " ")}'
     elif folder == 'bach':
         title = 'Chorale, ' + name.replace('bwv', 'BWV ')
@@ -241,7 +305,8 @@ def _credits(
     return title, COMPOSERS.get(folder, own.artist)
 
 # %% ../nbs/03a_starter.ipynb #cde2c93d
-TRIADS = np.zeros((24, 12))  # 12 major then 12 minor triads over the pitch classes; the root counts a little more
+# 12 major then 12 minor triads over the pitch classes; the root counts a little more
+TRIADS = np.zeros((24, 12))
 for _r in range(12):
     for _row, _third in ((_r, 4), (_r + 12, 3)):
         TRIADS[_row, [_r, (_r + _third) % 12, (_r + 7) % 12]] = 1.25, 1.0, 1.0
@@ -257,19 +322,32 @@ def chords(
     np.add.at(held, (bar, pitch), np.minimum(tune.notes[:, 1], tune.bar_q))
     tonal = held.sum(0) / held.sum()
     fit = held / np.maximum(held.sum(1, keepdims=True), 1e-9) @ TRIADS.T + 0.5 * tonal @ TRIADS.T
-    best, now = np.zeros(len(fit), int), -1
+    best = np.zeros(len(fit), int)
+    now = -1
     for i, row in enumerate(fit):
         stay = row + 0.05 * (np.arange(24) == now)
         best[i] = now = int(stay.argmax())
     return best
 
 # %% ../nbs/03a_starter.ipynb #31bfbe13
-LEADS = (40, 21, 73, 22, 71, 105, 25, 74, 11, 65, 56, 110)  # General-MIDI programs: fiddle, accordion, flute, ...
+# General-MIDI programs: fiddle, accordion, flute, ...
+LEADS = (40, 21, 73, 22, 71, 105, 25, 74, 11, 65, 56, 110)
 CHORDS = (24, 25, 0, 21, 48, 16, 4, 27)  # guitars, pianos, strings, organ
 BASSES = (32, 33, 35, 43, 58)
 ENSEMBLES = (
-    (40, 40, 41, 42), (48, 48, 48, 48), (73, 68, 71, 70), (56, 60, 57, 58), (52, 53, 52, 52), (19, 19, 19, 19),
-    (64, 65, 66, 67), (0, 0, 0, 0), (24, 24, 25, 32), (11, 12, 11, 32), (6, 6, 6, 43), (80, 81, 89, 38), (27, 26, 29, 33),
+    (40, 40, 41, 42),
+    (48, 48, 48, 48),
+    (73, 68, 71, 70),
+    (56, 60, 57, 58),
+    (52, 53, 52, 52),
+    (19, 19, 19, 19),
+    (64, 65, 66, 67),
+    (0, 0, 0, 0),
+    (24, 24, 25, 32),
+    (11, 12, 11, 32),
+    (6, 6, 6, 43),
+    (80, 81, 89, 38),
+    (27, 26, 29, 33),
 )
 DRUMS = 9  # the channel of percussion
 
@@ -282,7 +360,7 @@ class Arrangement:
     programs: dict[int, int]  # channel -> General-MIDI program; drums are on channel 9
     duration_s: float  # where the music stops
 
-
+# %% ../nbs/03a_starter.ipynb #b0dcfc1b
 def _beat(
     bars: np.ndarray,  # onsets of the bars, quarter notes
     bar_q: float,  # length of a bar
@@ -306,22 +384,42 @@ def _band(
     rng: np.random.Generator,  # draws instruments and figures
 ) -> tuple[np.ndarray, dict[int, int]]:
     "Melody, chords, bass and perhaps drums as rows (onset_q, duration_q, channel, key, velocity), and the programs."
-    lead = np.column_stack([tune.notes[:, :2] * (1, 0.92), np.zeros(len(tune.notes)), tune.notes[:, 2], np.full(len(tune.notes), 100)])
+    lead = np.column_stack(
+        [
+            tune.notes[:, :2] * (1, 0.92),
+            np.zeros(len(tune.notes)),
+            tune.notes[:, 2],
+            np.full(len(tune.notes), 100),
+        ]
+    )
     lead[np.isin(tune.notes[:, 0], tune.bars), 4] = 114
-    rows, names = [lead], chords(tune)
+    rows = [lead]
+    names = chords(tune)
     strum = rng.integers(3)  # held, on the beats, after the beats
     n = max(1, round(tune.bar_q / tune.beat_q))
     for start, chord in zip(tune.bars, names):
-        root, third = chord % 12, 4 if chord < 12 else 3
-        bass = [(start + b * tune.beat_q, 0.9 * tune.beat_q, 1, 36 + (root + 7 * (b % 2)) % 12, 92) for b in range(0, n, 1 if n < 4 else 2)]
-        ons, length = [((0.0,), tune.bar_q), (np.arange(n) * tune.beat_q, 0.8 * tune.beat_q), (np.arange(n) * tune.beat_q + tune.beat_q / 2, 0.3)][strum]
+        root = chord % 12
+        third = 4 if chord < 12 else 3
+        bass = [
+            (start + b * tune.beat_q, 0.9 * tune.beat_q, 1, 36 + (root + 7 * (b % 2)) % 12, 92)
+            for b in range(0, n, 1 if n < 4 else 2)
+        ]
+        ons, length = [
+            ((0.0,), tune.bar_q),
+            (np.arange(n) * tune.beat_q, 0.8 * tune.beat_q),
+            (np.arange(n) * tune.beat_q + tune.beat_q / 2, 0.3),
+        ][strum]
         body = [(start + o, length, 2, 55 + (root + i - 7) % 12, 58) for o in ons for i in (0, third, 7)]
         rows.append(np.array(bass + body))
     if rng.random() < 0.8:
         rows.append(_beat(tune.bars, tune.bar_q, tune.beat_q, rng))
-    return np.concatenate(rows), {0: int(rng.choice(LEADS)), 1: int(rng.choice(BASSES)), 2: int(rng.choice(CHORDS))}
+    return np.concatenate(rows), {
+        0: int(rng.choice(LEADS)),
+        1: int(rng.choice(BASSES)),
+        2: int(rng.choice(CHORDS)),
+    }
 
-
+# %% ../nbs/03a_starter.ipynb #3a381aa4
 def _ensemble(
     tune: Tune,  # several parts
     piano: bool,  # play it at the piano
@@ -329,7 +427,11 @@ def _ensemble(
 ) -> tuple[np.ndarray, dict[int, int]]:
     "The parts as written, on an ensemble drawn for the piece, sometimes with a beat."
     part = tune.notes[:, 3].astype(int) % 9
-    rows = [np.column_stack([tune.notes[:, :2] * (1, 0.97), part, tune.notes[:, 2], np.full(len(part), 88) + 10 * (part == 0)])]
+    rows = [
+        np.column_stack(
+            [tune.notes[:, :2] * (1, 0.97), part, tune.notes[:, 2], np.full(len(part), 88) + 10 * (part == 0)]
+        )
+    ]
     players = ENSEMBLES[7] if piano and rng.random() < 0.6 else ENSEMBLES[rng.integers(len(ENSEMBLES))]
     if rng.random() < 0.35:
         rows.append(_beat(tune.bars, tune.bar_q, tune.beat_q, rng))
@@ -349,7 +451,8 @@ def arrange(
     length_s = rng.uniform(30, 40)
     rows, programs = _band(tune, rng) if own.style == 'tune' else _ensemble(tune, own.style == 'piano', rng)
     rows[rows[:, 2] != DRUMS, 3] += rng.integers(-4, 4)
-    passes, at = [], 0.0
+    passes = []
+    at = 0.0
     while not passes or (at < 0.8 * length_s and len(passes) < 4):
         again = rows.copy()
         again[:, 0] = again[:, 0] * q_s + at
@@ -384,7 +487,9 @@ def synthesise(
     on = np.round(arr.notes[:, 0] * fast).astype(int)
     off = np.round((arr.notes[:, 0] + np.maximum(arr.notes[:, 1], 0.04)) * fast).astype(int)
     events = sorted([(t, 1, i) for i, t in enumerate(on)] + [(t, 0, i) for i, t in enumerate(off)])
-    out, now, end = [], 0, int(arr.duration_s * fast)
+    out = []
+    now = 0
+    end = int(arr.duration_s * fast)
     for t, kind, i in events + [(end, 2, 0)]:
         if min(t, end) > now:
             out.append(np.frombuffer(synth.generate(min(t, end) - now), np.float32).copy())
@@ -406,7 +511,7 @@ def _slug(
     "Lower-case letters, digits and dashes only: a safe id and file name."
     return re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')
 
-
+# %% ../nbs/03a_starter.ipynb #04e26146
 def render_piece(
     key: str,  # one of `pieces()`
     seed: int = 0,  # the corpus' seed
@@ -414,14 +519,25 @@ def render_piece(
 ) -> tuple[np.ndarray, dict]:
     "Samples at 16 kHz, shape (n,), and the row of `music.csv` for one arrangement of a piece."
     _require()
-    tune, own = read_tune(key), _offer()[key]
+    tune = read_tune(key)
+    own = _offer()[key]
     samples = synthesise(arrange(tune, own, rng_for(seed, 'starter', key, variant)))
     name = _slug(re.sub(r'\.(mxl|abc)', '', key)) + (f'-v{variant + 1}' if variant else '')
     row = dict(
-        id=name, kind='music', file=f'music/{name}.ogg', title=tune.title, artist=tune.artist, genre=own.genre, vocals='no',
-        version_group=_slug(f'{tune.artist.split("(")[0]} {tune.title}'), duration_s=round(len(samples) / RATE, 3),
-        source_url=f'music21:{key}', source_sha256=sha256_file(_folder_of('music21') / 'corpus' / key.partition('#')[0]),
-        source_duration_s=round(len(samples) / RATE, 3), licence=LICENCE, licence_where=LICENCE_WHERE,
+        id=name,
+        kind='music',
+        file=f'music/{name}.ogg',
+        title=tune.title,
+        artist=tune.artist,
+        genre=own.genre,
+        vocals='no',
+        version_group=_slug(f'{tune.artist.split("(")[0]} {tune.title}'),
+        duration_s=round(len(samples) / RATE, 3),
+        source_url=f'music21:{key}',
+        source_sha256=sha256_file(_folder_of('music21') / 'corpus' / key.partition('#')[0]),
+        source_duration_s=round(len(samples) / RATE, 3),
+        licence=LICENCE,
+        licence_where=LICENCE_WHERE,
     )
     return samples, row
 
@@ -447,7 +563,7 @@ def _syllables(
         out.append((tone / np.sqrt(np.mean(tone**2) + 1e-9) * edge).astype(np.float32))
     return out
 
-
+# %% ../nbs/03a_starter.ipynb #2059f8ef
 def _scatter(
     rng: np.random.Generator,  # draws times and strengths
     sounds: list[np.ndarray],  # what to place
@@ -457,7 +573,9 @@ def _scatter(
 ) -> np.ndarray:
     "Place sounds at random times, some near and some far: shape (n,)."
     out = np.zeros(n + max(map(len, sounds)), np.float32)
-    places = zip(rng.integers(n, size=count), rng.integers(len(sounds), size=count), rng.uniform(-spread_db, 0, count))
+    places = zip(
+        rng.integers(n, size=count), rng.integers(len(sounds), size=count), rng.uniform(-spread_db, 0, count)
+    )
     for start, which, level_db in places:
         sound = sounds[which]
         out[start : start + len(sound)] += sound * 10 ** (level_db / 20)
@@ -476,7 +594,7 @@ def babble(
     voices = _scatter(rng, pool, n, int(speakers * 4 * n / RATE))
     return voices + 0.25 * _scatter(rng, hiss, n, int(speakers * 1.5 * n / RATE))
 
-
+# %% ../nbs/03a_starter.ipynb #baa717b7
 def applause(
     rng: np.random.Generator,  # draws the clappers
     n: int,  # samples
@@ -485,7 +603,8 @@ def applause(
     "Clapping hands, shape (n,): every clapper keeps an uneven beat of three to five a second."
     from scipy.signal import fftconvolve
 
-    out, t = np.zeros(n), np.arange(int(0.03 * RATE)) / RATE
+    out = np.zeros(n)
+    t = np.arange(int(0.03 * RATE)) / RATE
     for _ in range(24):
         claps = np.zeros(n)
         for _ in range(max(1, clappers // 24)):
@@ -511,7 +630,7 @@ def cheers(
     swell = 1 + 0.5 * np.sin(2 * np.pi * (np.arange(n) / RATE * rng.uniform(0.1, 0.25) + rng.random()))
     return ((roar / roar.std() + 0.8 * breath / breath.std()) * swell).astype(np.float32)
 
-
+# %% ../nbs/03a_starter.ipynb #f00b77d2
 def whistles(
     rng: np.random.Generator,  # draws the whistlers
     n: int,  # samples
@@ -522,7 +641,11 @@ def whistles(
     for length in rng.uniform(0.3, 1.1, 12):
         t = np.arange(int(length * RATE)) / RATE
         f = rng.uniform(1_500, 3_000) * (1 + rng.uniform(-0.2, 0.25) * np.sin(np.pi * t / length))
-        sounds.append((np.sin(2 * np.pi * np.cumsum(f) / RATE) * np.minimum(1, np.minimum(t, t[::-1]) / 0.03)).astype(np.float32))
+        sounds.append(
+            (np.sin(2 * np.pi * np.cumsum(f) / RATE) * np.minimum(1, np.minimum(t, t[::-1]) / 0.03)).astype(
+                np.float32
+            )
+        )
     return _scatter(rng, sounds, n, max(3, int(a_minute * n / RATE / 60)))
 
 # %% ../nbs/03a_starter.ipynb #b0818846
@@ -538,7 +661,7 @@ def _mix(
         out += 10 ** (db / 20) * layer / max(float(np.sqrt(np.mean(layer**2))), 1e-9)
     return out
 
-
+# %% ../nbs/03a_starter.ipynb #84944139
 NOISES: dict[str, Callable] = {'babble': babble, 'applause': applause, 'cheer': cheers, 'whistle': whistles}
 RECIPES = {  # category -> levels of its layers, dB
     'babble': dict(babble=0),
@@ -575,19 +698,34 @@ def _made_row(
 ) -> dict:
     "Columns shared by what is synthesised from nothing."
     return dict(
-        id=name, kind=kind, file=f'{kind}/{name}.{suffix}', **more, duration_s=round(n / RATE, 3),
-        source_url=f'resonance:starter/{name}', source_sha256='', licence='synthesised by resonance; no rights claimed (CC0 1.0)',
+        id=name,
+        kind=kind,
+        file=f'{kind}/{name}.{suffix}',
+        **more,
+        duration_s=round(n / RATE, 3),
+        source_url=f'resonance:starter/{name}',
+        source_sha256='',
+        licence='synthesised by resonance; no rights claimed (CC0 1.0)',
     )
 
 # %% ../nbs/03a_starter.ipynb #68cf6b2c
 ROOMS = (  # name, kind, decay time at 1 kHz (s), distance to the loudspeakers (m)
-    ('vocal-booth', 'small_room', 0.3, 1.5), ('rehearsal-room', 'small_room', 0.45, 2.5), ('bar', 'bar', 0.6, 4), ('cellar-club', 'club', 0.75, 5),
-    ('club', 'club', 0.9, 8), ('cinema', 'theatre', 1.0, 14), ('theatre', 'theatre', 1.3, 16), ('school-hall', 'hall', 1.6, 12),
-    ('concert-hall', 'hall', 2.0, 22), ('sports-hall', 'sports_hall', 2.4, 25), ('arena', 'arena', 2.7, 45), ('church', 'church', 3.0, 18),
+    ('vocal-booth', 'small_room', 0.3, 1.5),
+    ('rehearsal-room', 'small_room', 0.45, 2.5),
+    ('bar', 'bar', 0.6, 4),
+    ('cellar-club', 'club', 0.75, 5),
+    ('club', 'club', 0.9, 8),
+    ('cinema', 'theatre', 1.0, 14),
+    ('theatre', 'theatre', 1.3, 16),
+    ('school-hall', 'hall', 1.6, 12),
+    ('concert-hall', 'hall', 2.0, 22),
+    ('sports-hall', 'sports_hall', 2.4, 25),
+    ('arena', 'arena', 2.7, 45),
+    ('church', 'church', 3.0, 18),
 )
 N_ROOMS = 2 * len(ROOMS)  # responses: two places in each room
 
-
+# %% ../nbs/03a_starter.ipynb #3016766a
 def render_room(
     number: int,  # 0 .. N_ROOMS - 1
     seed: int = 0,  # the corpus' seed
@@ -596,9 +734,19 @@ def render_room(
     name, kind, rt60_s, metres = ROOMS[number // 2]
     rng = rng_for(seed, 'starter room', number)
     n = int((0.15 + 1.1 * rt60_s) * RATE)
-    t, f = np.arange(n) / RATE, np.fft.rfftfreq(n, 1 / RATE)
-    noise, tail = np.fft.rfft(rng.normal(size=n)), np.zeros(n)
-    for centre, longer in ((125, 1.25), (250, 1.15), (500, 1.05), (1_000, 1.0), (2_000, 0.85), (4_000, 0.65), (8_000, 0.45)):
+    t = np.arange(n) / RATE
+    f = np.fft.rfftfreq(n, 1 / RATE)
+    noise = np.fft.rfft(rng.normal(size=n))
+    tail = np.zeros(n)
+    for centre, longer in (
+        (125, 1.25),
+        (250, 1.15),
+        (500, 1.05),
+        (1_000, 1.0),
+        (2_000, 0.85),
+        (4_000, 0.65),
+        (8_000, 0.45),
+    ):
         band = np.exp(-((np.log2(np.maximum(f, 20) / centre) / 0.6) ** 2))
         tail += np.fft.irfft(noise * band, n) * np.exp(-6.91 * t / (rt60_s * longer))
     tail *= 1 - np.exp(-t / 0.004)
@@ -607,7 +755,16 @@ def render_room(
     tail[echoes] += rng.choice((-1, 1), 12) * rng.uniform(0.1, 0.5, 12) * np.exp(-echoes / RATE / 0.03)
     tail[0] += 1.0
     tail = (0.9 * tail / np.abs(tail).max()).astype(np.float32)
-    row = _made_row(f'{name}-{number % 2 + 1}', 'rir', 'flac', n, room_id=f'starter-{name}', room_kind=kind, group='simulated', rt60_s=rt60_s)
+    row = _made_row(
+        f'{name}-{number % 2 + 1}',
+        'rir',
+        'flac',
+        n,
+        room_id=f'starter-{name}',
+        room_kind=kind,
+        group='simulated',
+        rt60_s=rt60_s,
+    )
     return tail, row
 
 # %% ../nbs/03a_starter.ipynb #ca9cf83f
@@ -620,7 +777,8 @@ def _same_serial(
     "The file with stream serial number 0 and the page checksums set right."
     import zlib
 
-    out, at = bytearray(ogg), 0
+    out = bytearray(ogg)
+    at = 0
     while at < len(out):
         n_segments = out[at + 26]
         end = at + 27 + n_segments + sum(out[at + 27 : at + 27 + n_segments])
@@ -630,7 +788,7 @@ def _same_serial(
         at = end
     return bytes(out)
 
-
+# %% ../nbs/03a_starter.ipynb #2b597759
 def _write(
     path: Path,  # .ogg or .flac
     samples: np.ndarray,  # shape (n,), at 16 kHz
@@ -640,7 +798,9 @@ def _write(
 
     buffer = io.BytesIO()
     ogg = path.suffix == '.ogg'
-    with sf.SoundFile(buffer, 'w', RATE, 1, format='OGG' if ogg else 'FLAC', subtype='VORBIS' if ogg else 'PCM_16') as f:
+    with sf.SoundFile(
+        buffer, 'w', RATE, 1, format='OGG' if ogg else 'FLAC', subtype='VORBIS' if ogg else 'PCM_16'
+    ) as f:
         for start in range(0, len(samples), RATE):
             f.write(samples[start : start + RATE])
     with atomic_write(path) as part:
@@ -664,7 +824,7 @@ def _make_one(
     with atomic_write(done) as part:
         part.write_text(json.dumps(row))
 
-
+# %% ../nbs/03a_starter.ipynb #d29aa749
 def worker() -> None:
     "Carry out the orders on standard input, one line of JSON on standard output for each."
     orders = json.load(sys.stdin)
@@ -686,12 +846,18 @@ def _share(
     "Let `jobs` processes carry out the orders; return what failed (raises `ResonanceError` when a process dies)."
     failed: list[dict] = []
     here = str(Path(__file__).resolve().parent.parent)
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([here, *filter(None, [os.environ.get('PYTHONPATH')])]), 'OMP_NUM_THREADS': '1'}
+    env = {
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join([here, *filter(None, [os.environ.get('PYTHONPATH')])]),
+        'OMP_NUM_THREADS': '1',
+    }
     command = [sys.executable, '-c', 'from resonance_nb.starter import worker; worker()']
 
     def follow(share):
         with tempfile.TemporaryFile() as err:
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, env=env, text=True) as p:
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, env=env, text=True
+            ) as p:
                 p.stdin.write(json.dumps({'folder': str(folder), 'orders': share}))
                 p.stdin.close()
                 for n, line in enumerate(p.stdout, 1):
@@ -700,7 +866,9 @@ def _share(
                     progress()
             if p.returncode:
                 err.seek(0)
-                last = err.read().decode(errors='replace').strip().splitlines()[-1:] or [f'exit status {p.returncode}']
+                last = err.read().decode(errors='replace').strip().splitlines()[-1:] or [
+                    f'exit status {p.returncode}'
+                ]
                 failed.append({'died': last[0]})
 
     threads = [threading.Thread(target=follow, args=(orders[i::jobs],), daemon=True) for i in range(jobs)]
@@ -708,7 +876,9 @@ def _share(
     [t.join() for t in threads]
     for f in failed:
         if 'died' in f:
-            raise ResonanceError(f"a process that renders the starter corpus stopped: {f['died']}; run it again to go on")
+            raise ResonanceError(
+                f"a process that renders the starter corpus stopped: {f['died']}; run it again to go on"
+            )
     return failed
 
 # %% ../nbs/03a_starter.ipynb #dc17b8fc
@@ -723,7 +893,7 @@ def default_folder(
     mark = hashlib.sha256(repr(what).encode()).hexdigest()[:8]
     return cache_folder('starter') / f'{n_pieces}-seed{seed}-{mark}'
 
-
+# %% ../nbs/03a_starter.ipynb #9294566a
 def _tables(
     folder: Path,  # the corpus, all files made
 ) -> None:
@@ -733,7 +903,10 @@ def _tables(
     from resonance_nb.corpora import write_corpus
 
     rows = [json.loads(p.read_text()) for p in sorted((folder / '.rows').glob('*.json'))]
-    tables = {kind: pd.DataFrame([r for r in rows if r['kind'] == kind]).set_index('id') for kind in ('music', 'noise', 'rir')}
+    tables = {
+        kind: pd.DataFrame([r for r in rows if r['kind'] == kind]).set_index('id')
+        for kind in ('music', 'noise', 'rir')
+    }
     group = tables['music'].version_group
     tables['music'].loc[~group.duplicated(keep=False), 'version_group'] = ''
     write_corpus(folder, **tables, name='starter')
@@ -760,7 +933,9 @@ def make_starter(
         mark = folder / 'starter.json'
         found = json.loads(mark.read_text()) if mark.exists() else order
         if {**found, 'version': VERSION} != order:
-            raise ResonanceError(f'{folder} holds another starter corpus ({mark.read_text()}); delete it or choose another folder')
+            raise ResonanceError(
+                f'{folder} holds another starter corpus ({mark.read_text()}); delete it or choose another folder'
+            )
         for sub in ('music', 'noise', 'rir', '.rows'):
             if found != order:  # made by an older version of this module
                 shutil.rmtree(folder / sub, ignore_errors=True)
@@ -773,7 +948,14 @@ def make_starter(
             work += [('noise', (i,)) for i in range(N_NOISES)] + [('rir', (i,)) for i in range(N_ROOMS)]
             orders = [{'kind': k, 'n': n, 'args': a, 'seed': seed} for n, (k, a) in enumerate(work)]
             jobs = min(jobs or min(os.cpu_count() or 1, 4), len(orders))
-            with tqdm(total=len(orders), desc='starter corpus', unit='file', file=sys.stderr, mininterval=0.5, disable=no_bar(progress)) as bar:
+            with tqdm(
+                total=len(orders),
+                desc='starter corpus',
+                unit='file',
+                file=sys.stderr,
+                mininterval=0.5,
+                disable=no_bar(progress),
+            ) as bar:
                 failed = _share(folder, orders, jobs, bar.update)
             for f in failed:
                 warnings.warn(f"left out of the starter corpus: {f['failed']} ({f['why']})", stacklevel=2)
@@ -790,7 +972,7 @@ def _is_open(corpus) -> bool:
     except ResonanceError:  # there is no manifest here
         return False
 
-
+# %% ../nbs/03a_starter.ipynb #7c3cedec
 def default_corpus():
     "The corpus in `RESONANCE_CORPUS`, or the starter corpus; raises `CorpusError` when the variable names none."
     from resonance_nb.corpora import Corpus, CorpusError
@@ -801,7 +983,9 @@ def default_corpus():
     try:
         found = Corpus(named)
     except CorpusError:
-        raise CorpusError(f'RESONANCE_CORPUS={named} is not a corpus: it has no music.csv, noise.csv or rir.csv') from None
+        raise CorpusError(
+            f'RESONANCE_CORPUS={named} is not a corpus: it has no music.csv, noise.csv or rir.csv'
+        ) from None
     if _is_open(found):
         found.name = 'open'
     return found

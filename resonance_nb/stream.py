@@ -33,6 +33,7 @@ __all__ = ['SILENCE_DB', 'ZEROS_S', 'Block', 'RingBuffer', 'every', 'silent', 'S
 @dataclass(frozen=True, eq=False)
 class Block:
     "A piece of a stream."
+
     start_s: float  # when its first sample was heard, on the stream's own clock
     samples: np.ndarray  # mono float32 at 16 kHz, shape (n,)
     gap_s: float = 0.0  # how much sound was lost right before it; 0 when it follows on the block before
@@ -42,7 +43,7 @@ class Block:
         "When the sample after its last one is due."
         return (round(self.start_s * SAMPLE_RATE) + len(self.samples)) / SAMPLE_RATE
 
-
+# %% ../nbs/61_stream.ipynb #cae5c58c
 def _size(seconds):
     "Seconds as a whole number of samples, one at least; raises `ResonanceError`."
     if not (math.isfinite(seconds) and round(seconds * SAMPLE_RATE) >= 1):
@@ -76,7 +77,8 @@ class RingBuffer:
     ) -> np.ndarray:  # float32, shape (n,), a copy
         "The newest seconds, oldest sample first."
         n = min(_size(seconds), self._held)
-        out, first = np.empty(n, np.float32), (self._end - n) % len(self._x)
+        out = np.empty(n, np.float32)
+        first = (self._end - n) % len(self._x)
         straight = min(n, len(self._x) - first)
         out[:straight] = self._x[first : first + straight]
         out[straight:] = self._x[: n - straight]
@@ -100,13 +102,14 @@ def _place(self: RingBuffer, x: np.ndarray) -> None:
     self._x[first : first + straight] = x[:straight]
     self._x[: len(x) - straight] = x[straight:]
 
-
+# %% ../nbs/61_stream.ipynb #449e50de
 def _write(self: RingBuffer, block: Block | np.ndarray) -> None:
     x = block.samples if isinstance(block, Block) else np.asarray(block, np.float32)
     begins = round(block.start_s * SAMPLE_RATE) if isinstance(block, Block) else self._end
     lost = begins - self._end
     if not self._held or not 0 <= lost < len(self._x):
-        self._end, self._held = begins, 0
+        self._end = begins
+        self._held = 0
     elif lost:
         _place(self, np.broadcast_to(np.float32(0), lost))
     _place(self, x)
@@ -117,29 +120,39 @@ def every(
     step_s: float = 0.25,  # taken as a whole number of samples
 ) -> Iterator[Block]:
     "The same sound in steps of exactly `step_s`, at its multiples on the stream's clock, filled up with silence; raises `ResonanceError` for blocks that go back in time."
-    size, end, lost = _size(step_s), None, 0
-    at, step = None, np.zeros(0, np.float32)  # where the unfinished step begins, and what is in it
+    size = _size(step_s)
+    end = None
+    lost = 0
+    # where the unfinished step begins, and what is in it
+    at = None
+    step = np.zeros(0, np.float32)
     waits = 0  # samples that are lost, and no sound came after them yet
     for block in blocks:
         begins = round(block.start_s * SAMPLE_RATE)
         if end is not None and begins < end:
-            raise ResonanceError(f'a block at {block.start_s:.3f} s comes after one that ends at {end / SAMPLE_RATE:.3f} s')
+            raise ResonanceError(
+                f'a block at {block.start_s:.3f} s comes after one that ends at {end / SAMPLE_RATE:.3f} s'
+            )
         if at is not None and begins >= at + size:
             yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
-            at, lost = None, 0
+            at = None
+            lost = 0
         waits += round(block.gap_s * SAMPLE_RATE) if end is None else begins - end
         end = begins + len(block.samples)
         if begins < end:
-            lost, waits = lost + waits, 0
+            lost = lost + waits
+            waits = 0
         while begins < end:
             if at is None:
-                at, step = begins - begins % size, np.zeros(size, np.float32)
+                at = begins - begins % size
+                step = np.zeros(size, np.float32)
             n = min(end, at + size) - begins
             step[begins - at : begins - at + n] = block.samples[len(block.samples) - (end - begins) :][:n]
             begins += n
             if begins == at + size:
                 yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
-                at, lost = None, 0
+                at = None
+                lost = 0
     if at is not None:
         yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
 
@@ -166,8 +179,11 @@ class Source:
         live: bool = False,  # does the sound come by itself, and is lost when nobody takes it?
         finish: Callable[[], None] = lambda: None,  # called by `close`
     ):
-        self._blocks, self._closed, self._finish = blocks, closed, finish
-        self.live, self.lost_s = live, 0.0
+        self._blocks = blocks
+        self._closed = closed
+        self._finish = finish
+        self.live = live
+        self.lost_s = 0.0
 
     def __iter__(self) -> Source:
         return self
@@ -202,7 +218,7 @@ def _changer(rate_hz):
         return lambda x, last=False: x
     return soxr.ResampleStream(rate_hz, SAMPLE_RATE, 1, dtype='float32').resample_chunk
 
-
+# %% ../nbs/61_stream.ipynb #3ee578f7
 def _resampled(pieces):
     "Pieces (samples, seconds lost before them, rate) as (samples at 16 kHz, seconds lost before them)."
     change, known = None, None
@@ -211,13 +227,15 @@ def _resampled(pieces):
             yield change(np.zeros(0, np.float32), last=True), 0.0
             change = None
         if change is None:
-            change, known = _changer(rate_hz), rate_hz
+            change = _changer(rate_hz)
+            known = rate_hz
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-        yield change(np.clip(x, -1e6, 1e6, dtype=np.float32)), lost_s  # beyond that the resampler itself would overflow
+        # beyond that the resampler itself would overflow
+        yield change(np.clip(x, -1e6, 1e6, dtype=np.float32)), lost_s
     if change is not None:
         yield change(np.zeros(0, np.float32), last=True), 0.0
 
-
+# %% ../nbs/61_stream.ipynb #8d09d364
 def _noticed(pieces, name, report):
     "The same pieces; the first of them that holds what is no number is reported."
     for x, lost_s, rate_hz in pieces:
@@ -229,23 +247,30 @@ def _noticed(pieces, name, report):
 # %% ../nbs/61_stream.ipynb #7f25b08b
 def _cut(pieces, block_s):
     "Blocks of exactly `block_s` from pieces at 16 kHz; shorter ones only before a loss and at the end."
-    size, at, lost, kept = _size(block_s), 0, 0, np.zeros(0, np.float32)
+    size = _size(block_s)
+    at = 0
+    lost = 0
+    kept = np.zeros(0, np.float32)
     for x, lost_s in pieces:
         if lost_s and len(kept):
             yield Block(at / SAMPLE_RATE, kept, lost / SAMPLE_RATE)
-            at, lost, kept = at + len(kept), 0, kept[:0]
+            at = at + len(kept)
+            lost = 0
+            kept = kept[:0]
         gap = round(lost_s * SAMPLE_RATE)
-        at, lost = at + gap, lost + gap
+        at = at + gap
+        lost = lost + gap
         kept = np.concatenate([kept, np.clip(x, -1, 1)])
         whole = len(kept) - len(kept) % size
         for i in range(0, whole, size):
             yield Block(at / SAMPLE_RATE, kept[i : i + size], lost / SAMPLE_RATE)
-            at, lost = at + size, 0
+            at = at + size
+            lost = 0
         kept = kept[whole:]
     if len(kept):
         yield Block(at / SAMPLE_RATE, kept, lost / SAMPLE_RATE)
 
-
+# %% ../nbs/61_stream.ipynb #cd99f1e1
 def _blocks(pieces, block_s):
     "Blocks of pieces; what goes wrong with them is raised after everything that came before."
     trouble = []
@@ -253,7 +278,7 @@ def _blocks(pieces, block_s):
     if trouble:
         raise trouble[0]
 
-
+# %% ../nbs/61_stream.ipynb #56435be5
 def _until_trouble(pieces, trouble):
     try:
         yield from pieces
@@ -268,7 +293,7 @@ def _clock() -> float:
             return time.clock_gettime(getattr(time, name))
     return time.monotonic()
 
-
+# %% ../nbs/61_stream.ipynb #3e43e4e1
 def _paced(blocks, closed):
     "Each block at the moment when its last sample would have been heard."
     begun = None
@@ -278,7 +303,7 @@ def _paced(blocks, closed):
             return
         yield block
 
-
+# %% ../nbs/61_stream.ipynb #f692b598
 def _decoded(path, report):
     "A file's pieces; raises as `audio.stream` does."
     for x in sandbox.pieces(path, 0.0, None, SAMPLE_RATE, report or (lambda line: None)):
@@ -289,12 +314,14 @@ def from_file(
     path,  # an audio or video file
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
     realtime: bool = False,  # as if it were being played: each block when it would have been heard
-    report: Callable[[str], None] | None = None,  # told in one line, once, when samples are no numbers; None = nobody
+    # told in one line, once, when samples are no numbers; None = nobody
+    report: Callable[[str], None] | None = None,
 ) -> Source:
     "A file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if it breaks off."
     _size(block_s)
     audio.info(path)
-    closed, blocks = threading.Event(), _blocks(_decoded(path, report), block_s)
+    closed = threading.Event()
+    blocks = _blocks(_decoded(path, report), block_s)
     return Source(_paced(blocks, closed) if realtime else blocks, closed, live=realtime)
 
 # %% ../nbs/61_stream.ipynb #416bf79d
@@ -303,9 +330,19 @@ class _Bytes:
 
     def __init__(self, f, closed):
         name = getattr(f, 'name', None)
-        self.name = 'standard input' if name == '<stdin>' else audio.printable(name) if isinstance(name, (str, bytes)) else 'the stream'
-        self.get, self.closed, self.poll = getattr(f, 'read1', f.read), closed, None
-        self.kept, self.left = b'', False  # what was looked at; does nobody want more?
+        self.name = (
+            'standard input'
+            if name == '<stdin>'
+            else audio.printable(name)
+            if isinstance(name, (str, bytes))
+            else 'the stream'
+        )
+        self.get = getattr(f, 'read1', f.read)
+        self.closed = closed
+        self.poll = None
+        # what was looked at; does nobody want more?
+        self.kept = b''
+        self.left = False
         if hasattr(select, 'poll') and isinstance(getattr(f, 'raw', f), io.FileIO):
             self.poll = select.poll()
             self.poll.register(f.fileno(), select.POLLIN)
@@ -318,7 +355,8 @@ class _Bytes:
 
     def some(self, n: int) -> bytes:
         "Up to `n` bytes, as soon as there are any; none at the end, and when closed."
-        data, self.kept = self.kept[:n], self.kept[n:]
+        data = self.kept[:n]
+        self.kept = self.kept[n:]
         return data or self._more(n)
 
     def _more(self, n: int) -> bytes:
@@ -328,7 +366,9 @@ class _Bytes:
                     continue
                 data = self.get(n)
             except (OSError, ValueError) as e:
-                raise AudioError(f'{self.name}: breaks off: {audio.reason(e) if isinstance(e, OSError) else e}') from e
+                raise AudioError(
+                    f'{self.name}: breaks off: {audio.reason(e) if isinstance(e, OSError) else e}'
+                ) from e
             if isinstance(data, str):
                 raise AudioError(f'{self.name}: gives text; open it for reading bytes')
             if data is not None:
@@ -344,19 +384,23 @@ class _Bytes:
         return bytes(data)
 
 # %% ../nbs/61_stream.ipynb #07ec053e
-_KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}  # bytes of a sample, little-endian
+# bytes of a sample, little-endian
+_KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}
 
 
 @dataclass(frozen=True)
 class _Raw:
     "What the bytes of a stream mean."
+
     rate_hz: int
     channels: int
     kind: str  # one of `_KINDS`
 
     def check(self, name):
         if self.kind not in _KINDS:
-            raise AudioError(f'{name}: unknown kind of samples {self.kind!r}; choose from: {", ".join(_KINDS)}')
+            raise AudioError(
+                f'{name}: unknown kind of samples {self.kind!r}; choose from: {", ".join(_KINDS)}'
+            )
         if not (1_000 <= self.rate_hz <= 768_000 and 1 <= self.channels <= 1_024):
             claim = f'{counted(self.channels, "channel")} at {self.rate_hz} Hz'
             raise AudioError(f'{name}: claims {claim}, which cannot be right')
@@ -370,12 +414,23 @@ class _Raw:
             x = x.view('<i4').ravel() / 2**31
         else:
             x = np.frombuffer(data, np.dtype(self.kind).newbyteorder('<'))
-            x = {'uint8': lambda: (x - 128.0) / 128, 'int16': lambda: x / 2**15, 'int32': lambda: x / 2**31}.get(self.kind, lambda: x)()
+            x = {
+                'uint8': lambda: (x - 128.0) / 128,
+                'int16': lambda: x / 2**15,
+                'int32': lambda: x / 2**31,
+            }.get(self.kind, lambda: x)()
         with np.errstate(over='ignore', invalid='ignore'):
             return mono(np.asarray(x, np.float32).reshape(-1, self.channels).T)
 
 # %% ../nbs/61_stream.ipynb #fc1a2bc4
-_WAV = {(1, 8): 'uint8', (1, 16): 'int16', (1, 24): 'int24', (1, 32): 'int32', (3, 32): 'float32', (3, 64): 'float64'}
+_WAV = {
+    (1, 8): 'uint8',
+    (1, 16): 'int16',
+    (1, 24): 'int24',
+    (1, 32): 'int32',
+    (3, 32): 'float32',
+    (3, 64): 'float64',
+}
 
 
 def _wav_format(body):
@@ -385,16 +440,22 @@ def _wav_format(body):
         code = int.from_bytes(body[24:26], 'little')
     return rate_hz, channels, _WAV.get((code, bits))
 
-
+# %% ../nbs/61_stream.ipynb #2612b79f
 def _is_plain_wav(head):
     "Does a stream begin as WAV whose samples are just numbers, little end first?"
     at = head.find(b'fmt ') + 8
-    return head[:4] in (b'RIFF', b'RF64') and at >= 20 and len(head) >= at + 16 and bool(_wav_format(head[at : at + 40])[2])
+    return (
+        head[:4] in (b'RIFF', b'RF64')
+        and at >= 20
+        and len(head) >= at + 16
+        and bool(_wav_format(head[at : at + 40])[2])
+    )
 
 # %% ../nbs/61_stream.ipynb #88030596
 def _wav_header(source):
     "Read a WAV header up to its first sample: what the bytes mean, and how many there are (None = until the stream ends)."
-    raw, _ = None, source.exactly(12)
+    raw = None
+    _ = source.exactly(12)
     for _ in range(100):  # parts, of 16 MiB at most; a header of more is none
         head = source.exactly(8)
         name, size = struct.unpack('<4sI', head) if len(head) == 8 else (b'', 2**32)
@@ -411,7 +472,10 @@ def _wav_header(source):
 # %% ../nbs/61_stream.ipynb #33ed5617
 def _raw_pieces(source, raw, left, block_s):
     "Samples as they come, from `left` bytes of them, or from all there are."
-    frame, promised, heard, data = raw.channels * _KINDS[raw.kind], left, 0, b''
+    frame = raw.channels * _KINDS[raw.kind]
+    promised = left
+    heard = 0
+    data = b''
     portion = min(max(1, round(block_s * raw.rate_hz)) * frame, 2**20)
     while True:
         whole = len(data) - len(data) % frame
@@ -421,19 +485,25 @@ def _raw_pieces(source, raw, left, block_s):
         more = b'' if left == 0 else source.some(portion if left is None else min(portion, left))
         if not more:
             break
-        data, left = data[whole:] + more, None if left is None else left - len(more)
+        data = data[whole:] + more
+        left = None if left is None else left - len(more)
     if source.closed.is_set():
         return
     second = raw.rate_hz * frame
     if not heard:
         raise AudioError(f'{source.name}: holds no samples')
     if left and left > max(0.25 * second, 0.005 * promised):
-        raise TruncatedAudio(f'{source.name}: breaks off; {heard / second:.2f} s of {promised / second:.2f} s came', heard / second, promised / second)
+        raise TruncatedAudio(
+            f'{source.name}: breaks off; {heard / second:.2f} s of {promised / second:.2f} s came',
+            heard / second,
+            promised / second,
+        )
 
 # %% ../nbs/61_stream.ipynb #3e4c95ea
 def _kind(source, said):
     "What a stream is, by its beginning; raises `AudioError` for what is no sound."
-    n, kind = 16, None
+    n = 16
+    kind = None
     while kind is None:
         head = source.look(n)
         kind = kinds.recognise(head, len(head) < n or n >= kinds.LOOK_BYTES, said)
@@ -443,7 +513,7 @@ def _kind(source, said):
     source.exactly(kind.at)
     return kind
 
-
+# %% ../nbs/61_stream.ipynb #3476c8d9
 def _sound(source, raw, said, block_s, report):
     "The pieces of a stream of any kind."
     kind = _kind(source, said)
@@ -460,7 +530,9 @@ def _sound(source, raw, said, block_s, report):
         return
     read = _without_titles(source, kind.tags_every) if kind.tags_every else source.some
     try:
-        for x in sandbox.stream_pieces(read, source.name, SAMPLE_RATE, kind.format, report or (lambda line: None)):
+        for x in sandbox.stream_pieces(
+            read, source.name, SAMPLE_RATE, kind.format, report or (lambda line: None)
+        ):
             yield x, 0.0, SAMPLE_RATE
     finally:
         source.left = True
@@ -481,18 +553,21 @@ def _without_titles(source, every):
 
     return read
 
-
+# %% ../nbs/61_stream.ipynb #6883e5b2
 ZEROS_S = 3600  # of nothing but zeros, come at once, are no sound
 
 
 def _not_only_zeros(pieces, name):
     "The same pieces; raises `AudioError` for a device that gives zeros for ever."
-    zeros_s, begun_s = 0.0, _clock()
+    zeros_s = 0.0
+    begun_s = _clock()
     for x, lost_s, rate_hz in pieces:
         if zeros_s is not None:
             zeros_s = None if x.any() else zeros_s + len(x) / rate_hz
             if zeros_s and zeros_s > max(ZEROS_S, 10 * (_clock() - begun_s)):
-                raise AudioError(f'{name}: gives nothing but zeros, faster than sound; if these are raw samples, say so with --raw')
+                raise AudioError(
+                    f'{name}: gives nothing but zeros, faster than sound; if these are raw samples, say so with --raw'
+                )
         yield x, lost_s, rate_hz
 
 # %% ../nbs/61_stream.ipynb #0cc1990a
@@ -500,12 +575,13 @@ def from_pipe(
     fileobj: BinaryIO,  # e.g. sys.stdin.buffer; stays open
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
     live: bool = False,  # does the sound come from something that cannot wait?
-    report: Callable[[str], None] | None = None,  # told in one line, once, what is odd about it; None = nobody
+    # told in one line, once, what is odd about it; None = nobody
+    report: Callable[[str], None] | None = None,
 ) -> Source:
     "Sound of any kind, as it comes: a file, a radio, or raw samples (16 bits, mono, 16 kHz); raises `AudioError` for what is no sound, at the end `TruncatedAudio` if it breaks off."
     return _piped(fileobj, (SAMPLE_RATE, 1, 'int16'), False, block_s, live, report)
 
-
+# %% ../nbs/61_stream.ipynb #0dd46ee2
 def from_raw(
     fileobj: BinaryIO,  # bytes of samples, e.g. sys.stdin.buffer; stays open
     rate: int = SAMPLE_RATE,  # samples a second, of each channel
@@ -513,12 +589,13 @@ def from_raw(
     dtype: str = 'int16',  # or 'float32', 'uint8', 'int24', 'int32', 'float64'; little-endian
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
     live: bool = False,  # does the sound come from something that cannot wait, such as a sound card?
-    report: Callable[[str], None] | None = None,  # told in one line, once, what is odd about it; None = nobody
+    # told in one line, once, what is odd about it; None = nobody
+    report: Callable[[str], None] | None = None,
 ) -> Source:
     "Raw samples as a stream; what begins as a file, WAV for one, is taken for that. Raises as `from_pipe` does."
     return _piped(fileobj, (rate, channels, dtype), True, block_s, live, report)
 
-
+# %% ../nbs/61_stream.ipynb #7eba63f0
 def _piped(fileobj, samples, said, block_s, live, report):
     "The blocks of a binary stream."
     _size(block_s)
@@ -534,18 +611,25 @@ class _Queue:
     "A queue between two threads, bounded in seconds: when it is full, the oldest go, or whoever brings more has to wait."
 
     def __init__(self, limit_s):
-        self.items, self.held_s, self.lost_s, self.limit_s = deque(), 0.0, 0.0, limit_s
-        self.changed, self.ended, self.trouble = threading.Condition(), False, None
+        self.items = deque()
+        self.held_s = 0.0
+        self.lost_s = 0.0
+        self.limit_s = limit_s
+        self.changed = threading.Condition()
+        self.ended = False
+        self.trouble = None
 
     def put(self, item, long_s: float, loss_s: float, wait: bool = False) -> bool:
         "Add an item `long_s` long, whose loss is one of `loss_s`; False when no more are wanted."
         with self.changed:
-            full = lambda: self.items and self.held_s + long_s > self.limit_s + 1e-6  # sums of fractions are not exact
+            # sums of fractions are not exact
+            full = lambda: self.items and self.held_s + long_s > self.limit_s + 1e-6
             if wait:
                 self.changed.wait_for(lambda: self.ended or not full())
             while full() and not self.ended:
                 _, gone_s, loss = self.items.popleft()
-                self.held_s, self.lost_s = self.held_s - gone_s, self.lost_s + loss
+                self.held_s = self.held_s - gone_s
+                self.lost_s = self.lost_s + loss
             if not self.ended:
                 self.items.append((item, long_s, loss_s))
                 self.held_s += long_s
@@ -558,14 +642,17 @@ class _Queue:
             if not self.changed.wait_for(lambda: self.items or self.ended, timeout_s) or not self.items:
                 return None
             item, long_s, _ = self.items.popleft()
-            lost_s, self.lost_s, self.held_s = self.lost_s, 0.0, self.held_s - long_s
+            lost_s = self.lost_s
+            self.lost_s = 0.0
+            self.held_s = self.held_s - long_s
             self.changed.notify_all()
             return item, lost_s
 
     def end(self, trouble: BaseException | None = None) -> None:
         "No more will come; what is there can still be taken, and then the trouble, if any."
         with self.changed:
-            self.ended, self.trouble = True, self.trouble or trouble
+            self.ended = True
+            self.trouble = self.trouble or trouble
             self.changed.notify_all()
 
 # %% ../nbs/61_stream.ipynb #55a4c48e
@@ -583,7 +670,7 @@ def _pump(source, queue, wait):
         _close(source)
         queue.end(trouble)
 
-
+# %% ../nbs/61_stream.ipynb #1cfdd6ee
 def _close(source):
     with suppress(Exception):  # a generator that another thread is inside of, for one
         getattr(source, 'close', lambda: None)()
@@ -599,13 +686,18 @@ def _drained(queue, closed):
 
 # %% ../nbs/61_stream.ipynb #4db9d301
 def with_back_pressure(
-    source: Iterable[Block],  # read in a thread of its own from now on; a `Source` that is not live waits, and loses nothing
+    # read in a thread of its own from now on; a `Source` that is not live waits, and loses nothing
+    source: Iterable[Block],
     seconds: float = 8.0,  # what may pile up before the oldest goes
 ) -> Source:
     "The same blocks, read ahead; of a live source the oldest are dropped when the reader is too slow, and the next block's `gap_s` tells of it."
     _size(seconds)
-    queue, closed, live = _Queue(seconds), threading.Event(), getattr(source, 'live', True)
-    thread = threading.Thread(target=_pump, args=(source, queue, not live), name='resonance-stream', daemon=True)
+    queue = _Queue(seconds)
+    closed = threading.Event()
+    live = getattr(source, 'live', True)
+    thread = threading.Thread(
+        target=_pump, args=(source, queue, not live), name='resonance-stream', daemon=True
+    )
 
     def finish():
         queue.end()
@@ -624,31 +716,44 @@ def _sounddevice():
     except ResonanceError:
         raise
     except Exception as e:  # it loads PortAudio and asks for the devices as it is imported
-        raise MissingExtra(f'sounddevice cannot start ({_line(e)}); on Debian and Ubuntu it wants: apt install libportaudio2') from e
+        raise MissingExtra(
+            f'sounddevice cannot start ({_line(e)}); on Debian and Ubuntu it wants: apt install libportaudio2'
+        ) from e
 
-
+# %% ../nbs/61_stream.ipynb #3ac72add
 def _line(e):
     return ' '.join(str(e).split())
 
-
+# %% ../nbs/61_stream.ipynb #d84d4ffc
 @dataclass(frozen=True)
 class Device:
     "Something that can be listened to."
+
     index: int  # changes when devices come and go
     name: str  # with its host, e.g. 'USB Audio, ALSA': what `from_microphone` takes
     channels: int  # it has
     sample_rate_hz: int  # it likes best
     default: bool  # is it what is listened to when none is named?
 
-
+# %% ../nbs/61_stream.ipynb #b18c7b5e
 def devices() -> list[Device]:
     "The inputs of this machine; raises `ResonanceError` when the sound system cannot be asked, `MissingExtra` without sounddevice."
-    sd, default = _sounddevice(), None
+    sd = _sounddevice()
+    default = None
     with suppress(Exception):  # there may be none
         default = sd.query_devices(kind='input')['index']
     try:
-        return [Device(i, f'{d["name"]}, {sd.query_hostapis(d["hostapi"])["name"]}', d['max_input_channels'], round(d['default_samplerate']), i == default)
-                for i, d in enumerate(sd.query_devices()) if d['max_input_channels'] > 0]
+        return [
+            Device(
+                i,
+                f'{d["name"]}, {sd.query_hostapis(d["hostapi"])["name"]}',
+                d['max_input_channels'],
+                round(d['default_samplerate']),
+                i == default,
+            )
+            for i, d in enumerate(sd.query_devices())
+            if d['max_input_channels'] > 0
+        ]
     except Exception as e:
         raise ResonanceError(f'the sound system cannot be asked for its devices: {_line(e)}') from e
 
@@ -657,14 +762,25 @@ class _Microphone:
     "A microphone as pieces of sound, and what becomes of it: read too slowly, pulled out, put back, put to sleep."
 
     def __init__(self, sd, device, piece_s, limit_s, report, closed):
-        self.sd, self.device, self.piece_s, self.report, self.closed = sd, device, piece_s, report, closed
-        self.queue, self.stream, self.idle_s, self.gone = _Queue(limit_s), None, 0.0, False
-        self.last_s, self.heard_s, self.least_s, self.late = _clock(), 0.0, None, False
+        self.sd = sd
+        self.device = device
+        self.piece_s = piece_s
+        self.report = report
+        self.closed = closed
+        self.queue = _Queue(limit_s)
+        self.stream = None
+        self.idle_s = 0.0
+        self.gone = False
+        self.last_s = _clock()
+        self.heard_s = 0.0
+        self.least_s = None
+        self.late = False
 
     def open(self):
         "Begin to listen; raises whatever PortAudio does."
         found = self.sd.query_devices(self.device, 'input')
-        self.name, rate = found['name'], round(found['default_samplerate'])
+        self.name = found['name']
+        rate = round(found['default_samplerate'])
 
         def heard(indata, frames, when, status):
             with np.errstate(all='ignore'):  # a broken driver gives anything
@@ -672,15 +788,21 @@ class _Microphone:
             self.queue.put((x, _clock(), rate, bool(status.input_overflow)), frames / rate, frames / rate)
 
         self.stream = self.sd.InputStream(
-            device=found['index'], samplerate=rate, channels=min(2, found['max_input_channels']), dtype='float32',
-            blocksize=max(1, round(self.piece_s * rate)), callback=heard)
+            device=found['index'],
+            samplerate=rate,
+            channels=min(2, found['max_input_channels']),
+            dtype='float32',
+            blocksize=max(1, round(self.piece_s * rate)),
+            callback=heard,
+        )
         self.stream.start()
         if isinstance(self.device, int):
             self.device = f'{found["name"]}, {self.sd.query_hostapis(found["hostapi"])["name"]}'
 
     def shut(self):
         "Stop listening, whatever state the device is in."
-        stream, self.stream = self.stream, None
+        stream = self.stream
+        self.stream = None
         for end in ('abort', 'close') if stream is not None else ():
             with suppress(Exception):
                 getattr(stream, end)()
@@ -705,14 +827,18 @@ class _Microphone:
         return _pieces(self)
 
 # %% ../nbs/61_stream.ipynb #353cc6e1
-_POLL_S, _STALL_S, _RETRY_S = 0.2, 3.0, (0.5, 1.0, 2.0, 4.0, 8.0)  # look for sound; give up on it; wait before trying again
+# look for sound; give up on it; wait before trying again
+_POLL_S = 0.2
+_STALL_S = 3.0
+_RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def _revive(self: _Microphone) -> None:
     self.shut()
     if not self.gone:
         self.report(f'{self.name}: the microphone is gone; trying again until it is back')
-    self.gone, self.idle_s = True, 0.0
+    self.gone = True
+    self.idle_s = 0.0
     for pause_s in itertools.chain(_RETRY_S, itertools.repeat(_RETRY_S[-1])):
         if self.closed.wait(pause_s):
             return
@@ -729,10 +855,14 @@ _JUMP_S, _DRIFT = 0.5, 1e-3  # lag that is a loss; how much faster the one clock
 
 
 def _lost(self: _Microphone, at_s: float, long_s: float, dropped_s: float, overflow: bool) -> float:
-    since_s, self.last_s, lost_s = at_s - self.last_s, at_s, 0.0
+    since_s = at_s - self.last_s
+    self.last_s = at_s
+    lost_s = 0.0
     if self.gone:
         self.report(f'{self.name}: the microphone is back')
-        self.gone, self.least_s, self.late = False, None, False
+        self.gone = False
+        self.least_s = None
+        self.late = False
         lost_s = max(0.0, since_s - long_s - dropped_s)
     self.heard_s += long_s + dropped_s
     lag_s = at_s - self.heard_s
@@ -740,7 +870,8 @@ def _lost(self: _Microphone, at_s: float, long_s: float, dropped_s: float, overf
         self.least_s = lag_s
         return lost_s
     self.least_s = min(lag_s, self.least_s + _DRIFT * (long_s + dropped_s))
-    lost_s, was_late = lag_s - self.least_s, self.late
+    lost_s = lag_s - self.least_s
+    was_late = self.late
     self.late = lost_s > _JUMP_S
     if overflow or self.late and was_late and since_s > long_s / 2:
         self.heard_s += lost_s
@@ -766,9 +897,11 @@ def _pieces(self: _Microphone):
 
 # %% ../nbs/61_stream.ipynb #037318f6
 def from_microphone(
-    device: int | str | None = None,  # number or name of one of `devices()`, or part of a name; None = the default
+    # number or name of one of `devices()`, or part of a name; None = the default
+    device: int | str | None = None,
     block_s: float = 0.25,  # length of a block, seconds
-    report: Callable[[str], None] | None = None,  # told in one line when the device goes and comes back; None = standard error
+    # told in one line when the device goes and comes back; None = standard error
+    report: Callable[[str], None] | None = None,
     seconds: float = 8.0,  # what may pile up before the oldest goes
 ) -> Source:
     "Live sound, from now on until closed; raises `ResonanceError` at once if no such microphone can be opened, `MissingExtra` without sounddevice."

@@ -39,14 +39,20 @@ __all__ = ['torch', 'VENUES_HEARD', 'PROFILES', 'Recipe', 'changed', 'precision_
 torch = need('torch', 'learn')
 
 # %% ../nbs/44_train.ipynb #c09d2653
-VENUES_HEARD = (*['hard-mix'] * 3, 'living-room', 'club', 'theatre', 'arena', 'festival', 'phone-on-shoulder')  # of three concerts, one is the hard mix
-_KNOWN = {'loss': ('nt-xent', 'sup-con', 'triplet', 'hybrid'), 'mining': ('semi-hard', 'hard'),
-          'optimiser': ('adamw', 'adam', 'lamb'), 'schedule': ('cosine', 'plateau')}
+# of three concerts, one is the hard mix
+VENUES_HEARD = (*['hard-mix'] * 3, 'living-room', 'club', 'theatre', 'arena', 'festival', 'phone-on-shoulder')
+_KNOWN = {
+    'loss': ('nt-xent', 'sup-con', 'triplet', 'hybrid'),
+    'mining': ('semi-hard', 'hard'),
+    'optimiser': ('adamw', 'adam', 'lamb'),
+    'schedule': ('cosine', 'plateau'),
+}
 
 # %% ../nbs/44_train.ipynb #0f1364fa
 @dataclass(frozen=True)
 class Recipe:
     "Every choice of a training run."
+
     encoder: Settings = Settings()  # the network
     cut: Cut = Cut()  # how windows are cut
     levels: Levels = Levels()  # how loud the crowd is, step by step
@@ -80,36 +86,60 @@ class Recipe:
     def __post_init__(self):
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
-                raise ResonanceError(f'unknown {name} {getattr(self, name)!r}; choose from: {", ".join(known)}')
+                raise ResonanceError(
+                    f'unknown {name} {getattr(self, name)!r}; choose from: {", ".join(known)}'
+                )
 
 # %% ../nbs/44_train.ipynb #1d84b235
 PROFILES = {
-    'quick': Recipe(n_songs=24, steps=150, scenes=2, venues=('hard-mix',), levels=Levels((5, 15), (0, 10), 50), warmup=10, validate_every=50),
-    'study': Recipe(Settings(front=encoders.Front(n_mels=256)), levels=Levels(last_db=(-10.0, 10.0)), varied=True, scenes=32),
+    'quick': Recipe(
+        n_songs=24,
+        steps=150,
+        scenes=2,
+        venues=('hard-mix',),
+        levels=Levels((5, 15), (0, 10), 50),
+        warmup=10,
+        validate_every=50,
+    ),
+    'study': Recipe(
+        Settings(front=encoders.Front(n_mels=256)),
+        levels=Levels(last_db=(-10.0, 10.0)),
+        varied=True,
+        scenes=32,
+    ),
 }
 
 # %% ../nbs/44_train.ipynb #80a66846
 def changed(
     recipe: Recipe,  # to begin with
-    changes: dict,  # name -> value; names of parts are written 'encoder.body', 'cut.windows', 'encoder.front.n_mels'
+    # name -> value; names of parts are written 'encoder.body', 'cut.windows', 'encoder.front.n_mels'
+    changes: dict,
 ) -> Recipe:
     "A recipe with other choices; an unknown name or a value of another kind raises `ResonanceError`."
     for name, value in changes.items():
         recipe = _with(recipe, name.split('.'), value, name)
     return recipe
 
-
+# %% ../nbs/44_train.ipynb #6a461a37
 def _with(part, names: list[str], value, whole: str):
     "A dataclass with one field changed, however deep it lies."
     known = {f.name for f in fields(part)} if is_dataclass(part) else set()
     if names[0] not in known:
-        raise ResonanceError(f'a recipe has no {whole}; at that place it has: {", ".join(sorted(known)) or "nothing"}')
+        raise ResonanceError(
+            f'a recipe has no {whole}; at that place it has: {", ".join(sorted(known)) or "nothing"}'
+        )
     old = getattr(part, names[0])
     if len(names) > 1:
         return replace(part, **{names[0]: _with(old, names[1:], value, whole)})
     if is_dataclass(old):
         raise ResonanceError(f'{whole} has parts: name one of them, e.g. {whole}.{fields(old)[0].name}')
-    value = tuple(value) if isinstance(old, tuple) and isinstance(value, list) else float(value) if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool) else value
+    value = (
+        tuple(value)
+        if isinstance(old, tuple) and isinstance(value, list)
+        else float(value)
+        if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
+        else value
+    )
     if type(value) is not type(old):
         raise ResonanceError(f'{whole} is a {type(old).__name__} like {old!r}, not {value!r}')
     return replace(part, **{names[0]: value})
@@ -153,13 +183,21 @@ class Lamb(torch.optim.Optimizer):
             for p in (p for p in group['params'] if p.grad is not None):
                 state = self.state[p]
                 if not state:
-                    state |= {'step': torch.zeros(()), 'first': torch.zeros_like(p), 'second': torch.zeros_like(p)}
+                    state |= {
+                        'step': torch.zeros(()),
+                        'first': torch.zeros_like(p),
+                        'second': torch.zeros_like(p),
+                    }
                 state['step'] += 1
                 state['first'].lerp_(p.grad, 1 - b1)
                 state['second'].mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
                 t = float(state['step'])
-                move = state['first'] / (1 - b1**t) / ((state['second'] / (1 - b2**t)).sqrt() + group['eps']) + group['weight_decay'] * p
-                weight, length = p.norm(), move.norm()
+                move = (
+                    state['first'] / (1 - b1**t) / ((state['second'] / (1 - b2**t)).sqrt() + group['eps'])
+                    + group['weight_decay'] * p
+                )
+                weight = p.norm()
+                length = move.norm()
                 trust = weight / length if weight > 0 and length > 0 else 1.0
                 p.sub_(group['lr'] * trust * move)
         return loss
@@ -174,10 +212,18 @@ def _module_class() -> type:
 
         def __init__(self, recipe: Recipe, n_songs: int, data: _Data):
             super().__init__()
-            self.recipe, self.encoder, self.data = recipe, Encoder(recipe.encoder), data
+            self.recipe = recipe
+            self.encoder = Encoder(recipe.encoder)
+            self.data = data
             self.temperature = losses.Temperature(recipe.temperature, recipe.learned_temperature)
-            self.hybrid = losses.Hybrid(recipe.encoder.dim, n_songs, recipe.alpha, recipe.smoothing) if recipe.loss == 'hybrid' else None
-            self.memory, self.broken, self.last = Memory(recipe.memory, after=recipe.warmup), 0, {}
+            self.hybrid = (
+                losses.Hybrid(recipe.encoder.dim, n_songs, recipe.alpha, recipe.smoothing)
+                if recipe.loss == 'hybrid'
+                else None
+            )
+            self.memory = Memory(recipe.memory, after=recipe.warmup)
+            self.broken = 0
+            self.last = {}
 
         def train_dataloader(self):
             return self.data.loader(self.trainer)
@@ -207,7 +253,8 @@ def _module_class() -> type:
 def _step(self, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> torch.Tensor | None:
     "The loss of one batch; None for a batch that is skipped."
     vectors = _answers(self, torch.cat([clean, heard]))
-    a, b = vectors[: len(clean)], vectors[len(clean) :]
+    a = vectors[: len(clean)]
+    b = vectors[len(clean) :]
     if self.trainer.world_size > 1:  # the others' windows are wrong answers, too
         a, b = (self.all_gather(x, sync_grads=True).flatten(0, 1) for x in (a, b))
         songs = self.all_gather(songs).flatten()
@@ -218,7 +265,11 @@ def _step(self, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -
         self.memory.add(torch.cat([a, b]), torch.cat([songs, songs]))
     with torch.no_grad():
         right = ((a @ b.T).argmax(1) == torch.arange(len(a), device=a.device)).float().mean()
-    self.last = {'loss': float(loss.detach()), 'picked_right': float(right), 'temperature': float(self.temperature().detach())}
+    self.last = {
+        'loss': float(loss.detach()),
+        'picked_right': float(right),
+        'temperature': float(self.temperature().detach()),
+    }
     return loss
 
 # %% ../nbs/44_train.ipynb #991a3ca0
@@ -226,16 +277,18 @@ def _skip(self) -> None:
     "Count a step that is left out; too many are the end."
     self.broken += 1
     if self.broken > 20 or self.trainer.world_size > 1:
-        raise ResonanceError(f'the loss or its gradient is not a number in {counted(self.broken, "step")}: '
-                             'lower the rate of learning, or ask for 32-bit precision')
+        raise ResonanceError(
+            f'the loss or its gradient is not a number in {counted(self.broken, "step")}: '
+            'lower the rate of learning, or ask for 32-bit precision'
+        )
 
-
+# %% ../nbs/44_train.ipynb #806be59d
 def _broken(self) -> bool:
     "Whether a gradient is not a number; it happens to finite losses, too."
     grads = [p.grad.norm() for p in self.parameters() if p.grad is not None]
     return bool(grads) and not bool(torch.isfinite(torch.stack(grads)).all())
 
-
+# %% ../nbs/44_train.ipynb #6e106be4
 def _answers(self, maps: torch.Tensor) -> torch.Tensor:
     "Unit vectors of windows' spectrograms, some of them masked."
     if self.recipe.masked:
@@ -244,14 +297,17 @@ def _answers(self, maps: torch.Tensor) -> torch.Tensor:
         maps[some, 0] = spec_augment(maps[some, 0], rng)
     return torch.nn.functional.normalize(self.encoder.features(maps).float(), dim=1)
 
-
+# %% ../nbs/44_train.ipynb #66545deb
 def _loss(self, a: torch.Tensor, b: torch.Tensor, songs: torch.Tensor) -> torch.Tensor:
     "The recipe's loss of a batch."
-    r, t = self.recipe, self.temperature()
+    r = self.recipe
+    t = self.temperature()
     if r.loss == 'sup-con':  # here the other windows of a song are right answers, too
         return losses.sup_con(torch.cat([a, b]), songs.repeat(2), t)
     if r.loss == 'triplet':
-        return (losses.triplet(a, b, r.margin, r.mining, songs) + losses.triplet(b, a, r.margin, r.mining, songs)) / 2
+        return (
+            losses.triplet(a, b, r.margin, r.mining, songs) + losses.triplet(b, a, r.margin, r.mining, songs)
+        ) / 2
     if r.loss == 'hybrid':
         return self.hybrid(a, b, songs, t, **self.memory.get())
     return losses.nt_xent(a, b, t, songs, smoothing=r.smoothing, **self.memory.get())
@@ -261,7 +317,11 @@ def _optimiser(self):
     "Optimiser and schedule of a recipe."
     r = self.recipe
     made = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam, 'lamb': Lamb}[r.optimiser]
-    optimiser = made([p for p in self.parameters() if p.requires_grad], lr=r.rate, weight_decay=r.decay if r.optimiser != 'adam' else 0.0)
+    optimiser = made(
+        [p for p in self.parameters() if p.requires_grad],
+        lr=r.rate,
+        weight_decay=r.decay if r.optimiser != 'adam' else 0.0,
+    )
 
     def share(step: int) -> float:
         rising = min(1.0, (step + 1) / max(1, r.warmup))
@@ -279,17 +339,33 @@ def _keeper_class() -> type:
     class Keeper(lightning.Callback):
         "Checkpoints, validation, the best model, progress."
 
-        def __init__(self, folder: Path, validate, card: dict, checkpoint_s: float, stop_after_s: float | None, bar):
-            self.folder, self.validate, self.card, self.checkpoint_s, self.bar = folder, validate, card, checkpoint_s, bar
+        def __init__(
+            self, folder: Path, validate, card: dict, checkpoint_s: float, stop_after_s: float | None, bar
+        ):
+            self.folder = folder
+            self.validate = validate
+            self.card = card
+            self.checkpoint_s = checkpoint_s
+            self.bar = bar
             self.stop_after_s = stop_after_s
-            self.best, self.since_best, self.spent_s, self.factor = -1.0, 0, 0.0, 1.0
+            self.best = -1.0
+            self.since_best = 0
+            self.spent_s = 0.0
+            self.factor = 1.0
             self.began = self.saved = time.monotonic()
 
         def state_dict(self) -> dict:
-            return {'best': self.best, 'since_best': self.since_best, 'factor': self.factor, 'spent_s': self.spent_s + time.monotonic() - self.began}
+            return {
+                'best': self.best,
+                'since_best': self.since_best,
+                'factor': self.factor,
+                'spent_s': self.spent_s + time.monotonic() - self.began,
+            }
 
         def load_state_dict(self, state: dict) -> None:
-            self.best, self.since_best, self.factor, self.spent_s = (state[k] for k in ('best', 'since_best', 'factor', 'spent_s'))
+            self.best, self.since_best, self.factor, self.spent_s = (
+                state[k] for k in ('best', 'since_best', 'factor', 'spent_s')
+            )
 
         def on_train_batch_start(self, trainer, module, batch, number) -> None:
             if self.factor != 1:
@@ -297,7 +373,8 @@ def _keeper_class() -> type:
                     group['lr'] = group['initial_lr'] * self.factor
 
         def on_train_batch_end(self, trainer, module, outputs, batch, number) -> None:
-            step, r = trainer.global_step, module.recipe
+            step = trainer.global_step
+            r = module.recipe
             self.bar.update(1)
             self.bar.set_postfix({k: f'{v:.3g}' for k, v in module.last.items()}, refresh=False)
             if step % 10 == 0:
@@ -306,7 +383,8 @@ def _keeper_class() -> type:
                 _look(self, trainer, module, step)
             elif time.monotonic() - self.saved > self.checkpoint_s:
                 _save(self, trainer)
-            if self.stop_after_s and time.monotonic() - self.began > self.stop_after_s:  # of this start, not of the whole run
+            # of this start, not of the whole run
+            if self.stop_after_s and time.monotonic() - self.began > self.stop_after_s:
                 trainer.should_stop = True
                 _save(self, trainer)
 
@@ -328,12 +406,20 @@ def _look(self, trainer, module, step: int) -> None:
         row = {'step': step, 'minutes': round(self.state_dict()['spent_s'] / 60, 2)} | module.last | found
         _append(self.folder / 'curve.csv', row)
         if better:
-            encoders.save(module.encoder, self.folder / 'encoder.safetensors', **self.card, steps=step, minutes=row['minutes'], validation=found, broken_steps=module.broken)
+            encoders.save(
+                module.encoder,
+                self.folder / 'encoder.safetensors',
+                **self.card,
+                steps=step,
+                minutes=row['minutes'],
+                validation=found,
+                broken_steps=module.broken,
+            )
     if r.patience and self.since_best >= r.patience:
         trainer.should_stop = True
     _save(self, trainer)
 
-
+# %% ../nbs/44_train.ipynb #7e4fb8ce
 def _save(self, trainer) -> None:
     "A checkpoint in the place of the last one."
     part = self.folder / 'checkpoint.part'
@@ -342,7 +428,7 @@ def _save(self, trainer) -> None:
         os.replace(part, self.folder / 'checkpoint.ckpt')
     self.saved = time.monotonic()
 
-
+# %% ../nbs/44_train.ipynb #f38630ce
 def _append(path: Path, row: dict) -> None:
     "One more line of a CSV file, in the place of a line of the same step."
     rows = [r for r in csv.DictReader(path.open(newline=''))] if path.exists() else []
@@ -360,9 +446,11 @@ def fit(
     track_ids: list[str],  # songs to learn from: never one of a test
     folder: Path,  # of the run
     bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
-    validate: Callable[[Encoder], dict] | None = None,  # what an encoder achieves: 'top1' decides which is the best
+    # what an encoder achieves: 'top1' decides which is the best
+    validate: Callable[[Encoder], dict] | None = None,
     music: Path | None = None,  # folder of packed songs, where several runs share one; None: the run's own
-    start: Path | None = None,  # an encoder to begin with, of the recipe's settings or with fewer bands; None: random weights
+    # an encoder to begin with, of the recipe's settings or with fewer bands; None: random weights
+    start: Path | None = None,
     facts: dict | None = None,  # what the card shall say beside the recipe, e.g. the revision of the code
     workers: int = 1,  # processes that prepare batches
     devices: int = 1,  # processes, or graphics cards, that learn
@@ -377,7 +465,9 @@ def fit(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    begun, music = _started(recipe, start), pack(corpus, track_ids, music or folder / 'music', progress)  # what is refused is refused first
+    # what is refused is refused first
+    begun = _started(recipe, start)
+    music = pack(corpus, track_ids, music or folder / 'music', progress)
     first, card = _first_step(folder, _card(recipe, corpus, music, accelerator) | begun)
     recipe = replace(recipe, precision=card['precision'])
     if first >= recipe.steps:
@@ -400,36 +490,56 @@ def _device(accelerator: str) -> str:
     "What learns: 'cpu' or 'cuda'."
     return 'cpu' if accelerator == 'cpu' or not torch.cuda.is_available() else 'cuda'
 
-
+# %% ../nbs/44_train.ipynb #4a66c643
 def _card(recipe: Recipe, corpus: Corpus, music: Packed, accelerator: str) -> dict:
     "What a model's card says of how it was made."
     precision = precision_here(_device(accelerator)) if recipe.precision == 'auto' else recipe.precision
-    return {'recipe': json.loads(json.dumps(asdict(recipe))), 'precision': precision,
-            'corpus': corpus.name, 'corpus_checksum': corpus.checksum(),
-            'songs': len(music), 'hours': round(music.seconds() / 3600, 2), 'skipped': music.skipped, 'seed': recipe.seed}
+    return {
+        'recipe': json.loads(json.dumps(asdict(recipe))),
+        'precision': precision,
+        'corpus': corpus.name,
+        'corpus_checksum': corpus.checksum(),
+        'songs': len(music),
+        'hours': round(music.seconds() / 3600, 2),
+        'skipped': music.skipped,
+        'seed': recipe.seed,
+    }
 
-
+# %% ../nbs/44_train.ipynb #e6f3bbe2
 def _started(recipe: Recipe, start: Path | None) -> dict:
     "What the card says of the encoder that a run begins with."
     if not start:
         return {}
     card = encoders.taken_over(start, recipe.encoder)[1]
-    return {'started_from': {k: card[k] for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from') if k in card}}
+    return {
+        'started_from': {
+            k: card[k]
+            for k in ('digest', 'steps', 'minutes', 'recipe', 'command', 'revision', 'started_from')
+            if k in card
+        }
+    }
 
-
+# %% ../nbs/44_train.ipynb #8450d61b
 def _first_step(folder: Path, card: dict) -> tuple[int, dict]:
     "Where the run in this folder stopped, and its card; 0 for a new one, whose card is put there."
     path = folder / 'recipe.json'
     try:
         before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else card
-        first = int(torch.load(folder / 'checkpoint.ckpt', weights_only=True, map_location='cpu')['global_step'])
+        first = int(
+            torch.load(folder / 'checkpoint.ckpt', weights_only=True, map_location='cpu')['global_step']
+        )
     except FileNotFoundError:
         first = 0
     except Exception as e:  # what torch raises for a damaged file depends on where it is damaged
-        raise ResonanceError(f'the run in {folder} cannot be read ({type(e).__name__}); delete it, or name another folder') from e
-    card = card | {'precision': before.get('precision', card['precision'])}  # a run keeps the one it began with
+        raise ResonanceError(
+            f'the run in {folder} cannot be read ({type(e).__name__}); delete it, or name another folder'
+        ) from e
+    # a run keeps the one it began with
+    card = card | {'precision': before.get('precision', card['precision'])}
     if before | {'precision': card['precision']} != card:
-        raise ResonanceError(f'{folder} holds a run of another recipe or of other songs; name another folder, or delete this one')
+        raise ResonanceError(
+            f'{folder} holds a run of another recipe or of other songs; name another folder, or delete this one'
+        )
     with atomic_write(path) as part:
         part.write_text(json.dumps(card, indent=2), encoding='utf-8')
     return first, card
@@ -441,8 +551,16 @@ def _views(recipe: Recipe, corpus: Corpus, music: Packed, bank: Bank | None, pro
     if recipe.near:
         near = neighbours(np.stack([describe(corpus.load('music', i)) for i in music.ids]), songs=music.songs)
     if recipe.venues:
-        concert = BatchDegrader(bank, recipe.venues, **degrader_times(recipe.cut), n_scenes=recipe.scenes, seed=recipe.seed,
-                                varied=recipe.varied, without=recipe.without, progress=progress)
+        concert = BatchDegrader(
+            bank,
+            recipe.venues,
+            **degrader_times(recipe.cut),
+            n_scenes=recipe.scenes,
+            seed=recipe.seed,
+            varied=recipe.varied,
+            without=recipe.without,
+            progress=progress,
+        )
     sampler = Sampler(music, recipe.n_songs, recipe.cut, recipe.seed, near, recipe.near)
     return Views(sampler, concert, recipe.levels, encoders.MelFront(recipe.encoder.front))
 
@@ -450,20 +568,23 @@ def _views(recipe: Recipe, corpus: Corpus, music: Packed, bank: Bank | None, pro
 @dataclass
 class _Data:
     "Batches from a step on; with several processes, each has its own steps."
+
     views: Views
     first: int
     last: int
     workers: int
 
     def loader(self, trainer):
-        world, rank = trainer.world_size, trainer.global_rank
+        world = trainer.world_size
+        rank = trainer.global_rank
         views = self.views if world == 1 else _Share(self.views, world, rank)
         return loader(views, self.first, self.last, self.workers)
 
-
+# %% ../nbs/44_train.ipynb #c19fcbac
 @dataclass
 class _Share:
     "Every `world`-th batch."
+
     views: Views
     world: int
     rank: int
@@ -471,20 +592,32 @@ class _Share:
     def batch(self, step: int):
         return self.views.batch(step * self.world + self.rank)
 
-
+# %% ../nbs/44_train.ipynb #6f770915
 def _trainer(recipe, folder, first, keeper, devices, accelerator, loggers):
     "Lightning's trainer for a run."
     lightning = need('lightning.pytorch', 'learn')
     from lightning.pytorch.loggers import CSVLogger
 
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)  # remarks on hardware that is not there
-    alone, on_cpu = devices == 1, _device(accelerator) == 'cpu'
+    alone = devices == 1
+    on_cpu = _device(accelerator) == 'cpu'
     logs = [CSVLogger(folder, 'log', version=f'from-{first}'), *(loggers or [])]
     return lightning.Trainer(
-        max_steps=recipe.steps, accelerator=accelerator, devices=devices,
-        strategy='auto' if alone else 'ddp_fork' if on_cpu else 'ddp', precision=recipe.precision, gradient_clip_val=recipe.clip, logger=logs,
-        callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, log_every_n_steps=10, use_distributed_sampler=False)
+        max_steps=recipe.steps,
+        accelerator=accelerator,
+        devices=devices,
+        strategy='auto' if alone else 'ddp_fork' if on_cpu else 'ddp',
+        precision=recipe.precision,
+        gradient_clip_val=recipe.clip,
+        logger=logs,
+        callbacks=[keeper],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+    )
 
 # %% ../nbs/44_train.ipynb #a6535fcf
 def loggers_for(

@@ -51,10 +51,26 @@ def trial(
     ids = sorted(corpus.split('music', 'train').index)[: max_songs or None]
     check = lambda encoder: {'top1': float(exam.right(Embedding(encoder)).mean())}
     with tempfile.TemporaryDirectory() as folder:
-        path = train.fit(recipe, corpus, ids, Path(folder), bank, check if recipe.schedule == 'plateau' else None, music=music, workers=workers, progress=False)
+        path = train.fit(
+            recipe,
+            corpus,
+            ids,
+            Path(folder),
+            bank,
+            check if recipe.schedule == 'plateau' else None,
+            music=music,
+            workers=workers,
+            progress=False,
+        )
         encoder, card = encoders.load(path)
     weights = sum(p.numel() for p in encoder.parameters())
-    return {'right': exam.right(Embedding(encoder)).tolist(), 'minutes': card['minutes'], 'weights': weights, 'broken_steps': card['broken_steps'], 'device': machine()['cpu']}
+    return {
+        'right': exam.right(Embedding(encoder)).tolist(),
+        'minutes': card['minutes'],
+        'weights': weights,
+        'broken_steps': card['broken_steps'],
+        'device': machine()['cpu'],
+    }
 
 # %% ../nbs/44a_trials.ipynb #8afe2cf1
 TRIALS_VERSION = 1  # raise it when concerts, training or questions change so that trials find something else
@@ -66,7 +82,7 @@ def choices(
     "What of a recipe decides a trial, as plain values: all but a precision that is left to the machine."
     return {k: v for k, v in asdict(recipe).items() if (k, v) != ('precision', 'auto')}
 
-
+# %% ../nbs/44a_trials.ipynb #17d67c2f
 def as_line(
     name: str,  # of the trial, as `runs.checkpoint` names it
     found: dict,  # of `trial`
@@ -74,7 +90,15 @@ def as_line(
     "One trial as a line of JSON: the answers as bits in base64."
     bits = np.packbits(np.array(found['right'], bool))
     rest = {k: v for k, v in found.items() if k != 'right'}
-    return json.dumps({'trial': name, 'version': TRIALS_VERSION, 'n': len(found['right']), 'right': base64.b64encode(bits.tobytes()).decode(), **rest})
+    return json.dumps(
+        {
+            'trial': name,
+            'version': TRIALS_VERSION,
+            'n': len(found['right']),
+            'right': base64.b64encode(bits.tobytes()).decode(),
+            **rest,
+        }
+    )
 
 # %% ../nbs/44a_trials.ipynb #bbab9d80
 @lru_cache(maxsize=8)
@@ -84,15 +108,20 @@ def _lines(path: Path) -> dict[str, dict]:
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines() if path.exists() else (), 1):
         try:
             row = json.loads(line)
-            bits = np.unpackbits(np.frombuffer(base64.b64decode(row.pop('right')), np.uint8), count=row.pop('n'))
-            name, version = row.pop('trial'), row.pop('version')
+            bits = np.unpackbits(
+                np.frombuffer(base64.b64decode(row.pop('right')), np.uint8), count=row.pop('n')
+            )
+            name = row.pop('trial')
+            version = row.pop('version')
         except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise ResonanceError(f'{path}, line {number}, is no trial; take the file from the repository again') from e
+            raise ResonanceError(
+                f'{path}, line {number}, is no trial; take the file from the repository again'
+            ) from e
         if version == TRIALS_VERSION:
             found[name] = {'right': bits.astype(bool).tolist()} | row
     return found
 
-
+# %% ../nbs/44a_trials.ipynb #6ed9b03c
 def kept(
     chapter: str,  # a notebook's name
     key,  # what decides the trial: plain values
@@ -112,7 +141,11 @@ def keep(
     "Add what a run has done to the chapter's file of trials, and drop lines of other versions; the number of lines that are new."
     path = (root or project_root()) / 'data' / 'trials' / f'{chapter}.jsonl'
     made = _lines.__wrapped__(path)
-    new = [as_line(p.stem, json.loads(p.read_text(encoding='utf-8'))) for p in sorted((Path(folder) / 'partial').glob('trial-*.json')) if p.stem not in made]
+    new = [
+        as_line(p.stem, json.loads(p.read_text(encoding='utf-8')))
+        for p in sorted((Path(folder) / 'partial').glob('trial-*.json'))
+        if p.stem not in made
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [as_line(name, found) for name, found in made.items()] + new
     with atomic_write(path) as part:
@@ -134,12 +167,17 @@ class Pool:
     ):
         from resonance_nb.augment import BatchDegrader
 
-        ids, cut = sorted(corpus.split('music', 'validation').index)[: max_songs or None], Cut()
-        concert = BatchDegrader(bank, ['hard-mix'], **degrader_times(cut), n_scenes=min(32, max(2, n // 16)), seed=seed)
+        ids = sorted(corpus.split('music', 'validation').index)[: max_songs or None]
+        cut = Cut()
+        concert = BatchDegrader(
+            bank, ['hard-mix'], **degrader_times(cut), n_scenes=min(32, max(2, n // 16)), seed=seed
+        )
         with tempfile.TemporaryDirectory() as folder:
             sampler = Sampler(pack(corpus, ids, Path(folder)), 64, cut, seed)
             steps = range(-(-n // (cut.windows * sampler.n_songs)))
-            self._asked = [_joined(Views(sampler, concert, Levels((db, db), (db, db))), steps, n) for db in snr_db]
+            self._asked = [
+                _joined(Views(sampler, concert, Levels((db, db), (db, db))), steps, n) for db in snr_db
+            ]
         self.tracks = [f'song {s}' for _, _, songs in self._asked for s in songs.tolist()]
 
     def right(
@@ -156,13 +194,14 @@ def _joined(views: Views, steps: range, n: int) -> tuple:
 
     return tuple(torch.cat(part)[:n] for part in zip(*(views.batch(s) for s in steps)))
 
-
+# %% ../nbs/44a_trials.ipynb #3febe99e
 def _found(encoder, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> np.ndarray:
     "Whether each heard window is most like its own clean one among those of other songs."
     import torch
 
     a, b = (torch.from_numpy(encoder(x.numpy())) for x in (clean, heard))
-    similar, own = b @ a.T, torch.arange(len(a))
+    similar = b @ a.T
+    own = torch.arange(len(a))
     similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
     return (similar.argmax(1) == own).numpy()
 
@@ -175,12 +214,16 @@ def difference(
     seed: int = 0,  # of the draws
 ) -> tuple[float, float, float]:
     "Mean difference of right answers and its interval by songs and seeds; raises `ResonanceError` for trials that do not fit each other."
-    change, base = np.asarray(change, float), np.asarray(base, float)
+    change = np.asarray(change, float)
+    base = np.asarray(base, float)
     if change.shape != base.shape or change.ndim != 2 or change.shape[1] != len(songs):
-        raise ResonanceError(f'trials of shape {change.shape} and {base.shape} with {len(songs)} clips cannot be compared')
+        raise ResonanceError(
+            f'trials of shape {change.shape} and {base.shape} with {len(songs)} clips cannot be compared'
+        )
     _, unit, counts = np.unique(np.asarray(songs, str), return_inverse=True, return_counts=True)
     sums = np.stack([np.bincount(unit, row) for row in change - base])  # (seeds, songs)
-    rng, n_seeds = np.random.default_rng(seed), len(sums)
+    rng = np.random.default_rng(seed)
+    n_seeds = len(sums)
     seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_resamples)
     drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), n_resamples)
     means = np.einsum('bs,bg,sg->b', seeds, drawn, sums) / (n_seeds * (drawn @ counts))
@@ -189,7 +232,15 @@ def difference(
 # %% ../nbs/44a_trials.ipynb #8aa8270a
 def _verdict(change: str, low: float, high: float) -> str:
     "What an interval of a difference says."
-    return 'the base' if change == 'base' else 'worse' if high < 0 else 'better' if low > 0 else 'no difference seen'
+    return (
+        'the base'
+        if change == 'base'
+        else 'worse'
+        if high < 0
+        else 'better'
+        if low > 0
+        else 'no difference seen'
+    )
 
 # %% ../nbs/44a_trials.ipynb #0674e7e0
 def differences(
@@ -209,12 +260,25 @@ def differences(
         mine, theirs = (np.stack([np.asarray(x[s], bool) for s in seeds]) for x in (part, base))
         d, low, high = difference(mine, theirs, songs)
         top1 = interval_by_track(mine.ravel(), np.tile(songs, len(seeds)))
-        rows.append({'group': group, 'change': change, 'seeds': len(seeds), 'n': mine.size, **dict(zip(('top1', 'low', 'high'), top1)),
-                     'difference': d, 'difference_low': low, 'difference_high': high, 'verdict': _verdict(change, low, high)})
-    table = pd.DataFrame(rows).join(trials.groupby('change')[[c for c in ('minutes', 'weights') if c in trials]].mean(), on='change')
+        rows.append(
+            {
+                'group': group,
+                'change': change,
+                'seeds': len(seeds),
+                'n': mine.size,
+                **dict(zip(('top1', 'low', 'high'), top1)),
+                'difference': d,
+                'difference_low': low,
+                'difference_high': high,
+                'verdict': _verdict(change, low, high),
+            }
+        )
+    table = pd.DataFrame(rows).join(
+        trials.groupby('change')[[c for c in ('minutes', 'weights') if c in trials]].mean(), on='change'
+    )
     return table.assign(device=[made_on(trials[trials.change == c]) for c in table.change])
 
-
+# %% ../nbs/44a_trials.ipynb #24efc97d
 def made_on(
     trials: pd.DataFrame,  # or a table of differences
 ) -> str:
@@ -233,13 +297,28 @@ def file_differences(
 ) -> None:
     "File every change, and by how much the base differs from seed to seed."
     for row in table.to_dict('records'):
-        for metric, (low, high) in {'top1': ('low', 'high'), 'difference': ('difference_low', 'difference_high'), 'minutes': ('', ''), 'weights': ('', '')}.items():
+        for metric, (low, high) in {
+            'top1': ('low', 'high'),
+            'difference': ('difference_low', 'difference_high'),
+            'minutes': ('', ''),
+            'weights': ('', ''),
+        }.items():
             if metric in row:
-                results.add(metric, row[metric], row.get(low), row.get(high), row['n'], 'embedding', setting={k: row[k] for k in ('group', 'change', 'seeds', 'device')})
+                results.add(
+                    metric,
+                    row[metric],
+                    row.get(low),
+                    row.get(high),
+                    row['n'],
+                    'embedding',
+                    setting={k: row[k] for k in ('group', 'change', 'seeds', 'device')},
+                )
     base = trials[trials.change == 'base'].drop_duplicates('seed').right.map(np.mean)
-    results.add('seed_spread', base.std(ddof=1) if len(base) > 1 else float('nan'), n=len(base), system='embedding')
+    results.add(
+        'seed_spread', base.std(ddof=1) if len(base) > 1 else float('nan'), n=len(base), system='embedding'
+    )
 
-
+# %% ../nbs/44a_trials.ipynb #307d9157
 def reported_differences(
     chapter: str,  # a notebook's name
     root: Path | None = None,  # the project; None: this one
@@ -250,11 +329,21 @@ def reported_differences(
         return None
     parts = [told[told.metric == m].set_index(['group', 'change']) for m in _FILED]
     table = parts[0][['seeds', 'n', 'value', 'low', 'high']].rename(columns={'value': 'top1'})
-    table = table.join(parts[1][['value', 'low', 'high']].set_axis(['difference', 'difference_low', 'difference_high'], axis=1))
-    table = table.join(parts[2][['value']].set_axis(['minutes'], axis=1)).join(parts[3][['value']].set_axis(['weights'], axis=1)).reset_index()
+    table = table.join(
+        parts[1][['value', 'low', 'high']].set_axis(
+            ['difference', 'difference_low', 'difference_high'], axis=1
+        )
+    )
+    table = (
+        table.join(parts[2][['value']].set_axis(['minutes'], axis=1))
+        .join(parts[3][['value']].set_axis(['weights'], axis=1))
+        .reset_index()
+    )
     if 'device' in told:
         table['device'] = parts[0]['device'].tolist()
-    return table.assign(verdict=[_verdict(r.change, r.difference_low, r.difference_high) for r in table.itertuples()])
+    return table.assign(
+        verdict=[_verdict(r.change, r.difference_low, r.difference_high) for r in table.itertuples()]
+    )
 
 # %% ../nbs/44a_trials.ipynb #d9dc76cc
 def show_differences(
@@ -262,12 +351,26 @@ def show_differences(
     caption: str,  # above it
 ) -> HtmlTable:
     "The table with its intervals as text."
-    text = lambda r, name, fmt: f'{100 * r[name]:{fmt}} [{100 * r[(name + "_" if name != "top1" else "") + "low"]:{fmt}}, {100 * r[(name + "_" if name != "top1" else "") + "high"]:{fmt}}]'
+    text = lambda r, name, fmt: (
+        f'{100 * r[name]:{fmt}} [{100 * r[(name + "_" if name != "top1" else "") + "low"]:{fmt}}, {100 * r[(name + "_" if name != "top1" else "") + "high"]:{fmt}}]'
+    )
     rows = table.to_dict('records')
-    shown = table[['group', 'change', 'verdict']].assign(**{
-        'right (%)': [text(r, 'top1', '.1f') for r in rows], 'difference (points)': ['' if r['change'] == 'base' else text(r, 'difference', '+.1f') for r in rows],
-        'minutes': [f'{r["minutes"]:.1f}' for r in rows], 'weights': [f'{int(r["weights"]):,}' for r in rows]})
-    return HtmlTable(shown[['group', 'change', 'right (%)', 'difference (points)', 'verdict', 'minutes', 'weights']].set_index('group'), caption)
+    shown = table[['group', 'change', 'verdict']].assign(
+        **{
+            'right (%)': [text(r, 'top1', '.1f') for r in rows],
+            'difference (points)': [
+                '' if r['change'] == 'base' else text(r, 'difference', '+.1f') for r in rows
+            ],
+            'minutes': [f'{r["minutes"]:.1f}' for r in rows],
+            'weights': [f'{int(r["weights"]):,}' for r in rows],
+        }
+    )
+    return HtmlTable(
+        shown[
+            ['group', 'change', 'right (%)', 'difference (points)', 'verdict', 'minutes', 'weights']
+        ].set_index('group'),
+        caption,
+    )
 
 # %% ../nbs/44a_trials.ipynb #8f2f0fab
 def plot_differences(
@@ -286,7 +389,17 @@ def plot_differences(
     ax.axvline(0, color='0.4', lw=1, ls='--')
     for i, (group, part) in enumerate(rows.groupby('group', sort=False)):
         x = 100 * part[['difference', 'difference_low', 'difference_high']].to_numpy().T
-        ax.errorbar(x[0], part.index, xerr=np.maximum(0, [x[0] - x[1], x[2] - x[0]]), ls='', marker='osD^vPX'[i % 7], ms=6, elinewidth=1.2, capsize=3, label=group)
+        ax.errorbar(
+            x[0],
+            part.index,
+            xerr=np.maximum(0, [x[0] - x[1], x[2] - x[0]]),
+            ls='',
+            marker='osD^vPX'[i % 7],
+            ms=6,
+            elinewidth=1.2,
+            capsize=3,
+            label=group,
+        )
     ax.set_yticks(range(len(rows)), rows.change)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set(xlabel='difference to the base (percentage points)')

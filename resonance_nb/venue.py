@@ -32,6 +32,7 @@ __all__ = ['VENUES', 'HARD_MIX', 'ANECHOIC', 'VERSION', 'PROGRAMME_DB', 'MICROPH
 @dataclass(frozen=True)
 class Uniform:
     "Any value between two, all equally likely."
+
     low: float
     high: float
 
@@ -44,7 +45,7 @@ class Uniform:
     def __str__(self):
         return f'{self.low:g} … {self.high:g}'
 
-
+# %% ../nbs/23_venue.ipynb #17554a06
 @dataclass(frozen=True)
 class LogUniform(Uniform):
     "Any value between two, every octave equally likely."
@@ -55,10 +56,11 @@ class LogUniform(Uniform):
     ):
         return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
 
-
+# %% ../nbs/23_venue.ipynb #ac1c2433
 @dataclass(frozen=True)
 class Choice:
     "One of some values, all equally likely."
+
     values: tuple
 
     def draw(
@@ -74,6 +76,7 @@ class Choice:
 @dataclass(frozen=True)
 class Maybe:
     "A draw with a probability; `None` otherwise."
+
     probability: float
     of: Uniform | Choice
 
@@ -81,16 +84,19 @@ class Maybe:
         self,
         rng: np.random.Generator,  # of `rng_for`
     ):
-        hit, value = rng.random() < self.probability, self.of.draw(rng)  # always two draws: the rest does not shift
+        # always two draws: the rest does not shift
+        hit = rng.random() < self.probability
+        value = self.of.draw(rng)
         return value if hit else None
 
     def __str__(self):
         return f'{self.of} ({self.probability:.0%})'
 
-
+# %% ../nbs/23_venue.ipynb #60eb533c
 @dataclass(frozen=True)
 class Peaks:
     "Some peaking filters: how many, how strong, where and how wide."
+
     count: Choice
     gain_db: Uniform
     centre_hz: LogUniform
@@ -100,7 +106,10 @@ class Peaks:
         self,
         rng: np.random.Generator,  # of `rng_for`
     ):
-        return tuple((self.centre_hz.draw(rng), self.gain_db.draw(rng), self.q.draw(rng)) for _ in range(self.count.draw(rng)))
+        return tuple(
+            (self.centre_hz.draw(rng), self.gain_db.draw(rng), self.q.draw(rng))
+            for _ in range(self.count.draw(rng))
+        )
 
     def __str__(self):
         return f'{self.count} peaks of {self.gain_db} dB'
@@ -109,6 +118,7 @@ class Peaks:
 @dataclass(frozen=True)
 class Venue:
     "Distributions over everything between the stage and the file in the phone."
+
     name: str
     about: str
     hall: str = 'club'  # which of `rooms.ROOM_KINDS` gives its size
@@ -150,49 +160,116 @@ class Venue:
         duration_s: float = 10.0,  # of the clip
         before_s: float = 0.0,  # of sound before it
         loudness: str = 'rms',  # what the SNR compares: 'rms' or 'lufs'
-        scenes: tuple[list[dict], float] | None = None,  # prepared crowds to choose from, and their length, s; None: a new one
+        # prepared crowds to choose from, and their length, s; None: a new one
+        scenes: tuple[list[dict], float] | None = None,
     ) -> Record:
         "One concert: every value drawn; raises `ResonanceError` for an impossible ratio."
         return _draw(self, rng, bank, snr_db, duration_s, before_s, loudness, scenes)
 
 # %% ../nbs/23_venue.ipynb #cf762bec
 _BIG_CROWD = dict(events_per_minute=Uniform(6, 20), sing_along=0.4)
+
+# %% ../nbs/23_venue.ipynb #fdf94d0d
 VENUES = {
     v.name: v
     for v in (
         Venue(
-            'living-room', 'a hi-fi, a few friends talking', 'living-room', LogUniform(0.3, 0.7), LogUniform(1, 5), LogUniform(30, 120),
-            pa_high_pass_hz=LogUniform(40, 150), sub_db=Uniform(0, 4), threshold_db=Uniform(-18, -8), ratio=LogUniform(1.2, 3),
-            ceiling_db=Uniform(-3, -0.5), events_per_minute=Uniform(0, 3), sing_along=0.05, crowd_layers=(1, 2),
+            'living-room',
+            'a hi-fi, a few friends talking',
+            'living-room',
+            LogUniform(0.3, 0.7),
+            LogUniform(1, 5),
+            LogUniform(30, 120),
+            pa_high_pass_hz=LogUniform(40, 150),
+            sub_db=Uniform(0, 4),
+            threshold_db=Uniform(-18, -8),
+            ratio=LogUniform(1.2, 3),
+            ceiling_db=Uniform(-3, -0.5),
+            events_per_minute=Uniform(0, 3),
+            sing_along=0.05,
+            crowd_layers=(1, 2),
         ),
         Venue(
-            'club', 'a disc jockey, a low ceiling, people close by', sub_db=Uniform(3, 12), overload_db=Maybe(0.7, Uniform(3, 18)),
-            stretch=Maybe(0.5, Uniform(0.98, 1.02)), pitch_cents=Maybe(0.5, Uniform(-20, 20)), threshold_db=Uniform(-30, -14),
-        ),
-        Venue('theatre', 'seated, warm, polite', 'theatre', LogUniform(0.8, 1.8), LogUniform(6, 30), LogUniform(2_000, 12_000)),
-        Venue(
-            'arena', 'ten thousand people under a roof', 'arena', LogUniform(1.5, 4.5), LogUniform(15, 80), LogUniform(30_000, 250_000),
-            pa_high_pass_hz=LogUniform(25, 60), sub_db=Uniform(3, 12), ratio=LogUniform(2, 10), **_BIG_CROWD,
-        ),
-        Venue(
-            'festival', 'open air, far away, echoes from the towers', 'festival', LogUniform(0.3, 0.6), LogUniform(15, 120), LogUniform(1_000, 2_000),
-            sub_db=Uniform(3, 12), ratio=LogUniform(2, 10), mic_high_pass_hz=LogUniform(80, 400), **_BIG_CROWD,
+            'club',
+            'a disc jockey, a low ceiling, people close by',
+            sub_db=Uniform(3, 12),
+            overload_db=Maybe(0.7, Uniform(3, 18)),
+            stretch=Maybe(0.5, Uniform(0.98, 1.02)),
+            pitch_cents=Maybe(0.5, Uniform(-20, 20)),
+            threshold_db=Uniform(-30, -14),
         ),
         Venue(
-            'phone-on-shoulder', 'filming from the middle of the crowd, in any hall', 'arena', LogUniform(0.3, 6.0), LogUniform(5, 60),
-            LogUniform(500, 100_000), pa_low_pass_hz=LogUniform(3_000, 7_800), mic_high_pass_hz=LogUniform(100, 400),
-            mic_low_pass_hz=LogUniform(3_000, 5_000), overload_db=Maybe(0.8, Uniform(3, 24)), codec=Maybe(0.8, Venue.codec.of), **_BIG_CROWD,
+            'theatre',
+            'seated, warm, polite',
+            'theatre',
+            LogUniform(0.8, 1.8),
+            LogUniform(6, 30),
+            LogUniform(2_000, 12_000),
+        ),
+        Venue(
+            'arena',
+            'ten thousand people under a roof',
+            'arena',
+            LogUniform(1.5, 4.5),
+            LogUniform(15, 80),
+            LogUniform(30_000, 250_000),
+            pa_high_pass_hz=LogUniform(25, 60),
+            sub_db=Uniform(3, 12),
+            ratio=LogUniform(2, 10),
+            **_BIG_CROWD,
+        ),
+        Venue(
+            'festival',
+            'open air, far away, echoes from the towers',
+            'festival',
+            LogUniform(0.3, 0.6),
+            LogUniform(15, 120),
+            LogUniform(1_000, 2_000),
+            sub_db=Uniform(3, 12),
+            ratio=LogUniform(2, 10),
+            mic_high_pass_hz=LogUniform(80, 400),
+            **_BIG_CROWD,
+        ),
+        Venue(
+            'phone-on-shoulder',
+            'filming from the middle of the crowd, in any hall',
+            'arena',
+            LogUniform(0.3, 6.0),
+            LogUniform(5, 60),
+            LogUniform(500, 100_000),
+            pa_low_pass_hz=LogUniform(3_000, 7_800),
+            mic_high_pass_hz=LogUniform(100, 400),
+            mic_low_pass_hz=LogUniform(3_000, 5_000),
+            overload_db=Maybe(0.8, Uniform(3, 24)),
+            codec=Maybe(0.8, Venue.codec.of),
+            **_BIG_CROWD,
         ),
     )
 }
 
 # %% ../nbs/23_venue.ipynb #98ff3a8f
 HARD_MIX = Venue(
-    'hard-mix', 'any room, four resonances, squeezed, an overloaded telephone band', 'arena', LogUniform(0.3, 6.0), LogUniform(2, 60),
-    LogUniform(50, 100_000), Maybe(0.0, Uniform(0.98, 1.02)), Maybe(0.0, Uniform(-20, 20)), pa_peaks=Peaks(Choice((4,)), Uniform(-9, 9), LogUniform(100, 6_000), LogUniform(0.5, 3)),
-    sub_db=Choice((0.0,)), treble_db=Choice((0.0,)), device=0.0, mic_high_pass_hz=Choice((300.0,)), mic_low_pass_hz=Choice((3_400.0,)),
-    mic_peaks=Peaks(Choice((0,)), Uniform(0, 0), LogUniform(300, 6_000), LogUniform(0.7, 3)), agc_target_db=Maybe(0.0, Uniform(-26, -14)),
-    overload_db=Maybe(1.0, Uniform(0, 15)), overload=Choice(('clip', 'tanh')), codec=Maybe(0.0, Venue.codec.of), bits=Choice((16,)), skew_ppm=Choice((0.0,)),
+    'hard-mix',
+    'any room, four resonances, squeezed, an overloaded telephone band',
+    'arena',
+    LogUniform(0.3, 6.0),
+    LogUniform(2, 60),
+    LogUniform(50, 100_000),
+    Maybe(0.0, Uniform(0.98, 1.02)),
+    Maybe(0.0, Uniform(-20, 20)),
+    pa_peaks=Peaks(Choice((4,)), Uniform(-9, 9), LogUniform(100, 6_000), LogUniform(0.5, 3)),
+    sub_db=Choice((0.0,)),
+    treble_db=Choice((0.0,)),
+    device=0.0,
+    mic_high_pass_hz=Choice((300.0,)),
+    mic_low_pass_hz=Choice((3_400.0,)),
+    mic_peaks=Peaks(Choice((0,)), Uniform(0, 0), LogUniform(300, 6_000), LogUniform(0.7, 3)),
+    agc_target_db=Maybe(0.0, Uniform(-26, -14)),
+    overload_db=Maybe(1.0, Uniform(0, 15)),
+    overload=Choice(('clip', 'tanh')),
+    codec=Maybe(0.0, Venue.codec.of),
+    bits=Choice((16,)),
+    skew_ppm=Choice((0.0,)),
 )
 
 # %% ../nbs/23_venue.ipynb #c2a702cc
@@ -213,7 +290,9 @@ def describe() -> pd.DataFrame:
     "All venues in one table: what is drawn, one row each, one column a venue."
     import pandas as pd
 
-    rows = {k: [str(getattr(v, k)) for v in VENUES.values()] for k in Venue.__dataclass_fields__ if k != 'name'}
+    rows = {
+        k: [str(getattr(v, k)) for v in VENUES.values()] for k in Venue.__dataclass_fields__ if k != 'name'
+    }
     rows['crowd_layers'] = ['{} or {}'.format(*v.crowd_layers) for v in VENUES.values()]
     return pd.DataFrame.from_dict(rows, orient='index', columns=list(VENUES))
 
@@ -221,6 +300,7 @@ def describe() -> pd.DataFrame:
 @dataclass(frozen=True)
 class Room:
     "A room as facts: where its response comes from, and what was asked of it."
+
     kind: str  # 'measured', 'statistical', 'shoebox', 'open-air' or 'none'
     id: str  # of the measured response; '' for the others
     seed: int  # of what is random in a simulated one
@@ -229,7 +309,7 @@ class Room:
     drr_db: float  # direct to reverberant energy, asked
     hall: str = ''  # of a simulated one
 
-
+# %% ../nbs/23_venue.ipynb #dab2046d
 ANECHOIC = Room('none', '', 0, 0.0, 1.0, 0.0)  # no room at all
 
 # %% ../nbs/23_venue.ipynb #70117813
@@ -249,9 +329,11 @@ class Bank:
 
     def __init__(
         self,
-        corpus: Corpus | None = None,  # measured rooms and recorded crowds; None: simulated and synthesised ones
+        # measured rooms and recorded crowds; None: simulated and synthesised ones
+        corpus: Corpus | None = None,
         split: str = 'train',  # which part of the corpus
-        shoebox: bool = False,  # simulate a third of the rooms by image sources and rays (needs the extra `rooms`)
+        # simulate a third of the rooms by image sources and rays (needs the extra `rooms`)
+        shoebox: bool = False,
         rooms_per_venue: int = 96,  # how many rooms each venue draws from
         seed: int = 0,  # of those rooms
     ):
@@ -259,10 +341,18 @@ class Bank:
         self.rooms = rooms.RoomBank(corpus, split) if corpus is not None and len(corpus.rir) else None
         with_noise = corpus is not None and len(corpus.noise)
         self.crowds = crowd.CrowdBank(corpus if with_noise else None, split, seed)
-        self.shoebox, self.rooms_per_venue, self.seed = shoebox, rooms_per_venue, seed
+        self.shoebox = shoebox
+        self.rooms_per_venue = rooms_per_venue
+        self.seed = seed
         self.digest = f'{self.name} {corpus.checksum()[:12] if corpus else ""} seed {seed}'.replace('  ', ' ')
-        self.room, self.facts = lru_cache(maxsize=4_096)(partial(_room, self)), lru_cache(maxsize=4_096)(partial(_facts, self))
-        self.response, self._bent = lru_cache(maxsize=1_024)(partial(_response, self)), lru_cache(maxsize=8)(partial(_bend, self))
+        self.room, self.facts = (
+            lru_cache(maxsize=4_096)(partial(_room, self)),
+            lru_cache(maxsize=4_096)(partial(_facts, self)),
+        )
+        self.response, self._bent = (
+            lru_cache(maxsize=1_024)(partial(_response, self)),
+            lru_cache(maxsize=8)(partial(_bend, self)),
+        )
 
     @cached_property
     def devices(self) -> list[str]:
@@ -274,8 +364,11 @@ class Bank:
 def _room(self: Bank, venue: Venue, number: int) -> Room:
     "One of the rooms a venue draws from."
     rng = rng_for(self.seed, 'room', venue.name, number)
-    rt60_s, distance_m = venue.rt60_s.draw(rng), venue.distance_m.draw(rng)
-    volume_m3, seed, u = venue.volume_m3.draw(rng), int(rng.integers(2**31)), rng.random()
+    rt60_s = venue.rt60_s.draw(rng)
+    distance_m = venue.distance_m.draw(rng)
+    volume_m3 = venue.volume_m3.draw(rng)
+    seed = int(rng.integers(2**31))
+    u = rng.random()
     aimed_db = rng.uniform(5, 12)  # loudspeakers throw their sound forward: directivity
     drr_db = float(np.clip(rooms.drr_at(distance_m, volume_m3, rt60_s) + aimed_db, -6, 15))
     if venue.hall == 'festival':
@@ -286,7 +379,9 @@ def _room(self: Bank, venue: Venue, number: int) -> Room:
     for id in _nearest(self, rt60_s)[seed % 4 : seed % 4 + 3] if u < 0.8 else []:
         try:
             return _direct_first(self, Room('measured', id, seed, rt60_s, distance_m, drr_db))
-        except ResonanceError:  # its decay cannot be brought to the asked one, or its direct sound not found; the next may do
+        except (
+            ResonanceError
+        ):  # its decay cannot be brought to the asked one, or its direct sound not found; the next may do
             pass
     return Room('statistical', '', seed, rt60_s, distance_m, drr_db)
 
@@ -299,7 +394,7 @@ def _direct_first(self: Bank, room: Room) -> Room:
             return nearer
     raise ResonanceError(f'no direct sound can be made out in {room}')
 
-
+# %% ../nbs/23_venue.ipynb #963d3961
 def _nearest(self: Bank, rt60_s: float) -> list[str]:
     "Measured rooms with a decay of half to twice the asked one, nearest first."
     try:
@@ -323,7 +418,7 @@ def _response(self: Bank, room: Room) -> np.ndarray:
         return rooms.with_drr(self._bent(room.id, room.rt60_s), room.drr_db)
     return rooms.with_drr(rooms.shoebox_room(room.hall, room.rt60_s, rng, room.distance_m), room.drr_db)
 
-
+# %% ../nbs/23_venue.ipynb #a125dbe9
 def _bend(self: Bank, id: str, rt60_s: float) -> np.ndarray:
     return rooms.with_rt60(self.rooms.response(id), rt60_s)
 
@@ -334,7 +429,7 @@ def _facts(self: Bank, room: Room) -> dict:
         return {}
     return {k: v for k, v in asdict(rooms.measure_room(self.response(room))).items() if math.isfinite(v)}
 
-
+# %% ../nbs/23_venue.ipynb #6b124aa7
 @lru_cache(maxsize=1)
 def synthesised() -> Bank:
     "The bank that needs no corpus: simulated rooms, synthesised crowds."
@@ -343,10 +438,11 @@ def synthesised() -> Bank:
 # %% ../nbs/23_venue.ipynb #281eb391
 VERSION = 1  # of the record
 
-
+# %% ../nbs/23_venue.ipynb #6449954c
 @dataclass(frozen=True)
 class Record:
     "One concert as plain data: every drawn value, and what was measured when it was played."
+
     venue: str
     seed: int  # of what is random inside stages (dither)
     snr_db: float | None  # asked; None: no crowd
@@ -377,7 +473,13 @@ class Record:
             d = json.loads(text)
             if d['version'] != VERSION:
                 raise ResonanceError(f'this record has version {d["version"]}; this package reads {VERSION}')
-            return cls(**{**d, **{k: plain_facts(d[k]) for k in ('source', 'phone', 'scene')}, 'room': Room(**d['room'])})
+            return cls(
+                **{
+                    **d,
+                    **{k: plain_facts(d[k]) for k in ('source', 'phone', 'scene')},
+                    'room': Room(**d['room']),
+                }
+            )
         except (ValueError, KeyError, TypeError) as e:
             raise ResonanceError(f'this is no record of a concert ({type(e).__name__}: {e})') from e
 
@@ -395,25 +497,46 @@ def _steps(*pairs):
     "Steps of the chain as plain data; those that are `None` are left out."
     return tuple(plain_facts(chain.stage_to_dict(name, p)) for name, p in pairs if p is not None)
 
-
+# %% ../nbs/23_venue.ipynb #e38398f2
 def _source_steps(v: Venue, rng) -> tuple:
     "The player and the loudspeakers."
-    stretch, pitch = v.stretch.draw(rng), v.pitch_cents.draw(rng)
+    stretch = v.stretch.draw(rng)
+    pitch = v.pitch_cents.draw(rng)
     eq = chain.Equaliser(
-        v.pa_high_pass_hz.draw(rng), 2, v.pa_low_pass_hz.draw(rng), 2, v.pa_peaks.draw(rng), (90.0, v.sub_db.draw(rng)), (3_000.0, v.treble_db.draw(rng))
+        v.pa_high_pass_hz.draw(rng),
+        2,
+        v.pa_low_pass_hz.draw(rng),
+        2,
+        v.pa_peaks.draw(rng),
+        (90.0, v.sub_db.draw(rng)),
+        (3_000.0, v.treble_db.draw(rng)),
     )
-    squeeze = chain.Compressor(v.threshold_db.draw(rng), v.ratio.draw(rng), v.attack_s.draw(rng), v.release_s.draw(rng), 0.0)
-    makeup_db = -0.7 * min(0.0, squeeze.threshold_db + 18) * (1 - 1 / squeeze.ratio)  # most of what the squeezing takes
+    squeeze = chain.Compressor(
+        v.threshold_db.draw(rng), v.ratio.draw(rng), v.attack_s.draw(rng), v.release_s.draw(rng), 0.0
+    )
+    # most of what the squeezing takes
+    makeup_db = -0.7 * min(0.0, squeeze.threshold_db + 18) * (1 - 1 / squeeze.ratio)
     squeeze = replace(squeeze, makeup_db=makeup_db)
     drift = None if stretch is pitch is None else chain.Drift(stretch or 1.0, pitch or 0.0)
-    return _steps(('drift', drift), ('equalise', eq), ('compress', squeeze), ('limit', chain.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)))
+    return _steps(
+        ('drift', drift),
+        ('equalise', eq),
+        ('compress', squeeze),
+        ('limit', chain.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
+    )
 
-
+# %% ../nbs/23_venue.ipynb #e543bee5
 def _phone_steps(v: Venue, rng) -> tuple:
     "The microphone, its electronics and the file."
-    eq = chain.Equaliser(v.mic_high_pass_hz.draw(rng), 2, v.mic_low_pass_hz.draw(rng), 4, v.mic_peaks.draw(rng))
-    target_db, time_s, drive_db, how = (d.draw(rng) for d in (v.agc_target_db, v.agc_time_s, v.overload_db, v.overload))
-    codec, bits, ppm = v.codec.draw(rng), v.bits.draw(rng), v.skew_ppm.draw(rng)
+    eq = chain.Equaliser(
+        v.mic_high_pass_hz.draw(rng), 2, v.mic_low_pass_hz.draw(rng), 4, v.mic_peaks.draw(rng)
+    )
+    target_db, time_s, drive_db, how = (
+        d.draw(rng) for d in (v.agc_target_db, v.agc_time_s, v.overload_db, v.overload)
+    )
+    codec = v.codec.draw(rng)
+    bits = v.bits.draw(rng)
+    ppm = v.skew_ppm.draw(rng)
     agc = None if target_db is None else chain.AutoGain(target_db, 20.0, time_s)
     over = []
     if drive_db is not None and how == 'clip':
@@ -421,7 +544,14 @@ def _phone_steps(v: Venue, rng) -> tuple:
     elif drive_db is not None:
         over = [('saturate', chain.Saturator(how, drive_db))]
     coded = chain.Codec(codec.split()[0], int(codec.split()[1])) if codec else None
-    return _steps(('equalise', eq), ('auto_gain', agc), *over, ('code_and_decode', coded), ('quantise', chain.Quantiser(bits)), ('skew', chain.ClockSkew(ppm)))
+    return _steps(
+        ('equalise', eq),
+        ('auto_gain', agc),
+        *over,
+        ('code_and_decode', coded),
+        ('quantise', chain.Quantiser(bits)),
+        ('skew', chain.ClockSkew(ppm)),
+    )
 
 # %% ../nbs/23_venue.ipynb #159e1380
 def _draw(
@@ -436,20 +566,45 @@ def _draw(
 ) -> Record:
     bank = bank or synthesised()
     if snr_db is not None and not -60 <= snr_db <= 60:
-        raise ResonanceError(f'a signal-to-noise ratio of {snr_db} dB is beyond what means anything; choose -60 to 60 dB, or none for no crowd')
-    seed, number = int(rng.integers(2**53)), int(rng.integers(bank.rooms_per_venue))
+        raise ResonanceError(
+            f'a signal-to-noise ratio of {snr_db} dB is beyond what means anything; choose -60 to 60 dB, or none for no crowd'
+        )
+    seed = int(rng.integers(2**53))
+    number = int(rng.integers(bank.rooms_per_venue))
     room = bank.room(self, number)
-    source, phone = _source_steps(self, rng), _phone_steps(self, rng)
+    source = _source_steps(self, rng)
+    phone = _phone_steps(self, rng)
     devices = bank.devices
-    coloured, which, when = rng.random() < self.device, rng.random(), rng.random()
+    coloured = rng.random() < self.device
+    which = rng.random()
+    when = rng.random()
     if scenes is None:
         often = self.events_per_minute.draw(rng)
-        scene, start = plain_facts(crowd.draw_scene(bank.crowds, duration_s, rng, before_s, often, self.sing_along, self.crowd_layers).to_dict()), 0
+        scene = plain_facts(
+            crowd.draw_scene(
+                bank.crowds, duration_s, rng, before_s, often, self.sing_along, self.crowd_layers
+            ).to_dict()
+        )
+        start = 0
     else:
-        scene, spare_s = scenes[0][int(rng.integers(len(scenes[0])))], scenes[1] - duration_s - before_s
+        scene = scenes[0][int(rng.integers(len(scenes[0])))]
+        spare_s = scenes[1] - duration_s - before_s
         start = round((before_s + when * max(0.0, spare_s)) * SAMPLE_RATE)
     device = devices[int(which * len(devices))] if coloured and devices else ''
-    return Record(self.name, seed, snr_db, loudness, source, room, room.distance_m, scene, start, device, phone, bank.digest)
+    return Record(
+        self.name,
+        seed,
+        snr_db,
+        loudness,
+        source,
+        room,
+        room.distance_m,
+        scene,
+        start,
+        device,
+        phone,
+        bank.digest,
+    )
 
 # %% ../nbs/23_venue.ipynb #cdc7348d
 def _checked(samples, what: str) -> np.ndarray:
@@ -461,7 +616,7 @@ def _checked(samples, what: str) -> np.ndarray:
         raise ResonanceError(f'{what} has NaN or infinite samples')
     return x
 
-
+# %% ../nbs/23_venue.ipynb #48935497
 def _run(steps, samples, rng, anchor):
     "Stages of the chain in order; the two that bend time leave sample `anchor` where it is."
     for step in steps:
@@ -474,7 +629,7 @@ def _run(steps, samples, rng, anchor):
 def _db(gain: float) -> float:
     return 20 * math.log10(gain) if gain > 0 else 0.0
 
-
+# %% ../nbs/23_venue.ipynb #8c232c40
 def _gain_to(level_db: float, power: float) -> float:
     "The factor that brings a mean square to a level; 1 for silence."
     return 10 ** (level_db / 20) / math.sqrt(power) if power > 1e-18 else 1.0
@@ -487,8 +642,10 @@ MICROPHONE_DB = -20.0  # RMS at which music and crowd leave the microphone
 def _power(x) -> float:
     return float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
 
-
-def _in_the_air(record: Record, x, anchor: int, n: int, bank: Bank, input_gain: float) -> tuple[np.ndarray, np.ndarray]:
+# %% ../nbs/23_venue.ipynb #31353cf9
+def _in_the_air(
+    record: Record, x, anchor: int, n: int, bank: Bank, input_gain: float
+) -> tuple[np.ndarray, np.ndarray]:
     "Music and crowd at the phone, both of shape (anchor + n,); `x` is before, clip and after in one."
     rng = rng_for(record.seed, 'source')
     if record.music:
@@ -501,7 +658,9 @@ def _in_the_air(record: Record, x, anchor: int, n: int, bank: Bank, input_gain: 
     if record.snr_db is None and record.music:
         return wet, np.zeros_like(wet)
     scene = crowd.Scene.from_dict(record.scene)
-    return wet, crowd.render_scene(scene, bank.crowds, anchor + n, record.scene_start - anchor, wet if record.music else None)
+    return wet, crowd.render_scene(
+        scene, bank.crowds, anchor + n, record.scene_start - anchor, wet if record.music else None
+    )
 
 # %% ../nbs/23_venue.ipynb #5f51b06f
 _CODEC_PAST = 4_000  # samples of past that reach the codec, 0.25 s
@@ -522,7 +681,8 @@ def _in_the_phone(record: Record, mixture, anchor: int, n: int, bank: Bank, numb
 # %% ../nbs/23_venue.ipynb #47297186
 def _play(record: Record, samples, bank: Bank, before, after) -> tuple[np.ndarray, dict]:
     "The recording of a clip, and what was measured on the way."
-    anchor, n = len(before), len(samples)
+    anchor = len(before)
+    n = len(samples)
     x = np.concatenate([before, samples, after])
     input_gain = _gain_to(PROGRAMME_DB, _power(x))
     music, noise = _in_the_air(record, x, anchor, n, bank, input_gain)
@@ -530,15 +690,19 @@ def _play(record: Record, samples, bank: Bank, before, after) -> tuple[np.ndarra
     if record.music and record.snr_db is not None:
         gain = crowd.crowd_gain(music[anchor:], noise[anchor:], record.snr_db, record.loudness)
         noise = noise * np.float32(gain)
-        measured |= {'crowd_gain_db': _db(gain), 'snr_db': _ratio_db(music[anchor:], noise[anchor:], record.loudness)}
+        measured |= {
+            'crowd_gain_db': _db(gain),
+            'snr_db': _ratio_db(music[anchor:], noise[anchor:], record.loudness),
+        }
     mixture = music + noise
     mic_gain = _gain_to(MICROPHONE_DB, _power(mixture))
     measured |= bank.facts(record.room) if record.music else {}
     out = _in_the_phone(record, mixture * np.float32(mic_gain), anchor, n, bank)
     measured |= {'microphone_gain_db': _db(mic_gain)}
-    return out, {k: round(v, 6) for k, v in measured.items()}  # the last digits may depend on how many threads computed them
+    # the last digits may depend on how many threads computed them
+    return out, {k: round(v, 6) for k, v in measured.items()}
 
-
+# %% ../nbs/23_venue.ipynb #91e42827
 def _ratio_db(music, noise, loudness: str) -> float:
     "Music over crowd as they stand, dB or LU."
     if loudness == 'lufs':
@@ -554,20 +718,25 @@ def degrade(
     snr_db: float | None,  # music over crowd on the clip, dB (-60 to 60); None: no crowd
     rng: np.random.Generator,  # draws everything
     bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
-    before: np.ndarray | None = None,  # what is played before the clip, shape (m,); some seconds are worth giving
+    # what is played before the clip, shape (m,); some seconds are worth giving
+    before: np.ndarray | None = None,
     after: np.ndarray | None = None,  # what follows; without it music that is sped up ends up to 2 % early
     loudness: str = 'rms',  # what the ratio compares: 'rms', or 'lufs' (BS.1770; clips of at least 0.4 s)
 ) -> tuple[np.ndarray, Record]:
     "The clip as a phone in the venue records it, shape (n,), in [-1, 1], and the record; `ResonanceError` for silence with a ratio, NaN, no samples."
-    clip, before, after = _checked(samples, 'the clip'), _checked(before, 'the sound before it'), _checked(after, 'the sound after it')
+    clip = _checked(samples, 'the clip')
+    before = _checked(before, 'the sound before it')
+    after = _checked(after, 'the sound after it')
     if not len(clip):
         raise ResonanceError('the clip has no samples')
     bank = bank or synthesised()
-    record = venue_named(venue).draw(rng, bank, snr_db, len(clip) / SAMPLE_RATE, len(before) / SAMPLE_RATE, loudness)
+    record = venue_named(venue).draw(
+        rng, bank, snr_db, len(clip) / SAMPLE_RATE, len(before) / SAMPLE_RATE, loudness
+    )
     out, measured = _play(record, clip, bank, before, after)
     return out, replace(record, measured=measured)
 
-
+# %% ../nbs/23_venue.ipynb #dcd617f5
 def replay(
     samples: np.ndarray,  # the same clip, shape (n,)
     record: Record,  # of the concert to play again
@@ -579,7 +748,9 @@ def replay(
     bank = bank or synthesised()
     if record.bank != bank.digest:
         raise ResonanceError(f'this concert was drawn from {record.bank!r}, not from {bank.digest!r}')
-    clip, before, after = _checked(samples, 'the clip'), _checked(before, 'the sound before it'), _checked(after, 'the sound after it')
+    clip = _checked(samples, 'the clip')
+    before = _checked(before, 'the sound before it')
+    after = _checked(after, 'the sound after it')
     return _play(record, clip, bank, before, after)[0]
 
 # %% ../nbs/23_venue.ipynb #e14e59af
@@ -591,7 +762,9 @@ def crowd_alone(
     before_s: float = 2.0,  # of crowd before it, for the phone's automatic gain
 ) -> tuple[np.ndarray, Record]:
     "The venue without music, shape (n,), and the record."
-    bank, n, m = bank or synthesised(), round(duration_s * SAMPLE_RATE), round(before_s * SAMPLE_RATE)
+    bank = bank or synthesised()
+    n = round(duration_s * SAMPLE_RATE)
+    m = round(before_s * SAMPLE_RATE)
     if n < 1:
         raise ResonanceError(f'{duration_s} s of crowd have no samples')
     record = replace(venue_named(venue).draw(rng, bank, None, duration_s, before_s), music=False)
@@ -607,20 +780,24 @@ class _Window:
     "Ranges of samples from an iterator of blocks; ranges must move forward."
 
     def __init__(self, blocks):
-        self.blocks, self.kept, self.first = iter(blocks), np.zeros(0, np.float32), 0
+        self.blocks = iter(blocks)
+        self.kept = np.zeros(0, np.float32)
+        self.first = 0
 
     def read(self, start: int, end: int) -> np.ndarray:
         "Samples start…end, as many as there are."
-        parts, have = [self.kept], self.first + len(self.kept)
+        parts = [self.kept]
+        have = self.first + len(self.kept)
         while have < end and (block := next(self.blocks, None)) is not None:
             parts.append(np.asarray(block, np.float32))
             have += len(block)
         x = np.concatenate(parts)
         drop = min(max(0, start - self.first), len(x))
-        self.kept, self.first = x[drop:], self.first + drop
+        self.kept = x[drop:]
+        self.first = self.first + drop
         return self.kept[: max(0, end - self.first)]
 
-
+# %% ../nbs/23_venue.ipynb #e4a6b25f
 def _tempo(record: Record) -> tuple[float, float]:
     "Seconds of the song per second of the recording, and of the crowd."
     stretch = next((s['stretch'] for s in record.source if s['stage'] == 'drift'), 1.0)
@@ -652,14 +829,18 @@ def degrade_long(
     before_s: float = 8.0,  # how much past each block sees
 ) -> tuple[Iterator[np.ndarray], Record]:
     "`degrade` for a recording of any length, in bounded memory: the blocks as they are made, and the record."
-    bank, n, energy = bank or synthesised(), 0, 0.0
+    bank = bank or synthesised()
+    n = 0
+    energy = 0.0
     for x in read():
         x = _checked(x, 'the recording')
-        n, energy = n + len(x), energy + _power(x) * len(x)
+        n = n + len(x)
+        energy = energy + _power(x) * len(x)
     if not n:
         raise ResonanceError('the recording has no samples')
     record = venue_named(venue).draw(rng, bank, snr_db, n / SAMPLE_RATE, 0.0)
-    input_gain, sums = _gain_to(PROGRAMME_DB, energy / n), np.zeros(2)
+    input_gain = _gain_to(PROGRAMME_DB, energy / n)
+    sums = np.zeros(2)
     args = (record, read, n, bank, input_gain, round(block_s * SAMPLE_RATE), round(before_s * SAMPLE_RATE))
     for _, music, noise, anchor in _blocks(*args):
         here = slice(anchor, anchor + args[5])
@@ -668,7 +849,12 @@ def degrade_long(
         raise ResonanceError('the recording is silent, so a signal-to-noise ratio means nothing')
     gain = 1.0 if snr_db is None else math.sqrt(sums[0] / sums[1]) / 10 ** (snr_db / 20)
     mic_gain = _gain_to(MICROPHONE_DB, (sums[0] + gain**2 * sums[1]) / n)
-    told = {'input_gain_db': _db(input_gain), 'crowd_gain_db': _db(gain), 'microphone_gain_db': _db(mic_gain), 'clean_start_s': 0.0}
+    told = {
+        'input_gain_db': _db(input_gain),
+        'crowd_gain_db': _db(gain),
+        'microphone_gain_db': _db(mic_gain),
+        'clean_start_s': 0.0,
+    }
     told |= {} if snr_db is None else {'snr_db': 10 * math.log10(sums[0] / sums[1]) - _db(gain)}
     return _blend(args, gain, mic_gain), replace(record, measured=told)
 
@@ -676,7 +862,8 @@ def degrade_long(
 def _blend(args, gain, mic_gain):
     "The blocks of the recording, each blended into the next."
     record, _, n, bank, _, block, _ = args
-    tail, rise = np.zeros(0, np.float32), np.linspace(0, 1, _FADE, dtype=np.float32)
+    tail = np.zeros(0, np.float32)
+    rise = np.linspace(0, 1, _FADE, dtype=np.float32)
     for number, music, noise, anchor in _blocks(*args):
         mixture = (music + np.float32(gain) * noise) * np.float32(mic_gain)
         out = _in_the_phone(record, mixture, anchor, len(mixture) - anchor, bank, number)

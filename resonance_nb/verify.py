@@ -25,7 +25,7 @@ def _highest_along(x: np.ndarray, width: int) -> np.ndarray:
         have += step
     return padded
 
-
+# %% ../nbs/30a_verify.ipynb #afc88a67
 def highest(
     level_db: np.ndarray,  # levels, shape (frames, bins)
     frames: int,  # neighbourhood in time, odd
@@ -66,10 +66,11 @@ def ranges(
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
-
+# %% ../nbs/30a_verify.ipynb #8e7cabd6
 @dataclass
 class Places:
     "Suspected places, and the song's peaks that the clip would show at each."
+
     own: np.ndarray  # (n_peaks,) which place each peak belongs to
     frames: np.ndarray  # (n_peaks,) frame of the clip at which it is expected
     bins: np.ndarray  # (n_peaks,) its bin, counted from the map's first
@@ -95,7 +96,12 @@ class Places:
         "Some of the places."
         ends = np.cumsum(self.counts)
         where = ranges((ends - self.counts)[chosen], self.counts[chosen])
-        return Places(np.repeat(np.arange(len(chosen)), self.counts[chosen]), self.frames[where], self.bins[where], self.counts[chosen])
+        return Places(
+            np.repeat(np.arange(len(chosen)), self.counts[chosen]),
+            self.frames[where],
+            self.bins[where],
+            self.counts[chosen],
+        )
 
 # %% ../nbs/30a_verify.ipynb #6ede2663
 def places(
@@ -109,8 +115,11 @@ def places(
     "The peaks that a clip would show at each place."
     low = np.searchsorted(peak_frames, np.maximum(starts, first))
     counts = np.maximum(np.searchsorted(peak_frames, np.minimum(starts + n_frames, last)) - low, 0)
-    where, own = ranges(low, counts), np.repeat(np.arange(len(starts)), counts)
-    return Places(own, (peak_frames[where] - starts[own]).astype(np.int64), peak_bins[where].astype(np.int64), counts)
+    where = ranges(low, counts)
+    own = np.repeat(np.arange(len(starts)), counts)
+    return Places(
+        own, (peak_frames[where] - starts[own]).astype(np.int64), peak_bins[where].astype(np.int64), counts
+    )
 
 # %% ../nbs/30a_verify.ipynb #7a1dc353
 FEWEST = 20  # places with fewer peaks are judged as if they had so many
@@ -123,7 +132,7 @@ def padded(
     "The map with zeros before and after it, so that a place may be tried a little earlier or later."
     return np.pad(cells, ((_MARGIN, _MARGIN), (0, 0)))
 
-
+# %% ../nbs/30a_verify.ipynb #f4c457ff
 def unpadded(
     around: np.ndarray,  # a map from `padded`
 ) -> int:
@@ -136,27 +145,33 @@ def agreement(
     at: Places,  # the places
     shifts: tuple[int, ...] = (0,),  # frames later that the song is tried
     speed: float = 1.0,  # frames of the clip per frame of the song
-    pitch: float | np.ndarray = 1.0,  # frequencies of the clip over those of the song: one number, or one for each place
+    # frequencies of the clip over those of the song: one number, or one for each place
+    pitch: float | np.ndarray = 1.0,
     bin_min: int = 0,  # the bin of the map's first column
 ) -> np.ndarray:
     "Agreement of each place at each shift, in standard deviations of chance, shape (n_shifts, n_places)."
-    frames, bins = at.frames, at.bins
+    frames = at.frames
+    bins = at.bins
     if speed != 1:
         middle = (len(around) - 2 * _MARGIN) / 2
         frames = np.rint((frames - middle) * speed + middle).astype(np.int64)
     if np.ndim(pitch) or pitch != 1:
         bend = pitch[at.own] if np.ndim(pitch) else pitch
         bins = np.clip(np.rint((bins + bin_min) * bend).astype(np.int64) - bin_min, 0, around.shape[1] - 1)
-    width, spare = around.shape[1], _MARGIN // 2
+    width = around.shape[1]
+    spare = _MARGIN // 2
     if frames is at.frames and bins is at.bins:
-        cells, spare = at.cells(width), _MARGIN
+        cells = at.cells(width)
+        spare = _MARGIN
     else:
         cells = (np.clip(frames, -spare, len(around) - 2 * _MARGIN + spare) + spare) * width + bins
-    flat, some = around.ravel(), at.counts > 0
+    flat = around.ravel()
+    some = at.counts > 0
     first = (np.cumsum(at.counts) - at.counts)[some]
     z = np.zeros((len(shifts), len(at)))
     for row, shift in zip(z, shifts) if len(first) else ():
-        row[some] = np.add.reduceat(flat[(spare + shift) * width :].take(cells), first)  # a place's peaks stand together
+        # a place's peaks stand together
+        row[some] = np.add.reduceat(flat[(spare + shift) * width :].take(cells), first)
     return z / np.sqrt(np.maximum(at.counts, FEWEST))
 
 # %% ../nbs/30a_verify.ipynb #defcc4c7
@@ -167,6 +182,7 @@ PITCHES = (0.985, 0.99, 0.995, 1.005, 1.01, 1.015)  # a quarter of a semitone ei
 @dataclass
 class Alignment:
     "How each place fits best; every array has shape (n_places,)."
+
     z: np.ndarray  # agreement, what a bent version costs taken off
     number: np.ndarray  # of the map
     shift: np.ndarray  # frames that the song starts later in the clip than was suspected
@@ -196,15 +212,30 @@ def realign(
     bend: bool = True,  # try other pitches and tempos
 ) -> Alignment:
     "The best of each place over framings, small shifts, pitches and tempos."
-    n, near, far = len(at), (-1, 0, 1), tuple(range(-3, 4))
+    n = len(at)
+    near = (-1, 0, 1)
+    far = tuple(range(-3, 4))
     best = Alignment(np.full(n, -np.inf), np.zeros(n, int), np.zeros(n, int), np.ones(n), np.ones(n))
     for number, around in enumerate(arounds):
         best.take(agreement(around, at, near), near, number=number, speed=1.0, pitch=1.0)
     for pitch in PITCHES if bend else ():
-        best.take(agreement(arounds[0], at, near, 1.0, pitch, bin_min) - toll, near, number=0, speed=1.0, pitch=pitch)
-    found, cost = best.pitch.copy(), toll * (1 + (best.pitch != 1))
+        best.take(
+            agreement(arounds[0], at, near, 1.0, pitch, bin_min) - toll,
+            near,
+            number=0,
+            speed=1.0,
+            pitch=pitch,
+        )
+    found = best.pitch.copy()
+    cost = toll * (1 + (best.pitch != 1))
     for speed in SPEEDS if bend else ():
-        best.take(agreement(arounds[0], at, far, speed, found, bin_min) - cost, far, number=0, speed=speed, pitch=found)
+        best.take(
+            agreement(arounds[0], at, far, speed, found, bin_min) - cost,
+            far,
+            number=0,
+            speed=speed,
+            pitch=found,
+        )
     return best
 
 # %% ../nbs/30a_verify.ipynb #477ba061
@@ -216,14 +247,17 @@ def without_loudest(
     parts: int = 5,  # the clip is cut into so many, and the loudest left out
 ) -> np.ndarray:
     "Agreement of each place without the part of the clip that agrees most, shape (n_places,)."
-    own, under = at.own, np.zeros(len(at.own))
+    own = at.own
+    under = np.zeros(len(at.own))
     n_frames = len(arounds[0]) - 2 * _MARGIN
-    middle, speed = n_frames / 2, best.speed[own]
+    middle = n_frames / 2
+    speed = best.speed[own]
     frames = np.rint((at.frames - middle) * speed + middle).astype(np.int64) + best.shift[own] + _MARGIN
     bins = np.rint((at.bins + bin_min) * best.pitch[own]).astype(np.int64) - bin_min
     for number, around in enumerate(arounds):
         mine = best.number[own] == number
-        f, b = np.clip(frames[mine], 0, len(around) - 1), np.clip(bins[mine], 0, around.shape[1] - 1)
+        f = np.clip(frames[mine], 0, len(around) - 1)
+        b = np.clip(bins[mine], 0, around.shape[1] - 1)
         under[mine] = around[f, b]
     slot = own * parts + np.clip(at.frames * parts // max(n_frames, 1), 0, parts - 1)
     sums, counts = (np.bincount(slot, w, len(at) * parts).reshape(-1, parts) for w in (under, None))

@@ -32,6 +32,7 @@ _BLOCK = RATE // 4  # samples over which the level is kept, 0.25 s
 @dataclass
 class Packed:
     "Songs laid end to end, mapped from one file."
+
     ids: list[str]  # of the songs
     songs: np.ndarray  # (n,) number of the song each is a version of: equal numbers must not be told apart
     starts: np.ndarray  # (n + 1,) where each begins, samples; at multiples of 0.25 s
@@ -53,7 +54,8 @@ class Packed:
         n: int,  # samples
     ) -> np.ndarray:
         "A piece of one song, float32 of shape (n,); silence before its beginning and after its end."
-        first, last = self.starts[row], self.starts[row + 1]
+        first = self.starts[row]
+        last = self.starts[row + 1]
         low, high = np.clip([first + start, first + start + n], first, last)
         out = np.zeros(n, np.float32)
         out[low - first - start : high - first - start] = self.samples[low:high]
@@ -81,12 +83,16 @@ def pack(
     "Decode songs into one file; raises `ResonanceError` when none can be read."
     from tqdm import tqdm
 
-    folder, about = Path(folder), {'corpus': corpus.checksum(), 'asked': list(track_ids), 'rate_hz': RATE, 'version': 1}
+    folder = Path(folder)
+    about = {'corpus': corpus.checksum(), 'asked': list(track_ids), 'rate_hz': RATE, 'version': 1}
     found = _opened(folder, about)
     if found:
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    lengths, skipped, levels, song_of = {}, {}, [], _song_numbers(corpus, track_ids)
+    lengths = {}
+    skipped = {}
+    levels = []
+    song_of = _song_numbers(corpus, track_ids)
     with atomic_write(folder / 'music.i16') as part, open(part, 'wb') as out:
         for id in tqdm(track_ids, 'pack', disable=no_bar(progress)):
             try:
@@ -113,10 +119,12 @@ def pack(
 def _song_numbers(corpus: Corpus, ids: list[str]) -> dict[str, int]:
     "A number for each song; versions of one song have the same."
     groups = corpus.music['version_group'] if 'version_group' in corpus.music else {}
-    names = [str(groups[i]) if len(groups) and str(groups[i]) not in ('', 'nan') else f'alone {i}' for i in ids]
+    names = [
+        str(groups[i]) if len(groups) and str(groups[i]) not in ('', 'nan') else f'alone {i}' for i in ids
+    ]
     return dict(zip(ids, np.unique(names, return_inverse=True)[1]))
 
-
+# %% ../nbs/40_windows.ipynb #3280fa87
 def _opened(folder: Path, about: dict) -> Packed | None:
     "What is packed in the folder, if it is what was asked for, and whole."
     try:
@@ -136,6 +144,7 @@ def _opened(folder: Path, about: dict) -> Packed | None:
 @dataclass(frozen=True)
 class Cut:
     "How windows are cut."
+
     window_s: float = 1.0  # length of a window
     windows: int = 2  # of each song in a batch
     shift_s: float = 0.25  # the two views of a window begin up to so much apart
@@ -148,10 +157,11 @@ class Cut:
         "From the first window's earliest start to the last one's latest end."
         return self.windows * self.window_s + self.shift_s
 
-
+# %% ../nbs/40_windows.ipynb #4905dea1
 @dataclass
 class Draw:
     "What one step looks at."
+
     rows: np.ndarray  # (n,) numbers of the songs in the packed file
     starts: np.ndarray  # (n,) where the span begins in each, samples
     clean_at: np.ndarray  # (n, windows) where the clean view of each window begins in the span, samples
@@ -167,11 +177,15 @@ class Sampler:
         n_songs: int = 96,  # in a batch; fewer when there are fewer
         cut: Cut = Cut(),  # how windows are cut
         seed: int = 0,  # of everything
-        neighbours: np.ndarray | None = None,  # (n, k) rows of the songs most like each, to fill batches with; None: any songs
+        # (n, k) rows of the songs most like each, to fill batches with; None: any songs
+        neighbours: np.ndarray | None = None,
         near: float = 0.5,  # share of a batch that is filled with neighbours
     ):
-        self.music, self.cut, self.seed = music, cut, seed
-        self.neighbours, self.near = neighbours, near
+        self.music = music
+        self.cut = cut
+        self.seed = seed
+        self.neighbours = neighbours
+        self.near = near
         _, self._first = np.unique(music.songs, return_index=True)
         self.n_songs = min(n_songs, len(self._first))
         self.steps_per_epoch = max(1, len(self._first) // self.n_songs)
@@ -184,7 +198,9 @@ class Sampler:
         rng = rng_for(self.seed, 'windows', step)
         rows = _songs(self, step, rng)
         starts = np.array([_place(self, row, rng) for row in rows])
-        n, k, rate = len(rows), self.cut.windows, RATE
+        n = len(rows)
+        k = self.cut.windows
+        rate = RATE
         grid = np.arange(k) * round(self.cut.window_s * rate)
         clean, heard = (grid + rng.integers(0, round(self.cut.shift_s * rate) + 1, (n, k)) for _ in range(2))
         return Draw(rows, starts, clean, heard)
@@ -194,9 +210,12 @@ class Sampler:
         drawn: Draw,  # of `draw`
     ) -> np.ndarray:
         "The spans with what is before and after them, float32 of shape (n, samples)."
-        before, cut = round(self.cut.before_s * RATE), self.cut
+        before = round(self.cut.before_s * RATE)
+        cut = self.cut
         n = before + round((cut.span_s + cut.after_s) * RATE)
-        return np.stack([self.music.read(row, start - before, n) for row, start in zip(drawn.rows, drawn.starts)])
+        return np.stack(
+            [self.music.read(row, start - before, n) for row, start in zip(drawn.rows, drawn.starts)]
+        )
 
 # %% ../nbs/40_windows.ipynb #c6d0e150
 def _songs(self: Sampler, step: int, rng: np.random.Generator) -> np.ndarray:
@@ -213,7 +232,7 @@ def _songs(self: Sampler, step: int, rng: np.random.Generator) -> np.ndarray:
     versions = [np.flatnonzero(self.music.songs == self.music.songs[row]) for row in mine]
     return np.array([rng.choice(v) for v in versions])
 
-
+# %% ../nbs/40_windows.ipynb #68fdaf18
 def _place(self: Sampler, row: int, rng: np.random.Generator, tries: int = 8) -> int:
     "Where a span begins in a song, samples; not in silence if it can be helped."
     first, last = self.music.starts[row : row + 2]
@@ -232,7 +251,7 @@ def _doubled(x: torch.Tensor) -> torch.Tensor:
 
     return 2 * torch.fft.irfft(torch.fft.rfft(x), n=2 * x.shape[1])
 
-
+# %% ../nbs/40_windows.ipynb #6270779a
 def _halved(x: torch.Tensor) -> torch.Tensor:
     "From 16 to 8 kHz; what is above 4 kHz is lost."
     import torch
@@ -242,7 +261,7 @@ def _halved(x: torch.Tensor) -> torch.Tensor:
     spectrum[:, -1] = 0
     return torch.fft.irfft(spectrum, n=n) / 2
 
-
+# %% ../nbs/40_windows.ipynb #bdef5100
 def _windows(x: torch.Tensor, at: np.ndarray, n: int) -> torch.Tensor:
     "The windows that begin at `at` (rows, k), shape (rows * k, n)."
     import torch
@@ -254,6 +273,7 @@ def _windows(x: torch.Tensor, at: np.ndarray, n: int) -> torch.Tensor:
 @dataclass(frozen=True)
 class Levels:
     "How loud the crowd is: drawn evenly between two levels that move from the first to the last within some steps."
+
     first_db: tuple[float, float] = (5.0, 15.0)  # music over crowd at step 0
     last_db: tuple[float, float] = (-8.0, 10.0)  # and from `steps` on
     steps: int = 1_000
@@ -273,11 +293,16 @@ class Views:
     def __init__(
         self,
         sampler: Sampler,  # which windows
-        degrader: BatchDegrader | None,  # the concert, made for `degrader_times(cut)`; None: both views are clean
+        # the concert, made for `degrader_times(cut)`; None: both views are clean
+        degrader: BatchDegrader | None,
         levels: Levels = Levels(),  # how loud the crowd is
-        front: Callable[[torch.Tensor], torch.Tensor] | None = None,  # what is done to all windows where they are made, e.g. their spectrograms
+        # what is done to all windows where they are made, e.g. their spectrograms
+        front: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
-        self.sampler, self.degrader, self.levels, self.front = sampler, degrader, levels, front
+        self.sampler = sampler
+        self.degrader = degrader
+        self.levels = levels
+        self.front = front
 
     def batch(
         self,
@@ -286,9 +311,11 @@ class Views:
         "Clean windows and heard windows, both (batch, samples), or what the front end makes of them; and the song of each, (batch,)."
         import torch
 
-        cut, drawn = self.sampler.cut, self.sampler.draw(step)
+        cut = self.sampler.cut
+        drawn = self.sampler.draw(step)
         excerpts = torch.from_numpy(self.sampler.excerpts(drawn))
-        before, n = round(cut.before_s * RATE), round(cut.window_s * RATE)
+        before = round(cut.before_s * RATE)
+        n = round(cut.window_s * RATE)
         clean = _windows(excerpts[:, before:], drawn.clean_at, n)
         heard = excerpts[:, before:]
         if self.degrader:

@@ -30,7 +30,10 @@ def status(code, msg='', **more):
 
 def found(*titles, part='custom_files', **facts):
     "A result with these songs, best first."
-    items = [{'title': t, 'score': 90 - i, 'play_offset_ms': 7000, 'acrid': f'{i:032x}', **facts} for i, t in enumerate(titles)]
+    items = [
+        {'title': t, 'score': 90 - i, 'play_offset_ms': 7000, 'acrid': f'{i:032x}', **facts}
+        for i, t in enumerate(titles)
+    ]
     return status(0, 'Success', metadata={part: items, 'timestamp_utc': '2026-01-01 00:00:00'}, result_type=0)
 
 
@@ -38,11 +41,17 @@ class Stub:
     "Use as a context manager; `url` is its address."
 
     def __init__(self, answer=lambda sample: status(1001, 'No result'), behaviours=()):
-        self.answer, self.behaviours, self.asked, self.wrong, self.times = answer, list(behaviours), [], [], []
+        self.answer = answer
+        self.behaviours = list(behaviours)
+        self.asked = []
+        self.wrong = []
+        self.times = []
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version, wbufsize = 'HTTP/1.1', 65_536  # one write a reply: two wait for each other
+            # one write a reply: two wait for each other
+            protocol_version = 'HTTP/1.1'
+            wbufsize = 65_536
 
             def do_POST(self):
                 stub.times.append(time.monotonic())
@@ -82,11 +91,17 @@ class Stub:
     @staticmethod
     def fields(content_type, body):
         "The parts of a multipart form, text as str, the sample as bytes; read by the standard library's mail parser."
-        message = BytesParser(policy=HTTP).parsebytes(b'Content-Type: ' + content_type.encode() + b'\r\n\r\n' + body)
+        message = BytesParser(policy=HTTP).parsebytes(
+            b'Content-Type: ' + content_type.encode() + b'\r\n\r\n' + body
+        )
         out = {}
         for part in message.iter_parts():
             name = part.get_param('name', header='content-disposition')
-            out[name] = part.get_payload(decode=True) if part.get_filename() else part.get_payload(decode=True).decode()
+            out[name] = (
+                part.get_payload(decode=True)
+                if part.get_filename()
+                else part.get_payload(decode=True).decode()
+            )
         return out
 
     @staticmethod

@@ -34,7 +34,9 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f'{books} lessons were run by the book, with this package')
     why = Counter(r.longrepr[2].removeprefix('Skipped: ') for r in done.get('skipped', []))
     if why:
-        terminalreporter.write_line(f'{why.total()} skipped: ' + '; '.join(f'{reason} ({n})' for reason, n in sorted(why.items())))
+        terminalreporter.write_line(
+            f'{why.total()} skipped: ' + '; '.join(f'{reason} ({n})' for reason, n in sorted(why.items()))
+        )
 
 
 @pytest.fixture(scope='session')

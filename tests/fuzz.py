@@ -22,7 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / 'runs' / 'fuzz'
 TARGETS = {}  # name -> a function that makes (seeds, run) in a folder
-HANG_S, MEMORY_MB, LINE = 30, 2048, 1_000  # what an input may take, and how long a complaint may be
+# what an input may take, and how long a complaint may be
+HANG_S = 30
+MEMORY_MB = 2048
+LINE = 1_000
 
 
 def target(make):
@@ -37,11 +40,14 @@ def patched(base, data):
     "A file of which pieces are replaced: a short one is given whole (first byte even), of a long one (odd) its changes."
     if not data or not data[0] & 1:
         return data[1:]
-    out, at = bytearray(base), 1
+    out = bytearray(base)
+    at = 1
     while at + 5 <= len(data):
-        where, n = int.from_bytes(data[at : at + 4], 'little') % (len(base) + 1), data[at + 4]
+        where = int.from_bytes(data[at : at + 4], 'little') % (len(base) + 1)
+        n = data[at + 4]
         piece = data[at + 5 : at + 5 + (n & 63)]
-        end = len(out) if n & 128 else where + len(piece) * (not n & 64)  # cut off there, put in between, or put over
+        # cut off there, put in between, or put over
+        end = len(out) if n & 128 else where + len(piece) * (not n & 64)
         out[where:end] = piece
         at += 5 + len(piece)
     return bytes(out)
@@ -51,7 +57,13 @@ def whole(data):
     return b'\0' + data
 
 
-CHANGES = [b'\1', b'\1\0\0\0\0\x04\0\0\0\0', b'\1\x10\0\0\0\x01\xff', b'\1\x80\0\0\0\x80', b'\1\x20\0\0\0\x42AB']
+CHANGES = [
+    b'\1',
+    b'\1\0\0\0\0\x04\0\0\0\0',
+    b'\1\x10\0\0\0\x01\xff',
+    b'\1\x80\0\0\0\x80',
+    b'\1\x20\0\0\0\x42AB',
+]
 
 
 # ---- sound
@@ -63,9 +75,17 @@ def small_files(folder):
 
     import hostile
 
-    x, made = hostile.tone(0.3, 8_000, 2), {}
-    for suffix, container, coding in (('.wav', 'WAV', 'PCM_16'), ('.aiff', 'AIFF', 'PCM_16'), ('.flac', 'FLAC', 'PCM_16'), ('.ogg', 'OGG', 'VORBIS'),
-                                      ('.mp3', 'MP3', 'MPEG_LAYER_III'), ('.caf', 'CAF', 'ALAC_16'), ('.w64', 'W64', 'PCM_24')):
+    x = hostile.tone(0.3, 8_000, 2)
+    made = {}
+    for suffix, container, coding in (
+        ('.wav', 'WAV', 'PCM_16'),
+        ('.aiff', 'AIFF', 'PCM_16'),
+        ('.flac', 'FLAC', 'PCM_16'),
+        ('.ogg', 'OGG', 'VORBIS'),
+        ('.mp3', 'MP3', 'MPEG_LAYER_III'),
+        ('.caf', 'CAF', 'ALAC_16'),
+        ('.w64', 'W64', 'PCM_24'),
+    ):
         made[suffix] = hostile.write(folder / f'seed{suffix}', x, 8_000, container, coding).read_bytes()
     wide = np.concatenate([hostile.tone(0.3, 44_100, 2)])
     made['.m4a'] = hostile.write_av(folder / 'seed.m4a', wide).read_bytes()
@@ -92,10 +112,15 @@ def tagged(folder):
             made[f't{suffix}'] = path.read_bytes()
     path = folder / 'ape.mp3'
     path.write_bytes(made['.mp3'])
-    ape, id3 = APEv2(), ID3()
+    ape = APEv2()
+    id3 = ID3()
     ape['Title'], ape['Artist'] = 'A title', ['One', 'Two']
     ape.save(path)
-    id3.add(TIT2(encoding=1, text=['A title'])), id3.add(TPE1(encoding=3, text=['x'])), id3.add(APIC(data=b'\x89PNG'))
+    (
+        id3.add(TIT2(encoding=1, text=['A title'])),
+        id3.add(TPE1(encoding=3, text=['x'])),
+        id3.add(APIC(data=b'\x89PNG')),
+    )
     id3.save(path, v1=2)
     made['a.mp3'] = path.read_bytes()
     made['.m3u'] = b'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n'
@@ -127,14 +152,25 @@ def headers(folder):
     from resonance_nb import decode
 
     path = folder / 'x'
-    looks = [decode._behind_id3, decode._flac_part, decode._ogg_is_cut, decode._ogg_needs_care, decode._mp3_goes_on, decode._long_wav_part]
+    looks = [
+        decode._behind_id3,
+        decode._flac_part,
+        decode._ogg_is_cut,
+        decode._ogg_needs_care,
+        decode._mp3_goes_on,
+        decode._long_wav_part,
+    ]
 
     def run(data):
         path.write_bytes(data)
         fd = os.open(path, os.O_RDONLY)
         try:
             for look in looks:
-                if look is not decode._ogg_is_cut and look is not decode._ogg_needs_care or data[:4] == b'OggS':
+                if (
+                    look is not decode._ogg_is_cut
+                    and look is not decode._ogg_needs_care
+                    or data[:4] == b'OggS'
+                ):
                     look(fd)
             decode._promised_chunk(data.decode('latin-1'))
         finally:
@@ -171,7 +207,10 @@ class Chunks(io.RawIOBase):
     name = 'x'
 
     def __init__(self, data, sizes):
-        self.data, self.sizes, self.at, self.i = data, sizes or b'\xff', 0, 0
+        self.data = data
+        self.sizes = sizes or b'\xff'
+        self.at = 0
+        self.i = 0
 
     def read(self, n=-1):
         size = 1 + self.sizes[self.i % len(self.sizes)] * 7
@@ -195,7 +234,8 @@ def raw(folder):
     from resonance_nb.core import ResonanceError
 
     def heard(data, sizes, rate, channels, kind):
-        out, said = [], []
+        out = []
+        said = []
         try:
             for block in stream.from_raw(Chunks(data, sizes), rate, channels, kind, report=said.append):
                 out.append((block.start_s, block.samples))
@@ -208,7 +248,8 @@ def raw(folder):
     def run(data):
         if len(data) < 8:
             return
-        kinds, rates = ['int16', 'uint8', 'int24', 'int32', 'float32', 'float64'], [16_000, 8_000, 44_100, 1_000, 768_000]
+        kinds = ['int16', 'uint8', 'int24', 'int32', 'float32', 'float64']
+        rates = [16_000, 8_000, 44_100, 1_000, 768_000]
         how = rates[data[0] % 5], 1 + data[1] % 3, kinds[data[2] % 6]
         one, said = heard(data[7:], b'\xff', *how)
         other, again = heard(data[7:], data[3:7], *how)
@@ -218,10 +259,27 @@ def raw(folder):
             assert line.isprintable() and len(line) < LINE, line
 
     head = bytes([0, 0, 0, 1, 5, 0, 200])
-    fmt = struct.pack('<HHIIHHHHI', 0xFFFE, 2, 8_000, 64_000, 8, 32, 22, 32, 3) + struct.pack('<H', 3) + b'\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71'
-    float_wav = b'RIFF\xff\xff\xff\xffWAVEfmt ' + struct.pack('<I', len(fmt)) + fmt + b'LIST\x04\0\0\0abcddata' + struct.pack('<I', 64)
-    seeds = [hostile.wav_header(data=64) + bytes(range(64)), hostile.wav_header(2, 44_100, 24, 90) + bytes(90), float_wav + bytes(64),
-             hostile.wav_header(data=0xFFFFFFFF, riff=0xFFFFFFFF) + bytes(50), bytes(range(256)), b'ID3\x03abcdefgh', b'RF64\xff\xff\xff\xffWAVEds64' + bytes(40)]
+    fmt = (
+        struct.pack('<HHIIHHHHI', 0xFFFE, 2, 8_000, 64_000, 8, 32, 22, 32, 3)
+        + struct.pack('<H', 3)
+        + b'\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71'
+    )
+    float_wav = (
+        b'RIFF\xff\xff\xff\xffWAVEfmt '
+        + struct.pack('<I', len(fmt))
+        + fmt
+        + b'LIST\x04\0\0\0abcddata'
+        + struct.pack('<I', 64)
+    )
+    seeds = [
+        hostile.wav_header(data=64) + bytes(range(64)),
+        hostile.wav_header(2, 44_100, 24, 90) + bytes(90),
+        float_wav + bytes(64),
+        hostile.wav_header(data=0xFFFFFFFF, riff=0xFFFFFFFF) + bytes(50),
+        bytes(range(256)),
+        b'ID3\x03abcdefgh',
+        b'RF64\xff\xff\xff\xffWAVEds64' + bytes(40),
+    ]
     return [head + s for s in seeds], run
 
 
@@ -242,7 +300,8 @@ def index_target(name, make, clip_s=3.0):
 
         x = songs()
         recognizer, load = make(x)
-        pristine, spoiled = folder / 'whole', folder / 'spoiled'
+        pristine = folder / 'whole'
+        spoiled = folder / 'spoiled'
         recognizer.save(pristine)
         files = sorted(p.name for p in pristine.iterdir())
         contents = {n: (pristine / n).read_bytes() for n in files}
@@ -307,8 +366,13 @@ def vectors(x):
     return made, Asked
 
 
-for _name, _module, _class in (('landmark', 'landmarks', 'Landmarks'), ('fused', 'fuse', 'Fused'), ('embedding', 'embedding', 'Embedding'),
-                               ('mfcc', 'mfcc', 'Mfcc'), ('chromaprint', 'chromaprint', 'Chromaprint')):
+for _name, _module, _class in (
+    ('landmark', 'landmarks', 'Landmarks'),
+    ('fused', 'fuse', 'Fused'),
+    ('embedding', 'embedding', 'Embedding'),
+    ('mfcc', 'mfcc', 'Mfcc'),
+    ('chromaprint', 'chromaprint', 'Chromaprint'),
+):
     index_target(_name, recogniser(_module, _class))
 index_target('vectors', vectors)
 
@@ -343,7 +407,8 @@ def catalogue(folder):
     from resonance_nb import catalog, songlist
     from resonance_nb.audio import SAMPLE_RATE
 
-    music, place = folder / 'music', folder / 'catalogue'
+    music = folder / 'music'
+    place = folder / 'catalogue'
     music.mkdir()
     x = songs()[:2]
     for i, s in enumerate(x):
@@ -353,7 +418,11 @@ def catalogue(folder):
     db = sqlite3.connect(place / catalog.DATABASE)
     db.execute('PRAGMA journal_mode = DELETE')
     db.execute('VACUUM')
-    columns = [(t, r[1]) for (t,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() for r in db.execute(f'PRAGMA table_info({t})')]
+    columns = [
+        (t, r[1])
+        for (t,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for r in db.execute(f'PRAGMA table_info({t})')
+    ]
     db.close()
     base = (place / catalog.DATABASE).read_bytes()
     sums = next(place.glob(f'landmark/*/{catalog.CHECKSUMS}'))
@@ -361,7 +430,14 @@ def catalogue(folder):
 
     def ask():
         with catalog.Catalog(place) as c:
-            len(c), songlist.list_songs(c), songlist.overview(c), songlist.list_unreadable(c), c.problems(), c.check()
+            (
+                len(c),
+                songlist.list_songs(c),
+                songlist.overview(c),
+                songlist.list_unreadable(c),
+                c.problems(),
+                c.check(),
+            )
             c.embeddings('m'), c.export_csv(folder / 'out.csv')
             c.identify(x[1][: 3 * SAMPLE_RATE])
 
@@ -375,11 +451,20 @@ def catalogue(folder):
         if data[0] % 3 == 2 and len(data) > 3:
             table, column = columns[data[1] % len(columns)]
             text = data[3:].decode('utf-8', 'replace')
-            value = {0: text, 1: data[3:], 2: int.from_bytes(data[3:11], 'little', signed=True), 3: float('inf'), 4: None}[data[2] % 5]
+            value = {
+                0: text,
+                1: data[3:],
+                2: int.from_bytes(data[3:11], 'little', signed=True),
+                3: float('inf'),
+                4: None,
+            }[data[2] % 5]
             with contextlib.suppress(sqlite3.Error):
                 with sqlite3.connect(place / catalog.DATABASE) as db:
                     db.execute('PRAGMA foreign_keys = OFF')
-                    db.execute(f'UPDATE {table} SET {column} = ? WHERE rowid = (SELECT max(rowid) FROM {table})', (value,))
+                    db.execute(
+                        f'UPDATE {table} SET {column} = ? WHERE rowid = (SELECT max(rowid) FROM {table})',
+                        (value,),
+                    )
                 db.close()
         ask()
 
@@ -399,7 +484,8 @@ def song_table(folder):
     hostile.write(folder / 'music' / 'a.wav', songs()[0][:, None], SAMPLE_RATE)
     c = catalog.Catalog(folder / 'catalogue', create=True)
     c.index(folder / 'music', 'landmark', progress=False)
-    path, row = folder / 'x.csv', c.songs()[0]
+    path = folder / 'x.csv'
+    row = c.songs()[0]
     c.export_csv(path)
     seed = path.read_bytes()
 
@@ -445,22 +531,41 @@ def corpus(path):
                 corpora.splits_table(c, 0)
 
 
-tables('corpus-table', [b'id,file,title,duration_s,version_group,source_url\na,music/a.flac,A,64.0,,http://x/y\nb,b.flac,B,,v1,\n',
-                        b'id,file,room_id,rt60_s\nr,rir/r.flac,room,0.4\n'], corpus)
+tables(
+    'corpus-table',
+    [
+        b'id,file,title,duration_s,version_group,source_url\na,music/a.flac,A,64.0,,http://x/y\nb,b.flac,B,,v1,\n',
+        b'id,file,room_id,rt60_s\nr,rir/r.flac,room,0.4\n',
+    ],
+    corpus,
+)
 
 
 def others(path):
     from resonance_nb import sources
     from resonance_nb.core import ResonanceError
 
-    for read in (sources.read_fma, sources.read_mtg, sources.read_mtg_names, sources.read_mtg_licences, sources.read_checksums):
+    for read in (
+        sources.read_fma,
+        sources.read_mtg,
+        sources.read_mtg_names,
+        sources.read_mtg_licences,
+        sources.read_checksums,
+    ):
         with contextlib.suppress(ResonanceError):
             read(path)
 
 
-tables('other-tables', [b',track,artist,set,track\n,title,name,subset,license\ntrack_id,,,,\n2,Food,AWOL,small,by\n',
-                        b'TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\ntrack_1\ta\tb\t14/214.mp3\t124.6\tgenre---punk\n',
-                        b'0' * 64 + b' *raw_30s/audio/00.tar\n', b'14/214.mp3\n x http://a/b\n y http://c/d\n'], others)
+tables(
+    'other-tables',
+    [
+        b',track,artist,set,track\n,title,name,subset,license\ntrack_id,,,,\n2,Food,AWOL,small,by\n',
+        b'TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\ntrack_1\ta\tb\t14/214.mp3\t124.6\tgenre---punk\n',
+        b'0' * 64 + b' *raw_30s/audio/00.tar\n',
+        b'14/214.mp3\n x http://a/b\n y http://c/d\n',
+    ],
+    others,
+)
 
 
 def answers(path):
@@ -469,8 +574,16 @@ def answers(path):
     services.read_answers(path)
 
 
-tables('answers', [b'file,track_id,score,offset_s\nq1.wav,a,0.9,1.5\nq2.wav,,,\n', b'sep=;\nfile;title;status\nq1.wav;"x";match\n',
-                   b'{"file": "q1.wav", "matches": [{"track_id": "a", "score": 1}]}\n', b'[{"file": "q.wav", "status": false}]'], answers)
+tables(
+    'answers',
+    [
+        b'file,track_id,score,offset_s\nq1.wav,a,0.9,1.5\nq2.wav,,,\n',
+        b'sep=;\nfile;title;status\nq1.wav;"x";match\n',
+        b'{"file": "q1.wav", "matches": [{"track_id": "a", "score": 1}]}\n',
+        b'[{"file": "q.wav", "status": false}]',
+    ],
+    answers,
+)
 
 
 def records(path):
@@ -479,9 +592,19 @@ def records(path):
     services.read_record(path)
 
 
-tables('record', [p.read_bytes() for p in sorted((ROOT / 'data' / 'services').glob('*.json'))[:3] if p.stat().st_size < 20_000]
-       + [b'{"format": "resonance service answers", "version": 1, "service": "x", "questions": [], "query_set": "", "venue": "", "date": "",'
-          b' "notes": {}, "corpus": {"name": "c"}, "own_catalogue": true}'], records)
+tables(
+    'record',
+    [
+        p.read_bytes()
+        for p in sorted((ROOT / 'data' / 'services').glob('*.json'))[:3]
+        if p.stat().st_size < 20_000
+    ]
+    + [
+        b'{"format": "resonance service answers", "version": 1, "service": "x", "questions": [], "query_set": "", "venue": "", "date": "",'
+        b' "notes": {}, "corpus": {"name": "c"}, "own_catalogue": true}'
+    ],
+    records,
+)
 
 
 def pack(path):
@@ -492,8 +615,14 @@ def pack(path):
     services.Pack.load(path.parent / 'pack')
 
 
-tables('pack', [b'{"format": "resonance pack", "version": 1, "query_set": "x", "venue": "v", "rate_hz": 16000, "seed": 0, "catalogue": "c",'
-                b' "corpus": {}, "files": [["q1.wav", "q1", "aa"]], "songs": [["t", "T", "A"]], "protocol": {}, "queries": []}'], pack)
+tables(
+    'pack',
+    [
+        b'{"format": "resonance pack", "version": 1, "query_set": "x", "venue": "v", "rate_hz": 16000, "seed": 0, "catalogue": "c",'
+        b' "corpus": {}, "files": [["q1.wav", "q1", "aa"]], "songs": [["t", "T", "A"]], "protocol": {}, "queries": []}'
+    ],
+    pack,
+)
 
 
 def values(path):
@@ -526,13 +655,25 @@ def archives(folder):
         with tarfile.open(fileobj=out, mode=mode) as t:
             for name, kind, link in members:
                 m = tarfile.TarInfo(name)
-                m.type, m.linkname, m.size = kind, link, 3 if kind == tarfile.REGTYPE else 0
+                m.type = kind
+                m.linkname = link
+                m.size = 3 if kind == tarfile.REGTYPE else 0
                 t.addfile(m, io.BytesIO(b'abc'))
         return out.getvalue()
 
-    members = [('a/b.mp3', tarfile.REGTYPE, ''), ('l', tarfile.SYMTYPE, '../../x'), ('../up', tarfile.REGTYPE, '')]
-    seeds = [b'\0' + zipped(('a/b.mp3', b'abc'), ('c', b'')), b'\0' + zipped(('../up', b'abc')), b'\1' + tarred('w', *members[:1]),
-             b'\1' + tarred('w:gz', *members[:1]), b'\1' + tarred('w', *members), b'\1' + tarred('w:xz', members[0], members[2])]
+    members = [
+        ('a/b.mp3', tarfile.REGTYPE, ''),
+        ('l', tarfile.SYMTYPE, '../../x'),
+        ('../up', tarfile.REGTYPE, ''),
+    ]
+    seeds = [
+        b'\0' + zipped(('a/b.mp3', b'abc'), ('c', b'')),
+        b'\0' + zipped(('../up', b'abc')),
+        b'\1' + tarred('w', *members[:1]),
+        b'\1' + tarred('w:gz', *members[:1]),
+        b'\1' + tarred('w', *members),
+        b'\1' + tarred('w:xz', members[0], members[2]),
+    ]
     inner = folder / 'a' / 'b' / 'inner'
     inner.parent.mkdir(parents=True)
 
@@ -544,7 +685,11 @@ def archives(folder):
         shutil.rmtree(inner, ignore_errors=True)
         with contextlib.suppress(ResonanceError):
             (sources.extract_tar if data[0] & 1 else sources.extract_zip)(path, inner)
-        left = [p for p in folder.rglob('*') if not p.is_relative_to(inner) and p not in (path, folder / 'a', folder / 'a' / 'b')]
+        left = [
+            p
+            for p in folder.rglob('*')
+            if not p.is_relative_to(inner) and p not in (path, folder / 'a', folder / 'a' / 'b')
+        ]
         assert not left, left
         assert not [p for p in inner.rglob('*') if p.is_symlink()]
 
@@ -558,10 +703,13 @@ def download_answers(folder):
 
     class Answer:
         def __init__(self, status, headers, body):
-            self.status_code, self.headers, self.raw = status, headers, io.BytesIO(body)
+            self.status_code = status
+            self.headers = headers
+            self.raw = io.BytesIO(body)
             self.raw.read1 = self.raw.read = lambda n=-1, decode_content=True, read=self.raw.read: read(n)
 
-        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+        __enter__ = lambda self: self
+        __exit__ = lambda self, *_: None
 
     class Session:
         def __init__(self, answer):
@@ -578,11 +726,18 @@ def download_answers(folder):
         part.write_bytes(b'12345' * (len(parts[0]) % 2))
         answer = Answer(status, {n: v for n, v in zip(names, parts[1:]) if v}, parts[5].encode('latin-1'))
         with contextlib.suppress(download._Passing):
-            download._request(Session(answer), 'https://x/y', part, trust=True, timeout_s=1, max_bytes=1_000, progress=None)
+            download._request(
+                Session(answer), 'https://x/y', part, trust=True, timeout_s=1, max_bytes=1_000, progress=None
+            )
         wait = download._retry_after(parts[3])
         assert wait is None or 0 <= wait <= download._PATIENCE_S
 
-    return [b'\n5\n\n\n"a"\nabcde', b'a\n5\nbytes 5-9/10\n\n\nabcde', b'aaa\n\n\nWed, 21 Oct 2015 07:28:00 GMT\n\n', b'aa\n\nbytes */5\n7\n\n'], run
+    return [
+        b'\n5\n\n\n"a"\nabcde',
+        b'a\n5\nbytes 5-9/10\n\n\nabcde',
+        b'aaa\n\n\nWed, 21 Oct 2015 07:28:00 GMT\n\n',
+        b'aa\n\nbytes */5\n7\n\n',
+    ], run
 
 
 # ---- running them
@@ -592,18 +747,25 @@ class Findings:
     "What went wrong, once for each place in the package, with the bytes that show it."
 
     def __init__(self, name):
-        self.folder, self.seen = RUNS / name / 'findings', set()
+        self.folder = RUNS / name / 'findings'
+        self.seen = set()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, data, error):
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f'{os.sep}resonance_nb{os.sep}' in f.filename]
+        frames = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if f'{os.sep}resonance_nb{os.sep}' in f.filename
+        ]
         at = f'{Path(frames[-1].filename).stem}-{frames[-1].lineno}' if frames else 'target'
         key = re.sub(r'\W+', '-', f'{type(error).__name__}-{at}')
         if key not in self.seen:
             self.seen.add(key)
             (self.folder / f'{key}.bin').write_bytes(data)
             text = ''.join(traceback.format_exception(error))
-            (self.folder / f'{key}.txt').write_text(text[-8_000:], encoding='utf-8', errors='backslashreplace')
+            (self.folder / f'{key}.txt').write_text(
+                text[-8_000:], encoding='utf-8', errors='backslashreplace'
+            )
             print(f'FINDING {key}: {str(error)[:300]!r}', flush=True)
 
 
@@ -625,7 +787,12 @@ def guarded(folder):
     allowed = tuple(str(p) + os.sep for p in (folder, RUNS, Path(sys.prefix))) + ('/dev/',)
 
     def watch(event, args):
-        if event == 'open' and isinstance(args[0], (str, bytes)) and args[2] is not None and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        if (
+            event == 'open'
+            and isinstance(args[0], (str, bytes))
+            and args[2] is not None
+            and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             path = os.path.realpath(os.fsdecode(args[0]))
             if not path.startswith(allowed):
                 raise AssertionError(f'{path} would be written')
@@ -646,7 +813,8 @@ def child(name, seconds):
             import mutagen
 
             mutagen.File(__file__)  # brings the parts of it
-    place, findings = RUNS / name, Findings(name)
+    place = RUNS / name
+    findings = Findings(name)
     with tempfile.TemporaryDirectory() as folder:
         seeds, run = TARGETS[name](Path(folder))
         (place / 'corpus').mkdir(exist_ok=True)
@@ -659,8 +827,16 @@ def child(name, seconds):
                 findings.keep(data, error)
 
         longest = max(4_096, *(len(s) for s in seeds))
-        options = [f'-max_total_time={seconds}', f'-timeout={HANG_S}', f'-rss_limit_mb={MEMORY_MB}', f'-max_len={longest}', f'-artifact_prefix={place}/findings/',
-                   '-print_final_stats=1', '-close_fd_mask=0', str(place / 'corpus')]
+        options = [
+            f'-max_total_time={seconds}',
+            f'-timeout={HANG_S}',
+            f'-rss_limit_mb={MEMORY_MB}',
+            f'-max_len={longest}',
+            f'-artifact_prefix={place}/findings/',
+            '-print_final_stats=1',
+            '-close_fd_mask=0',
+            str(place / 'corpus'),
+        ]
         atheris.Setup([sys.argv[0], *options], one)
         atheris.Fuzz()
 
@@ -671,24 +847,32 @@ def counted(log):
     for part in log.split('INFO: Seed')[1:]:
         steps = re.findall(r'^#(\d+)\s.*?cov: (\d+)', part, re.M)
         if steps:
-            inputs, cover = inputs + int(steps[-1][0]), max(cover, int(steps[-1][1]))
+            inputs = inputs + int(steps[-1][0])
+            cover = max(cover, int(steps[-1][1]))
     return inputs, cover
 
 
 def fuzz(name, seconds):
     "Fuzz a target in processes of its own, a new one when one dies; (inputs, coverage, findings)."
-    place, end = RUNS / name, time.monotonic() + seconds
+    place = RUNS / name
+    end = time.monotonic() + seconds
     place.mkdir(parents=True, exist_ok=True)
     log = place / 'log.txt'
     with open(log, 'w') as out:
         while (left := round(end - time.monotonic())) > 0:
             words = [sys.executable, __file__, '--child', name, '--seconds', str(left)]
             env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-            done = subprocess.run(words, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                words, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
             if done.returncode == 0 or 'INFO: Seed' not in log.read_text(errors='replace'):
                 break
     inputs, cover = counted(log.read_text(errors='replace'))
-    found = sorted(p.name for p in (place / 'findings').glob('*') if p.suffix != '.txt') if (place / 'findings').exists() else []
+    found = (
+        sorted(p.name for p in (place / 'findings').glob('*') if p.suffix != '.txt')
+        if (place / 'findings').exists()
+        else []
+    )
     return inputs, cover, found, done.returncode if not inputs else 0
 
 
@@ -712,8 +896,13 @@ def main(argv=None):
     bad, total = 0, 0
     for name in names:
         inputs, cover, found, died = fuzz(name, args.seconds)
-        total, bad = total + inputs, bad + len(found) + bool(died)
-        print(f'{name:<18} {inputs:>10} inputs  coverage {cover:>6}  findings {len(found)}' + (f'  DID NOT RUN, see {RUNS / name / "log.txt"}' if died else ''), flush=True)
+        total = total + inputs
+        bad = bad + len(found) + bool(died)
+        print(
+            f'{name:<18} {inputs:>10} inputs  coverage {cover:>6}  findings {len(found)}'
+            + (f'  DID NOT RUN, see {RUNS / name / "log.txt"}' if died else ''),
+            flush=True,
+        )
         for f in found:
             print(f'  {RUNS / name / "findings" / f}')
     print(f'{total} inputs, {bad} findings')

@@ -25,7 +25,10 @@ def tone(duration_s=4.0, rate=RATE, channels=1):
 
 
 def write(path, samples, rate=RATE, container='WAV', coding='PCM_16'):
-    with open(path, 'wb+') as f, sf.SoundFile(f, 'w', rate, samples.shape[1], coding, format=container) as out:
+    with (
+        open(path, 'wb+') as f,
+        sf.SoundFile(f, 'w', rate, samples.shape[1], coding, format=container) as out,
+    ):
         for i in range(0, len(samples), 4096):
             out.write(samples[i : i + 4096])
     return Path(path)
@@ -39,19 +42,23 @@ def write_av(path, samples=None, rate=44_100, codec='aac', container='mp4', vide
         v = c.add_stream('mpeg4', rate=10) if video else None
         a = c.add_stream(codec, rate=rate, layout='stereo') if samples is not None else None
         if v is not None:
-            v.width, v.height, v.pix_fmt = 64, 48, 'yuv420p'
+            v.width = 64
+            v.height = 48
+            v.pix_fmt = 'yuv420p'
             for _ in range(10):
                 c.mux(v.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), 'uint8'), format='rgb24')))
             c.mux(v.encode(None))
         if a is not None:
             a.bit_rate = 128_000
-            planar, kind = a.format.name.endswith('p'), {'s16': 'int16', 's32': 'int32'}.get(a.format.name.rstrip('p'), 'float32')
+            planar = a.format.name.endswith('p')
+            kind = {'s16': 'int16', 's32': 'int32'}.get(a.format.name.rstrip('p'), 'float32')
             samples = samples if kind == 'float32' else (samples * np.iinfo(kind).max).astype(kind)
             for i in range(0, len(samples), 1024):
                 block = samples[i : i + 1024]
                 block = np.ascontiguousarray(block.T if planar else block.reshape(1, -1))
                 frame = av.AudioFrame.from_ndarray(block, format=a.format.name, layout='stereo')
-                frame.sample_rate, frame.pts = rate, i
+                frame.sample_rate = rate
+                frame.pts = i
                 c.mux(a.encode(frame))
             c.mux(a.encode(None))
     return Path(path)
@@ -60,21 +67,34 @@ def write_av(path, samples=None, rate=44_100, codec='aac', container='mp4', vide
 def wav_header(channels=1, rate=RATE, bits=16, data=32_000, riff=None):
     "The 44 bytes of a PCM WAV header, with any claims."
     align = channels * bits // 8 & 0xFFFF
-    return (b'RIFF' + struct.pack('<I', 36 + data if riff is None else riff) + b'WAVEfmt '
-            + struct.pack('<IHHIIHH', 16, 1, channels, rate, (rate * align) & 0xFFFFFFFF, align, bits)
-            + b'data' + struct.pack('<I', data))
+    return (
+        b'RIFF'
+        + struct.pack('<I', 36 + data if riff is None else riff)
+        + b'WAVEfmt '
+        + struct.pack('<IHHIIHH', 16, 1, channels, rate, (rate * align) & 0xFFFFFFFF, align, bits)
+        + b'data'
+        + struct.pack('<I', data)
+    )
 
 
 def png():
     "A grey 8 x 8 picture."
+
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
     rows = zlib.compress(b''.join(b'\0' + bytes([128] * 8) for _ in range(8)))
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 0, 0, 0, 0)) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 0, 0, 0, 0))
+        + chunk(b'IDAT', rows)
+        + chunk(b'IEND', b'')
+    )
 
 
 def _good(d, add):
-    x, noise = tone(), np.random.default_rng(2).bytes(64_000)
+    x = tone()
+    noise = np.random.default_rng(2).bytes(64_000)
     add(write(d / 'good.wav', x), 'ok')
     add(write(d / 'GOOD.MP3', x, container='MP3', coding='MPEG_LAYER_III'), 'ok')
     add(write(d / 'eight-bit.wav', x, coding='PCM_U8'), 'ok')
@@ -99,22 +119,38 @@ def _good(d, add):
     add(write_av(d / 'good.m4a', tone(rate=44_100, channels=2)), 'ok')
     add(write_av(d / 'film.mp4', tone(rate=44_100, channels=2), video=True), 'ok')
     add(write_av(d / 'good.mka', tone(rate=44_100, channels=2), container='matroska'), 'ok')
-    add(write_av(d / 'no-length.mp3', tone(rate=44_100, channels=2), codec='libmp3lame', container='mp3', options={'write_xing': '0'}), 'ok')
+    add(
+        write_av(
+            d / 'no-length.mp3',
+            tone(rate=44_100, channels=2),
+            codec='libmp3lame',
+            container='mp3',
+            options={'write_xing': '0'},
+        ),
+        'ok',
+    )
 
 
 def _broken(d, add):
-    x, wide = tone(), tone(rate=44_100, channels=2)
+    x = tone()
+    wide = tone(rate=44_100, channels=2)
     made = {
-        'cut.wav': write(d / 'cut.wav', x), 'cut.aiff': write(d / 'cut.aiff', x, container='AIFF'),
+        'cut.wav': write(d / 'cut.wav', x),
+        'cut.aiff': write(d / 'cut.aiff', x, container='AIFF'),
         'cut.mp3': write(d / 'cut.mp3', wide, 44_100, 'MP3', 'MPEG_LAYER_III'),
-        'cut.ogg': write(d / 'cut.ogg', wide, 44_100, 'OGG', 'VORBIS'), 'cut.flac': write(d / 'cut.flac', wide, 44_100, 'FLAC'),
+        'cut.ogg': write(d / 'cut.ogg', wide, 44_100, 'OGG', 'VORBIS'),
+        'cut.flac': write(d / 'cut.flac', wide, 44_100, 'FLAC'),
         'cut.m4a': write_av(d / 'cut.m4a', wide, options={'movflags': 'faststart'}),
     }
     for name, path in made.items():
         data = path.read_bytes()
         path.write_bytes(data[: len(data) * 6 // 10 + 7])
         add(path, 'partial')
-    for name, container, coding in (('hole.mp3', 'MP3', 'MPEG_LAYER_III'), ('hole.flac', 'FLAC', 'PCM_16'), ('hole.ogg', 'OGG', 'VORBIS')):
+    for name, container, coding in (
+        ('hole.mp3', 'MP3', 'MPEG_LAYER_III'),
+        ('hole.flac', 'FLAC', 'PCM_16'),
+        ('hole.ogg', 'OGG', 'VORBIS'),
+    ):
         data = bytearray(write(d / name, wide, 44_100, container, coding).read_bytes())
         half = len(data) // 2
         data[half : half + len(data) // 8] = np.random.default_rng(3).bytes(len(data) // 8)

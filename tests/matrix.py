@@ -28,15 +28,27 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / 'runs' / 'hostile'
-RATE, LONG_S, HOP = 16_000, 6.0, 160
+RATE = 16_000
+LONG_S = 6.0
+HOP = 160
 HANG_S = 240  # for a file of seconds, on a machine that is busy
 LATE_S = 0.12  # by how much what comes behind damage may be off
-SHAPES = [(44_100, 2), (48_000, 1), (22_050, 1), (16_000, 1), (8_000, 1), (48_000, 6), (32_000, 2)]  # rate, channels; the first that a codec takes is damaged in every way
-NO_SOUND = {'anull', 'comfortnoise', 'dfpwm', 'aptx', 'aptx_hd', 'sbc'}  # encoders of nothing, or of what no file holds
-NO_FILES = set('alsa oss fbdev null crc md5 hash framecrc framemd5 framehash streamhash uncodedframecrc data fifo tee segment rtp rtsp rtp_mpegts sap hls dash hds '
-               'smoothstreaming webm_chunk webm_dash_manifest ffmetadata image2 image2pipe stream_segment,ssegment mkvtimestamp_v2 spdif'.split())
-RAW = re.compile(r'[fsu]\d+[bl]e|[su]8|alaw|mulaw|vidc|codec2raw|g72\d.*|dfpwm|aptx.*|gsm|sbc|sln|daud|mlp|truehd')  # samples or frames without a header
-UNSTATED = set('adts latm ac3 eac3 dts amr mp2 mp3 mpegts mpeg vob dvd svcd vcd oma nut asf_stream avi flv rm mxf mxf_d10 mxf_opatom mmf voc matroska webm'.split())  # their end may come anywhere: no length, or one that is optional
+# rate, channels; the first that a codec takes is damaged in every way
+SHAPES = [(44_100, 2), (48_000, 1), (22_050, 1), (16_000, 1), (8_000, 1), (48_000, 6), (32_000, 2)]
+# encoders of nothing, or of what no file holds
+NO_SOUND = {'anull', 'comfortnoise', 'dfpwm', 'aptx', 'aptx_hd', 'sbc'}
+NO_FILES = set(
+    'alsa oss fbdev null crc md5 hash framecrc framemd5 framehash streamhash uncodedframecrc data fifo tee segment rtp rtsp rtp_mpegts sap hls dash hds '
+    'smoothstreaming webm_chunk webm_dash_manifest ffmetadata image2 image2pipe stream_segment,ssegment mkvtimestamp_v2 spdif'.split()
+)
+# samples or frames without a header
+RAW = re.compile(
+    r'[fsu]\d+[bl]e|[su]8|alaw|mulaw|vidc|codec2raw|g72\d.*|dfpwm|aptx.*|gsm|sbc|sln|daud|mlp|truehd'
+)
+# their end may come anywhere: no length, or one that is optional
+UNSTATED = set(
+    'adts latm ac3 eac3 dts amr mp2 mp3 mpegts mpeg vob dvd svcd vcd oma nut asf_stream avi flv rm mxf mxf_d10 mxf_opatom mmf voc matroska webm'.split()
+)
 
 
 # ---- the sound
@@ -45,8 +57,10 @@ UNSTATED = set('adts latm ac3 eac3 dts amr mp2 mp3 mpegts mpeg vob dvd svcd vcd 
 @cache
 def signal(long_s=LONG_S, rate=RATE):
     "A melody of noise and tones that is nowhere like elsewhere: shape (n,)."
-    rng, n = np.random.default_rng(7), round(long_s * rate)
-    t, out = np.arange(n) / rate, np.zeros(n)
+    rng = np.random.default_rng(7)
+    n = round(long_s * rate)
+    t = np.arange(n) / rate
+    out = np.zeros(n)
     step = rate // 10
     for i in range(0, n, step):
         for f in rng.choice(np.geomspace(250, 3_000, 14), 3, replace=False):
@@ -89,7 +103,8 @@ PIECE = 60  # frames of 10 ms
 
 def pieces(x, long_s=LONG_S):
     "For each piece of the original: (likeness at its place, how late it is there, best likeness anywhere, how late), likeness near its place first."
-    original, here = original_picture(long_s), picture(x)
+    original = original_picture(long_s)
+    here = picture(x)
     found = []
     for at in range(0, len(original) - PIECE, PIECE):
         like = likeness(original[at : at + PIECE], here)
@@ -136,10 +151,20 @@ def codecs():
 
 
 VARIANTS = {  # of a container: (codec, options, picture)
-    'mp4': [('aac', {'movflags': 'faststart'}, None), ('aac', {'movflags': 'frag_keyframe+empty_moov'}, None), ('aac', {}, 'mpeg4')],
-    'mov': [('alac', {'movflags': 'faststart'}, None)], 'mp3': [('libmp3lame', {'write_xing': '0'}, None)],
-    'matroska': [('libopus', {}, 'mpeg4'), ('aac', {'live': '1'}, None)], 'avi': [('libmp3lame', {}, 'mpeg4')], 'mpegts': [('mp2', {}, 'mpeg2video')],
-    'flv': [('aac', {}, 'flv')], 'asf': [('wmav2', {}, 'msmpeg4')], 'mpeg': [('mp2', {}, 'mpeg1video')], 'wav': [('pcm_s16le', {'rf64': 'always'}, None)],
+    'mp4': [
+        ('aac', {'movflags': 'faststart'}, None),
+        ('aac', {'movflags': 'frag_keyframe+empty_moov'}, None),
+        ('aac', {}, 'mpeg4'),
+    ],
+    'mov': [('alac', {'movflags': 'faststart'}, None)],
+    'mp3': [('libmp3lame', {'write_xing': '0'}, None)],
+    'matroska': [('libopus', {}, 'mpeg4'), ('aac', {'live': '1'}, None)],
+    'avi': [('libmp3lame', {}, 'mpeg4')],
+    'mpegts': [('mp2', {}, 'mpeg2video')],
+    'flv': [('aac', {}, 'flv')],
+    'asf': [('wmav2', {}, 'msmpeg4')],
+    'mpeg': [('mp2', {}, 'mpeg1video')],
+    'wav': [('pcm_s16le', {'rf64': 'always'}, None)],
     'ogg': [('flac', {'page_duration': '100000'}, None)],
 }
 
@@ -149,7 +174,9 @@ def encode(path, container, codec, rate, channels, options=None, film=None, long
     import av
     from av.codec import Codec
 
-    x = np.interp(np.arange(round(long_s * rate)) / rate, np.arange(round(long_s * RATE)) / RATE, signal(long_s)).astype(np.float32)
+    x = np.interp(
+        np.arange(round(long_s * rate)) / rate, np.arange(round(long_s * RATE)) / RATE, signal(long_s)
+    ).astype(np.float32)
     layout = {1: 'mono', 2: 'stereo', 6: '5.1'}[channels]
     with av.open(str(path), 'w', format=container, options=options or {}) as c:
         v = c.add_stream(film, rate=25) if film else None
@@ -159,14 +186,18 @@ def encode(path, container, codec, rate, channels, options=None, film=None, long
         if codec not in ('flac', 'alac', 'tta', 'wavpack') and not codec.startswith('pcm'):
             s.bit_rate = 64_000 * channels
         if v is not None:
-            v.width, v.height, v.pix_fmt = 64, 48, 'yuv420p'
+            v.width = 64
+            v.height = 48
+            v.pix_fmt = 'yuv420p'
             for i in range(round(long_s * 25)):
                 c.mux(v.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), i, 'uint8'), format='rgb24')))
             c.mux(v.encode(None))
         for i in range(0, len(x), 4096):
             block = np.repeat(x[None, i : i + 4096], channels, axis=0)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format='fltp', layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, i, Fraction(1, rate)
+            frame.sample_rate = rate
+            frame.pts = i
+            frame.time_base = Fraction(1, rate)
             for packet in s.encode(frame):
                 c.mux(packet)
         c.mux(s.encode(None))
@@ -182,18 +213,36 @@ def encode_all(container, folder, skip):
     jobs += [(codec, SHAPES[0], options, film) for codec, options, film in VARIANTS.get(container, [])]
     hopeless = set()
     for codec, (rate, channels), options, film in jobs:
-        name = '-'.join([codec, str(rate), str(channels), *map(str, options.values()), *([film] if film else [])]).replace('+', '-')
+        name = '-'.join(
+            [codec, str(rate), str(channels), *map(str, options.values()), *([film] if film else [])]
+        ).replace('+', '-')
         if name in skip or codec in hopeless:
             continue
         print(json.dumps({'try': name}), flush=True)
         path = folder / name
         try:
             frame = encode(path, container, codec, rate, channels, options, film)
-            print(json.dumps({'made': name, 'codec': codec, 'rate': rate, 'channels': channels, 'frame': frame, 'variant': [*options.values()] + [film] * bool(film),
-                              'bytes': path.stat().st_size}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        'made': name,
+                        'codec': codec,
+                        'rate': rate,
+                        'channels': channels,
+                        'frame': frame,
+                        'variant': [*options.values()] + [film] * bool(film),
+                        'bytes': path.stat().st_size,
+                    }
+                ),
+                flush=True,
+            )
         except Exception as e:
             path.unlink(missing_ok=True)
-            if 'could not write header' in str(e).lower() or 'not supported in' in str(e) or 'codec not' in str(e).lower():
+            if (
+                'could not write header' in str(e).lower()
+                or 'not supported in' in str(e)
+                or 'codec not' in str(e).lower()
+            ):
                 hopeless.add(codec)
 
 
@@ -203,7 +252,8 @@ def make_files(container, folder):
     listed = folder / 'made.jsonl'
     if listed.exists():
         return [json.loads(line) for line in listed.read_text().splitlines()]
-    made, tried = [], []
+    made = []
+    tried = []
     while True:
         done = ask_alone('--encode', container, '--folder', str(folder), '--skip', json.dumps(tried))
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
@@ -216,7 +266,9 @@ def make_files(container, folder):
 
 
 def ask_alone(*words):
-    return subprocess.run([sys.executable, __file__, *words], env=environment(), capture_output=True, text=True, timeout=1_200)
+    return subprocess.run(
+        [sys.executable, __file__, *words], env=environment(), capture_output=True, text=True, timeout=1_200
+    )
 
 
 def environment():
@@ -228,17 +280,23 @@ def environment():
 
 def stated(data, facts):
     "Where a header states sizes and lengths: [(offset, format, value)]."
-    n, rate = len(data), facts['rate']
+    n = len(data)
+    rate = facts['rate']
     numbers = {round(LONG_S * rate) + k for k in range(-4, 5)} | {round(LONG_S * f) for f in (1, 600, 1000)}
     frame = facts['frame'] or 1152
-    found, seen = [], set()
+    found = []
+    seen = set()
     for begin in sorted({0, max(0, n - 3_000)}):
         part = data[begin : begin + 3_000]
         for at in range(len(part) - 8):
             for form in ('<I', '>I', '>d', '<Q', '>Q'):
                 value = struct.unpack_from(form, part, at)[0]
                 sizes = form not in ('>d',) and n - 1_024 <= value <= n and value > n / 2
-                lengths = any(abs(value - v) <= (2 * frame if v > 20_000 else 0.02 * v) for v in numbers if v > 100) or form == '>d' and 5.5 < value < 6.6
+                lengths = (
+                    any(abs(value - v) <= (2 * frame if v > 20_000 else 0.02 * v) for v in numbers if v > 100)
+                    or form == '>d'
+                    and 5.5 < value < 6.6
+                )
                 spot = range(begin + at, begin + at + struct.calcsize(form))
                 if (sizes or lengths) and value == value and not seen & set(spot):
                     seen |= set(spot)
@@ -282,7 +340,17 @@ def id3v1():
 def ape():
     item = struct.pack('<II', 5, 0) + b'Title\0' + b'Title'
     head = struct.pack('<II', 2000, len(item) + 32) + struct.pack('<I', 1)
-    return b'APETAGEX' + head + struct.pack('<I', 0xA0000000) + bytes(8) + item + b'APETAGEX' + head + struct.pack('<I', 0x80000000) + bytes(8)
+    return (
+        b'APETAGEX'
+        + head
+        + struct.pack('<I', 0xA0000000)
+        + bytes(8)
+        + item
+        + b'APETAGEX'
+        + head
+        + struct.pack('<I', 0x80000000)
+        + bytes(8)
+    )
 
 
 def hole(data):
@@ -292,7 +360,10 @@ def hole(data):
 HEADER = (4, 9, 14, 20, 24, 34, 41, 60)
 DAMAGE = {  # name -> f(data, facts) -> data
     'none': lambda d, f: d,
-    **{f'cut-{name}': lambda d, f, share=share: d[: int(len(d) * share)] for name, share in (('tenth', 0.1), ('third', 1 / 3), ('half', 0.5), ('most', 0.9), ('last', 0.99))},
+    **{
+        f'cut-{name}': lambda d, f, share=share: d[: int(len(d) * share)]
+        for name, share in (('tenth', 0.1), ('third', 1 / 3), ('half', 0.5), ('most', 0.9), ('last', 0.99))
+    },
     'cut-byte': lambda d, f: d[:-1],
     **{f'flip-{at}': lambda d, f, at=at: flipped(d, at) for at in HEADER},
     'flip-middle': lambda d, f: flipped(d, len(d) // 2),
@@ -320,13 +391,42 @@ DAMAGE = {  # name -> f(data, facts) -> data
     'empty': lambda d, f: b'',
     'byte': lambda d, f: d[:1],
 }
-WHOLE = {'none', 'front-noise', 'front-zeros', 'behind-noise', 'behind-zeros', 'id3v2', 'id3v1', 'ape', 'tags-all', 'suffix-none', 'suffix-wrong', 'twice'}  # all of the sound is there
-INSIDE = {'flip-middle', 'flip-late', 'flip-last', 'noise-middle', 'zeros-middle', 'ones-middle'}  # and the rest is where it was
-RELATIVES = set('3g2 3gp ipod ismv psp f4v oga ogv spx vob dvd svcd vcd asf_stream mxf_d10 mxf_opatom'.split())  # of containers that are damaged in every way
-ALIKE = re.compile('pcm_(?!s16le$|s16be$|s24le$|f32le$|u8$|alaw$).*|ac3_fixed|mp2fixed|libvorbis_.*')  # and of codecs
+# all of the sound is there
+WHOLE = {
+    'none',
+    'front-noise',
+    'front-zeros',
+    'behind-noise',
+    'behind-zeros',
+    'id3v2',
+    'id3v1',
+    'ape',
+    'tags-all',
+    'suffix-none',
+    'suffix-wrong',
+    'twice',
+}
+# and the rest is where it was
+INSIDE = {'flip-middle', 'flip-late', 'flip-last', 'noise-middle', 'zeros-middle', 'ones-middle'}
+# of containers that are damaged in every way
+RELATIVES = set(
+    '3g2 3gp ipod ismv psp f4v oga ogv spx vob dvd svcd vcd asf_stream mxf_d10 mxf_opatom'.split()
+)
+# and of codecs
+ALIKE = re.compile('pcm_(?!s16le$|s16be$|s24le$|f32le$|u8$|alaw$).*|ac3_fixed|mp2fixed|libvorbis_.*')
 FEW = ('none', 'cut-half', 'noise-middle')  # of these, and of other rates and channels
-SAMPLE = [('wav', 'pcm_s16le', 44_100), ('wav', 'ac3', 44_100), ('matroska', 'libopus', 48_000), ('mp3', 'libmp3lame', 44_100), ('mp4', 'aac', 44_100),
-          ('ogg', 'flac', 44_100), ('flac', 'flac', 44_100), ('adts', 'aac', 44_100), ('asf', 'wmav2', 44_100)]  # what every run of the tests looks at
+SAMPLE = [
+    ('wav', 'pcm_s16le', 44_100),
+    ('wav', 'ac3', 44_100),
+    ('matroska', 'libopus', 48_000),
+    ('mp3', 'libmp3lame', 44_100),
+    ('mp4', 'aac', 44_100),
+    # what every run of the tests looks at
+    ('ogg', 'flac', 44_100),
+    ('flac', 'flac', 44_100),
+    ('adts', 'aac', 44_100),
+    ('asf', 'wmav2', 44_100),
+]
 SAMPLE_DAMAGE = 'none cut-half cut-byte flip-middle noise-middle zeros-middle twice front-noise tags-all length-low length-zero suffix-wrong empty byte'.split()
 
 
@@ -346,7 +446,9 @@ def worker():
 
     for line in sys.stdin:
         asked = json.loads(line)
-        path, blocks, notes = asked['path'], [], []
+        path = asked['path']
+        blocks = []
+        notes = []
         about, wrong = attempt(lambda: audio.info(path))
         loaded, refused = attempt(lambda: audio.load(path))
 
@@ -359,8 +461,21 @@ def worker():
         said = said or (notes and {'kind': 'Note', 'text': notes[0]} or None)
         x = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
         np.save(asked['out'], x)
-        print(json.dumps({'duration_s': about and about.duration_s, 'wrong': wrong, 'loaded': None if loaded is None else len(loaded), 'refused': refused,
-                          'same': loaded is None or len(loaded) == len(x) and bool((loaded == x).all()), 'said': said, 'n': len(x), 'took_s': time.monotonic() - begun}), flush=True)
+        print(
+            json.dumps(
+                {
+                    'duration_s': about and about.duration_s,
+                    'wrong': wrong,
+                    'loaded': None if loaded is None else len(loaded),
+                    'refused': refused,
+                    'same': loaded is None or len(loaded) == len(x) and bool((loaded == x).all()),
+                    'said': said,
+                    'n': len(x),
+                    'took_s': time.monotonic() - begun,
+                }
+            ),
+            flush=True,
+        )
 
 
 class Worker:
@@ -368,7 +483,13 @@ class Worker:
 
     def __init__(self, words=(__file__, '--worker')):
         self.err = tempfile.TemporaryFile()
-        self.p = subprocess.Popen([sys.executable, *words], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
+        self.p = subprocess.Popen(
+            [sys.executable, *words],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.err,
+        )
 
     def ask(self, path, out):
         "Its answer; or a word for what became of it."
@@ -400,7 +521,27 @@ def reference(path):
     "What the system's `ffmpeg` hears: mono at 16 kHz; None where there is none."
     if not shutil.which('ffmpeg'):
         return None
-    words = ['ffmpeg', '-v', 'quiet', '-nostdin', '-threads', '1', '-i', str(path), '-map', '0:a:0', '-f', 'f32le', '-ac', '1', '-ar', str(RATE), '-t', '100', '-']
+    words = [
+        'ffmpeg',
+        '-v',
+        'quiet',
+        '-nostdin',
+        '-threads',
+        '1',
+        '-i',
+        str(path),
+        '-map',
+        '0:a:0',
+        '-f',
+        'f32le',
+        '-ac',
+        '1',
+        '-ar',
+        str(RATE),
+        '-t',
+        '100',
+        '-',
+    ]
     try:
         done = subprocess.run(words, capture_output=True, timeout=HANG_S)
     except subprocess.TimeoutExpired:
@@ -435,15 +576,21 @@ KNOWN = [  # (files, verdict, why nothing better is to be had)
 
 def judge(damage, facts, answer, x, path, known):
     "(verdict, what is wrong or None). `known`: how this codec's undamaged file sounds, piece by piece."
-    said, refused = answer['said'], answer['refused']
+    said = answer['said']
+    refused = answer['refused']
     for told in (said, refused, answer['wrong']):
-        if told and (not told['text'].isprintable() or len(told['text']) > 600 or path.name not in told['text']):
+        if told and (
+            not told['text'].isprintable() or len(told['text']) > 600 or path.name not in told['text']
+        ):
             return 'bad line', repr(told['text'][:200])
-    if (said and said['text']) != (refused and refused['text']) and not (refused and 'non-finite' in refused['text']):
+    if (said and said['text']) != (refused and refused['text']) and not (
+        refused and 'non-finite' in refused['text']
+    ):
         return 'differs', f'load says {refused}, the stream {said}'
     if not answer['same']:
         return 'differs', 'load and the stream hear other samples'
-    heard_s, slack = len(x) / RATE, tolerance(facts)
+    heard_s = len(x) / RATE
+    slack = tolerance(facts)
     crashed = said and ('crashed' in said['text'] or 'stalled' in said['text'])
     most = LONG_S * (2 if damage == 'twice' else 1)
     wants = np.array([k[0] >= CLEAR for k in known])
@@ -457,7 +604,8 @@ def judge(damage, facts, answer, x, path, known):
             ref = np.zeros(0, np.float32) if ref is None else ref
         return ref
 
-    lies = damage.startswith('flip-') and damage[5:].isdigit()  # a header that tells of another codec or rate is believed
+    # a header that tells of another codec or rate is believed
+    lies = damage.startswith('flip-') and damage[5:].isdigit()
     if damage.startswith('length') and said:
         most *= 2
     if lies and (said or answer['duration_s'] and abs(heard_s - answer['duration_s']) < 0.1 * heard_s):
@@ -466,21 +614,41 @@ def judge(damage, facts, answer, x, path, known):
         return 'too long', f'{heard_s:.2f} s, ffmpeg {len(asked()) / RATE:.2f} s; {said}'
     if crashed:
         return 'crash told', None
-    there = np.array([f[0] >= CLEAR and min(abs(f[1] - k[1]), abs(f[1])) <= LATE_S for f, k in zip(found, known)])
+    there = np.array(
+        [f[0] >= CLEAR and min(abs(f[1] - k[1]), abs(f[1])) <= LATE_S for f, k in zip(found, known)]
+    )
     there |= ~wants  # each where ffmpeg hears it in the whole file, or where it was encoded
     if damage in WHOLE and there.all() and heard_s >= LONG_S - slack:
-        if damage == 'twice' and not said and heard_s < 2 * LONG_S - 2 * slack and len(asked()) / RATE > 2 * LONG_S - 3 * slack:
-            return 'silent loss', f'the second recording; ffmpeg hears {len(asked()) / RATE:.2f} s, we {heard_s:.2f} s'
-        return ('whole, said' if said else 'whole'), (f'complains of nothing: {said["text"]}' if said and damage in ('none', 'suffix-none', 'suffix-wrong', 'id3v1', 'ape', 'id3v2', 'tags-all') else None)
+        if (
+            damage == 'twice'
+            and not said
+            and heard_s < 2 * LONG_S - 2 * slack
+            and len(asked()) / RATE > 2 * LONG_S - 3 * slack
+        ):
+            return (
+                'silent loss',
+                f'the second recording; ffmpeg hears {len(asked()) / RATE:.2f} s, we {heard_s:.2f} s',
+            )
+        return ('whole, said' if said else 'whole'), (
+            f'complains of nothing: {said["text"]}'
+            if said and damage in ('none', 'suffix-none', 'suffix-wrong', 'id3v1', 'ape', 'id3v2', 'tags-all')
+            else None
+        )
     late = None
-    if damage in INSIDE | {'none'} | WHOLE:  # the rest is where it was: it must be there where ffmpeg hears it
+    # the rest is where it was: it must be there where ffmpeg hears it
+    if damage in INSIDE | {'none'} | WHOLE:
         theirs = pieces(asked()) if len(asked()) else [(0, 0, 0, 0)] * len(known)
         for i, (f, t) in enumerate(zip(found, theirs)):
             here = x[i * PIECE * HOP : (i + 1) * PIECE * HOP]
             if said and len(here) and (here == 0).mean() > 0.05:
                 continue  # the hole itself reaches into it
             if wants[i] and not there[i] and t[2] >= CLEAR + 0.1:
-                if damage in WHOLE and not said and len(asked()) / RATE <= heard_s + slack and abs(t[3] - f[3]) < LATE_S:
+                if (
+                    damage in WHOLE
+                    and not said
+                    and len(asked()) / RATE <= heard_s + slack
+                    and abs(t[3] - f[3]) < LATE_S
+                ):
                     continue  # as ffmpeg
                 late = f'piece at {i * PIECE / 100:.1f} s: ours {f[2]:.2f} {f[3]:+.2f} s, ffmpeg {t[2]:.2f} {t[3]:+.2f} s; heard {heard_s:.2f}, ffmpeg {len(asked()) / RATE:.2f}; {said}'
                 break
@@ -497,18 +665,34 @@ def judge(damage, facts, answer, x, path, known):
         return 'as ffmpeg', None
     if damage.startswith(('flip', 'length', 'noise', 'ones', 'zeros', 'hole', 'front')) and same:
         return 'as ffmpeg', None
-    if damage == 'hole-middle' and facts['codec'].startswith(('pcm', 'adpcm', 'dfpwm', 'g72', 'real', 'nelly')):
+    if damage == 'hole-middle' and facts['codec'].startswith(
+        ('pcm', 'adpcm', 'dfpwm', 'g72', 'real', 'nelly')
+    ):
         return 'as made', None  # blocks without a mark: what follows a hole is noise, and nobody can know
     if len(asked()) / RATE < heard_s and there.sum() >= len(known) - 2:
         return 'whole', None
-    return 'silent loss', f'heard {heard_s:.2f} s, ffmpeg {len(asked()) / RATE:.2f} s, header {answer["duration_s"]}; {int(there.sum())} of {len(known)} pieces'
+    return (
+        'silent loss',
+        f'heard {heard_s:.2f} s, ffmpeg {len(asked()) / RATE:.2f} s, header {answer["duration_s"]}; {int(there.sum())} of {len(known)} pieces',
+    )
 
 
-SUFFIX = {'adts': '.aac', 'matroska': '.mkv', 'mpegts': '.ts', 'mpeg': '.mpg', 'ipod': '.m4a', 'asf': '.wma', 'asf_stream': '.wma', 'aiff': '.aiff'}
+SUFFIX = {
+    'adts': '.aac',
+    'matroska': '.mkv',
+    'mpegts': '.ts',
+    'mpeg': '.mpg',
+    'ipod': '.m4a',
+    'asf': '.wma',
+    'asf_stream': '.wma',
+    'aiff': '.aiff',
+}
 
 
 def named(folder, container, damage):
-    suffix = {'suffix-none': '', 'suffix-wrong': '.mp3' if container != 'mp3' else '.flac'}.get(damage, SUFFIX.get(container, f'.{container.split(",")[0]}'))
+    suffix = {'suffix-none': '', 'suffix-wrong': '.mp3' if container != 'mp3' else '.flac'}.get(
+        damage, SUFFIX.get(container, f'.{container.split(",")[0]}')
+    )
     return folder / f'x{suffix}'
 
 
@@ -516,8 +700,25 @@ def read_here(container):
     "Is this container one that the package says it reads?"
     from resonance_nb import decode
 
-    alias = {'3gp': '3gp', 'ipod': 'mov', 'psp': 'mov', 'ismv': 'mov', 'f4v': 'mov', 'adts': 'aac', 'webm': 'matroska', 'oga': 'ogg', 'ogv': 'ogg', 'spx': 'ogg', 'vob': 'mpeg', 'svcd': 'mpeg',
-             'dvd': 'mpeg', 'vcd': 'mpeg', 'mp2': 'mp3', 'mxf_opatom': 'mxf', 'asf_stream': 'asf'}
+    alias = {
+        '3gp': '3gp',
+        'ipod': 'mov',
+        'psp': 'mov',
+        'ismv': 'mov',
+        'f4v': 'mov',
+        'adts': 'aac',
+        'webm': 'matroska',
+        'oga': 'ogg',
+        'ogv': 'ogg',
+        'spx': 'ogg',
+        'vob': 'mpeg',
+        'svcd': 'mpeg',
+        'dvd': 'mpeg',
+        'vcd': 'mpeg',
+        'mp2': 'mp3',
+        'mxf_opatom': 'mxf',
+        'asf_stream': 'asf',
+    }
     return alias.get(container, container) in decode._CONTAINERS.split(',')
 
 
@@ -540,9 +741,15 @@ class Run:
     "A run over the matrix."
 
     def __init__(self, place, only=(), damages=None):
-        self.place, self.only, self.damages, self.worker = place, only, damages, None
+        self.place = place
+        self.only = only
+        self.damages = damages
+        self.worker = None
         place.mkdir(parents=True, exist_ok=True)
-        code = [Path(__file__), *(ROOT / 'resonance_nb' / f'{m}.py' for m in ('decode', 'sandbox', 'audio', 'stream'))]
+        code = [
+            Path(__file__),
+            *(ROOT / 'resonance_nb' / f'{m}.py' for m in ('decode', 'sandbox', 'audio', 'stream')),
+        ]
         self.code = hashlib.sha256(b''.join(p.read_bytes() for p in code)).hexdigest()[:12]
         self.file = place / 'results.jsonl'
         old = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
@@ -550,7 +757,9 @@ class Run:
 
     def wanted(self, container, codec, damage):
         words = {container, codec, damage}
-        return all(any(o in words or any(w.startswith(f'{o}-') for w in words) for o in group) for group in self.only)
+        return all(
+            any(o in words or any(w.startswith(f'{o}-') for w in words) for o in group) for group in self.only
+        )
 
     def one(self, container, m, damage, path, data, known):
         path.write_bytes(data)
@@ -585,7 +794,8 @@ class Run:
         if key in self.results:
             return
         source = self.place / 'files' / container / m['made']
-        data, folder = source.read_bytes(), self.place / 'work'
+        data = source.read_bytes()
+        folder = self.place / 'work'
         folder.mkdir(exist_ok=True)
         path = named(folder, container, damage)
         if len(data) > 100:
@@ -594,7 +804,9 @@ class Run:
         else:
             known = None
         if known is None or np.mean([k[0] >= CLEAR and abs(k[1]) < 0.5 for k in known]) < 0.5:
-            verdict, wrong = 'no sound', None  # what was encoded is none, for ffmpeg itself
+            # what was encoded is none, for ffmpeg itself
+            verdict = 'no sound'
+            wrong = None
             answer = None
         else:
             spoiled = DAMAGE[damage](data, m)
@@ -602,13 +814,25 @@ class Run:
                 return
             (verdict, wrong), x, answer = self.one(container, m, damage, path, spoiled, known)
             if wrong and any(re.fullmatch(files, key) and verdict == kind for files, kind in KNOWN):
-                verdict, wrong = 'known', None
+                verdict = 'known'
+                wrong = None
             if not read_here(container) and verdict == 'lost or late' and answer and answer['said']:
-                verdict, wrong = 'refused', None
+                verdict = 'refused'
+                wrong = None
         path.unlink(missing_ok=True)
         told = answer['said']['text'][:200] if answer and answer['said'] else None
-        result = {'key': key, 'code': self.code, 'container': container, 'codec': m['codec'], 'rate': m['rate'], 'channels': m['channels'], 'damage': damage,
-                  'verdict': verdict, 'wrong': wrong, 'said': told}
+        result = {
+            'key': key,
+            'code': self.code,
+            'container': container,
+            'codec': m['codec'],
+            'rate': m['rate'],
+            'channels': m['channels'],
+            'damage': damage,
+            'verdict': verdict,
+            'wrong': wrong,
+            'said': told,
+        }
         self.results[key] = result
         with open(self.file, 'a') as f:
             f.write(json.dumps(result) + '\n')
@@ -630,30 +854,41 @@ class Run:
 
     def go(self, names):
         for container in names:
-            begun, before = time.monotonic(), len(self.results)
+            begun = time.monotonic()
+            before = len(self.results)
             made = make_files(container, self.place / 'files' / container)
             for m, damage in jobs(container, made):
                 if self.wanted(container, m['codec'], damage):
                     self.add(container, m, damage)
             if len(self.results) > before:
-                print(f'{container}: {len(self.results) - before} files in {time.monotonic() - begun:.0f} s', flush=True)
+                print(
+                    f'{container}: {len(self.results) - before} files in {time.monotonic() - begun:.0f} s',
+                    flush=True,
+                )
         if self.worker:
             self.worker.end()
         return self.report()
 
     def report(self):
         "The table; how many failures there are."
-        rows, bad = defaultdict(lambda: defaultdict(Counter)), []
+        rows = defaultdict(lambda: defaultdict(Counter))
+        bad = []
         for r in self.results.values():
             kind = r['damage'].split('-')[0]
             rows[r['container'], r['codec']][kind]['WRONG' if r['wrong'] else r['verdict']] += 1
             bad += [r] if r['wrong'] else []
         lines = []
         for (container, codec), kinds in sorted(rows.items()):
-            told = [f'{kind}: ' + ', '.join(f'{v} {n}' for v, n in sorted(c.items())) for kind, c in kinds.items()]
+            told = [
+                f'{kind}: ' + ', '.join(f'{v} {n}' for v, n in sorted(c.items())) for kind, c in kinds.items()
+            ]
             lines.append(f'{container:<12}{codec:<18}' + '; '.join(told))
         total = Counter(r['verdict'] for r in self.results.values())
-        lines += ['', f'{len(self.results)} files: ' + ', '.join(f'{v} {n}' for v, n in total.most_common()), f'{len(bad)} failures']
+        lines += [
+            '',
+            f'{len(self.results)} files: ' + ', '.join(f'{v} {n}' for v, n in total.most_common()),
+            f'{len(bad)} failures',
+        ]
         lines += [f'  {r["key"]}: {r["verdict"]}: {r["wrong"]}' for r in bad]
         (self.place / 'table.txt').write_text('\n'.join(lines) + '\n')
         print('\n'.join(lines))
@@ -662,7 +897,11 @@ class Run:
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--only', default='', help='containers, codecs and damages, comma-separated; of each kind that is named, one must fit')
+    parser.add_argument(
+        '--only',
+        default='',
+        help='containers, codecs and damages, comma-separated; of each kind that is named, one must fit',
+    )
     parser.add_argument('--place', type=Path, default=LOGS)
     for hidden in ('--worker', '--report'):
         parser.add_argument(hidden, action='store_true', help=argparse.SUPPRESS)
@@ -673,11 +912,21 @@ def main(argv=None):
         return worker()
     if args.encode:
         return encode_all(args.encode, Path(args.folder), set(json.loads(args.skip)))
-    known = {'container': containers(), 'codec': codecs(), 'damage': [*DAMAGE, *{d.split('-')[0] for d in DAMAGE}]}
+    known = {
+        'container': containers(),
+        'codec': codecs(),
+        'damage': [*DAMAGE, *{d.split('-')[0] for d in DAMAGE}],
+    }
     words = [w for w in args.only.split(',') if w]
     if unknown := [w for w in words if not any(w in names for names in known.values())]:
-        parser.error(f'unknown: {unknown[0]}; containers: {", ".join(known["container"])}; codecs: {", ".join(known["codec"])}; damage: {", ".join(DAMAGE)}')
-    only = [group for kind in ('damage', 'container', 'codec') if (group := [w for w in words if w in known[kind]])]
+        parser.error(
+            f'unknown: {unknown[0]}; containers: {", ".join(known["container"])}; codecs: {", ".join(known["codec"])}; damage: {", ".join(DAMAGE)}'
+        )
+    only = [
+        group
+        for kind in ('damage', 'container', 'codec')
+        if (group := [w for w in words if w in known[kind]])
+    ]
     named_ = [c for c in known['container'] if c in words] or known['container']
     return 1 if Run(args.place, only).go(named_) else 0
 

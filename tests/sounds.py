@@ -11,9 +11,12 @@ RATE = audio.SAMPLE_RATE
 def sound(seed, seconds=8.0):
     "Decaying partials at random times and pitches, over a little noise."
     rng = rng_for(seed, 'test sound')
-    n, t = int(seconds * RATE), np.arange(RATE // 2) / RATE
+    n = int(seconds * RATE)
+    t = np.arange(RATE // 2) / RATE
     out = 0.001 * rng.standard_normal(n + len(t))
     for start in rng.integers(0, n, int(6 * seconds)):
         f0_hz = rng.uniform(100, 900)
-        out[start : start + len(t)] += 0.1 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 6)) * np.exp(-5 * t)
+        out[start : start + len(t)] += (
+            0.1 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k for k in range(1, 6)) * np.exp(-5 * t)
+        )
     return out[:n].astype(np.float32)

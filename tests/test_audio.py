@@ -46,19 +46,37 @@ def shelf(tmp_path_factory):
     return {p.name: p for p in d.iterdir()} | {'reference': soxr.resample(st.mean(axis=1), 44_100, 16_000)}
 
 
-CONTAINERS = ['a.wav', 'a.aiff', 'a.flac', 'a.mp3', 'a.ogg', 'a.opus', 'a.m4a', 'alac.m4a', 'a.aac', 'a.wma', 'a.mka', 'a.webm',
-              'film.mp4', 'untagged.mp3']
+CONTAINERS = [
+    'a.wav',
+    'a.aiff',
+    'a.flac',
+    'a.mp3',
+    'a.ogg',
+    'a.opus',
+    'a.m4a',
+    'alac.m4a',
+    'a.aac',
+    'a.wma',
+    'a.mka',
+    'a.webm',
+    'film.mp4',
+    'untagged.mp3',
+]
 # samples at 16 kHz by which a codec without priming information may be late or early, and how alike it must be
 SLACK = {'a.aac': 400, 'a.wma': 800, 'untagged.mp3': 420, 'a.mka': 4}
 
 
 @pytest.mark.parametrize('name', CONTAINERS)
 def test_every_container_gives_the_sound(shelf, name):
-    y, ref = audio.load(shelf[name]), shelf['reference']
+    y = audio.load(shelf[name])
+    ref = shelf['reference']
     assert y.dtype == np.float32 and y.ndim == 1 and np.abs(y).max() <= 1
     slack = SLACK.get(name, 0)
     middle = ref[100_000:200_000]
-    alike = {lag: float(np.corrcoef(middle, y[100_000 + lag : 200_000 + lag])[0, 1]) for lag in range(-slack, slack + 1)}
+    alike = {
+        lag: float(np.corrcoef(middle, y[100_000 + lag : 200_000 + lag])[0, 1])
+        for lag in range(-slack, slack + 1)
+    }
     assert max(alike.values()) > 0.99, 'the sound is there, within the slack its container forces'
     if name not in SLACK:
         assert abs(len(y) - len(ref)) <= 16
@@ -82,8 +100,17 @@ def test_stream_is_load_and_excerpts_are_slices(shelf, name):
     assert abs(len(audio.load(p, 14.5, 30)) - (len(y) - round(14.5 * RATE))) <= 1
 
 
-@pytest.mark.parametrize('name, codec, rate', [('a.wav', 'pcm_16', 44_100), ('a.mp3', 'mp3', 44_100), ('a.ogg', 'vorbis', 44_100),
-                                               ('a.opus', 'opus', 48_000), ('a.m4a', 'aac', 44_100), ('alac.m4a', 'alac', 44_100)])
+@pytest.mark.parametrize(
+    'name, codec, rate',
+    [
+        ('a.wav', 'pcm_16', 44_100),
+        ('a.mp3', 'mp3', 44_100),
+        ('a.ogg', 'vorbis', 44_100),
+        ('a.opus', 'opus', 48_000),
+        ('a.m4a', 'aac', 44_100),
+        ('alac.m4a', 'alac', 44_100),
+    ],
+)
 def test_info(shelf, name, codec, rate):
     i = audio.info(shelf[name])
     assert (i.codec, i.sample_rate_hz, i.channels) == (codec, rate, 2)
@@ -112,14 +139,19 @@ def test_matches_soundfile_and_soxr(shelf):
 def test_variable_bitrate_without_a_length_is_read_to_its_end(tmp_path):
     "Ten seconds of near-silence cost few bytes, noise many; an estimate from the first frames would stop early."
     rng = np.random.default_rng(0)
-    x = np.concatenate([0.3 * rng.standard_normal((3 * 44_100, 2)), np.zeros((10 * 44_100, 2))]).astype('float32')
-    with open(tmp_path / 'v.mp3', 'wb+') as f, sf.SoundFile(f, 'w', 44_100, 2, 'MPEG_LAYER_III', format='MP3', bitrate_mode='VARIABLE') as out:
+    x = np.concatenate([0.3 * rng.standard_normal((3 * 44_100, 2)), np.zeros((10 * 44_100, 2))]).astype(
+        'float32'
+    )
+    with (
+        open(tmp_path / 'v.mp3', 'wb+') as f,
+        sf.SoundFile(f, 'w', 44_100, 2, 'MPEG_LAYER_III', format='MP3', bitrate_mode='VARIABLE') as out,
+    ):
         for i in range(0, len(x), 4096):
             out.write(x[i : i + 4096])
     data = (tmp_path / 'v.mp3').read_bytes()
     at = max(data.find(b'Xing'), data.find(b'Info'))
     assert at > 0
-    (tmp_path / 'v.mp3').write_bytes(data[:at] + bytes(len(data[at:at + 120])) + data[at + 120 :])
+    (tmp_path / 'v.mp3').write_bytes(data[:at] + bytes(len(data[at : at + 120])) + data[at + 120 :])
     assert len(audio.load(tmp_path / 'v.mp3')) / RATE == pytest.approx(13, abs=0.2)
 
 
@@ -137,6 +169,7 @@ def test_late_excerpt_of_an_mp4_enters_by_seeking(shelf, monkeypatch, name, tole
 
 
 # ---- hostile files
+
 
 @pytest.fixture(scope='module')
 def hostile(tmp_path_factory):
@@ -160,15 +193,19 @@ def test_there_are_enough_hostile_files():
 @pytest.mark.parametrize('i', range(len(HOSTILE)), ids=HOSTILE)
 def test_hostile_file(hostile, i):
     path, expected = hostile[i]
-    heard, outcome, message = [], 'ok', None
+    heard = []
+    outcome = 'ok'
+    message = None
     try:
         for block in audio.stream(path, block_s=0.5):
             heard.append(block)
     except audio.TruncatedAudio as e:
-        outcome, message = 'partial', str(e)
+        outcome = 'partial'
+        message = str(e)
         assert sum(map(len, heard)) / RATE == pytest.approx(e.decoded_s, abs=0.001) and heard
     except audio.AudioError as e:
-        outcome, message = 'fail', str(e)
+        outcome = 'fail'
+        message = str(e)
     assert outcome == expected, message
     for b in heard:
         assert b.dtype == np.float32 and b.ndim == 1 and np.isfinite(b).all() and np.abs(b).max() <= 1
@@ -196,7 +233,7 @@ def test_bit_rot_gives_sound_or_one_line(shelf, tmp_path, name):
     rng = np.random.default_rng(5)
     whole = shelf[name].read_bytes()
     for turn in range(12):
-        data = bytearray(whole[: 200_000])
+        data = bytearray(whole[:200_000])
         reach = 300 if turn % 2 else len(data)
         for at in rng.integers(0, reach, 20):
             data[at] = rng.integers(256)
@@ -229,13 +266,19 @@ def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch):
 def test_unreadable_file_as_a_user(tmp_path, monkeypatch):
     monkeypatch.setenv('RESONANCE_SANDBOX', '0')
     p = write(tmp_path / 'x.wav', tone())
-    def refuse(*a, **k): raise PermissionError(13, 'Permission denied')
+
+    def refuse(*a, **k):
+        raise PermissionError(13, 'Permission denied')
+
     monkeypatch.setattr(os, 'open', refuse)
     with pytest.raises(audio.AudioError, match='no permission'):
         audio.load(p)
 
 
-@pytest.mark.parametrize('start, duration', [(-1, None), (math.nan, None), (math.inf, 1), (0, 0), (0, -2), (0, math.nan), (1e-9, 1e-9)])
+@pytest.mark.parametrize(
+    'start, duration',
+    [(-1, None), (math.nan, None), (math.inf, 1), (0, 0), (0, -2), (0, math.nan), (1e-9, 1e-9)],
+)
 def test_senseless_ranges(shelf, start, duration):
     with pytest.raises(audio.AudioError, match='cannot'):
         audio.load(shelf['a.wav'], start, duration)
@@ -271,13 +314,16 @@ def test_truncated_error_travels_between_processes():
 
 
 def test_quiet_decoders_keeps_python_errors(tmp_path):
-    code = ("import os, sys, resonance_nb.audio as a\n"
-            "with a.quiet_decoders():\n    os.write(2, b'chatter'); print('one line', file=sys.stderr)\nprint('after', file=sys.stderr)")
+    code = (
+        "import os, sys, resonance_nb.audio as a\n"
+        "with a.quiet_decoders():\n    os.write(2, b'chatter'); print('one line', file=sys.stderr)\nprint('after', file=sys.stderr)"
+    )
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert (r.returncode, r.stderr) == (0, 'one line\nafter\n')
 
 
 # ---- long files
+
 
 def took_s(work, times=5):
     "Seconds, at its quickest."
@@ -290,7 +336,8 @@ def took_s(work, times=5):
 
 
 def test_two_hours_in_bounded_memory(tmp_path):
-    p, seconds = tmp_path / 'long.wav', 7200
+    p = tmp_path / 'long.wav'
+    seconds = 7200
     with open(p, 'wb') as f:
         f.write(wav_header(1, 8_000, 8, seconds * 8_000))
         second = (128 + 60 * np.sin(2 * np.pi * 440 * np.arange(8_000) / 8_000)).astype('u1').tobytes()
@@ -311,19 +358,25 @@ def test_two_hours_in_bounded_memory(tmp_path):
 
 
 def test_twenty_hours_open_at_once_and_in_the_middle(tmp_path):
-    p, seconds = tmp_path / 'day.wav', 72_000
+    p = tmp_path / 'day.wav'
+    seconds = 72_000
     with open(p, 'wb') as f:
         f.write(wav_header(1, 8_000, 8, seconds * 8_000))
         f.truncate(44 + seconds * 8_000)  # sparse
     assert audio.info(p).duration_s == seconds
     assert len(audio.load(p, 70_000, 5)) == 80_000
     assert len(next(audio.stream(p, 30))) == 30 * RATE
-    assert took_s(lambda: audio.load(p, 70_000, 5)) < 50 * took_s(lambda: audio.load(p, 10, 5)), 'nothing before it is read'
+    assert took_s(lambda: audio.load(p, 70_000, 5)) < 50 * took_s(lambda: audio.load(p, 10, 5)), (
+        'nothing before it is read'
+    )
 
 
 # ---- writing
 
-@pytest.mark.parametrize('suffix, tolerance', [('.wav', 1e-4), ('.flac', 1e-4), ('.ogg', 0.1), ('.opus', 0.1), ('.mp3', 0.1)])
+
+@pytest.mark.parametrize(
+    'suffix, tolerance', [('.wav', 1e-4), ('.flac', 1e-4), ('.ogg', 0.1), ('.opus', 0.1), ('.mp3', 0.1)]
+)
 def test_save_and_encode(tmp_path, suffix, tolerance):
     x = tone(12)[:, 0]
     audio.save(tmp_path / f'x{suffix}', x)
@@ -361,6 +414,7 @@ def test_impossible_encodings(tmp_path):
 
 # ---- folders
 
+
 def test_find_audio(hostile):
     root = hostile[0][0].parent
     found, problems = audio.find_audio([root])
@@ -375,7 +429,9 @@ def test_find_audio_named_things(tmp_path):
     for name in ('b.mp3', 'a.wav', 'note.txt', '.c.mp3', '.hidden/d.mp3'):
         (tmp_path / name).write_bytes(b'x')
     assert [p.name for p in audio.find_audio([tmp_path])[0]] == ['a.wav', 'b.mp3']
-    found, problems = audio.find_audio([tmp_path / 'note.txt', tmp_path, tmp_path / 'a.wav', tmp_path / 'gone.mp3'])
+    found, problems = audio.find_audio(
+        [tmp_path / 'note.txt', tmp_path, tmp_path / 'a.wav', tmp_path / 'gone.mp3']
+    )
     assert [p.name for p in found] == ['a.wav', 'b.mp3', 'note.txt']
     assert problems == [(tmp_path / 'gone.mp3', 'no such file')]
     assert audio.find_audio(str(tmp_path))[0] == audio.find_audio([tmp_path, tmp_path])[0]
@@ -387,8 +443,24 @@ def test_what_is_passed_over_is_counted_and_titles_with_dots_are_not(tmp_path):
 
     for folder in ('...And Justice for All', '..odd', '.cache', 'scans'):
         (tmp_path / folder).mkdir()
-    taken = ['...And Justice for All/Blackened.mp3', '...Baby.ogg', '..odd/a.flac', 'film.WMV', 'tape.dts', 'b.MPC']
-    for name in [*taken, '.hidden.mp3', '._resource.mp3', '.cache/x.ogg', 'cover.jpg', 'scans/1.JPG', 'notes', 'list.txt']:
+    taken = [
+        '...And Justice for All/Blackened.mp3',
+        '...Baby.ogg',
+        '..odd/a.flac',
+        'film.WMV',
+        'tape.dts',
+        'b.MPC',
+    ]
+    for name in [
+        *taken,
+        '.hidden.mp3',
+        '._resource.mp3',
+        '.cache/x.ogg',
+        'cover.jpg',
+        'scans/1.JPG',
+        'notes',
+        'list.txt',
+    ]:
         (tmp_path / name).write_bytes(b'x')
     found, problems = audio.find_audio([tmp_path], passed_over := Counter())
     assert [str(p.relative_to(tmp_path)) for p in found] == sorted(taken, key=os.fsencode) and not problems
@@ -396,13 +468,33 @@ def test_what_is_passed_over_is_counted_and_titles_with_dots_are_not(tmp_path):
 
 
 WRITTEN = {  # suffix -> FFmpeg's container, coding and rate, where its encoder is here
-    '.wmv': ('asf', 'wmav2', 44_100), '.asf': ('asf', 'wmav1', 44_100), '.m2ts': ('mpegts', 'ac3', 48_000), '.mts': ('mpegts', 'mp2', 48_000),
-    '.ts': ('mpegts', 'aac', 48_000), '.mpg': ('mpeg', 'mp2', 44_100), '.vob': ('vob', 'ac3', 48_000), '.3g2': ('3g2', 'aac', 44_100),
-    '.eac3': ('eac3', 'eac3', 48_000), '.ac3': ('ac3', 'ac3', 48_000), '.dts': ('dts', 'dca', 48_000), '.ogv': ('ogg', 'libvorbis', 44_100),
-    '.spx': ('ogg', 'libspeex', 16_000), '.f4v': ('f4v', 'aac', 44_100), '.flv': ('flv', 'libmp3lame', 44_100), '.mp2': ('mp2', 'mp2', 44_100),
-    '.wv': ('wv', 'wavpack', 44_100), '.tta': ('tta', 'tta', 44_100), '.nut': ('nut', 'pcm_s16le', 44_100), '.voc': ('voc', 'pcm_u8', 44_100),
-    '.rm': ('rm', 'ac3', 44_100), '.au': ('au', 'pcm_s16be', 44_100), '.caf': ('caf', 'pcm_s16be', 44_100), '.avi': ('avi', 'libmp3lame', 44_100),
-    '.mxf': ('mxf_opatom', 'pcm_s16le', 48_000), '.w64': ('w64', 'pcm_s16le', 44_100), '.mkv': ('matroska', 'opus', 48_000),
+    '.wmv': ('asf', 'wmav2', 44_100),
+    '.asf': ('asf', 'wmav1', 44_100),
+    '.m2ts': ('mpegts', 'ac3', 48_000),
+    '.mts': ('mpegts', 'mp2', 48_000),
+    '.ts': ('mpegts', 'aac', 48_000),
+    '.mpg': ('mpeg', 'mp2', 44_100),
+    '.vob': ('vob', 'ac3', 48_000),
+    '.3g2': ('3g2', 'aac', 44_100),
+    '.eac3': ('eac3', 'eac3', 48_000),
+    '.ac3': ('ac3', 'ac3', 48_000),
+    '.dts': ('dts', 'dca', 48_000),
+    '.ogv': ('ogg', 'libvorbis', 44_100),
+    '.spx': ('ogg', 'libspeex', 16_000),
+    '.f4v': ('f4v', 'aac', 44_100),
+    '.flv': ('flv', 'libmp3lame', 44_100),
+    '.mp2': ('mp2', 'mp2', 44_100),
+    '.wv': ('wv', 'wavpack', 44_100),
+    '.tta': ('tta', 'tta', 44_100),
+    '.nut': ('nut', 'pcm_s16le', 44_100),
+    '.voc': ('voc', 'pcm_u8', 44_100),
+    '.rm': ('rm', 'ac3', 44_100),
+    '.au': ('au', 'pcm_s16be', 44_100),
+    '.caf': ('caf', 'pcm_s16be', 44_100),
+    '.avi': ('avi', 'libmp3lame', 44_100),
+    '.mxf': ('mxf_opatom', 'pcm_s16le', 48_000),
+    '.w64': ('w64', 'pcm_s16le', 44_100),
+    '.mkv': ('matroska', 'opus', 48_000),
 }
 
 
@@ -418,10 +510,12 @@ def test_what_a_folder_is_searched_for_is_decoded(tmp_path, suffix):
             s = c.add_stream(coding, rate=rate, layout='stereo', options={'strict': '-2'})
             s.bit_rate = 128_000
             s.open()
-            kind, size = s.format.name, s.codec_context.frame_size or 1152
+            kind = s.format.name
+            size = s.codec_context.frame_size or 1152
             resampler = av.AudioResampler(format=kind, layout='stereo', rate=rate, frame_size=size)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x.T), format='fltp', layout='stereo')
-            frame.sample_rate, frame.pts = rate, 0
+            frame.sample_rate = rate
+            frame.pts = 0
             for part in [*resampler.resample(frame), *resampler.resample(None)]:
                 c.mux(s.encode(part))
             c.mux(s.encode(None))
@@ -430,7 +524,9 @@ def test_what_a_folder_is_searched_for_is_decoded(tmp_path, suffix):
     y = audio.load(tmp_path / f'x{suffix}')
     known = soxr.resample(x.mean(axis=1), rate, RATE)
     assert len(y) / RATE == pytest.approx(4, abs=0.2)
-    heard, there = (np.abs(np.fft.rfft(v[RATE : 3 * RATE]))[: 20 * 350].reshape(350, 20).max(1) for v in (y, known))
+    heard, there = (
+        np.abs(np.fft.rfft(v[RATE : 3 * RATE]))[: 20 * 350].reshape(350, 20).max(1) for v in (y, known)
+    )
     assert np.corrcoef(heard, there)[0, 1] > 0.95, 'the same chord'
 
 
@@ -447,15 +543,19 @@ def test_find_audio_reports_a_locked_folder(tmp_path, monkeypatch):
     (tmp_path / 'locked').mkdir()
     (tmp_path / 'x.wav').write_bytes(b'x')
     real = os.scandir
+
     def scandir(p):
-        if str(p).endswith('locked'): raise PermissionError(13, 'Permission denied')
+        if str(p).endswith('locked'):
+            raise PermissionError(13, 'Permission denied')
         return real(p)
+
     monkeypatch.setattr(os, 'scandir', scandir)
     found, problems = audio.find_audio([tmp_path])
     assert found == [tmp_path / 'x.wav'] and problems == [(tmp_path / 'locked', 'no permission to read it')]
 
 
 # ---- analysis
+
 
 @pytest.mark.filterwarnings('ignore:n_fft')
 @pytest.mark.parametrize('n', [0, 1, 700, 1024, 16_000])
@@ -471,13 +571,24 @@ def test_stft_against_librosa(n, n_fft, hop, center):
         assert ours.shape == theirs.shape and np.abs(ours - theirs).max() < 2e-4
 
 
-@pytest.mark.parametrize('options', [{}, {'n_mels': 128, 'f_min_hz': 30, 'f_max_hz': 7_600, 'n_fft': 2048, 'hop': 320}, {'top_db': None}])
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'n_mels': 128, 'f_min_hz': 30, 'f_max_hz': 7_600, 'n_fft': 2048, 'hop': 320}, {'top_db': None}],
+)
 def test_log_mel_against_librosa(options):
     import librosa
 
     o = {'n_fft': 1024, 'hop': 256, 'n_mels': 64, 'f_min_hz': 0.0, 'f_max_hz': None, 'top_db': 80.0} | options
     x = tone(2)[:, 0]
-    s = librosa.feature.melspectrogram(y=x, sr=RATE, n_fft=o['n_fft'], hop_length=o['hop'], n_mels=o['n_mels'], fmin=o['f_min_hz'], fmax=o['f_max_hz'])
+    s = librosa.feature.melspectrogram(
+        y=x,
+        sr=RATE,
+        n_fft=o['n_fft'],
+        hop_length=o['hop'],
+        n_mels=o['n_mels'],
+        fmin=o['f_min_hz'],
+        fmax=o['f_max_hz'],
+    )
     ours = audio.log_mel(x, **options)
     assert ours.dtype == np.float32 and np.abs(ours - librosa.power_to_db(s, top_db=o['top_db'])).max() < 0.02
 
@@ -490,7 +601,8 @@ def test_mel_filters_cannot_be_spoiled():
 def test_levels():
     t = np.arange(10 * 48_000) / 48_000
     sine = np.sin(2 * np.pi * 997 * t).astype('float32')
-    assert audio.lufs(sine, 48_000) == pytest.approx(-3.01, abs=0.05)  # BS.1770-4: 0 dBFS at 997 Hz in one channel
+    # BS.1770-4: 0 dBFS at 997 Hz in one channel
+    assert audio.lufs(sine, 48_000) == pytest.approx(-3.01, abs=0.05)
     assert audio.rms_db(sine) == pytest.approx(-3.0103, abs=1e-3)
     assert audio.peak_db(-sine / 2) == pytest.approx(-6.0206, abs=1e-2)
     assert audio.rms_db([]) == audio.peak_db([]) == -math.inf
@@ -508,6 +620,8 @@ def test_resample_edges():
 
 
 def test_import_is_light():
-    code = ("import sys, resonance_nb.audio\n"
-            "print([m for m in ('scipy', 'soundfile', 'soxr', 'av', 'pyloudnorm', 'librosa', 'pandas') if m in sys.modules])")
+    code = (
+        "import sys, resonance_nb.audio\n"
+        "print([m for m in ('scipy', 'soundfile', 'soxr', 'av', 'pyloudnorm', 'librosa', 'pandas') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

@@ -19,10 +19,16 @@ NAMES = list(venue.VENUES)
 
 def tunes(n, seconds=3.1):
     "Notes with overtones, one tune a row, shape (n, seconds)."
-    rng, t, rows = rng_for(0, 'tunes'), np.arange(2_000) / 16_000, []
+    rng = rng_for(0, 'tunes')
+    t = np.arange(2_000) / 16_000
+    rows = []
     for _ in range(n):
         hz = 150 * 2 ** (rng.integers(0, 36, int(seconds * 8) + 1) / 12)
-        rows.append(np.concatenate([sum(np.sin(2 * np.pi * f * k * t) / k for k in (1, 2, 3)) * np.exp(-6 * t) for f in hz])[: int(seconds * 16_000)])
+        rows.append(
+            np.concatenate(
+                [sum(np.sin(2 * np.pi * f * k * t) / k for k in (1, 2, 3)) * np.exp(-6 * t) for f in hz]
+            )[: int(seconds * 16_000)]
+        )
     return torch.from_numpy(0.2 * np.stack(rows).astype(np.float32))
 
 
@@ -57,7 +63,8 @@ def test_every_row_is_what_the_reference_plays(many, played):
     steady = [i for i, r in enumerate(records) if not drifts(r)]
     assert len(steady) >= 10 and len({r.venue for r in records}) == 6
     for i in steady:
-        x, r = clips[i].numpy(), records[i]
+        x = clips[i].numpy()
+        r = records[i]
         one = venue.replay(x[16_000:48_000], r, many.bank, x[:16_000], x[48_000:])
         coarse = next((s['bits'] for s in r.phone if s['stage'] == 'quantise'), 16) == 8
         assert db(out[i] - one) < db(one) - (15 if coarse else 30), (r.venue, db(out[i] - one) - db(one))
@@ -84,7 +91,10 @@ def test_the_ratio_is_exact_in_every_row(many, played):
         noise = augment._crowd(many, [r]).numpy()[0, 16_000:]
         gain = 10 ** ((db(music[i]) - db(noise) - r.snr_db) / 20)
         mixture = music[i] + gain * noise
-        assert abs(bench.measured_snr_db(mixture, music[i], noise) - r.snr_db) < 0.1 and torch.isfinite(loud).all()
+        assert (
+            abs(bench.measured_snr_db(mixture, music[i], noise) - r.snr_db) < 0.1
+            and torch.isfinite(loud).all()
+        )
 
 
 def test_a_row_does_not_depend_on_its_batch(many, played):
@@ -114,28 +124,46 @@ def test_draws_have_the_distributions_of_single_concerts(many, corpus_bank):
     batch = [r for r in many.draw(1_500, 0.0, rng_for(3)) if r.venue == 'club']
     rng = rng_for(4)
     single = [venue.VENUES['club'].draw(rng, corpus_bank, 0.0, 2.0, 1.0) for _ in range(300)]
-    for part, stage, key in (('source', 'equalise', 'high_pass_hz'), ('source', 'compress', 'ratio'), ('source', 'limit', 'ceiling_db'),
-                             ('phone', 'auto_gain', 'target_db'), ('phone', 'equalise', 'low_pass_hz'), ('source', 'drift', 'stretch')):
+    for part, stage, key in (
+        ('source', 'equalise', 'high_pass_hz'),
+        ('source', 'compress', 'ratio'),
+        ('source', 'limit', 'ceiling_db'),
+        ('phone', 'auto_gain', 'target_db'),
+        ('phone', 'equalise', 'low_pass_hz'),
+        ('source', 'drift', 'stretch'),
+    ):
         a, b = ([value(r, part, stage, key) for r in rows] for rows in (batch, single))
-        a, b = np.array(a), np.array(b)
+        a = np.array(a)
+        b = np.array(b)
         assert abs(np.isnan(a).mean() - np.isnan(b).mean()) < 0.12
         assert ks_2samp(a[~np.isnan(a)], b[~np.isnan(b)]).pvalue > 1e-3, key
     assert {s['stage'] for r in batch for s in r.phone}.isdisjoint({'code_and_decode', 'skew'})
 
 
-@pytest.mark.parametrize('name, p', [
-    ('compress', chain.Compressor(-30, 6, 0.01, 0.1, 6.0)), ('compress', chain.Compressor(-20, 2, 0.0, 0.5, 0.0, 0.0)),
-    ('limit', chain.Limiter(-9, 0.2)), ('limit', chain.Limiter(-3, 0.05, 0.0)), ('auto_gain', chain.AutoGain(-20, 20, 0.3)), ('auto_gain', chain.AutoGain(-14, 6, 1.0, 0.5)),
-])
+@pytest.mark.parametrize(
+    'name, p',
+    [
+        ('compress', chain.Compressor(-30, 6, 0.01, 0.1, 6.0)),
+        ('compress', chain.Compressor(-20, 2, 0.0, 0.5, 0.0, 0.0)),
+        ('limit', chain.Limiter(-9, 0.2)),
+        ('limit', chain.Limiter(-3, 0.05, 0.0)),
+        ('auto_gain', chain.AutoGain(-20, 20, 0.3)),
+        ('auto_gain', chain.AutoGain(-14, 6, 1.0, 0.5)),
+    ],
+)
 def test_stages_are_the_chains(name, p):
     x = tunes(3) * torch.tensor([[0.1], [1.0], [4.0]])
     one = np.stack([chain.STAGES[name][1](row, None, p) for row in x.numpy()])
-    assert np.abs(getattr(augment, f'_{name}')(x, [p] * 3).numpy() - one).max() < 2e-4 * max(1, np.abs(one).max())
+    assert np.abs(getattr(augment, f'_{name}')(x, [p] * 3).numpy() - one).max() < 2e-4 * max(
+        1, np.abs(one).max()
+    )
 
 
 def test_the_limiter_is_a_wall():
     x = 3 * torch.randn(4, 20_000, generator=torch.Generator().manual_seed(0))
-    assert augment._limit(x, [chain.Limiter(c, 0.1) for c in (-1, -6, -12, -20)]).abs().amax(1).tolist() <= [10 ** (c / 20) for c in (-1, -6, -12, -20)]
+    assert augment._limit(x, [chain.Limiter(c, 0.1) for c in (-1, -6, -12, -20)]).abs().amax(1).tolist() <= [
+        10 ** (c / 20) for c in (-1, -6, -12, -20)
+    ]
 
 
 def test_nothing_wraps_around():
@@ -150,11 +178,17 @@ def test_nothing_wraps_around():
 
 
 def test_splicing_keeps_tempo_and_place():
-    rng, x = np.random.default_rng(0), np.zeros(49_600, np.float32)
+    rng = np.random.default_rng(0)
+    x = np.zeros(49_600, np.float32)
     starts = range(800, 49_000, 4_000)
     for s in starts:
         x[s : s + 200] = rng.normal(size=200)
-    for p in (chain.Drift(1.02, 0.0), chain.Drift(0.98, 0.0), chain.Drift(1.0, 20.0), chain.Drift(1.02, -20.0)):
+    for p in (
+        chain.Drift(1.02, 0.0),
+        chain.Drift(0.98, 0.0),
+        chain.Drift(1.0, 20.0),
+        chain.Drift(1.02, -20.0),
+    ):
         y = augment._drift(torch.from_numpy(x)[None], [p], 16_000)[0].numpy()
         loud = np.convolve(np.abs(y), np.ones(200), 'same')
         for s in starts:
@@ -182,7 +216,11 @@ def test_masks_cover_what_they_say():
     x = torch.randn(64, 40, 100, generator=torch.Generator().manual_seed(0))
     y = spec_augment(x, rng_for(0), 1, 0.2, 0, 0.0)
     changed = (x != y).any(1)
-    assert (changed.sum(1) <= 21).all() and changed.any() and torch.equal(y, spec_augment(x, rng_for(0), 1, 0.2, 0, 0.0))
+    assert (
+        (changed.sum(1) <= 21).all()
+        and changed.any()
+        and torch.equal(y, spec_augment(x, rng_for(0), 1, 0.2, 0, 0.0))
+    )
     assert torch.equal(spec_augment(x, rng_for(0), 0, 0.2, 0, 0.2), x)
     with pytest.raises(ResonanceError, match='shape'):
         spec_augment(x[0], rng_for(0))
@@ -193,15 +231,21 @@ def test_audiomentations_leaves_the_global_generators_alone(strength, tmp_path):
     pytest.importorskip('audiomentations')
     from resonance_nb.audio import save
 
-    save(tmp_path / 'room.wav', np.exp(-np.arange(4_000) / 800) * np.random.default_rng(0).normal(size=4_000) * 0.1)
+    save(
+        tmp_path / 'room.wav',
+        np.exp(-np.arange(4_000) / 800) * np.random.default_rng(0).normal(size=4_000) * 0.1,
+    )
     save(tmp_path / 'crowd.wav', 0.1 * np.random.default_rng(1).normal(size=64_000))
     augmenter = waveform_augmentation(strength, [tmp_path / 'room.wav'], [tmp_path / 'crowd.wav'])
     x = tunes(1)[0].numpy()
     random.seed(5)
     np.random.seed(5)
     before = random.getstate(), np.random.get_state()[1].copy()
-    a, b = augmenter(x, rng_for(1)), augmenter(x, rng_for(1))
-    assert np.allclose(a, b, atol=1e-5) and a.shape == x.shape and np.isfinite(a).all() and np.abs(a).max() <= 1
+    a = augmenter(x, rng_for(1))
+    b = augmenter(x, rng_for(1))
+    assert (
+        np.allclose(a, b, atol=1e-5) and a.shape == x.shape and np.isfinite(a).all() and np.abs(a).max() <= 1
+    )
     assert random.getstate() == before[0] and np.array_equal(np.random.get_state()[1], before[1])
     assert not np.allclose(a, augmenter(x, rng_for(2)), atol=1e-2)
 
@@ -218,17 +262,26 @@ def test_without_torch_the_package_says_what_to_install(root):
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
     assert 'MissingExtra' in done.stdout and 'resonance_nb[learn]' in done.stdout
-    light = subprocess.run([sys.executable, '-X', 'importtime', '-c', 'import resonance_nb.venue'], capture_output=True, text=True, cwd=root)
+    light = subprocess.run(
+        [sys.executable, '-X', 'importtime', '-c', 'import resonance_nb.venue'],
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
     assert not any(m in light.stderr for m in (' torch\n', ' scipy.signal\n', ' pandas\n'))
 
 
 def test_varied_crowds_never_sound_twice_the_same():
     plain, other = (BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, varied=v) for v in (False, True))
     assert torch.allclose(other._crowds, plain._crowds, atol=1e-5), 'the recordings are the same'
-    x, records = torch.zeros(8, 3 * RATE), other.draw(8, 0.0, rng_for(2))
+    x = torch.zeros(8, 3 * RATE)
+    records = other.draw(8, 0.0, rng_for(2))
     x[:, ::80] = 0.5
     heard = other(x, records)
-    assert heard.shape == plain(x, plain.draw(8, 0.0, rng_for(2))).shape == (8, RATE) and torch.isfinite(heard).all()
+    assert (
+        heard.shape == plain(x, plain.draw(8, 0.0, rng_for(2))).shape == (8, RATE)
+        and torch.isfinite(heard).all()
+    )
     assert torch.allclose(heard, other(x, records), atol=1e-5), 'the same records, the same draw'
     with pytest.raises(ResonanceError, match='longer than a clip'):
         BatchDegrader(None, ['club'], n_scenes=2, scene_s=2.3, varied=True)
@@ -238,8 +291,11 @@ def test_varied_crowds_are_faster_slower_backwards_and_two_at_a_time():
     from resonance_nb.augment import _moments, _varied
 
     t = np.arange(RATE * 4) / RATE
-    crowds = torch.from_numpy(np.stack([np.sin(2 * np.pi * hz * t) for hz in (1_000, 1_000, 3_000)]).astype(np.float32))
-    rows, starts = torch.zeros(40, dtype=torch.long), torch.arange(40) * 1_600
+    crowds = torch.from_numpy(
+        np.stack([np.sin(2 * np.pi * hz * t) for hz in (1_000, 1_000, 3_000)]).astype(np.float32)
+    )
+    rows = torch.zeros(40, dtype=torch.long)
+    starts = torch.arange(40) * 1_600
     both = _varied(crowds, rows, starts, 2 * RATE, rng_for(1, 'varied'))
     assert both.shape == (40, 2 * RATE) and torch.isfinite(both).all()
     tops = torch.fft.rfft(both).abs()[:, : 2 * 1_500].argmax(1) / 2
@@ -247,7 +303,14 @@ def test_varied_crowds_are_faster_slower_backwards_and_two_at_a_time():
     behind = torch.fft.rfft(both).abs()[:, 2 * 2_300 :].amax(1) > 100
     assert 3 < behind.sum() < 30, 'a third of the crowds behind is the high tone'
     ramp = torch.arange(2 * 9_000).float().reshape(2, 9_000)
-    got = _moments(ramp, torch.tensor([0, 1]), torch.tensor([50, 8_900]), torch.tensor([1.25, 0.8]), torch.tensor([False, True]), 1_000)
+    got = _moments(
+        ramp,
+        torch.tensor([0, 1]),
+        torch.tensor([50, 8_900]),
+        torch.tensor([1.25, 0.8]),
+        torch.tensor([False, True]),
+        1_000,
+    )
     torch.testing.assert_close(got[0], 50 + 1.25 * torch.arange(1_000))
     last = 8_998 - int(999 * 0.8) - 1  # begins earlier than asked, so that it ends in time
     torch.testing.assert_close(got[1], 9_000 + last + 0.8 * torch.arange(1_000).flip(0), atol=1.01, rtol=0)
@@ -261,15 +324,26 @@ def test_parts_are_left_out_and_nothing_else_changes(corpus_bank):
         less = BatchDegrader(corpus_bank, ['hard-mix'], **times, without=(left_out,))
         for a, b in zip(whole.draw(12, 0.0, rng_for(3)), less.draw(12, 0.0, rng_for(3))):
             where, stages = PARTS[left_out]
-            assert {s['stage'] for s in getattr(b, where)}.isdisjoint(stages) if stages else part_of[left_out](b) in (ANECHOIC, None, '')
+            assert (
+                {s['stage'] for s in getattr(b, where)}.isdisjoint(stages)
+                if stages
+                else part_of[left_out](b) in (ANECHOIC, None, '')
+            )
             for other, (place, names) in PARTS.items():
                 if other != left_out:
-                    kept = [[s for s in getattr(r, place) if s['stage'] in names] if names else part_of[other](r) for r in (a, b)]
+                    kept = [
+                        [s for s in getattr(r, place) if s['stage'] in names] if names else part_of[other](r)
+                        for r in (a, b)
+                    ]
                     assert kept[0] == kept[1], f'{other} changed without {left_out}'
 
 
 def test_a_venue_named_twice_has_twice_the_crowds(corpus_bank):
     once, twice = (BatchDegrader(corpus_bank, v, n_scenes=2) for v in (['club'], ['club', 'club', 'arena']))
-    assert len(once.scenes['club']) == 2 and len(twice.scenes['club']) == 4 and len(twice.scenes['arena']) == 2
+    assert (
+        len(once.scenes['club']) == 2 and len(twice.scenes['club']) == 4 and len(twice.scenes['arena']) == 2
+    )
     assert len({str(s) for s in twice.scenes['club']}) == 4
-    assert torch.allclose(twice._crowds[[twice._scene_row[id(s)] for s in twice.scenes['club'][:2]]], once._crowds, atol=1e-5)
+    assert torch.allclose(
+        twice._crowds[[twice._scene_row[id(s)] for s in twice.scenes['club'][:2]]], once._crowds, atol=1e-5
+    )

@@ -27,11 +27,19 @@ class Memory:
     def __init__(self, lengths, groups=None, crowds=3, edit=None):
         ids = [f's{i:02}' for i in range(len(lengths))]
         draw = lambda *key, s: (0.1 * rng_for(0, *key).standard_normal(round(s * RATE))).astype(np.float32)
-        self.samples = {i: draw(i, s=s) for i, s in zip(ids, lengths)} | {f'c{j}': draw('c', j, s=15) for j in range(crowds)}
+        self.samples = {i: draw(i, s=s) for i, s in zip(ids, lengths)} | {
+            f'c{j}': draw('c', j, s=15) for j in range(crowds)
+        }
         if edit:
             edit(self.samples)
-        self.music = pd.DataFrame({'duration_s': [float(s) for s in lengths], 'version_group': groups or [''] * len(ids)}, pd.Index(ids, name='id'))
-        self.noise = pd.DataFrame({'duration_s': 15.0, 'category': 'crowd', 'concert_use': 'core'}, pd.Index([f'c{j}' for j in range(crowds)], name='id'))
+        self.music = pd.DataFrame(
+            {'duration_s': [float(s) for s in lengths], 'version_group': groups or [''] * len(ids)},
+            pd.Index(ids, name='id'),
+        )
+        self.noise = pd.DataFrame(
+            {'duration_s': 15.0, 'category': 'crowd', 'concert_use': 'core'},
+            pd.Index([f'c{j}' for j in range(crowds)], name='id'),
+        )
 
     def split(self, kind, name):
         return getattr(self, kind)
@@ -44,10 +52,12 @@ class Memory:
 class Told:
     "A recogniser that is told through `degrade` what is played, and answers as `reply(query)` says."
 
-    name, accept_confidence = 'told', 0.5
+    name = 'told'
+    accept_confidence = 0.5
 
     def __init__(self, reply):
-        self.reply, self.query = reply, None
+        self.reply = reply
+        self.query = None
 
     def degrade(self, music, query, corpus):
         self.query = query
@@ -80,9 +90,25 @@ def queries(corpus, plan):
 def frame(kinds, ranks, confidences, system='a', **more):
     "Rows as `run` gives them."
     n = len(kinds)
-    df = pd.DataFrame({'system': system, 'k': 5, 'query_id': [f'q{i}' for i in range(n)], 'kind': kinds, 'track_id': [f't{i}' for i in range(n)],
-                       'noise_key': [f't{i}/0' for i in range(n)], 'duration_s': 5.0, 'snr_db': 0.0, 'rank': ranks, 'confidence': confidences,
-                       'top_id': 'x', 'score': confidences, 'lead': confidences, 'offset_error_s': 0.0, 'elapsed_ms': 1.0})
+    df = pd.DataFrame(
+        {
+            'system': system,
+            'k': 5,
+            'query_id': [f'q{i}' for i in range(n)],
+            'kind': kinds,
+            'track_id': [f't{i}' for i in range(n)],
+            'noise_key': [f't{i}/0' for i in range(n)],
+            'duration_s': 5.0,
+            'snr_db': 0.0,
+            'rank': ranks,
+            'confidence': confidences,
+            'top_id': 'x',
+            'score': confidences,
+            'lead': confidences,
+            'offset_error_s': 0.0,
+            'elapsed_ms': 1.0,
+        }
+    )
     df['accepted'] = df.confidence >= 0.5
     return df.assign(**more)
 
@@ -90,7 +116,10 @@ def frame(kinds, ranks, confidences, system='a', **more):
 # --- shares and intervals
 
 
-@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95, 0.99]))
+@given(
+    st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.sampled_from([0.8, 0.95, 0.99]),
+)
 def test_wilson_is_scipys(kn, level):
     from scipy.stats import binomtest
 
@@ -118,8 +147,10 @@ def test_wilson_refuses_and_knows_nothing():
 def test_mcnemar_is_the_binomial_test(pairs):
     from scipy.stats import binomtest
 
-    a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    n10, n01 = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
+    a = [x for x, _ in pairs]
+    b = [y for _, y in pairs]
+    n10 = sum(x and not y for x, y in pairs)
+    n01 = sum(y and not x for x, y in pairs)
     expected = binomtest(n10, n10 + n01).pvalue if n10 + n01 else 1.0
     assert bench.mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
     assert bench.mcnemar(a, b) == bench.mcnemar(b, a)
@@ -149,7 +180,9 @@ def test_bootstrap_without_disagreement_stays_honest():
     df = pd.DataFrame({'track_id': ['a', 'a', 'b', 'b', 'c'], 'v': 1.0})
     value, low, high = bench.bootstrap_by_track(df, 'v')
     assert (value, high) == (1, 1) and low == pytest.approx(bench.wilson(3, 3)[1])
-    assert bench.bootstrap_by_track(df.assign(v=2.0), 'v', limits=(1, 6))[1:] == pytest.approx((2 - (1 - low), 2 + 4 * (1 - low)))
+    assert bench.bootstrap_by_track(df.assign(v=2.0), 'v', limits=(1, 6))[1:] == pytest.approx(
+        (2 - (1 - low), 2 + 4 * (1 - low))
+    )
     assert math.isnan(bench.bootstrap_by_track(df[:0], 'v')[0])
 
 
@@ -173,14 +206,20 @@ def test_rate_bound_is_the_exact_poisson_one():
 # --- protocol
 
 
-@given(st.lists(st.sampled_from(['', '', '', 'a', 'b', 'c', None, float('nan')]), min_size=3, max_size=40), st.integers(0, 50), st.sampled_from([0, 0.2, 1 / 3, 0.5]))
+@given(
+    st.lists(st.sampled_from(['', '', '', 'a', 'b', 'c', None, float('nan')]), min_size=3, max_size=40),
+    st.integers(0, 50),
+    st.sampled_from([0, 0.2, 1 / 3, 0.5]),
+)
 def test_protocol_divides_and_does_not_leak(groups, seed, fraction):
     c = Memory.__new__(Memory)
     ids = [f's{i:02}' for i in range(len(groups))]
-    c.name, c.music = 'hyp', pd.DataFrame({'duration_s': 20.0, 'version_group': groups}, ids)
+    c.name = 'hyp'
+    c.music = pd.DataFrame({'duration_s': 20.0, 'version_group': groups}, ids)
     c.split = lambda kind, name: c.music[::2]  # the played ones; versions may lie in other splits
     p = bench.protocol(c, unknown_fraction=fraction, seed=seed)
-    played, song = set(c.music.index[::2]), dict(zip(ids, [g if isinstance(g, str) and g else i for i, g in zip(ids, groups)]))
+    played = set(c.music.index[::2])
+    song = dict(zip(ids, [g if isinstance(g, str) and g else i for i, g in zip(ids, groups)]))
     assert set(p.known_ids) | set(p.unknown_ids) == played and not set(p.known_ids) & set(p.unknown_ids)
     assert set(p.known_ids) <= set(p.catalogue_ids)
     assert not {song[t] for t in p.unknown_ids} & {song[t] for t in p.catalogue_ids}
@@ -211,15 +250,21 @@ def test_queries_are_nested_and_paired(corpus, plan, queries):
     for q in queries:
         if q.kind != 'noise':
             by_song.setdefault(q.track_id, set()).add((q.start_s, q.span_s, q.noise_key))
-            assert 0 <= q.start_s <= 12 - q.span_s and q.kind == ('known' if q.track_id in plan.known_ids else 'unknown')
+            assert 0 <= q.start_s <= 12 - q.span_s and q.kind == (
+                'known' if q.track_id in plan.known_ids else 'unknown'
+            )
     assert all(len(places) == 1 for places in by_song.values())
     starts = np.array([next(iter(p))[0] for p in by_song.values()])
-    assert len(set(starts)) == 9 and (np.abs(starts * RATE / 256 - np.round(starts * RATE / 256)) > 1e-6).all()  # on no frame
+    # on no frame
+    assert (
+        len(set(starts)) == 9 and (np.abs(starts * RATE / 256 - np.round(starts * RATE / 256)) > 1e-6).all()
+    )
     assert queries.skipped == {}
 
 
 def test_queries_are_deterministic_and_named(corpus, plan, queries, tmp_path):
-    again = bench.make_queries(corpus, plan, durations_s=(10.0, 3, 1), snr_db=(-5, 5.0, None))  # another order and type, same set
+    # another order and type, same set
+    again = bench.make_queries(corpus, plan, durations_s=(10.0, 3, 1), snr_db=(-5, 5.0, None))
     assert bench.query_set_hash(again) == bench.query_set_hash(queries) == bench.query_set_hash(queries[::-1])
     other = bench.make_queries(corpus, plan, durations_s=(1, 3, 10), snr_db=(None, 5, -5), seed=1)
     assert bench.query_set_hash(other) != bench.query_set_hash(queries)
@@ -234,7 +279,11 @@ def test_queries_are_deterministic_and_named(corpus, plan, queries, tmp_path):
 
 def test_excerpts_are_different_places(corpus, plan):
     qs = bench.make_queries(corpus, plan, durations_s=(2,), snr_db=(0,), excerpts=3, n_noise_only=0)
-    assert len(qs) == 27 and len({(q.track_id, q.start_s) for q in qs}) == 27 and len({q.noise_key for q in qs}) == 27
+    assert (
+        len(qs) == 27
+        and len({(q.track_id, q.start_s) for q in qs}) == 27
+        and len({q.noise_key for q in qs}) == 27
+    )
 
 
 def test_max_tracks_keeps_the_proportion(corpus, plan):
@@ -248,7 +297,12 @@ def test_short_songs_serve_short_clips():
     c = Memory([12, 4.5, 0.5, 3.0])
     p = bench.protocol(c, unknown_fraction=0)
     qs = bench.make_queries(c, p, durations_s=(1, 3, 5, 10), snr_db=(None,), n_noise_only=0)
-    assert {(q.track_id, q.duration_s) for q in qs} == {('s00', d) for d in (1, 3, 5, 10)} | {('s01', 1), ('s01', 3), ('s03', 1), ('s03', 3)}
+    assert {(q.track_id, q.duration_s) for q in qs} == {('s00', d) for d in (1, 3, 5, 10)} | {
+        ('s01', 1),
+        ('s01', 3),
+        ('s03', 1),
+        ('s03', 3),
+    }
     assert qs.skipped == {'too short for 5 s': 2, 'too short for 10 s': 2, 'no audible excerpt': 1}
     assert all(len(bench.render(q, c)) == q.duration_s * RATE for q in qs)
 
@@ -260,13 +314,25 @@ def test_silence_and_lying_tables_are_met():
         samples['s02'] = samples['s02'][: 4 * RATE]  # shorter than its table says
 
     c = Memory([12, 12, 12], edit=edit)
-    qs = bench.make_queries(c, bench.protocol(c, unknown_fraction=0), durations_s=(1, 2), snr_db=(0,), n_noise_only=0)
+    qs = bench.make_queries(
+        c, bench.protocol(c, unknown_fraction=0), durations_s=(1, 2), snr_db=(0,), n_noise_only=0
+    )
     starts = {q.track_id: q.start_s for q in qs}
     assert set(starts) == {'s00', 's02'} and starts['s00'] > 7 and starts['s02'] <= 2
     assert qs.skipped == {'no audible excerpt': 1}
 
 
-@pytest.mark.parametrize('bad', [dict(durations_s=()), dict(durations_s=(0,)), dict(snr_db=()), dict(excerpts=0), dict(snr_db=(math.inf,)), dict(snr_db=(math.nan,))])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        dict(durations_s=()),
+        dict(durations_s=(0,)),
+        dict(snr_db=()),
+        dict(excerpts=0),
+        dict(snr_db=(math.inf,)),
+        dict(snr_db=(math.nan,)),
+    ],
+)
 def test_senseless_query_sets_are_refused(corpus, plan, bad):
     with pytest.raises(ResonanceError):
         bench.make_queries(corpus, plan, **bad)
@@ -287,7 +353,8 @@ def test_the_sound_of_a_query_has_its_snr(corpus, queries):
         if q.kind == 'noise':
             assert np.abs(x).max() > 0
         elif q.snr_db is not None:
-            music, crowd = bench._excerpt(q, corpus, None), bench._crowd(q, corpus, None)
+            music = bench._excerpt(q, corpus, None)
+            crowd = bench._crowd(q, corpus, None)
             assert bench.measured_snr_db(x, music, crowd) == pytest.approx(q.snr_db, abs=0.1)
             checked += 1
         else:
@@ -309,14 +376,22 @@ def test_loudness_may_take_the_place_of_rms(corpus, queries):
 
     for q in [q for q in queries if q.snr_db is not None][::9]:
         x = bench.render(q, corpus, degrade=bench.add_crowd_lufs)
-        music, crowd = bench._excerpt(q, corpus, None), bench._crowd(q, corpus, None)
+        music = bench._excerpt(q, corpus, None)
+        crowd = bench._crowd(q, corpus, None)
         assert bench.measured_snr_db(x, music, crowd, lufs) == pytest.approx(q.snr_db, abs=0.1)
 
 
 def test_rendering_does_not_depend_on_order_or_cache(corpus, queries):
-    cache, picked = {}, [queries[i] for i in (3, 40, 4, 80, 3, 5, 88)]
+    cache = {}
+    picked = [queries[i] for i in (3, 40, 4, 80, 3, 5, 88)]
     one = queries[3]
-    picked += [one, replace(one, track_id=queries[40].track_id), replace(one, seed=1), replace(one, noise_key='x'), replace(one, start_s=0.0)]
+    picked += [
+        one,
+        replace(one, track_id=queries[40].track_id),
+        replace(one, seed=1),
+        replace(one, noise_key='x'),
+        replace(one, start_s=0.0),
+    ]
     for q in picked:
         assert np.array_equal(bench.render(q, corpus, cache), bench.render(q, corpus))
     assert len(cache) == 2
@@ -326,7 +401,8 @@ def test_shorter_clips_lie_inside_longer_ones(corpus, queries):
     long = next(q for q in queries if q.duration_s == 10 and q.snr_db == 5)
     short = next(q for q in queries if q.query_id == long.query_id.replace('/10s', '/3s'))
     for part in (bench._excerpt, bench._crowd):
-        a, b = part(short, corpus, None), part(long, corpus, None)
+        a = part(short, corpus, None)
+        b = part(long, corpus, None)
         assert len(b) > len(a) and np.array_equal(a, b[: len(a)])
 
 
@@ -337,22 +413,35 @@ def test_run_rows_follow_the_queries(corpus, plan, queries):
     def reply(q):
         if q.kind != 'known':
             return []
-        right, wrong = Match(q.track_id, 3.0, q.start_s + 0.25, 0.9), Match('other', 5.0, 0.0, 0.4)
+        right = Match(q.track_id, 3.0, q.start_s + 0.25, 0.9)
+        wrong = Match('other', 5.0, 0.0, 0.4)
         return [right] if q.duration_s == 1 else [wrong, right]
 
     told = Told(reply)
     df = bench.run(told, queries, corpus, progress=False, degrade=told.degrade)
     assert df.query_id.tolist() == [q.query_id for q in queries]
-    known, other = df[df.kind == 'known'], df[df.kind != 'known']
-    assert (known['rank'] == np.where(known.duration_s == 1, 1, 2)).all() and known.offset_error_s.to_numpy() == pytest.approx(0.25)
-    assert (known.lead == np.where(known.duration_s == 1, 3, 2)).all() and (known.accepted == (known.duration_s == 1)).all()
-    assert other['rank'].isna().all() and other.confidence.isna().all() and not other.accepted.any() and (other.top_id == '').all()
+    known = df[df.kind == 'known']
+    other = df[df.kind != 'known']
+    assert (
+        known['rank'] == np.where(known.duration_s == 1, 1, 2)
+    ).all() and known.offset_error_s.to_numpy() == pytest.approx(0.25)
+    assert (known.lead == np.where(known.duration_s == 1, 3, 2)).all() and (
+        known.accepted == (known.duration_s == 1)
+    ).all()
+    assert (
+        other['rank'].isna().all()
+        and other.confidence.isna().all()
+        and not other.accepted.any()
+        and (other.top_id == '').all()
+    )
     assert (df[df.kind == 'noise'].snr_db == -np.inf).all() and set(known.snr_db) == {np.inf, 5, -5}
     assert (df.elapsed_ms >= 0).all() and (df.k == 5).all() and (df.system == 'told').all()
 
 
 def test_answers_beyond_k_do_not_count(corpus, queries):
-    told = Told(lambda q: [Match('x', 2.0, 0, 0.1), Match(q.track_id, 1.0, 0, 0.1)] if q.kind == 'known' else [])
+    told = Told(
+        lambda q: [Match('x', 2.0, 0, 0.1), Match(q.track_id, 1.0, 0, 0.1)] if q.kind == 'known' else []
+    )
     df = bench.run(told, queries[:9], corpus, k=1, progress=False, degrade=told.degrade)
     assert df[df.kind == 'known']['rank'].isna().all()
 
@@ -376,8 +465,14 @@ def test_noise_alone_reaches_degrade_as_silence(corpus, queries):
 
 def test_index_counts(corpus, plan):
     cost = bench.index(Told(lambda q: []), corpus, plan.catalogue_ids, progress=False)
-    assert (cost['tracks'], cost['bytes'], cost['audio_s']) == (6, 5, 72.0) and cost['bytes_per_s'] == 5 / 72 and cost['x_realtime'] > 0
-    assert 'bytes' not in bench.index(Told(lambda q: []), corpus, plan.catalogue_ids, progress=False, measure_disk=False)
+    assert (
+        (cost['tracks'], cost['bytes'], cost['audio_s']) == (6, 5, 72.0)
+        and cost['bytes_per_s'] == 5 / 72
+        and cost['x_realtime'] > 0
+    )
+    assert 'bytes' not in bench.index(
+        Told(lambda q: []), corpus, plan.catalogue_ids, progress=False, measure_disk=False
+    )
 
 
 def test_a_corpus_on_disk(tmp_path):
@@ -390,7 +485,15 @@ def test_a_corpus_on_disk(tmp_path):
         for i in range(count):
             x = (0.1 * rng_for(3, kind, i).standard_normal(seconds * RATE)).astype(np.float32)
             save(tmp_path / kind / f'{kind}{i}.wav', x)
-            rows[kind].append({'id': f'{kind}{i}', 'kind': kind, 'file': f'{kind}/{kind}{i}.wav', 'duration_s': seconds, 'licence': 'CC0'})
+            rows[kind].append(
+                {
+                    'id': f'{kind}{i}',
+                    'kind': kind,
+                    'file': f'{kind}/{kind}{i}.wav',
+                    'duration_s': seconds,
+                    'licence': 'CC0',
+                }
+            )
         for row in rows['noise']:
             row |= {'category': 'crowd', 'concert_use': 'core'}
     disk = write_corpus(tmp_path, pd.DataFrame(rows['music']), pd.DataFrame(rows['noise']))
@@ -410,7 +513,9 @@ def test_summarise_is_the_definition():
     df = pd.concat([frame(['known'] * 6, ranks, [0.9] * 6), frame(['unknown'] * 2, [np.nan] * 2, [0.9] * 2)])
     s = bench.summarise(df, []).iloc[0]
     assert (s.n, s.tracks) == (6, 6)
-    assert s[['top1', 'top5', 'mrr', 'mean_rank']].tolist() == pytest.approx([2 / 6, 5 / 6, np.mean([1, 1, 1 / 2, 1 / 5, 0, 1 / 3]), 18 / 6])
+    assert s[['top1', 'top5', 'mrr', 'mean_rank']].tolist() == pytest.approx(
+        [2 / 6, 5 / 6, np.mean([1, 1, 1 / 2, 1 / 5, 0, 1 / 3]), 18 / 6]
+    )
     assert (s.top1_low, s.top1_high) == bench.wilson(2, 6)[1:]
     assert s.mrr_low < s.mrr < s.mrr_high and s.mean_rank_low < s.mean_rank < s.mean_rank_high
 
@@ -418,7 +523,8 @@ def test_summarise_is_the_definition():
 def test_repeated_tracks_widen_the_interval():
     one = frame(['known'] * 40, [1, np.nan] * 20, [0.9] * 40)
     five = pd.concat([one.assign(query_id=one.query_id + f'/{j}') for j in range(5)])
-    a, b = bench.summarise(one, []).iloc[0], bench.summarise(five, []).iloc[0]
+    a = bench.summarise(one, []).iloc[0]
+    b = bench.summarise(five, []).iloc[0]
     independent = bench.wilson(100, 200)
     assert (b.n, b.tracks) == (200, 40) and b.top1_high - b.top1_low > 1.8 * (independent[2] - independent[1])
     assert (b.top1_low, b.top1_high) == pytest.approx((a.top1_low, a.top1_high), abs=0.03)
@@ -438,17 +544,28 @@ def test_systems_and_cells_are_kept_apart():
 def test_cmc_ends_and_bounds():
     df = frame(['known'] * 5, [1, 2, 2, 5, np.nan], [0.9] * 5)
     c = bench.cmc(df)
-    assert c.value.tolist() == pytest.approx([0.2, 0.6, 0.6, 0.6, 0.8]) and (c.low <= c.value).all() and (c.value <= c.high).all()
+    assert (
+        c.value.tolist() == pytest.approx([0.2, 0.6, 0.6, 0.6, 0.8])
+        and (c.low <= c.value).all()
+        and (c.value <= c.high).all()
+    )
     assert c.value[0] == bench.summarise(df, []).top1[0] and c.value[4] == bench.summarise(df, []).top5[0]
     with pytest.raises(ResonanceError, match='only 5'):
         bench.cmc(df, 6)
 
 
 def test_compare_needs_the_same_questions():
-    a, b = frame(['known'] * 6, [1, 1, 1, 1, 1, np.nan], [0.9] * 6), frame(['known'] * 6, [2, 1, 2, 2, 2, 1], [0.9] * 6, system='b')
+    a = frame(['known'] * 6, [1, 1, 1, 1, 1, np.nan], [0.9] * 6)
+    b = frame(['known'] * 6, [2, 1, 2, 2, 2, 1], [0.9] * 6, system='b')
     row = bench.compare(a, b[::-1]).iloc[0]
-    assert (row.only_a, row.only_b, row.n) == (4, 1, 6) and row.p == pytest.approx(bench.mcnemar([1] * 5 + [0], [0, 1, 0, 0, 0, 1]))
-    assert row.difference == pytest.approx(0.5) and row.difference_low < 0.5 < row.difference_high and row.p_holm == row.p
+    assert (row.only_a, row.only_b, row.n) == (4, 1, 6) and row.p == pytest.approx(
+        bench.mcnemar([1] * 5 + [0], [0, 1, 0, 0, 0, 1])
+    )
+    assert (
+        row.difference == pytest.approx(0.5)
+        and row.difference_low < 0.5 < row.difference_high
+        and row.p_holm == row.p
+    )
     for other in (b[1:], b.assign(query_id='q0'), pd.concat([b, b[:1]])):
         with pytest.raises(ResonanceError, match='same known queries'):
             bench.compare(a, other)
@@ -461,7 +578,14 @@ def test_holm_by_hand():
 
 # --- open set
 
-scores = st.lists(st.tuples(st.sampled_from(['known', 'unknown', 'noise']), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5001, 0.9, 1.0])), min_size=2, max_size=60)
+scores = st.lists(
+    st.tuples(
+        st.sampled_from(['known', 'unknown', 'noise']),
+        st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5001, 0.9, 1.0]),
+    ),
+    min_size=2,
+    max_size=60,
+)
 
 
 @given(scores.filter(lambda rows: {'known'} < {k for k, _ in rows}))
@@ -472,7 +596,10 @@ def test_open_set_is_sklearns_roc(rows):
     df = frame(kinds, np.where(np.array(kinds) == 'known', 1.0, np.nan), conf)
     far, tpr, thresholds = roc_curve(np.array(kinds) == 'known', conf, drop_intermediate=False)
     roc = bench.open_set(df)
-    assert np.allclose(roc[['threshold', 'false_accept_rate', 'correct_accept_rate']], np.column_stack([thresholds, far, tpr]))
+    assert np.allclose(
+        roc[['threshold', 'false_accept_rate', 'correct_accept_rate']],
+        np.column_stack([thresholds, far, tpr]),
+    )
     assert (roc.misidentified_rate == 0).all()
 
 
@@ -513,7 +640,13 @@ def test_false_accepts_at_the_systems_own_threshold():
 
 
 def test_crowds_alone_count_in_every_cell_of_their_length(corpus, queries):
-    told = Told(lambda q: [Match('x', 1.0, 0.0, 0.8)] if q.kind == 'noise' else [Match(q.track_id if q.kind == 'known' else 'y', 1.0, 0.0, 0.7)])
+    told = Told(
+        lambda q: (
+            [Match('x', 1.0, 0.0, 0.8)]
+            if q.kind == 'noise'
+            else [Match(q.track_id if q.kind == 'known' else 'y', 1.0, 0.0, 0.7)]
+        )
+    )
     df = bench.run(told, queries, corpus, progress=False, degrade=told.degrade)
     s = bench.summarise_open(df)
     assert len(s) == 9 and (s.n_negative == 3 + 3).all() and (s.accepted_correct == 0).all()
@@ -549,7 +682,8 @@ def test_calibration_refuses_nonsense():
 
 
 def test_reliability_and_its_error_by_hand():
-    p, y = [0.05, 0.05, 0.95, 1.0, 0.5], [False, True, True, True, False]
+    p = [0.05, 0.05, 0.95, 1.0, 0.5]
+    y = [False, True, True, True, False]
     r = bench.reliability(p, y)
     assert r['from'].tolist() == pytest.approx([0.0, 0.5, 0.9]) and r.n.tolist() == [2, 1, 2]
     assert bench.expected_calibration_error(p, y) == pytest.approx((2 * 0.45 + 0.5 + 2 * 0.025) / 5)
@@ -563,10 +697,21 @@ def test_reliability_and_its_error_by_hand():
 
 
 def test_table_scrolls_and_escapes():
-    df = pd.concat([frame(['known'] * 4, [1, 1, np.nan, np.nan], [0.9] * 4, system=s, snr_db=snr) for s in ('<a>', 'b') for snr in (np.inf, -5.0)])
+    df = pd.concat(
+        [
+            frame(['known'] * 4, [1, 1, np.nan, np.nan], [0.9] * 4, system=s, snr_db=snr)
+            for s in ('<a>', 'b')
+            for snr in (np.inf, -5.0)
+        ]
+    )
     shown = bench.table(bench.summarise(df), caption='5 < 6')
     assert shown.frame.index.tolist() == [('<a>', 'clean'), ('<a>', '-5 dB'), ('b', 'clean'), ('b', '-5 dB')]
-    assert shown.frame.iloc[0, 0] == '50.0 [15.0, 85.0]' and '50.0 [15.0,&nbsp;85.0]' in shown.html and '<a>' not in shown.html and '5 &lt; 6' in shown.html
+    assert (
+        shown.frame.iloc[0, 0] == '50.0 [15.0, 85.0]'
+        and '50.0 [15.0,&nbsp;85.0]' in shown.html
+        and '<a>' not in shown.html
+        and '5 &lt; 6' in shown.html
+    )
     assert shown.html.startswith('<div style="overflow-x:auto"')
     assert bench.table(bench.summarise(df), 'mean_rank').frame.iloc[0, 0].startswith('3.50 [')
     with pytest.raises(ResonanceError, match='no_such'):
@@ -579,9 +724,21 @@ def test_figures_show_the_numbers():
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    df = pd.concat([frame(['known'] * 4 + ['unknown'] * 4, [1, 1, 2, np.nan] + [np.nan] * 4, np.linspace(0.9, 0.1, 8), snr_db=s) for s in (np.inf, 0.0)])
+    df = pd.concat(
+        [
+            frame(
+                ['known'] * 4 + ['unknown'] * 4,
+                [1, 1, 2, np.nan] + [np.nan] * 4,
+                np.linspace(0.9, 0.1, 8),
+                snr_db=s,
+            )
+            for s in (np.inf, 0.0)
+        ]
+    )
     ax = bench.plot_accuracy(bench.summarise(df))
-    assert ax.lines[0].get_ydata().tolist() == [0.5, 0.5] and [t.get_text() for t in ax.get_xticklabels()] == ['clean', '0']
+    assert ax.lines[0].get_ydata().tolist() == [0.5, 0.5] and [
+        t.get_text() for t in ax.get_xticklabels()
+    ] == ['clean', '0']
     assert bench.plot_cmc(bench.cmc(df)).lines[0].get_ydata().tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
     both = bench.cmc(pd.concat([df, df.assign(system='b', rank=1.0)]))
     assert [line.get_ydata()[0] for line in bench.plot_cmc(both).lines] == [0.5, 1]
@@ -630,7 +787,9 @@ def test_a_venue_leaves_clean_clips_alone_and_changes_the_others(corpus, queries
     for q in queries[:40]:
         x = bench.render(q, corpus, degrade=place)
         assert len(x) == round(q.duration_s * RATE) and np.isfinite(x).all() and np.abs(x).max() <= 1
-        same = q.kind != 'noise' and np.array_equal(x, corpus.load('music', q.track_id, q.start_s, q.duration_s))
+        same = q.kind != 'noise' and np.array_equal(
+            x, corpus.load('music', q.track_id, q.start_s, q.duration_s)
+        )
         assert same == (q.snr_db is None and q.kind != 'noise')
 
 
@@ -638,9 +797,12 @@ def test_the_draw_hangs_on_the_excerpt_alone(corpus, queries, venue_bank, monkey
     "One concert behind all levels and lengths of an excerpt; another seed, another concert."
     from resonance_nb import venue
 
-    seen, first = {}, None
+    seen = {}
+    first = None
     real = venue.replay
-    monkeypatch.setattr(venue, 'replay', lambda music, r, *a: seen.setdefault(now.query_id, r) and real(music, r, *a))
+    monkeypatch.setattr(
+        venue, 'replay', lambda music, r, *a: seen.setdefault(now.query_id, r) and real(music, r, *a)
+    )
     for seed in (3, 4):
         seen.clear()
         place = bench.in_venue(venue_bank, ['club', 'festival'], seed=seed)

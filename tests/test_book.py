@@ -27,11 +27,20 @@ def read(*sources, tags=()):
     return book.read_nb(writes(new_notebook(cells=cells))).cells
 
 
-@pytest.mark.parametrize('top, tag', [
-    ('#| hide', 'remove-cell'), ('# | hide', 'remove-cell'), ('#|hide', 'remove-cell'), ('#| echo: false', 'remove-input'),
-    ('#| output: false', 'remove-output'), ('#| code-fold: true', 'hide-input'), ('#| eval: false', 'skip-execution'),
-    ('#| include: false', 'remove-cell'), ('#| default_exp core', 'remove-cell'),
-])
+@pytest.mark.parametrize(
+    'top, tag',
+    [
+        ('#| hide', 'remove-cell'),
+        ('# | hide', 'remove-cell'),
+        ('#|hide', 'remove-cell'),
+        ('#| echo: false', 'remove-input'),
+        ('#| output: false', 'remove-output'),
+        ('#| code-fold: true', 'hide-input'),
+        ('#| eval: false', 'skip-execution'),
+        ('#| include: false', 'remove-cell'),
+        ('#| default_exp core', 'remove-cell'),
+    ],
+)
 def test_directives_become_tags(top, tag):
     cell = read(f'{top}\nx = 1')[0]
     assert cell.source == 'x = 1' and cell.metadata.tags == [tag]
@@ -56,7 +65,9 @@ def test_the_cell_that_exports_never_runs():
 
 
 def test_figures_carry_caption_label_and_text():
-    mine = read('#| label: fig-a\n#| fig-cap: A: b\n#| fig-alt: bars, in two colours\nplot()')[0].metadata.mystnb
+    mine = read('#| label: fig-a\n#| fig-cap: A: b\n#| fig-alt: bars, in two colours\nplot()')[
+        0
+    ].metadata.mystnb
     assert mine == {'figure': {'caption': 'A: b', 'name': 'fig-a'}, 'image': {'alt': 'bars, in two colours'}}
 
 
@@ -81,7 +92,8 @@ def test_values_survive_the_command_line(value):
 
 
 def test_an_executed_run_hides_its_defaults():
-    a, b = new_code_cell('seed = 0', metadata={'tags': ['parameters']}), new_code_cell('seed = 1')
+    a = new_code_cell('seed = 0', metadata={'tags': ['parameters']})
+    b = new_code_cell('seed = 1')
     b.metadata['tags'] = ['injected-parameters']
     cells = book.read_nb(writes(new_notebook(cells=[a, b]))).cells
     assert 'hide-input' in cells[0].metadata.tags and 'hide-input' not in cells[2].metadata.tags
@@ -113,13 +125,23 @@ def test_renderer_has_no_rule_and_no_heading():
     assert 'chapter' in text or '| strict' in book.MystRenderer(book.build)._repr_markdown_()
 
 
-@pytest.mark.parametrize('html, said', [
-    ('<script src="https://a.b/x.js"></script>', 'asks a network'), ('<img alt="a" src="//a.b/x.png">', 'asks a network'),
-    ('<link rel="stylesheet" href="http://a.b/x.css">', 'asks a network'), ('<style>a{background:url(https://a.b/c.png)}</style>', 'asks a network'),
-    ('<iframe src="https://a.b"></iframe>', 'asks a network'), ('<img alt="a" srcset="https://a.b/x.png 2x">', 'asks a network'),
-    ('<img src="data:image/png;base64,AA">', 'without a text'), ('<pre>#| export\nx</pre>', 'directive'), ('<p>#| hide</p>', 'directive'),
-    ('<p>{cite:p}`x`</p>', 'unfinished role'), ('<a href="gone.html#x">a</a>', 'not there'), ('<a href="#gone">a</a>', 'not on the page'),
-])
+@pytest.mark.parametrize(
+    'html, said',
+    [
+        ('<script src="https://a.b/x.js"></script>', 'asks a network'),
+        ('<img alt="a" src="//a.b/x.png">', 'asks a network'),
+        ('<link rel="stylesheet" href="http://a.b/x.css">', 'asks a network'),
+        ('<style>a{background:url(https://a.b/c.png)}</style>', 'asks a network'),
+        ('<iframe src="https://a.b"></iframe>', 'asks a network'),
+        ('<img alt="a" srcset="https://a.b/x.png 2x">', 'asks a network'),
+        ('<img src="data:image/png;base64,AA">', 'without a text'),
+        ('<pre>#| export\nx</pre>', 'directive'),
+        ('<p>#| hide</p>', 'directive'),
+        ('<p>{cite:p}`x`</p>', 'unfinished role'),
+        ('<a href="gone.html#x">a</a>', 'not there'),
+        ('<a href="#gone">a</a>', 'not on the page'),
+    ],
+)
 def test_a_bad_page_is_found(tmp_path, html, said):
     (tmp_path / 'p.html').write_text(html)
     assert [p for p in book.check_page(tmp_path / 'p.html') if said in p]
@@ -128,7 +150,8 @@ def test_a_bad_page_is_found(tmp_path, html, said):
 def test_a_good_page_is_good(tmp_path):
     (tmp_path / 'p.html').write_text(
         '<link rel="canonical" href="https://a.b/p.html"><a href="https://a.b">out</a><h1 id="t">T</h1><a href="#t">t</a>'
-        '<img alt="bars" src="x.png"><pre>x = 1\n#| hide</pre><code>{cite}`x`</code><a href="p.html">self</a>')
+        '<img alt="bars" src="x.png"><pre>x = 1\n#| hide</pre><code>{cite}`x`</code><a href="p.html">self</a>'
+    )
     assert book.check_page(tmp_path / 'p.html') == []
 
 
@@ -138,7 +161,9 @@ def test_a_heavy_page_is_found(tmp_path):
 
 
 def test_missing_pages_and_failed_cells_are_found(tmp_path):
-    (tmp_path / '_toc.yml').write_text('format: jb-book\nroot: nbs/index\nparts:\n - chapters:\n    - file: nbs/a\n')
+    (tmp_path / '_toc.yml').write_text(
+        'format: jb-book\nroot: nbs/index\nparts:\n - chapters:\n    - file: nbs/a\n'
+    )
     reports = tmp_path / '_build/html/reports/nbs'
     reports.mkdir(parents=True)
     (reports / 'a.err.log').write_text('Traceback')
@@ -162,7 +187,10 @@ def small_book(folder, **pages):
     "A book of these pages: name -> code that follows on a note in the file `log`."
     (folder / 'nbs').mkdir()
     for name, code in pages.items():
-        cells = [new_markdown_cell(f'# {name}'), new_code_cell(f"import pathlib, time\nopen('../log', 'a').write('{name}')\n{code}")]
+        cells = [
+            new_markdown_cell(f'# {name}'),
+            new_code_cell(f"import pathlib, time\nopen('../log', 'a').write('{name}')\n{code}"),
+        ]
         about = {'kernelspec': {'name': 'python3', 'display_name': 'Python', 'language': 'python'}}
         (folder / 'nbs' / f'{name}.ipynb').write_text(writes(new_notebook(cells=cells, metadata=about)))
     (folder / 'nbs' / 'index.md').write_text('# Index\n')
@@ -188,11 +216,14 @@ def test_pages_are_executed_side_by_side_and_one_that_fails_is_named(tmp_path, c
 def test_an_interrupted_build_goes_on(tmp_path):
     "Ctrl-C at the second page: the first one is not executed again, and the build says where it is."
     small_book(tmp_path, a='', b="while not pathlib.Path('../go').exists(): time.sleep(0.05)")
-    code = ('import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-            'from resonance_nb.book import build; build(False, pathlib.Path(sys.argv[1]), jobs=1)')
+    code = (
+        'import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'from resonance_nb.book import build; build(False, pathlib.Path(sys.argv[1]), jobs=1)'
+    )
     how = dict(start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     start = lambda: subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], **how)
-    log, first = tmp_path / 'log', start()
+    log = tmp_path / 'log'
+    first = start()
     while not (log.exists() and 'b' in log.read_text()) and first.poll() is None:
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGINT)
@@ -202,7 +233,9 @@ def test_an_interrupted_build_goes_on(tmp_path):
     second = start()
     said, err = second.communicate()
     assert second.returncode == 0, err
-    assert log.read_text() == 'abb' and re.search(r'\[1/3\] a … \S+ s\n\[2/3\] b … \S+ s\n\[3/3\] index', said)
+    assert log.read_text() == 'abb' and re.search(
+        r'\[1/3\] a … \S+ s\n\[2/3\] b … \S+ s\n\[3/3\] index', said
+    )
 
 
 def test_the_built_book_is_good(root):

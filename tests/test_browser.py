@@ -36,7 +36,8 @@ const wait = ms => new Promise(r => setTimeout(r, ms));
 @pytest.fixture(scope='module')
 def seen(root, tmp_path_factory):
     "What the browser made of every page."
-    book, chromium = root / '_build' / 'html' / 'nbs', shutil.which('chromium') or shutil.which('chromium-browser')
+    book = root / '_build' / 'html' / 'nbs'
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
     if not (book / 'index.html').exists():
         pytest.skip('the book has not been built here: make book')
     if not chromium:
@@ -46,7 +47,13 @@ def seen(root, tmp_path_factory):
     (here / 'look.html').write_text(LOOK.replace('PAGES', json.dumps(pages)), encoding='utf-8')
     options = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update'
     options += ' --disable-sync --allow-file-access-from-files --mute-audio --host-resolver-rules=MAP\t*\t~NOTFOUND --virtual-time-budget=240000'
-    command = [chromium, *options.split(' '), f'--user-data-dir={here / "profile"}', '--dump-dom', (here / 'look.html').as_uri()]
+    command = [
+        chromium,
+        *options.split(' '),
+        f'--user-data-dir={here / "profile"}',
+        '--dump-dom',
+        (here / 'look.html').as_uri(),
+    ]
     done = subprocess.run([c.replace('\t', ' ') for c in command], capture_output=True, text=True)
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.S)
     told = json.loads(found[1].replace('&quot;', '"').replace('&amp;', '&')) if found else []
@@ -71,7 +78,9 @@ def test_players_have_a_sound(root):
         pytest.skip('the book has not been built here: make book')
     heard = {}
     for page in pages:
-        sounds = re.findall(r'<audio[^>]*src="data:audio/\w+;base64,([A-Za-z0-9+/=]+)"', page.read_text(encoding='utf-8'))
+        sounds = re.findall(
+            r'<audio[^>]*src="data:audio/\w+;base64,([A-Za-z0-9+/=]+)"', page.read_text(encoding='utf-8')
+        )
         heard[page.name] = [sf.read(io.BytesIO(base64.b64decode(s)))[0] for s in sounds]
     assert all(len(x) > 1000 and np.abs(x).max() > 0.01 for sounds in heard.values() for x in sounds)
     assert sum(map(len, heard.values())) > 20 and max(map(len, heard.values())) <= 12

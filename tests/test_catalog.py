@@ -58,12 +58,24 @@ def test_index_identify_and_again(cat, music):
     for i, path in enumerate(sorted(music.iterdir())):
         for query in (clip(i), path):
             answer = cat.identify(query, top=2)
-            assert answer.decision == 'match' and answer.matches[0]['path'] == str(path) and len(answer.matches) == 2
+            assert (
+                answer.decision == 'match'
+                and answer.matches[0]['path'] == str(path)
+                and len(answer.matches) == 2
+            )
             assert answer.matches[0]['track_id'] == core.sha256_file(path)[:16]
     assert cat.identify(clip(0)).matches[0]['offset_s'] == 1.0 and cat.identify(clip(0)).query == 'samples'
     assert cat.identify(clip(77)).decision == 'no-match'
     assert cat.identify(np.zeros(0, np.float32)).matches == []
-    assert set(json.loads(json.dumps(asdict(cat.identify(clip(1)))))['matches'][0]) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
+    assert set(json.loads(json.dumps(asdict(cat.identify(clip(1)))))['matches'][0]) == {
+        'track_id',
+        'title',
+        'artist',
+        'path',
+        'score',
+        'confidence',
+        'offset_s',
+    }
     assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
     assert cat.song(cat.songs()[0]['recording_id'])['duration_s'] == 4.0 and cat.check() == []
 
@@ -76,16 +88,22 @@ def test_a_second_run_opens_no_file(cat, music, monkeypatch):
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_every_way_of_cutting_gives_the_same(tmp_path, cat, music, jobs):
     with Catalog(tmp_path / 'other', create=True) as other:
-        assert counts(other.index(sorted(music.iterdir(), reverse=True), 'toy', jobs=jobs, batch_files=1, progress=False)) == (6, 0, 0)
+        assert counts(
+            other.index(
+                sorted(music.iterdir(), reverse=True), 'toy', jobs=jobs, batch_files=1, progress=False
+            )
+        ) == (6, 0, 0)
         assert toy.truth(other, 6) == toy.truth(cat, 6)
         assert len(other._segments('toy')) <= module.REST_SEGMENTS
 
 
 def test_workers_run_from_an_unguarded_script(tmp_path, music):
     script = tmp_path / 'script.py'
-    script.write_text(f'import sys; sys.path.insert(0, {str(Path(toy.__file__).parent)!r})\n'
-                      'from resonance_nb import core\nfrom resonance_nb.catalog import Catalog\ncore.METHODS["toy"] = "toy:Toy"\n'
-                      f'print(Catalog({str(tmp_path / "c")!r}, create=True).index({str(music)!r}, "toy", jobs=2, progress=False).added)\n')
+    script.write_text(
+        f'import sys; sys.path.insert(0, {str(Path(toy.__file__).parent)!r})\n'
+        'from resonance_nb import core\nfrom resonance_nb.catalog import Catalog\ncore.METHODS["toy"] = "toy:Toy"\n'
+        f'print(Catalog({str(tmp_path / "c")!r}, create=True).index({str(music)!r}, "toy", jobs=2, progress=False).added)\n'
+    )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ('6\n', '', 0)
 
@@ -131,7 +149,10 @@ def test_a_replaced_file_loses_what_a_sheet_said_until_the_sheet_comes_again(cat
 
 def test_long_batches_are_cut_by_sound(tmp_path, music, monkeypatch):
     monkeypatch.setattr(module, 'BATCH_S', 7.0)
-    files = [{'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns} for p in sorted(music.iterdir())]
+    files = [
+        {'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns}
+        for p in sorted(music.iterdir())
+    ]
     outcome = module.fingerprint(files, tmp_path / 'part', toy.Toy)
     assert outcome['n_tracks'] == 2 and outcome['left'] == files[2:]
     with Catalog(tmp_path / 'c', create=True) as c:
@@ -140,7 +161,10 @@ def test_long_batches_are_cut_by_sound(tmp_path, music, monkeypatch):
 
 def test_work_is_saved_by_the_clock_too(tmp_path, music, monkeypatch):
     monkeypatch.setattr(module, 'COMMIT_S', 0.0)
-    files = [{'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns} for p in sorted(music.iterdir())]
+    files = [
+        {'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns}
+        for p in sorted(music.iterdir())
+    ]
     outcome = module.fingerprint(files, tmp_path / 'part', toy.Toy)
     assert outcome['n_tracks'] == 1 and outcome['left'] == files[1:]
     saved = []
@@ -152,12 +176,15 @@ def test_work_is_saved_by_the_clock_too(tmp_path, music, monkeypatch):
 @pytest.mark.parametrize('method, jobs', [('toy', 1), ('stream-toy', 1), ('stream-toy', 2)])
 def test_the_bar_says_how_far_a_long_file_is(tmp_path, music, monkeypatch, method, jobs):
     monkeypatch.setattr(module, 'LONG_S', 3.0), monkeypatch.setattr(module, 'REDRAWN_S', 0.0)
-    said, ticks = [], []
+    said = []
+    ticks = []
     bar = SimpleNamespace(update=lambda: ticks.append(1), set_postfix_str=said.append)
     monkeypatch.setattr(module, '_bar', lambda total, progress: nullcontext(bar))
     with Catalog(tmp_path / 'c', create=True) as c:
         assert counts(c.index(music, method, jobs=jobs, progress=False)) == (6, 0, 0)
-    assert len(ticks) == 6 and {text for text in said if text} == {f'{p.name}: 0:00 h' for p in music.iterdir()}
+    assert len(ticks) == 6 and {text for text in said if text} == {
+        f'{p.name}: 0:00 h' for p in music.iterdir()
+    }
 
 
 def test_many_copies_are_told_in_one_line(tmp_path, cat, music):
@@ -166,17 +193,25 @@ def test_many_copies_are_told_in_one_line(tmp_path, cat, music):
         for path in sorted(music.iterdir())[:n]:
             shutil.copy(path, tmp_path / where)
     few = cat.index(tmp_path / 'few', 'toy', progress=False)
-    assert len(few.lines()) == len(few.notes) == 3 and all('the same recording as' in line for line in few.lines())
+    assert len(few.lines()) == len(few.notes) == 3 and all(
+        'the same recording as' in line for line in few.lines()
+    )
     many = cat.index([tmp_path / 'many', tmp_path / 'few'], 'toy', progress=False)
     first = sorted((tmp_path / 'many').iterdir())[:3]
     assert len(many.notes) == 6, 'a program reads them all'
-    assert many.lines() == [f'6 files are the same recordings as others: {", ".join(map(str, first))} and 3 more (--json names all)']
+    assert many.lines() == [
+        f'6 files are the same recordings as others: {", ".join(map(str, first))} and 3 more (--json names all)'
+    ]
     shutil.rmtree(tmp_path / 'few'), shutil.rmtree(tmp_path / 'many')
     (tmp_path / 'there').mkdir()
     for path in [*music.iterdir()]:
         path.rename(tmp_path / 'there' / path.name)
     moved = cat.index(tmp_path / 'there', 'toy', progress=False)
-    assert moved.moved == len(moved.notes) == 6 and len(moved.lines()) == 1 and moved.lines()[0].startswith('6 files were moved: ')
+    assert (
+        moved.moved == len(moved.notes) == 6
+        and len(moved.lines()) == 1
+        and moved.lines()[0].startswith('6 files were moved: ')
+    )
 
 
 def test_streams_in_blocks_and_two_methods_share_a_catalogue(cat, music, monkeypatch):
@@ -196,7 +231,8 @@ def test_many_segments_are_merged_and_readers_go_on(tmp_path, monkeypatch):
     with Catalog(tmp_path / 'c', create=True) as c, Catalog(tmp_path / 'c') as reader:
         c.index(songs[:1], 'toy', progress=False)
         assert len(reader.recognizer('toy')) == 1
-        peak, publish = [], c._publish
+        peak = []
+        publish = c._publish
         monkeypatch.setattr(c, '_publish', lambda *a: (publish(*a), peak.append(len(c._segments('toy')))))
         c.index(songs, 'toy', batch_files=1, progress=False)
         assert max(peak) <= 10 and len(c._segments('toy')) <= module.REST_SEGMENTS
@@ -207,11 +243,16 @@ def test_many_segments_are_merged_and_readers_go_on(tmp_path, monkeypatch):
 def test_reader_that_comes_too_late_reads_the_list_again(cat, music, tmp_path, monkeypatch):
     toy.write_songs(music, 6, first=6)
     with Catalog(tmp_path / 'cat') as reader:
-        stale, fresh = reader._segments('toy'), []
+        stale = reader._segments('toy')
+        fresh = []
         cat.index(music, 'toy', progress=False)
         cat._merge('toy', 1)
         real = type(reader)._segments
-        monkeypatch.setattr(reader, '_segments', lambda m: stale if not fresh and (fresh.append(1) or True) else real(reader, m))
+        monkeypatch.setattr(
+            reader,
+            '_segments',
+            lambda m: stale if not fresh and (fresh.append(1) or True) else real(reader, m),
+        )
         assert len(reader.recognizer('toy')) == 12
 
 
@@ -219,7 +260,9 @@ def test_a_lost_segment_is_told_and_healed(cat, music):
     place = next((cat.folder / 'toy').iterdir())
     shutil.rmtree(place)
     with Catalog(cat.folder) as c:
-        with pytest.raises(ResonanceError, match='has lost the folder toy/.*run `resonance check --repair --catalog '):
+        with pytest.raises(
+            ResonanceError, match='has lost the folder toy/.*run `resonance check --repair --catalog '
+        ):
             c.identify(clip(0))
         assert 'cannot be loaded' in ' '.join(c.check())
         assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
@@ -228,7 +271,8 @@ def test_a_lost_segment_is_told_and_healed(cat, music):
 
 def test_segments_that_this_version_cannot_read_are_made_again(cat, music, monkeypatch):
     "Who is told to index the music again can do so by indexing it again."
-    real, old = toy.Toy.load.__func__, {p.name for p in (cat.folder / 'toy').iterdir()}
+    real = toy.Toy.load.__func__
+    old = {p.name for p in (cat.folder / 'toy').iterdir()}
 
     def load(cls, folder):
         if Path(folder).name in old:
@@ -237,7 +281,10 @@ def test_segments_that_this_version_cannot_read_are_made_again(cat, music, monke
 
     monkeypatch.setattr(toy.Toy, 'load', classmethod(load))
     with Catalog(cat.folder) as c:
-        with pytest.raises(ResonanceError, match=r'is damaged .version 1; this package reads version 2.: run `resonance check --repair --catalog '):
+        with pytest.raises(
+            ResonanceError,
+            match=r'is damaged .version 1; this package reads version 2.: run `resonance check --repair --catalog ',
+        ):
             c.identify(clip(0))
         assert all('run `resonance check --repair --catalog ' in line for line in c.check())
         report = c.index(music, 'toy', progress=False)
@@ -265,7 +312,10 @@ def test_segments_that_cannot_be_reached_now_stay(cat, music, monkeypatch):
         m.setattr(toy.Toy, '__init__', broken)
         with pytest.raises(core.MissingExtra):
             cat.index(music, 'toy', progress=False)
-    assert before == {p.name for p in (cat.folder / 'toy').iterdir()} and cat.identify(clip(0)).decision == 'match'
+    assert (
+        before == {p.name for p in (cat.folder / 'toy').iterdir()}
+        and cat.identify(clip(0)).decision == 'match'
+    )
 
 
 def test_sweep_leaves_what_is_not_its_own(cat, music):
@@ -283,11 +333,15 @@ def test_same_bytes_moved_copied_and_swapped(cat, music):
     ids = {s['path']: s['recording_id'] for s in cat.songs()}
     shutil.copy(a, music / 'z copy.wav')
     report = cat.index(music, 'toy', progress=False)
-    assert counts(report) == (0, 7, 0) and report.notes == [(str(music / 'z copy.wav'), f'the same recording as {a}')]
+    assert counts(report) == (0, 7, 0) and report.notes == [
+        (str(music / 'z copy.wav'), f'the same recording as {a}')
+    ]
     assert cat.index(music, 'toy', progress=False).notes == []
     b.rename(music / 'moved.wav')
     report = cat.index(music, 'toy', progress=False)
-    assert counts(report) == (0, 7, 0) and report.notes == [(str(music / 'moved.wav'), f'moved here from {b}')]
+    assert counts(report) == (0, 7, 0) and report.notes == [
+        (str(music / 'moved.wav'), f'moved here from {b}')
+    ]
     assert cat.song(ids[str(b)])['path'] == str(music / 'moved.wav')
     a.unlink()  # the copy remains
     c.rename(music / 'tmp'), (music / 'moved.wav').rename(c), (music / 'tmp').rename(music / 'moved.wav')
@@ -306,7 +360,9 @@ def test_twins_in_one_run(tmp_path):
         report = c.index(tmp_path / 'm', 'toy', progress=False)
         assert counts(report) == (2, 1, 2)
         reasons = [why for _, why in report.failed]
-        assert reasons[0] == 'nothing to fingerprint: silent or too short' and reasons[1].startswith('the same bytes as')
+        assert reasons[0] == 'nothing to fingerprint: silent or too short' and reasons[1].startswith(
+            'the same bytes as'
+        )
 
 
 def test_changed_bytes_replace_the_recording(cat, music):
@@ -315,9 +371,14 @@ def test_changed_bytes_replace_the_recording(cat, music):
     old = core.sha256_file(path)[:16]
     sf.write(path, toy.melody(50), 16_000)
     report = cat.index(music, 'toy', progress=False)
-    assert counts(report) == (1, 5, 0) and report.notes == [(str(path), f'its bytes changed: replaces recording {old}')]
+    assert counts(report) == (1, 5, 0) and report.notes == [
+        (str(path), f'its bytes changed: replaces recording {old}')
+    ]
     assert cat.identify(clip(2)).decision == 'no-match' and cat.identify(clip(50)).decision == 'match'
-    assert cat.identify(clip(2), method='stream-toy').decision == 'no-match' and len(cat.recognizer('stream-toy')) == 5
+    assert (
+        cat.identify(clip(2), method='stream-toy').decision == 'no-match'
+        and len(cat.recognizer('stream-toy')) == 5
+    )
     path.write_bytes(b'now it is no audio at all')
     report = cat.index(music, 'toy', progress=False)
     assert counts(report) == (0, 5, 1) and len(cat) == 6  # the good recording is not thrown away for it
@@ -359,14 +420,29 @@ def test_progress_goes_to_stderr(cat, music, capfd, monkeypatch):
     assert out == '' and '6/6' in err
 
 
-@pytest.mark.parametrize('make, words', [
-    (lambda f: None, 'no catalogue at .*make one with `resonance index FOLDER --catalog'),
-    (lambda f: (f.mkdir(), (f / 'x.mp3').touch()), 'no catalogue at'),
-    (lambda f: (f.mkdir(), (f / 'catalogue.sqlite').write_bytes(b'SQLite format 4' * 1000)), 'is damaged'),
-    (lambda f: (f.mkdir(), sqlite3.connect(f / 'catalogue.sqlite').execute('CREATE TABLE x (y)')), 'belongs to another program'),
-    (lambda f: (Catalog(f, create=True).close(), sqlite3.connect(f / 'catalogue.sqlite').execute('PRAGMA user_version = 99')), 'newer version.*99.*upgrade'),
-    (lambda f: f.write_text('a file'), 'no catalogue at'),
-])
+@pytest.mark.parametrize(
+    'make, words',
+    [
+        (lambda f: None, 'no catalogue at .*make one with `resonance index FOLDER --catalog'),
+        (lambda f: (f.mkdir(), (f / 'x.mp3').touch()), 'no catalogue at'),
+        (
+            lambda f: (f.mkdir(), (f / 'catalogue.sqlite').write_bytes(b'SQLite format 4' * 1000)),
+            'is damaged',
+        ),
+        (
+            lambda f: (f.mkdir(), sqlite3.connect(f / 'catalogue.sqlite').execute('CREATE TABLE x (y)')),
+            'belongs to another program',
+        ),
+        (
+            lambda f: (
+                Catalog(f, create=True).close(),
+                sqlite3.connect(f / 'catalogue.sqlite').execute('PRAGMA user_version = 99'),
+            ),
+            'newer version.*99.*upgrade',
+        ),
+        (lambda f: f.write_text('a file'), 'no catalogue at'),
+    ],
+)
 def test_what_cannot_be_opened_is_told_in_one_line(tmp_path, make, words):
     make(tmp_path / 'c')
     with pytest.raises(ResonanceError, match=words) as e:
@@ -427,7 +503,9 @@ def test_read_only_folder_can_be_asked(cat, music):
 
 
 @pytest.mark.skipif(not hasattr(os, 'setuid'), reason='needs owners of files')
-@pytest.mark.parametrize('part, says', [(module.DATABASE, 'you may not read its catalogue.sqlite'), ('toy', 'Permission denied: ')])
+@pytest.mark.parametrize(
+    'part, says', [(module.DATABASE, 'you may not read its catalogue.sqlite'), ('toy', 'Permission denied: ')]
+)
 def test_what_may_not_be_read_is_told(cat, part, says):
     cat.close()
     program = """if True:
@@ -450,7 +528,11 @@ def test_what_may_not_be_read_is_told(cat, part, says):
     with tempfile.TemporaryDirectory() as d:
         os.chmod(d, 0o755)
         folder = shutil.copytree(cat.folder, Path(d, 'c'))
-        done = subprocess.run([sys.executable, '-c', program, str(folder), str(Path(toy.__file__).parent), part], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, '-c', program, str(folder), str(Path(toy.__file__).parent), part],
+            capture_output=True,
+            text=True,
+        )
         os.chmod(folder / part, 0o755)
     lines = done.stdout.splitlines()
     assert len(lines) == (3 if part == module.DATABASE else 2) and not done.stderr, done.stderr
@@ -458,7 +540,11 @@ def test_what_may_not_be_read_is_told(cat, part, says):
 
 
 @settings(derandomize=True, deadline=None, database=None)
-@given(st.binary(min_size=1, max_size=40).filter(lambda b: b'\0' not in b and b'/' not in b and b not in (b'.', b'..')))
+@given(
+    st.binary(min_size=1, max_size=40).filter(
+        lambda b: b'\0' not in b and b'/' not in b and b not in (b'.', b'..')
+    )
+)
 def test_paths_survive_the_database(name):
     path = os.fsdecode(b'/music/' + name)
     text = stored_path(path)
@@ -486,7 +572,14 @@ def test_names_that_are_not_utf8(tmp_path):
         assert counts(c.index(tmp_path / 'm', 'toy', progress=False)) == (0, 1, 0)
 
 
-TAGGED = {'title': 'A = B', 'artist': 'Äö — 音', 'album': 'One', 'genre': 'Folk', 'language': 'deu', 'licence': 'CC BY 4.0'}
+TAGGED = {
+    'title': 'A = B',
+    'artist': 'Äö — 音',
+    'album': 'One',
+    'genre': 'Folk',
+    'language': 'deu',
+    'licence': 'CC BY 4.0',
+}
 
 
 def tagged(folder, suffix):
@@ -503,7 +596,13 @@ def tagged(folder, suffix):
             frame.sample_rate, frame.pts = 44_100, 0
             c.mux(stream.encode(frame))
             c.mux(stream.encode(None))
-        names = {'title': '\xa9nam', 'artist': '\xa9ART', 'album': '\xa9alb', 'genre': '\xa9gen', 'licence': 'cprt'}
+        names = {
+            'title': '\xa9nam',
+            'artist': '\xa9ART',
+            'album': '\xa9alb',
+            'genre': '\xa9gen',
+            'licence': 'cprt',
+        }
     else:
         audio.save(path, toy.melody(0))
         names = dict.fromkeys(TAGGED)
@@ -536,7 +635,9 @@ def test_tags_without_mutagen(tmp_path, suffix, monkeypatch):
     path, _ = tagged(tmp_path, suffix)
     monkeypatch.setitem(sys.modules, 'mutagen', None)
     found = read_tags(path)
-    assert {n: found[n] for n in ('title', 'artist', 'album', 'genre')} == {n: TAGGED[n] for n in ('title', 'artist', 'album', 'genre')}
+    assert {n: found[n] for n in ('title', 'artist', 'album', 'genre')} == {
+        n: TAGGED[n] for n in ('title', 'artist', 'album', 'genre')
+    }
 
 
 def test_broken_tags_do_not_stop_indexing(tmp_path, monkeypatch):
@@ -553,7 +654,11 @@ def test_broken_tags_do_not_stop_indexing(tmp_path, monkeypatch):
 
 
 def test_tags_are_one_clean_line():
-    assert module._clean(' a\n\tb\x00\x1b[31m ') == 'a b[31m' and module._clean(' \n') is None and module._clean('\udc80') is None
+    assert (
+        module._clean(' a\n\tb\x00\x1b[31m ') == 'a b[31m'
+        and module._clean(' \n') is None
+        and module._clean('\udc80') is None
+    )
     assert len(module._clean('x' * 10_000)) == 500
 
 
@@ -569,9 +674,23 @@ def test_csv_round_trip(values):
         with Catalog(Path(home) / 'c', create=True) as c:
             with c._transaction() as db:
                 for i, (title, artist) in enumerate(values):
-                    file = {'path': f'{home}/{i}.wav', 'recording_id': f'{i:016}', 'sha256': f'{i:064}', 'size': 1, 'mtime_ns': 1}
-                    module._insert_song(db, file, {'tags': dict.fromkeys(module.TAGS) | {'title': title, 'artist': artist}, 'duration_s': 1.0})
-            before, sheet = c.songs(), Path(home) / 'metadata.csv'
+                    file = {
+                        'path': f'{home}/{i}.wav',
+                        'recording_id': f'{i:016}',
+                        'sha256': f'{i:064}',
+                        'size': 1,
+                        'mtime_ns': 1,
+                    }
+                    module._insert_song(
+                        db,
+                        file,
+                        {
+                            'tags': dict.fromkeys(module.TAGS) | {'title': title, 'artist': artist},
+                            'duration_s': 1.0,
+                        },
+                    )
+            before = c.songs()
+            sheet = Path(home) / 'metadata.csv'
             assert c.export_csv(sheet) == 6
             with open(sheet, newline='', encoding='utf-8') as f:
                 rows = list(csv.DictReader(f))
@@ -586,25 +705,45 @@ def test_csv_round_trip(values):
 
 def test_csv_finds_songs_in_three_ways(cat, music):
     songs = cat.songs()
-    rows = [['title', 'Recording_ID', 'sha256', 'path', 'shoe size'],
-            ['by id', songs[0]['recording_id'].upper(), '', '', '43'], ['by hash', '', songs[1]['sha256'], '', ''],
-            ['by path', '', '', Path(songs[2]['path']).name, ''], ['absolute', '', '', songs[3]['path'], ''],
-            ['', songs[4]['recording_id'], '', '', ''], ['who?', '', '', '../other.wav', '']]
+    rows = [
+        ['title', 'Recording_ID', 'sha256', 'path', 'shoe size'],
+        ['by id', songs[0]['recording_id'].upper(), '', '', '43'],
+        ['by hash', '', songs[1]['sha256'], '', ''],
+        ['by path', '', '', Path(songs[2]['path']).name, ''],
+        ['absolute', '', '', songs[3]['path'], ''],
+        ['', songs[4]['recording_id'], '', '', ''],
+        ['who?', '', '', '../other.wav', ''],
+    ]
     for delimiter, encoding in ((',', 'utf-8'), (';', 'utf-8-sig'), ('\t', 'utf-8')):
         with open(music / 'metadata.csv', 'w', newline='', encoding=encoding) as f:
             csv.writer(f, delimiter=delimiter).writerows(rows)
         report = cat.import_csv(music / 'metadata.csv')
         assert report.unknown == [(7, '../other.wav')]
         assert report.updated + report.unchanged == 5
-        assert [s['title'] for s in cat.songs()] == ['by id', 'by hash', 'by path', 'absolute', 'song 004', 'song 005']
+        assert [s['title'] for s in cat.songs()] == [
+            'by id',
+            'by hash',
+            'by path',
+            'absolute',
+            'song 004',
+            'song 005',
+        ]
     assert report.updated == 0
 
 
-@pytest.mark.parametrize('data, words', [
-    (None, 'cannot read'), (b'', 'must name the columns'), (b'title,artist\na,b\n', 'must name the columns'),
-    (b'path,title\ncaf\xe9,x\n', 'not UTF-8'), (b'path,title\na,b,c\n', 'line 2: 3 cells under 2'),
-    (b'path,title\n"a,b\n', 'line 2'), (b'path,title,title\na,b,c\n', 'title is there twice'), (b'path,title\na,"b"c"\n', 'line 2'),
-])
+@pytest.mark.parametrize(
+    'data, words',
+    [
+        (None, 'cannot read'),
+        (b'', 'must name the columns'),
+        (b'title,artist\na,b\n', 'must name the columns'),
+        (b'path,title\ncaf\xe9,x\n', 'not UTF-8'),
+        (b'path,title\na,b,c\n', 'line 2: 3 cells under 2'),
+        (b'path,title\n"a,b\n', 'line 2'),
+        (b'path,title,title\na,b,c\n', 'title is there twice'),
+        (b'path,title\na,"b"c"\n', 'line 2'),
+    ],
+)
 def test_bad_csv_is_one_line(cat, tmp_path, data, words):
     sheet = tmp_path / 'bad.csv'
     if data is not None:
@@ -649,9 +788,34 @@ def test_embeddings(cat):
 
 def test_the_tables_of_the_contract(cat):
     columns = {t: {r[1] for r in cat._rows(f'PRAGMA table_info({t})')} for t in ('songs', 'track_embeddings')}
-    assert columns['songs'] >= {'recording_id', 'title', 'artist', 'album', 'duration_s', 'language', 'genre', 'path', 'sha256', 'licence', 'added_at'}
-    assert columns['track_embeddings'] == {'id', 'track_id', 'chunk_start', 'chunk_end', 'embedding', 'model_name', 'embedding_dim', 'created_at'}
-    indexed = {r[2] for i in cat._rows('PRAGMA index_list(track_embeddings)') for r in cat._rows(f'PRAGMA index_info({i[1]})')}
+    assert columns['songs'] >= {
+        'recording_id',
+        'title',
+        'artist',
+        'album',
+        'duration_s',
+        'language',
+        'genre',
+        'path',
+        'sha256',
+        'licence',
+        'added_at',
+    }
+    assert columns['track_embeddings'] == {
+        'id',
+        'track_id',
+        'chunk_start',
+        'chunk_end',
+        'embedding',
+        'model_name',
+        'embedding_dim',
+        'created_at',
+    }
+    indexed = {
+        r[2]
+        for i in cat._rows('PRAGMA index_list(track_embeddings)')
+        for r in cat._rows(f'PRAGMA index_info({i[1]})')
+    }
     assert indexed == {'track_id', 'model_name'}
     assert cat._rows('PRAGMA journal_mode')[0][0] == 'wal' and cat._rows('PRAGMA foreign_keys')[0][0] == 1
 
@@ -664,7 +828,10 @@ def test_import_is_light():
 def test_what_cannot_be_asked_is_told(cat, music):
     cat.index(music, 'toy', progress=False)
     song = sorted(music.iterdir())[0]
-    for method, told in (('landmark', 'has no index for landmark, but for toy: run '), ('foo', "unknown method 'foo'; choose from: ")):
+    for method, told in (
+        ('landmark', 'has no index for landmark, but for toy: run '),
+        ('foo', "unknown method 'foo'; choose from: "),
+    ):
         with pytest.raises(ResonanceError, match=told):
             cat.identify(song, method)
     with pytest.raises(ResonanceError, match='at least 1'):

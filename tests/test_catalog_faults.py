@@ -44,7 +44,13 @@ def music(tmp_path_factory):
 def start(catalogue, music, jobs=1, batch=3, method='toy', **env):
     "An indexing process of its own."
     command = [sys.executable, str(TOY), str(catalogue), str(music), str(jobs), str(batch), method]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1', **env})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
+    )
 
 
 def wait_for(condition):
@@ -54,7 +60,9 @@ def wait_for(condition):
 
 def integrity(catalogue):
     with sqlite3.connect(catalogue / 'catalogue.sqlite') as db:
-        return [r[0] for r in db.execute('PRAGMA integrity_check')] + db.execute('PRAGMA foreign_key_check').fetchall()
+        return [r[0] for r in db.execute('PRAGMA integrity_check')] + db.execute(
+            'PRAGMA foreign_key_check'
+        ).fetchall()
 
 
 def segments(catalogue, method='toy'):
@@ -65,7 +73,9 @@ def named(catalog, method='toy'):
     return {r[0] for r in catalog._rows('SELECT name FROM segments WHERE method = ?', method)}
 
 
-def killed_at_random(tmp_path, music, method, clips, rounds=20, folders=5, jobs=(1, 1, 1, 2), same=operator.eq, **env):
+def killed_at_random(
+    tmp_path, music, method, clips, rounds=20, folders=5, jobs=(1, 1, 1, 2), same=operator.eq, **env
+):
     "Index with one kill -9 after another, each at a random moment of a run; resume; compare with an undisturbed catalogue."
     rng = random.Random(2024)
     with Catalog(tmp_path / 'calm', create=True) as calm:
@@ -74,10 +84,14 @@ def killed_at_random(tmp_path, music, method, clips, rounds=20, folders=5, jobs=
     begin = time.monotonic()
     assert start(tmp_path / 'timing', music, method=method, **env).wait() == 0
     whole = time.monotonic() - begin
-    moments, found = [], []
+    moments = []
+    found = []
     for round_ in range(rounds):
-        folder = tmp_path / f'killed {round_ % folders}'  # each folder is killed several times, in different states
-        process = start(folder, music, jobs=jobs[round_ % len(jobs)], batch=rng.choice([1, 3, 7]), method=method, **env)
+        # each folder is killed several times, in different states
+        folder = tmp_path / f'killed {round_ % folders}'
+        process = start(
+            folder, music, jobs=jobs[round_ % len(jobs)], batch=rng.choice([1, 3, 7]), method=method, **env
+        )
         if round_ % 4:  # most kills fall in the writing part, some in the start
             while process.poll() is None and not segments(folder, method):
                 time.sleep(0.002)
@@ -114,7 +128,15 @@ def test_killed_at_twenty_random_moments(tmp_path, music):
 
 def test_killed_with_the_real_recogniser(tmp_path):
     toy.write_songs(tmp_path / 'music', 12)
-    moments, _ = killed_at_random(tmp_path, tmp_path / 'music', 'landmark', lambda c: toy.truth(c, 12, 'landmark'), rounds=4, folders=2, same=toy.same_truth)
+    moments, _ = killed_at_random(
+        tmp_path,
+        tmp_path / 'music',
+        'landmark',
+        lambda c: toy.truth(c, 12, 'landmark'),
+        rounds=4,
+        folders=2,
+        same=toy.same_truth,
+    )
     assert -signal.SIGKILL in moments
 
 
@@ -134,7 +156,8 @@ def test_killed_at_every_step(tmp_path):
             if next(step) == last_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        sync, transaction = module._sync, Catalog._transaction
+        sync = module._sync
+        transaction = Catalog._transaction
 
         def counted_sync(place):
             tick()
@@ -149,7 +172,8 @@ def test_killed_at_every_step(tmp_path):
             tick()
 
         module.REST_SEGMENTS = 2
-        module._sync, Catalog._transaction = counted_sync, counted_transaction
+        module._sync = counted_sync
+        Catalog._transaction = counted_transaction
         try:
             with Catalog(folder, create=True) as c:
                 c.index(music, 'toy', batch_files=1, progress=False)
@@ -178,6 +202,7 @@ def test_killed_at_every_step(tmp_path):
 
 def killed_at_each_step(tmp_path, base, act, look):
     "Do `act` on copies of a catalogue, killed before every sync, transaction and removed folder, until it ends; `look` at each."
+
     def child(folder, last_step):
         step = iter(range(1, 10**6))
 
@@ -199,7 +224,9 @@ def killed_at_each_step(tmp_path, base, act, look):
             db.set_trace_callback(None)
             tick()
 
-        Catalog._transaction, module._sync, shutil.rmtree = counted, ticking(module._sync), ticking(shutil.rmtree)
+        Catalog._transaction = counted
+        module._sync = ticking(module._sync)
+        shutil.rmtree = ticking(shutil.rmtree)
         with Catalog(folder) as c:
             act(c)
 
@@ -226,7 +253,10 @@ def killed_at_each_step(tmp_path, base, act, look):
 def test_removing_killed_at_every_step(tmp_path):
     toy.write_songs(tmp_path / 'music' / 'a', 3), toy.write_songs(tmp_path / 'music' / 'b', 2, first=3)
     with Catalog(tmp_path / 'base', create=True) as c:
-        c.index(tmp_path / 'music', 'toy', progress=False), c.index(tmp_path / 'music' / 'b', 'stream-toy', progress=False)
+        (
+            c.index(tmp_path / 'music', 'toy', progress=False),
+            c.index(tmp_path / 'music' / 'b', 'stream-toy', progress=False),
+        )
         whole = toy.truth(c, 5)
     shutil.copytree(tmp_path / 'base', tmp_path / 'calm')
     with Catalog(tmp_path / 'calm') as c:
@@ -247,8 +277,18 @@ def test_removing_killed_at_every_step(tmp_path):
             assert (report.added, report.unchanged, report.failed) == (3, 2, []) and torn.check() == []
             assert toy.truth(torn, 5) == whole and segments(folder) == named(torn)
 
-    assert killed_at_each_step(tmp_path, tmp_path / 'base', lambda c: remove(c, [tmp_path / 'music' / 'a']), look) > 12
-    assert seen == sorted(seen, reverse=True) and set(seen) == {5, 2} and seen.count(5) >= 3 and seen.count(2) >= 3
+    assert (
+        killed_at_each_step(
+            tmp_path, tmp_path / 'base', lambda c: remove(c, [tmp_path / 'music' / 'a']), look
+        )
+        > 12
+    )
+    assert (
+        seen == sorted(seen, reverse=True)
+        and set(seen) == {5, 2}
+        and seen.count(5) >= 3
+        and seen.count(2) >= 3
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
@@ -267,7 +307,12 @@ def test_repairing_killed_at_every_step(tmp_path):
             repair(torn, torn.problems(), progress=False)
             assert torn.check() == [] and toy.truth(torn, 3) == wanted
 
-    assert killed_at_each_step(tmp_path, tmp_path / 'base', lambda c: repair(c, c.problems(), progress=False), look) > 10
+    assert (
+        killed_at_each_step(
+            tmp_path, tmp_path / 'base', lambda c: repair(c, c.problems(), progress=False), look
+        )
+        > 10
+    )
     assert left[0] == left[-1] == 3 and 0 in left  # killed before and after the damaged one was forgotten
 
 
@@ -277,7 +322,10 @@ def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
     monkeypatch.setenv('TOY_BALLAST', '64')
     toy.write_songs(tmp_path / 'music', 3)
     with Catalog(tmp_path / 'base', create=True) as c:
-        c.index(tmp_path / 'music', 'toy', batch_files=2, progress=False), c.index(tmp_path / 'music', 'stream-toy', progress=False)
+        (
+            c.index(tmp_path / 'music', 'toy', batch_files=2, progress=False),
+            c.index(tmp_path / 'music', 'stream-toy', progress=False),
+        )
         wanted = toy.truth(c, 3)
         file = c.folder / 'toy' / c._segments('toy')[0]['name'] / 'songs.npz'
     data = file.read_bytes()
@@ -286,12 +334,20 @@ def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
 
     def look(folder, finished):
         with Catalog(folder) as torn:
-            assert len(torn._rows("SELECT * FROM indexed WHERE method = 'toy'")) == 3 and toy.truth(torn, 3) == wanted
+            assert (
+                len(torn._rows("SELECT * FROM indexed WHERE method = 'toy'")) == 3
+                and toy.truth(torn, 3) == wanted
+            )
             kinds.append({p.kind for p in torn.problems()})
             repair(torn, torn.problems(), progress=False)
             assert torn.check() == [] and toy.truth(torn, 3) == wanted and segments(folder) == named(torn)
 
-    assert killed_at_each_step(tmp_path, tmp_path / 'base', lambda c: repair(c, c.problems(), progress=False), look) > 10
+    assert (
+        killed_at_each_step(
+            tmp_path, tmp_path / 'base', lambda c: repair(c, c.problems(), progress=False), look
+        )
+        > 10
+    )
     assert 'damaged' in kinds[0] and kinds[-1] == set() and all('not-indexed' not in k for k in kinds)
 
 
@@ -306,7 +362,8 @@ def test_a_new_format_killed_at_every_statement(tmp_path, old):
     toy.age(tmp_path / 'base', old[0])
 
     def child(folder, last_step):
-        step, connect = iter(range(1, 10**6)), module._connect
+        step = iter(range(1, 10**6))
+        connect = module._connect
 
         def tick(sql):
             if next(step) == last_step:
@@ -364,10 +421,13 @@ def test_two_processes_remove_at_once_and_one_indexes(tmp_path, music):
     code = 'import sys; from resonance_nb.cli import main; main()'
     words = [sys.executable, '-c', code, 'remove', '--missing', '--catalog', str(tmp_path / 'c'), '--json']
     writer = start(tmp_path / 'c', tmp_path / 'more', batch=1, TOY_DELAY_S='0.05')
-    removers = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    removers = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     outs = [run.communicate() for run in (writer, *removers)]
     assert [run.returncode for run in (writer, *removers)] == [0, 0, 0], outs
-    assert sorted(len(out.splitlines()) for out, _ in outs[1:]) == [0, 30]  # one of them finds nothing left to do
+    # one of them finds nothing left to do
+    assert sorted(len(out.splitlines()) for out, _ in outs[1:]) == [0, 30]
     with Catalog(tmp_path / 'c') as c:
         assert len(c) == len(c.recognizer('toy')) == 20 and c.check() == []
     assert integrity(tmp_path / 'c') == ['ok']
@@ -435,7 +495,13 @@ def small_disk(tmp_path):
     "A disk of 1 MB."
     place = tmp_path / 'disk'
     place.mkdir()
-    done = shutil.which('mount') and subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(place)], capture_output=True).returncode == 0
+    done = (
+        shutil.which('mount')
+        and subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(place)], capture_output=True
+        ).returncode
+        == 0
+    )
     if not done:
         pytest.skip('no permission to mount a small tmpfs; the next test simulates a full disk')
     yield place
@@ -491,26 +557,35 @@ def test_a_file_that_crashes_its_reader(tmp_path, music, monkeypatch, last):
     monkeypatch.setenv('TOY_CRASH_ID', core.sha256_file(culprit)[:16])
     with Catalog(tmp_path / 'c', create=True) as c:
         report = c.index(sorted(music.iterdir())[:12], 'toy', jobs=2, batch_files=4, progress=False)
-        assert report.added == 11 and report.failed == [(str(culprit), 'crashed the program that reads it (SIGSEGV)')]
+        assert report.added == 11 and report.failed == [
+            (str(culprit), 'crashed the program that reads it (SIGSEGV)')
+        ]
         monkeypatch.delenv('TOY_CRASH_ID')
         assert c.index(music, 'toy', progress=False).added == 29
 
 
 def test_a_worker_that_cannot_start(tmp_path, music, monkeypatch):
     monkeypatch.setattr(sys, 'executable', shutil.which('false'))
-    with Catalog(tmp_path / 'c', create=True) as c, pytest.raises(core.ResonanceError, match='a worker process could not start'):
+    with (
+        Catalog(tmp_path / 'c', create=True) as c,
+        pytest.raises(core.ResonanceError, match='a worker process could not start'),
+    ):
         c.index(music, 'toy', jobs=2, progress=False)
 
 
 def test_interrupted_from_the_keyboard(tmp_path, music):
     process = start(tmp_path / 'c', music, jobs=2, batch=2, TOY_DELAY_S='0.1')
-    wait_for(lambda: segments(tmp_path / 'c') and any(not n.startswith('.') for n in segments(tmp_path / 'c')))
+    wait_for(
+        lambda: segments(tmp_path / 'c') and any(not n.startswith('.') for n in segments(tmp_path / 'c'))
+    )
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     line = [text for text in err.splitlines() if 'interrupted:' in text]
     with Catalog(tmp_path / 'c') as c:
-        assert 0 < len(c) < 40 and line == [f'interrupted: {len(c)} new songs of this run are kept; run the same command again to go on']
+        assert 0 < len(c) < 40 and line == [
+            f'interrupted: {len(c)} new songs of this run are kept; run the same command again to go on'
+        ]
         assert segments(tmp_path / 'c') == named(c)
         assert c.index(music, 'toy', progress=False).added == 40 - len(c) or len(c) == 40
 
@@ -544,12 +619,16 @@ def test_hostile_folder(tmp_path, method, jobs):
         assert again.added == 0 and len(again.failed) == len(report.failed)
 
 
-@pytest.mark.parametrize('table, column', [('songs', 'path'), ('songs', 'title'), ('files', 'path'), ('segments', 'method')])
+@pytest.mark.parametrize(
+    'table, column', [('songs', 'path'), ('songs', 'title'), ('files', 'path'), ('segments', 'method')]
+)
 def test_a_text_that_is_none_is_told_in_one_line(tmp_path, music, table, column):
     with Catalog(tmp_path / 'c', create=True) as c:
         c.index(music, 'toy', progress=False)
     with sqlite3.connect(tmp_path / 'c' / DATABASE) as db:  # one bit of a row's head makes bytes of a text
-        db.execute(f'UPDATE {table} SET {column} = CAST({column} AS BLOB) WHERE rowid = (SELECT max(rowid) FROM {table})')
+        db.execute(
+            f'UPDATE {table} SET {column} = CAST({column} AS BLOB) WHERE rowid = (SELECT max(rowid) FROM {table})'
+        )
     with Catalog(tmp_path / 'c') as c:
         for ask in (c.songs, c.problems, lambda: songlist.list_songs(c), lambda: songlist.overview(c)):
             try:
@@ -565,7 +644,10 @@ def test_tags_come_from_no_other_file(tmp_path):
     import av
 
     sf.write(tmp_path / 'secret.flac', np.zeros(16_000, 'f4'), 16_000)
-    with av.open(str(tmp_path / 'secret.flac')) as source, av.open(str(tmp_path / 'secret.mka'), 'w', format='matroska') as to:
+    with (
+        av.open(str(tmp_path / 'secret.flac')) as source,
+        av.open(str(tmp_path / 'secret.mka'), 'w', format='matroska') as to,
+    ):
         stream = to.add_stream_from_template(source.streams.audio[0])
         to.metadata['title'] = 'a secret'
         for packet in source.demux(source.streams.audio[0]):
@@ -573,7 +655,12 @@ def test_tags_come_from_no_other_file(tmp_path):
                 packet.stream = stream
                 to.mux(packet)
     assert read_tags(tmp_path / 'secret.mka')['title'] == 'a secret'
-    for name, text in (('list.mp3', f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.mka\n#EXT-X-ENDLIST\n'),
-                       ('list.m4a', f'ffconcat version 1.0\nfile {tmp_path}/secret.mka\n')):
+    for name, text in (
+        (
+            'list.mp3',
+            f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.mka\n#EXT-X-ENDLIST\n',
+        ),
+        ('list.m4a', f'ffconcat version 1.0\nfile {tmp_path}/secret.mka\n'),
+    ):
         (tmp_path / name).write_text(text)
         assert read_tags(tmp_path / name)['title'] == 'list'

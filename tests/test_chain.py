@@ -16,21 +16,68 @@ from scipy import integrate, signal
 
 from resonance_nb import chain
 from resonance_nb.chain import (
-    STAGES, Air, AutoGain, ClockSkew, Codec, Compressor, Drift, Equaliser, Gain, HardClip, Limiter, Quantiser, Saturator, air_loss_db, amplify,
-    apply, auto_gain, code_and_decode, codec_delay, colour, compress, compressor_curve_db, drift, equalise, equaliser_response, equaliser_sos,
-    hard_clip, limit, quantise, saturate, skew, stage_from_dict, stage_to_dict, through_air,
+    STAGES,
+    Air,
+    AutoGain,
+    ClockSkew,
+    Codec,
+    Compressor,
+    Drift,
+    Equaliser,
+    Gain,
+    HardClip,
+    Limiter,
+    Quantiser,
+    Saturator,
+    air_loss_db,
+    amplify,
+    apply,
+    auto_gain,
+    code_and_decode,
+    codec_delay,
+    colour,
+    compress,
+    compressor_curve_db,
+    drift,
+    equalise,
+    equaliser_response,
+    equaliser_sos,
+    hard_clip,
+    limit,
+    quantise,
+    saturate,
+    skew,
+    stage_from_dict,
+    stage_to_dict,
+    through_air,
 )
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import render_piece
 
 FS = 16_000
 EXAMPLES = {
-    'equalise': Equaliser(60.0, 2, 6_000.0, 4, ((300.0, 4.0, 1.0), (2_000.0, -6.0, 2.0)), (90.0, 9.0), (3_000.0, -3.0)),
-    'compress': Compressor(-30.0, 6.0, 0.005, 0.2, 9.0), 'limit': Limiter(-6.0, 0.1), 'through_air': Air(60.0),
-    'auto_gain': AutoGain(-18.0, 20.0, 0.2), 'hard_clip': HardClip(-6.0), 'saturate': Saturator('tanh', 12.0), 'amplify': Gain(-3.0),
-    'code_and_decode': Codec('opus', 16), 'quantise': Quantiser(8), 'drift': Drift(1.015, -12.0), 'skew': ClockSkew(80.0),
+    'equalise': Equaliser(
+        60.0, 2, 6_000.0, 4, ((300.0, 4.0, 1.0), (2_000.0, -6.0, 2.0)), (90.0, 9.0), (3_000.0, -3.0)
+    ),
+    'compress': Compressor(-30.0, 6.0, 0.005, 0.2, 9.0),
+    'limit': Limiter(-6.0, 0.1),
+    'through_air': Air(60.0),
+    'auto_gain': AutoGain(-18.0, 20.0, 0.2),
+    'hard_clip': HardClip(-6.0),
+    'saturate': Saturator('tanh', 12.0),
+    'amplify': Gain(-3.0),
+    'code_and_decode': Codec('opus', 16),
+    'quantise': Quantiser(8),
+    'drift': Drift(1.015, -12.0),
+    'skew': ClockSkew(80.0),
 }
-BOUND = {'limit': 10 ** (-6 / 20), 'hard_clip': 10 ** (-6 / 20), 'saturate': 1.0, 'code_and_decode': 1.0, 'quantise': 1.0}
+BOUND = {
+    'limit': 10 ** (-6 / 20),
+    'hard_clip': 10 ** (-6 / 20),
+    'saturate': 1.0,
+    'code_and_decode': 1.0,
+    'quantise': 1.0,
+}
 
 
 @pytest.fixture(scope='module')
@@ -86,8 +133,17 @@ def test_length_type_and_input_are_kept(name, n):
 
 
 @pytest.mark.parametrize('name', STAGES)
-@pytest.mark.parametrize('make', [lambda: np.zeros(3_000), lambda: np.ones(3_000), lambda: np.full(3_000, 1e-30), lambda: np.full(3_000, 1e5),
-                                  lambda: [0.0, 0.5, -0.5]], ids=['silence', 'constant', 'tiny', 'huge', 'list'])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: np.zeros(3_000),
+        lambda: np.ones(3_000),
+        lambda: np.full(3_000, 1e-30),
+        lambda: np.full(3_000, 1e5),
+        lambda: [0.0, 0.5, -0.5],
+    ],
+    ids=['silence', 'constant', 'tiny', 'huge', 'list'],
+)
 def test_odd_sounds_stay_finite(name, make):
     y = STAGES[name][1](make(), rng_for(0), EXAMPLES[name])
     assert len(y) == len(make()) and np.isfinite(y).all() and np.abs(y).max() <= BOUND.get(name, np.inf)
@@ -123,7 +179,11 @@ def test_another_process_gives_the_same_sounds(tmp_path):
         'x = (0.3 * np.sin(np.arange(20_000) ** 1.3 / 50)).astype("float32")\n'
         'np.savez(sys.argv[1], **{name: apply(x, np.random.default_rng(4), [(name, p)]) for name, p in EXAMPLES.items()})'
     )
-    subprocess.run([sys.executable, '-c', code, str(tmp_path / 'there.npz')], check=True, env={**os.environ, 'PYTHONHASHSEED': '7'})
+    subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path / 'there.npz')],
+        check=True,
+        env={**os.environ, 'PYTHONHASHSEED': '7'},
+    )
     x = (0.3 * np.sin(np.arange(20_000) ** 1.3 / 50)).astype('float32')
     with np.load(tmp_path / 'there.npz') as there:
         for name, p in EXAMPLES.items():
@@ -134,22 +194,57 @@ def test_another_process_gives_the_same_sounds(tmp_path):
 
 def test_importing_is_cheap():
     code = 'import sys, resonance_nb.chain; print([m for m in ("scipy", "pandas", "torch", "av", "soxr") if m in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert (
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == '[]'
+    )
 
 
 # ---- parameters
 
 
-@pytest.mark.parametrize('make', [
-    lambda: Gain('3'), lambda: Gain(None), lambda: Gain(math.nan), lambda: Gain(math.inf), lambda: Gain(True), lambda: Compressor(-20, 0.5, 0.01, 0.1),
-    lambda: Compressor(-20, 2, -0.01, 0.1), lambda: Compressor(-20, 2, 0.01, 0.0), lambda: Limiter(-3.0, 0.0), lambda: Limiter(-3.0, 0.1, 1.0),
-    lambda: Air(-1.0), lambda: AutoGain(-20.0, -5.0, 0.1), lambda: HardClip(3.0), lambda: Saturator('cubic', 3.0), lambda: Saturator('tanh', 99.0),
-    lambda: Codec('vorbis', 32), lambda: Codec('aac', 500), lambda: Codec('opus', 0), lambda: Quantiser(1), lambda: Quantiser(32), lambda: Drift(3.0),
-    lambda: Drift(1.0, 900.0), lambda: ClockSkew(1e6), lambda: Equaliser(9_000.0), lambda: Equaliser(0.0), lambda: Equaliser(100.0, 0),
-    lambda: Equaliser(peaks=((100.0, 3.0),)), lambda: Equaliser(peaks=(100.0, 3.0, 1.0)), lambda: Equaliser(peaks=((100.0, 3.0, 0.0),)),
-    lambda: Equaliser(low_shelf=(100.0,)), lambda: Equaliser(high_shelf=3.0), lambda: Equaliser(peaks=((100.0, math.nan, 1.0),)), lambda: Equaliser(peaks=None),
-    lambda: Equaliser(100.0, 2.5), lambda: Quantiser(7.5),
-])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: Gain('3'),
+        lambda: Gain(None),
+        lambda: Gain(math.nan),
+        lambda: Gain(math.inf),
+        lambda: Gain(True),
+        lambda: Compressor(-20, 0.5, 0.01, 0.1),
+        lambda: Compressor(-20, 2, -0.01, 0.1),
+        lambda: Compressor(-20, 2, 0.01, 0.0),
+        lambda: Limiter(-3.0, 0.0),
+        lambda: Limiter(-3.0, 0.1, 1.0),
+        lambda: Air(-1.0),
+        lambda: AutoGain(-20.0, -5.0, 0.1),
+        lambda: HardClip(3.0),
+        lambda: Saturator('cubic', 3.0),
+        lambda: Saturator('tanh', 99.0),
+        lambda: Codec('vorbis', 32),
+        lambda: Codec('aac', 500),
+        lambda: Codec('opus', 0),
+        lambda: Quantiser(1),
+        lambda: Quantiser(32),
+        lambda: Drift(3.0),
+        lambda: Drift(1.0, 900.0),
+        lambda: ClockSkew(1e6),
+        lambda: Equaliser(9_000.0),
+        lambda: Equaliser(0.0),
+        lambda: Equaliser(100.0, 0),
+        lambda: Equaliser(peaks=((100.0, 3.0),)),
+        lambda: Equaliser(peaks=(100.0, 3.0, 1.0)),
+        lambda: Equaliser(peaks=((100.0, 3.0, 0.0),)),
+        lambda: Equaliser(low_shelf=(100.0,)),
+        lambda: Equaliser(high_shelf=3.0),
+        lambda: Equaliser(peaks=((100.0, math.nan, 1.0),)),
+        lambda: Equaliser(peaks=None),
+        lambda: Equaliser(100.0, 2.5),
+        lambda: Quantiser(7.5),
+    ],
+)
 def test_bad_parameters_are_refused_in_one_line(make):
     with pytest.raises(ResonanceError) as e:
         make()
@@ -159,7 +254,9 @@ def test_bad_parameters_are_refused_in_one_line(make):
 def test_numpy_numbers_become_plain():
     p = Equaliser(np.float32(100), np.int64(2), peaks=[[np.float64(500), 3, np.float32(1)]])
     assert json.loads(json.dumps(stage_to_dict('equalise', p)))['peaks'] == [[500.0, 3, 1.0]]
-    assert type(Quantiser(np.int64(8)).bits) is int and hash(p) == hash(Equaliser(100.0, 2, peaks=((500.0, 3, 1.0),)))
+    assert type(Quantiser(np.int64(8)).bits) is int and hash(p) == hash(
+        Equaliser(100.0, 2, peaks=((500.0, 3, 1.0),))
+    )
 
 
 @pytest.mark.parametrize('name', STAGES)
@@ -169,11 +266,19 @@ def test_steps_travel_through_json(name):
     assert stage_from_dict(told) == (name, EXAMPLES[name]) and told['stage'] == name
 
 
-@pytest.mark.parametrize('d, match', [
-    ({'stage': 'reverb'}, 'unknown stage'), ({}, 'unknown stage None'), ('limit', 'a step is a dictionary'), ({'stage': []}, 'unknown stage'),
-    ({'stage': 'limit', 'ceiling': -3}, "no parameter 'ceiling'"), ({'stage': 'limit', 'ceiling_db': -3}, "lacks a parameter.*release_s"),
-    ({'stage': 'amplify', 'gain_db': 'loud'}, 'must be a number'), ({'stage': 'amplify', 'gain_db': 3, 'LIMITS': {}}, "no parameter 'LIMITS'"),
-])
+@pytest.mark.parametrize(
+    'd, match',
+    [
+        ({'stage': 'reverb'}, 'unknown stage'),
+        ({}, 'unknown stage None'),
+        ('limit', 'a step is a dictionary'),
+        ({'stage': []}, 'unknown stage'),
+        ({'stage': 'limit', 'ceiling': -3}, "no parameter 'ceiling'"),
+        ({'stage': 'limit', 'ceiling_db': -3}, "lacks a parameter.*release_s"),
+        ({'stage': 'amplify', 'gain_db': 'loud'}, 'must be a number'),
+        ({'stage': 'amplify', 'gain_db': 3, 'LIMITS': {}}, "no parameter 'LIMITS'"),
+    ],
+)
 def test_bad_steps_are_refused(d, match):
     with pytest.raises(ResonanceError, match=match):
         stage_from_dict(d)
@@ -181,7 +286,10 @@ def test_bad_steps_are_refused(d, match):
 
 def test_apply_runs_the_steps_in_order(rag):
     steps = [('amplify', Gain(20.0)), ('hard_clip', HardClip(-6.0)), ('amplify', Gain(-20.0))]
-    np.testing.assert_array_equal(apply(rag, None, steps), np.clip(rag * np.float32(10), -np.float32(10**-0.3), np.float32(10**-0.3)) * np.float32(0.1))
+    np.testing.assert_array_equal(
+        apply(rag, None, steps),
+        np.clip(rag * np.float32(10), -np.float32(10**-0.3), np.float32(10**-0.3)) * np.float32(0.1),
+    )
     assert np.abs(apply(rag, None, []) - rag).max() == 0 and not np.shares_memory(apply(rag, None, []), rag)
     assert apply(np.zeros(0), None, steps).shape == (0,)
     with pytest.raises(ResonanceError, match='takes Gain parameters, not HardClip'):
@@ -194,8 +302,13 @@ def test_apply_runs_the_steps_in_order(rag):
 
 HZ = st.floats(20, 7_800)
 EQUALISERS = st.builds(
-    Equaliser, st.none() | HZ, st.integers(1, 8), st.none() | HZ, st.integers(1, 8),
-    st.lists(st.tuples(HZ, st.floats(-24, 24), st.floats(0.2, 10)), max_size=4), st.none() | st.tuples(HZ, st.floats(-24, 24)),
+    Equaliser,
+    st.none() | HZ,
+    st.integers(1, 8),
+    st.none() | HZ,
+    st.integers(1, 8),
+    st.lists(st.tuples(HZ, st.floats(-24, 24), st.floats(0.2, 10)), max_size=4),
+    st.none() | st.tuples(HZ, st.floats(-24, 24)),
     st.none() | st.tuples(HZ, st.floats(-24, 24)),
 )
 
@@ -203,7 +316,8 @@ EQUALISERS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(EQUALISERS)
 def test_response_is_scipys(p):
-    sos, f = equaliser_sos(p), np.geomspace(10, 7_990, 300)
+    sos = equaliser_sos(p)
+    f = np.geomspace(10, 7_990, 300)
     assert sos.shape[1] == 6
     if len(sos):
         _, want = signal.freqz_sos(sos, worN=f, fs=FS)
@@ -219,7 +333,8 @@ def test_response_is_scipys(p):
 def test_passes_are_butterworth(order, hz):
     f = np.geomspace(10, 7_900, 200)
     ratio = np.tan(np.pi * f / FS) / np.tan(np.pi * hz / FS)  # the bilinear transform bends the axis
-    low, high = equaliser_response(Equaliser(low_pass_hz=hz, low_pass_order=order), f), equaliser_response(Equaliser(hz, order), f)
+    low = equaliser_response(Equaliser(low_pass_hz=hz, low_pass_order=order), f)
+    high = equaliser_response(Equaliser(hz, order), f)
     np.testing.assert_allclose(np.abs(low) ** 2, 1 / (1 + ratio ** (2 * order)), rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(np.abs(high) ** 2, 1 / (1 + ratio ** (-2.0 * order)), rtol=1e-5, atol=1e-9)
 
@@ -231,8 +346,13 @@ def test_peaks_and_shelves_have_their_gain(hz, gain_db, q):
         return float(20 * np.log10(np.abs(equaliser_response(p, np.array([f]))))[0])
 
     assert at(Equaliser(peaks=((hz, gain_db, q),)), hz) == pytest.approx(gain_db, abs=1e-6)
-    assert at(Equaliser(peaks=((hz, gain_db, q),)), 0.0) == pytest.approx(0, abs=1e-6) == at(Equaliser(peaks=((hz, gain_db, q),)), FS / 2)
-    low, high = Equaliser(low_shelf=(hz, gain_db)), Equaliser(high_shelf=(hz, gain_db))
+    assert (
+        at(Equaliser(peaks=((hz, gain_db, q),)), 0.0)
+        == pytest.approx(0, abs=1e-6)
+        == at(Equaliser(peaks=((hz, gain_db, q),)), FS / 2)
+    )
+    low = Equaliser(low_shelf=(hz, gain_db))
+    high = Equaliser(high_shelf=(hz, gain_db))
     for p, full, none in ((low, 0.0, FS / 2), (high, FS / 2, 0.0)):
         assert at(p, full) == pytest.approx(gain_db, abs=1e-6)
         assert at(p, none) == pytest.approx(0, abs=1e-6)
@@ -258,10 +378,13 @@ def test_filtering_is_multiplying_the_spectrum(p, seed):
 
 
 def test_the_response_measured_with_a_sweep():
-    p, n = EXAMPLES['equalise'], 8 * FS
+    p = EXAMPLES['equalise']
+    n = 8 * FS
     t = seconds(n)
-    sweep = 0.5 * np.sin(2 * np.pi * 20 * 8 / np.log(390) * (390 ** (t / 8) - 1))  # 20 Hz to 7.8 kHz, exponential
-    x, y = np.fft.rfft(sweep, 2 * n), np.fft.rfft(equalise(sweep.astype('f4'), None, p), 2 * n)
+    # 20 Hz to 7.8 kHz, exponential
+    sweep = 0.5 * np.sin(2 * np.pi * 20 * 8 / np.log(390) * (390 ** (t / 8) - 1))
+    x = np.fft.rfft(sweep, 2 * n)
+    y = np.fft.rfft(equalise(sweep.astype('f4'), None, p), 2 * n)
     f = np.fft.rfftfreq(2 * n, 1 / FS)
     for hz in np.geomspace(40, 7_000, 20):
         near = np.abs(f - hz) < 2
@@ -275,7 +398,9 @@ def test_the_response_measured_with_a_sweep():
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float64, st.integers(1, 300), elements=st.floats(0, 2)), st.floats(0.001, 3))
 def test_the_envelope_is_the_recursion(peaks, release_s):
-    alpha, want, y = math.exp(-1 / (release_s * 1_000)), [], 0.0
+    alpha = math.exp(-1 / (release_s * 1_000))
+    want = []
+    y = 0.0
     for m in np.maximum(peaks, 1e-6):
         y = max(m, alpha * y)
         want.append(y)
@@ -285,7 +410,11 @@ def test_the_envelope_is_the_recursion(peaks, release_s):
 def test_gains_are_straight_lines_between_the_middles():
     g = np.random.default_rng(0).uniform(0, 2, 50)
     for n in (1, 790, 800):
-        np.testing.assert_allclose(chain._per_sample(g[: -(-n // 16)], n), np.interp(np.arange(n), 16 * np.arange(50) + 7.5, g)[:n] if n > 16 else g[:1], atol=1e-6)
+        np.testing.assert_allclose(
+            chain._per_sample(g[: -(-n // 16)], n),
+            np.interp(np.arange(n), 16 * np.arange(50) + 7.5, g)[:n] if n > 16 else g[:1],
+            atol=1e-6,
+        )
 
 
 @settings(max_examples=100, deadline=None)
@@ -298,10 +427,19 @@ def test_the_curve_is_the_tutorials(threshold, ratio, knee, level):
         out = level + (1 / ratio - 1) * (level - threshold + knee / 2) ** 2 / (2 * knee)
     else:
         out = threshold + (level - threshold) / ratio
-    assert compressor_curve_db(Compressor(threshold, ratio, 0.01, 0.1, 0.0, knee), level) == pytest.approx(out - level, abs=1e-6)
+    assert compressor_curve_db(Compressor(threshold, ratio, 0.01, 0.1, 0.0, knee), level) == pytest.approx(
+        out - level, abs=1e-6
+    )
 
 
-@pytest.mark.parametrize('p', [Compressor(-20.0, 4.0, 0.005, 1.0, 0.0, 6.0), Compressor(-30.0, 2.0, 0.02, 1.0, 5.0, 0.0), Compressor(-12.0, 20.0, 0.001, 1.0, 0.0, 12.0)])
+@pytest.mark.parametrize(
+    'p',
+    [
+        Compressor(-20.0, 4.0, 0.005, 1.0, 0.0, 6.0),
+        Compressor(-30.0, 2.0, 0.02, 1.0, 5.0, 0.0),
+        Compressor(-12.0, 20.0, 0.001, 1.0, 0.0, 12.0),
+    ],
+)
 @pytest.mark.parametrize('hz', [100.0, 443.0, 2_000.0 / 1.7])
 def test_static_curve_measured_with_tones(p, hz):
     for level in np.arange(-42.0, 0.1, 3):
@@ -314,8 +452,10 @@ def test_static_curve_measured_with_tones(p, hz):
 def test_attack_time_on_a_step(attack_s):
     p = Compressor(-30.0, 4.0, attack_s, 0.3, 0.0, 0.0)
     x = tone(1_000) * np.where(seconds() < 0.3, 0.02, 0.5).astype('f4')
-    crest = np.abs(x) > 0.9 * np.where(seconds() < 0.3, 0.02, 0.5)  # the gain can be read where the sound is large
-    t, g = seconds()[crest], 20 * np.log10(compress(x, None, p)[crest] / x[crest])
+    # the gain can be read where the sound is large
+    crest = np.abs(x) > 0.9 * np.where(seconds() < 0.3, 0.02, 0.5)
+    t = seconds()[crest]
+    g = 20 * np.log10(compress(x, None, p)[crest] / x[crest])
     assert g[t < 0.29].max() == pytest.approx(float(compressor_curve_db(p, 20 * np.log10(0.02))), abs=0.05)
     last = g[t > 0.95].mean()
     reached = t[(t > 0.299) & (g <= 0.632 * last)][0] - 0.3
@@ -330,7 +470,8 @@ def test_release_time_on_a_step(release_s):
     level = np.where(seconds(n) < 0.5, 0.8, 0.004)
     x = tone(1_000, n=n) * level.astype('f4')
     crest = np.abs(x) > 0.9 * level
-    t, g = seconds(n)[crest], 20 * np.log10(compress(x, None, p)[crest] / x[crest])
+    t = seconds(n)[crest]
+    g = 20 * np.log10(compress(x, None, p)[crest] / x[crest])
     loud_db = 20 * np.log10(0.8)
     fallen = float(compressor_curve_db(p, loud_db - 8.686))
     reached = t[(t > 0.5) & (g >= fallen)][0] - 0.5
@@ -338,8 +479,13 @@ def test_release_time_on_a_step(release_s):
 
 
 def test_the_whole_compressor_against_a_loop(rag):
-    p, x = EXAMPLES['compress'], rag[:20_000]
-    a, alpha, y, s, nodes = math.exp(-1 / (p.attack_s * 1_000)), math.exp(-1 / (p.release_s * 1_000)), 0.0, None, []
+    p = EXAMPLES['compress']
+    x = rag[:20_000]
+    a = math.exp(-1 / (p.attack_s * 1_000))
+    alpha = math.exp(-1 / (p.release_s * 1_000))
+    y = 0.0
+    s = None
+    nodes = []
     for k in range(0, len(x), 16):
         y = max(float(np.abs(x[k : k + 16]).max()), 1e-6, alpha * y)
         g = float(compressor_curve_db(p, 20 * math.log10(y)))
@@ -355,10 +501,14 @@ def test_crest_factor_falls(rag):
 
     before = crest_db(rag)
     tamed = {
-        'compress': compress(rag, None, Compressor(-32.0, 8.0, 0.001, 0.2)), 'limit': limit(rag, None, Limiter(-18.0, 0.05)),
-        'clip': hard_clip(rag, None, HardClip(-15.0)), 'tanh': saturate(rag, None, Saturator('tanh', 20.0)),
+        'compress': compress(rag, None, Compressor(-32.0, 8.0, 0.001, 0.2)),
+        'limit': limit(rag, None, Limiter(-18.0, 0.05)),
+        'clip': hard_clip(rag, None, HardClip(-15.0)),
+        'tanh': saturate(rag, None, Saturator('tanh', 20.0)),
     }
-    assert all(crest_db(y) < before - 2 for y in tamed.values()), {k: crest_db(y) for k, y in tamed.items()} | {'before': before}
+    assert all(crest_db(y) < before - 2 for y in tamed.values()), {
+        k: crest_db(y) for k, y in tamed.items()
+    } | {'before': before}
 
 
 # ---- limiter
@@ -366,7 +516,9 @@ def test_crest_factor_falls(rag):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    arrays(np.float32, st.integers(1, 400), elements=st.floats(-4, 4, width=32)), st.floats(-40, 6), st.floats(0.001, 1),
+    arrays(np.float32, st.integers(1, 400), elements=st.floats(-4, 4, width=32)),
+    st.floats(-40, 6),
+    st.floats(0.001, 1),
     st.sampled_from([0.0, 0.001, 0.002, 0.005, 0.02]),
 )
 def test_the_limiter_never_passes_its_ceiling(x, ceiling_db, release_s, lookahead_s):
@@ -379,13 +531,16 @@ def test_the_limiter_never_passes_its_ceiling(x, ceiling_db, release_s, lookahea
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.floats(-30, 0), st.sampled_from([0.0, 0.001, 0.002, 0.004]), st.floats(1, 1e4))
+@given(
+    st.integers(0, 10_000), st.floats(-30, 0), st.sampled_from([0.0, 0.001, 0.002, 0.004]), st.floats(1, 1e4)
+)
 def test_the_gain_alone_keeps_the_wall(seed, ceiling_db, lookahead_s, spike):
     "Without the clip at the end: the proof in the text holds up to rounding, even for spikes."
     rng = np.random.default_rng(seed)
     x = (rng.standard_normal(3_000) * 0.1).astype(np.float32)
     x[rng.integers(3_000, size=8)] *= np.float32(spike)
-    kept, np.clip = np.clip, lambda v, low, high: v
+    kept = np.clip
+    np.clip = lambda v, low, high: v
     try:
         y = limit(x, None, Limiter(ceiling_db, 0.01, lookahead_s))
     finally:
@@ -395,9 +550,11 @@ def test_the_gain_alone_keeps_the_wall(seed, ceiling_db, lookahead_s, spike):
 
 def test_the_limiter_is_smooth_where_a_clip_is_not():
     x = tone(440, 6.0)
+
     def distortion(y):
         power = np.abs(np.fft.rfft(y * np.hanning(len(y)))) ** 2
         return 10 * np.log10((power.sum() - power[437:444].sum()) / power[437:444].sum())
+
     assert distortion(np.clip(x, -0.5, 0.5)) > -20
     assert distortion(limit(x, None, Limiter(-6.02, 0.2))) < -50
 
@@ -417,7 +574,19 @@ def test_the_limiter_begins_early_and_lets_go():
 
 # ---- causality and the past
 
-@pytest.mark.parametrize('name, ahead', [('equalise', 0), ('compress', 24), ('limit', 24 + 16 * 3), ('auto_gain', 24), ('hard_clip', 0), ('saturate', 0), ('amplify', 0)])
+
+@pytest.mark.parametrize(
+    'name, ahead',
+    [
+        ('equalise', 0),
+        ('compress', 24),
+        ('limit', 24 + 16 * 3),
+        ('auto_gain', 24),
+        ('hard_clip', 0),
+        ('saturate', 0),
+        ('amplify', 0),
+    ],
+)
 def test_no_stage_knows_the_future(name, ahead):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(6_000).astype(np.float32) * 0.2
@@ -428,11 +597,16 @@ def test_no_stage_knows_the_future(name, ahead):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize('name, tolerance_db', [('equalise', -100), ('compress', -60), ('limit', -100), ('auto_gain', -60), ('through_air', -100)])
+@pytest.mark.parametrize(
+    'name, tolerance_db',
+    [('equalise', -100), ('compress', -60), ('limit', -100), ('auto_gain', -60), ('through_air', -100)],
+)
 def test_three_seconds_of_past_are_enough(name, tolerance_db, rag):
-    run, p = STAGES[name][1], EXAMPLES[name]
+    run = STAGES[name][1]
+    p = EXAMPLES[name]
     clip = slice(5 * FS, 8 * FS)
-    whole, cut = run(rag, None, p)[clip], run(rag[2 * FS :], None, p)[3 * FS :]
+    whole = run(rag, None, p)[clip]
+    cut = run(rag[2 * FS :], None, p)[3 * FS :]
     assert rms_db(whole - cut + 1e-12) - rms_db(whole) < tolerance_db
 
 
@@ -440,16 +614,21 @@ def test_three_seconds_of_past_are_enough(name, tolerance_db, rag):
 
 # ISO 9613-2:1996, table 2: dB per kilometre in the octaves from 63 Hz to 8 kHz.
 PUBLISHED = {
-    (10, 70): (0.1, 0.4, 1.0, 1.9, 3.7, 9.7, 32.8, 117), (20, 70): (0.1, 0.3, 1.1, 2.8, 5.0, 9.0, 22.9, 76.6),
-    (30, 70): (0.1, 0.3, 1.0, 3.1, 7.4, 12.7, 23.1, 59.3), (15, 20): (0.3, 0.6, 1.2, 2.7, 8.2, 28.2, 88.8, 202),
-    (15, 50): (0.1, 0.5, 1.2, 2.2, 4.2, 10.8, 36.2, 129), (15, 80): (0.1, 0.3, 1.1, 2.4, 4.1, 8.3, 23.7, 82.8),
+    (10, 70): (0.1, 0.4, 1.0, 1.9, 3.7, 9.7, 32.8, 117),
+    (20, 70): (0.1, 0.3, 1.1, 2.8, 5.0, 9.0, 22.9, 76.6),
+    (30, 70): (0.1, 0.3, 1.0, 3.1, 7.4, 12.7, 23.1, 59.3),
+    (15, 20): (0.3, 0.6, 1.2, 2.7, 8.2, 28.2, 88.8, 202),
+    (15, 50): (0.1, 0.5, 1.2, 2.2, 4.2, 10.8, 36.2, 129),
+    (15, 80): (0.1, 0.3, 1.1, 2.4, 4.1, 8.3, 23.7, 82.8),
 }
 
 
 @pytest.mark.parametrize('weather', PUBLISHED)
 def test_air_is_the_published_table(weather):
     exact = 1_000 * 10 ** (0.3 * np.arange(-4, 4))  # the exact middles of the octaves
-    np.testing.assert_allclose(air_loss_db(Air(1_000.0, *weather), exact), PUBLISHED[weather], rtol=0.01, atol=0.051)
+    np.testing.assert_allclose(
+        air_loss_db(Air(1_000.0, *weather), exact), PUBLISHED[weather], rtol=0.01, atol=0.051
+    )
 
 
 @pytest.mark.parametrize('distance', [10.0, 100.0, 400.0])
@@ -465,7 +644,7 @@ def test_air_moves_nothing_and_does_not_wrap():
     x[[0, 2_000]] = 1
     y = through_air(x, None, Air(100.0))
     assert np.argmax(y) in (0, 2_000)
-    np.testing.assert_allclose(y[2_000 - 500 : 2_000], y[2_001 : 2_501][::-1], atol=1e-6)
+    np.testing.assert_allclose(y[2_000 - 500 : 2_000], y[2_001:2_501][::-1], atol=1e-6)
     assert np.abs(y[-1_000:]).max() < 1e-4
     np.testing.assert_array_equal(through_air(x, None, Air(0.0)), x)
 
@@ -498,7 +677,8 @@ def test_automatic_gain_is_bounded(rag):
 def test_automatic_gain_takes_its_time():
     "The mean square reaches 63 % of a step in `time_s`; before it all, the gain is 0 dB."
     level = np.where(seconds(3 * FS) < 1.5, 0.1, 0.4)
-    x = (level * np.where(np.arange(3 * FS) % 20 < 10, 1, -1)).astype('f4')  # a square wave: every sample tells the gain
+    # a square wave: every sample tells the gain
+    x = (level * np.where(np.arange(3 * FS) % 20 < 10, 1, -1)).astype('f4')
     p = AutoGain(-20.0, 60.0, 0.2)
     g = auto_gain(x, None, p) / x
     power = 10 ** (-20 / 10) / g**2  # what it believed
@@ -512,20 +692,36 @@ def test_automatic_gain_takes_its_time():
 
 def harmonics(shape, amplitude, count=9):
     "The Fourier coefficients of an overloaded sine, by quadrature."
-    parts = [integrate.quad(lambda a, n=n: 2 / np.pi * shape(amplitude * np.sin(a)) * np.sin(n * a), 0, np.pi, limit=200)[0] for n in range(1, count + 1)]
+    parts = [
+        integrate.quad(
+            lambda a, n=n: 2 / np.pi * shape(amplitude * np.sin(a)) * np.sin(n * a), 0, np.pi, limit=200
+        )[0]
+        for n in range(1, count + 1)
+    ]
     return np.array(parts)
 
 
 @pytest.mark.parametrize('drive_db', [-20.0, 0.0, 6.0, 12.0])
 @pytest.mark.parametrize('kind', ['tanh', 'arctan', 'clip'])
 def test_harmonics_are_those_of_the_quadrature(kind, drive_db):
-    shapes = {'tanh': np.tanh, 'arctan': lambda u: 2 / np.pi * np.arctan(np.pi * u / 2), 'clip': lambda u: np.clip(u, -1, 1)}
+    shapes = {
+        'tanh': np.tanh,
+        'arctan': lambda u: 2 / np.pi * np.arctan(np.pi * u / 2),
+        'clip': lambda u: np.clip(u, -1, 1),
+    }
     x = tone(50)
-    y = hard_clip(amplify(x, None, Gain(drive_db)), None, HardClip(0.0)) if kind == 'clip' else saturate(x, None, Saturator(kind, drive_db))
+    y = (
+        hard_clip(amplify(x, None, Gain(drive_db)), None, HardClip(0.0))
+        if kind == 'clip'
+        else saturate(x, None, Saturator(kind, drive_db))
+    )
     got = 2 / FS * np.abs(np.fft.rfft(y.astype(np.float64)))[50 : 50 * 10 : 50]
     want = np.abs(harmonics(shapes[kind], 10 ** (drive_db / 20)))
     np.testing.assert_allclose(got, want, atol=2e-4)
-    assert np.linalg.norm(got[1:]) / got[0] == pytest.approx(np.linalg.norm(want[1:]) / want[0], rel=0.01, abs=2e-4)  # THD
+    # THD
+    assert np.linalg.norm(got[1:]) / got[0] == pytest.approx(
+        np.linalg.norm(want[1:]) / want[0], rel=0.01, abs=2e-4
+    )
 
 
 def test_weak_tanh_has_the_third_harmonic_of_its_series():
@@ -535,7 +731,11 @@ def test_weak_tanh_has_the_third_harmonic_of_its_series():
 
 
 @settings(max_examples=50, deadline=None)
-@given(arrays(np.float32, st.integers(1, 50), elements=st.floats(-100, 100, width=32)), st.sampled_from(['tanh', 'arctan']), st.floats(-60, 60))
+@given(
+    arrays(np.float32, st.integers(1, 50), elements=st.floats(-100, 100, width=32)),
+    st.sampled_from(['tanh', 'arctan']),
+    st.floats(-60, 60),
+)
 def test_saturation_is_odd_rising_and_bounded(x, shape, drive_db):
     p = Saturator(shape, drive_db)
     y = saturate(np.sort(x), None, p)
@@ -565,7 +765,11 @@ def test_colour_is_causal_convolution(rag):
 
 # ---- codecs
 
-RATES = {'opus': (6, 8, 12, 16, 24, 32, 64, 128), 'aac': (8, 12, 16, 24, 32, 48, 64), 'mp3': (8, 16, 24, 32, 40, 48, 64, 96, 128, 160)}
+RATES = {
+    'opus': (6, 8, 12, 16, 24, 32, 64, 128),
+    'aac': (8, 12, 16, 24, 32, 48, 64),
+    'mp3': (8, 16, 24, 32, 40, 48, 64, 96, 128, 160),
+}
 CODECS = [Codec(name, kbps) for name, rates in RATES.items() for kbps in rates]
 
 
@@ -579,7 +783,8 @@ def test_a_codec_keeps_length_time_and_bytes(p, rag):
     f, power_x = signal.welch(x, FS)
     _, power_y = signal.welch(y, FS)
     middle = (f > 200) & (f < 1_500)
-    assert abs(10 * np.log10(power_y[middle].sum() / power_x[middle].sum())) < 3  # the same sound where every codec has bits
+    # the same sound where every codec has bits
+    assert abs(10 * np.log10(power_y[middle].sum() / power_x[middle].sum())) < 3
 
 
 @pytest.mark.parametrize('name', RATES)
@@ -611,7 +816,9 @@ def test_codecs_get_what_a_recorder_gets(name, rag):
     "Sound beyond full scale is cut before it is coded, as 16-bit samples would be."
     loud = rag[: 2 * FS] * np.float32(20)
     p = Codec(name, 32)
-    np.testing.assert_array_equal(code_and_decode(loud, None, p), code_and_decode(np.clip(loud, -1, 1), None, p))
+    np.testing.assert_array_equal(
+        code_and_decode(loud, None, p), code_and_decode(np.clip(loud, -1, 1), None, p)
+    )
 
 
 def test_aac_would_come_late():
@@ -629,7 +836,8 @@ def test_signal_to_noise_of_rounding_a_sine(bits):
     assert rms_db(x) - rms_db(error) == pytest.approx(6.02 * bits + 1.76 + 20 * np.log10(full), abs=0.35)
     dithered = quantise(0.9 * x, rng_for(0), Quantiser(bits)) - 0.9 * x
     step = 2.0 ** (1 - bits)
-    assert np.mean(dithered**2) == pytest.approx(step**2 / 4, rel=0.05)  # a twelfth for rounding, a sixth for the dither
+    # a twelfth for rounding, a sixth for the dither
+    assert np.mean(dithered**2) == pytest.approx(step**2 / 4, rel=0.05)
 
 
 def test_dither_parts_the_error_from_the_sound():
@@ -644,7 +852,11 @@ def test_dither_parts_the_error_from_the_sound():
 
 
 @settings(max_examples=50, deadline=None)
-@given(arrays(np.float32, st.integers(1, 60), elements=st.floats(-2, 2, width=32)), st.integers(2, 16), st.booleans())
+@given(
+    arrays(np.float32, st.integers(1, 60), elements=st.floats(-2, 2, width=32)),
+    st.integers(2, 16),
+    st.booleans(),
+)
 def test_quantised_sound_lies_on_the_grid(x, bits, dither):
     y = quantise(x, rng_for(2), Quantiser(bits, dither)).astype('f8') * 2 ** (bits - 1)
     np.testing.assert_array_equal(y, np.rint(y))
@@ -657,7 +869,9 @@ def test_quantised_sound_lies_on_the_grid(x, bits, dither):
 def test_dither_needs_a_generator(rag):
     with pytest.raises(ResonanceError, match='dither is random'):
         quantise(rag, None, Quantiser(8))
-    assert quantise(rag, rng_for(0), Quantiser(8)).tobytes() != quantise(rag, rng_for(1), Quantiser(8)).tobytes()
+    assert (
+        quantise(rag, rng_for(0), Quantiser(8)).tobytes() != quantise(rag, rng_for(1), Quantiser(8)).tobytes()
+    )
 
 
 # ---- drift
@@ -705,9 +919,13 @@ def test_the_vocoder_without_a_change_is_the_identity(rag):
 
 
 def test_there_and_back_again(rag):
-    back = drift(drift(rag, None, Drift(1.02, 15.0), anchor=4 * FS), None, Drift(1 / 1.02, -15.0), anchor=4 * FS)
+    back = drift(
+        drift(rag, None, Drift(1.02, 15.0), anchor=4 * FS), None, Drift(1 / 1.02, -15.0), anchor=4 * FS
+    )
     inside = slice(FS, 7 * FS)
-    assert spectral_distance_db(back[inside], rag[inside]) < 0.5 * spectral_distance_db(drift(rag, None, Drift(1.02, 15.0))[inside], rag[inside])
+    assert spectral_distance_db(back[inside], rag[inside]) < 0.5 * spectral_distance_db(
+        drift(rag, None, Drift(1.02, 15.0))[inside], rag[inside]
+    )
 
 
 def spectral_distance_db(x, y):
@@ -771,10 +989,13 @@ def test_skew_is_the_closed_form(ppm, anchor):
     n = 4 * FS
     for hz in (440.0, 3_000.0, 6_000.0):
         x = tone(hz, -3.0, n)
-        want = 10 ** (-3 / 20) * np.sin(2 * np.pi * hz * (anchor + (np.arange(n) - anchor) * (1 + ppm * 1e-6)) / FS)
+        want = 10 ** (-3 / 20) * np.sin(
+            2 * np.pi * hz * (anchor + (np.arange(n) - anchor) * (1 + ppm * 1e-6)) / FS
+        )
         inside = slice(400, -400)
         error = (skew(x, None, ClockSkew(ppm), anchor=anchor) - want)[inside]
-        edge = np.abs(np.arange(n) * (1 + ppm * 1e-6) - anchor * ppm * 1e-6 - n / 2)[inside] < n / 2 - 20  # input was there
+        # input was there
+        edge = np.abs(np.arange(n) * (1 + ppm * 1e-6) - anchor * ppm * 1e-6 - n / 2)[inside] < n / 2 - 20
         assert rms_db(error[edge]) - rms_db(want) < -50
 
 
@@ -790,5 +1011,10 @@ def test_skew_against_soxr(rag):
 
 
 def test_a_second_clock_undoes_the_first(rag):
-    back = skew(skew(rag, None, ClockSkew(100.0), anchor=4 * FS), None, ClockSkew((1 / (1 + 100e-6) - 1) * 1e6), anchor=4 * FS)
+    back = skew(
+        skew(rag, None, ClockSkew(100.0), anchor=4 * FS),
+        None,
+        ClockSkew((1 / (1 + 100e-6) - 1) * 1e6),
+        anchor=4 * FS,
+    )
     assert rms_db((back - rag)[1_000:-1_000]) - rms_db(rag) < -45

@@ -22,7 +22,8 @@ MAIN = 'import sys; from resonance_nb.cli import main; main()'
 
 
 def tune(seed, seconds=20):
-    rng, t = rng_for(seed, 'cli test'), np.arange(RATE // 4) / RATE
+    rng = rng_for(seed, 'cli test')
+    t = np.arange(RATE // 4) / RATE
     notes_hz = 150 * 2 ** (rng.choice(24, seconds * 4) / 12)
     note = lambda f: sum(np.sin(2 * np.pi * f * k * t) / k for k in range(1, 6)) * np.exp(-6 * t)
     return (0.2 * np.concatenate([note(f) for f in notes_hz])).astype(np.float32)
@@ -30,7 +31,9 @@ def tune(seed, seconds=20):
 
 def resonance(*words, cwd=None, **how):
     "Exit status, standard output, standard error."
-    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, **how)
+    done = subprocess.run(
+        [sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True, **how
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -43,7 +46,7 @@ def home(tmp_path_factory):
         audio.save(home / 'music' / f'song {i}.ogg', tune(i))
     (home / 'music' / 'broken.mp3').write_bytes(b'no music here' * 50)
     audio.save(home / 'known.wav', tune(3)[7 * RATE : 14 * RATE])
-    audio.save(home / 'stranger.wav', tune(77)[:7 * RATE])
+    audio.save(home / 'stranger.wav', tune(77)[: 7 * RATE])
     audio.save(home / 'silence.wav', np.zeros(5 * RATE, np.float32))
     status, out, err = resonance('index', 'music', '--catalog', 'c', cwd=home)
     assert status == 0, err
@@ -60,11 +63,18 @@ def test_again_changes_nothing(home):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
-@pytest.mark.parametrize('words', [['identify', 'music/song 0.ogg'], ['identify', 'music', '--json'], ['songs'], ['--help']])
+@pytest.mark.parametrize(
+    'words', [['identify', 'music/song 0.ogg'], ['identify', 'music', '--json'], ['songs'], ['--help']]
+)
 def test_a_reader_that_has_seen_enough_is_no_error(home, words):
     catalog = [] if words == ['--help'] else ['--catalog', 'c']
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, '-c', MAIN, *words, *catalog], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, '-c', MAIN, *words, *catalog],
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         process.stdout.close()  # as `head` does
         err = process.stderr.read()
         assert process.wait() == 0 and b'Traceback' not in err and b'rror' not in err, err
@@ -74,12 +84,31 @@ def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home)
     words = ['--catalog', home / 'others', '--method', 'landmark']
     status, out, err = resonance('index', 'music/song 0.ogg', 'no such', *words, cwd=home)
     told = [line for line in err.splitlines() if line and '%|' not in line]
-    assert status == 2 and told == [f'{home / "no such"}: no such file'] and out.startswith('1 added, 0 unchanged, 1 not readable')
+    assert (
+        status == 2
+        and told == [f'{home / "no such"}: no such file']
+        and out.startswith('1 added, 0 unchanged, 1 not readable')
+    )
     status, out, err = resonance('index', 'music', 'no such', *words, '--json', cwd=home)
     answer = json.loads(out)
     assert status == 2 and (answer['added'], answer['unchanged']) == (4, 1)
-    assert set(answer) == {'catalog', 'songs', 'added', 'unchanged', 'moved', 'retagged', 'missing', 'pruned', 'passed_over', 'failed', 'notes'}
-    assert [f['path'] for f in answer['failed']] == [str(home / 'no such'), str(home / 'music' / 'broken.mp3')]
+    assert set(answer) == {
+        'catalog',
+        'songs',
+        'added',
+        'unchanged',
+        'moved',
+        'retagged',
+        'missing',
+        'pruned',
+        'passed_over',
+        'failed',
+        'notes',
+    }
+    assert [f['path'] for f in answer['failed']] == [
+        str(home / 'no such'),
+        str(home / 'music' / 'broken.mp3'),
+    ]
     status, out, err = resonance('index', 'music', 'music/broken.mp3', *words, cwd=home)
     assert status == 0 and '5 unchanged, 1 not readable' in out  # it is there, and cannot be read
     (home / 'leads nowhere.ogg').symlink_to('nowhere.ogg')
@@ -88,7 +117,9 @@ def test_a_named_path_that_is_not_there_is_told_and_the_others_are_indexed(home)
 
 
 def test_identify_json_is_the_contract(home):
-    status, out, err = resonance('identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=home)
+    status, out, err = resonance(
+        'identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=home
+    )
     known, stranger, silence = map(json.loads, out.splitlines())
     assert status == 0 and err == ''
     for answer in (known, stranger, silence):
@@ -96,7 +127,9 @@ def test_identify_json_is_the_contract(home):
         for match in answer['matches']:
             assert set(match) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
     assert known['query'] == 'known.wav' and known['decision'] == 'match'
-    assert known['matches'][0]['title'] == 'song 3' and known['matches'][0]['offset_s'] == pytest.approx(7, abs=0.1)
+    assert known['matches'][0]['title'] == 'song 3' and known['matches'][0]['offset_s'] == pytest.approx(
+        7, abs=0.1
+    )
     assert stranger['decision'] == silence['decision'] == 'no-match' and silence['matches'] == []
 
 
@@ -107,7 +140,9 @@ def test_top_bounds_the_matches(home):
 
 
 def test_an_unreadable_query_is_told_and_the_rest_goes_on(home):
-    status, out, err = resonance('identify', 'music/broken.mp3', 'gone.wav', 'known.wav', '--catalog', 'c', '--json', cwd=home)
+    status, out, err = resonance(
+        'identify', 'music/broken.mp3', 'gone.wav', 'known.wav', '--catalog', 'c', '--json', cwd=home
+    )
     answers = [json.loads(line) for line in out.splitlines()]
     assert status == 2 and len(err.splitlines()) == 2
     assert [a['decision'] for a in answers] == ['no-match', 'no-match', 'match']
@@ -133,12 +168,18 @@ def test_bars_are_drawn_on_a_terminal_and_nowhere_else(home, tmp_path):
     import fcntl
     import termios
 
-    words, shown = ['index', home / 'music', '--catalog', tmp_path / 'c', '--method', 'landmark'], b''
+    words = ['index', home / 'music', '--catalog', tmp_path / 'c', '--method', 'landmark']
+    shown = b''
     _, out, err = resonance(*words, cwd=home)
     assert '5 added' in out and len(err.splitlines()) == 1 and 'broken.mp3' in err
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 24, 100, 0, 0))
-    with subprocess.Popen([sys.executable, '-c', MAIN, *map(str, words), '--again'], cwd=home, stdout=subprocess.DEVNULL, stderr=theirs):
+    with subprocess.Popen(
+        [sys.executable, '-c', MAIN, *map(str, words), '--again'],
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ):
         os.close(theirs)
         try:
             while more := os.read(ours, 65_536):
@@ -166,7 +207,9 @@ def mix(home):
 
 
 def test_every_song_of_a_recording(home, mix):
-    status, out, err = resonance('identify', '--all', mix, 'stranger.wav', 'gone.wav', 'hurt.ogg', '--catalog', 'c', '--json', cwd=home)
+    status, out, err = resonance(
+        'identify', '--all', mix, 'stranger.wav', 'gone.wav', 'hurt.ogg', '--catalog', 'c', '--json', cwd=home
+    )
     told, stranger, gone, hurt = map(json.loads, out.splitlines())
     assert status == 2 and len(err.splitlines()) == 2
     for answer in (told, stranger, gone, hurt):
@@ -174,11 +217,17 @@ def test_every_song_of_a_recording(home, mix):
     keys = {'track_id', 'title', 'artist', 'path', 'from_s', 'to_s', 'offset_s', 'confidence'}
     assert all(set(song) == keys for song in told['songs'] + hurt['songs'])
     assert [s['title'] for s in told['songs']] == ['song 0', 'song 3', 'song 1', 'song 1']
-    for song, (begin_s, end_s, offset_s) in zip(told['songs'], [(0, 20, 0), (44, 60, 4), (60, 80, 0), (80, 100, 0)]):
+    for song, (begin_s, end_s, offset_s) in zip(
+        told['songs'], [(0, 20, 0), (44, 60, 4), (60, 80, 0), (80, 100, 0)]
+    ):
         assert (song['from_s'], song['to_s']) == (pytest.approx(begin_s, abs=2), pytest.approx(end_s, abs=2))
         assert song['offset_s'] - song['from_s'] == pytest.approx(offset_s - begin_s, abs=0.2)
     assert (told['query'], told['duration_s'], told['problems']) == (mix, 100.0, [])
-    assert stranger['songs'] == gone['songs'] == stranger['problems'] == [] and 'gone.wav' in gone['error'] and gone['error'] in err
+    assert (
+        stranger['songs'] == gone['songs'] == stranger['problems'] == []
+        and 'gone.wav' in gone['error']
+        and gone['error'] in err
+    )
     assert 'is damaged at' in hurt['problems'][0] and f'hurt.ogg: {hurt["problems"][0]}' in err
 
 
@@ -186,16 +235,35 @@ def test_every_song_for_people_and_as_a_cue_sheet(home, mix):
     status, out, err = resonance('identify', '--all', mix, '--cue', 'mix.cue', '--catalog', 'c', cwd=home)
     head, *songs = out.splitlines()
     assert status == 0 and err == '' and head == 'mix.flac: 4 songs in 1:40.0'
-    assert re.match(r'  0:\d\d\.\d – 0:\d\d\.\d  song 0  \(confidence \d+\.\d%\)$', songs[0]) and len(songs) == 4
+    assert (
+        re.match(r'  0:\d\d\.\d – 0:\d\d\.\d  song 0  \(confidence \d+\.\d%\)$', songs[0]) and len(songs) == 4
+    )
     sheet = (home / 'mix.cue').read_text().splitlines()
     assert sheet[0] == 'FILE "mix.flac" WAVE' and sum('INDEX 01' in line for line in sheet) == 5
-    assert [line.split('"')[1] for line in sheet if 'TITLE' in line] == ['song 0', 'Unknown', 'song 3', 'song 1', 'song 1']
+    assert [line.split('"')[1] for line in sheet if 'TITLE' in line] == [
+        'song 0',
+        'Unknown',
+        'song 3',
+        'song 1',
+        'song 1',
+    ]
 
 
-@pytest.mark.parametrize('words, says', [
-    (['known.wav', '--cue', 'a.cue'], '--all'), (['--all', 'known.wav', '--top', '2'], '--top'), (['--all', 'known.wav', '--cue', 'known.wav'], '.cue'),
-    (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'), (['--all', 'known.wav', '--cue', 'no/such/a.cue'], 'cannot write the cue sheet no/such/a.cue: there is no folder no/such'),
-    (['--all', 'known.wav', '--cue', 'known.wav/a.cue'], 'cannot write the cue sheet known.wav/a.cue'), (['--all', '-', '--cue', 'a.cue'], 'is a pipe')])
+@pytest.mark.parametrize(
+    'words, says',
+    [
+        (['known.wav', '--cue', 'a.cue'], '--all'),
+        (['--all', 'known.wav', '--top', '2'], '--top'),
+        (['--all', 'known.wav', '--cue', 'known.wav'], '.cue'),
+        (['--all', 'known.wav', 'mix.flac', '--cue', 'a.cue'], 'one recording'),
+        (
+            ['--all', 'known.wav', '--cue', 'no/such/a.cue'],
+            'cannot write the cue sheet no/such/a.cue: there is no folder no/such',
+        ),
+        (['--all', 'known.wav', '--cue', 'known.wav/a.cue'], 'cannot write the cue sheet known.wav/a.cue'),
+        (['--all', '-', '--cue', 'a.cue'], 'is a pipe'),
+    ],
+)
 def test_questions_about_a_recording_that_make_no_sense(home, mix, words, says):
     before = (home / 'known.wav').read_bytes()
     status, out, err = resonance('identify', *words, '--catalog', 'c', cwd=home)
@@ -205,55 +273,106 @@ def test_questions_about_a_recording_that_make_no_sense(home, mix, words, says):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
-@pytest.mark.parametrize('line', ['cat mix.flac | {} -', '{} <(cat mix.flac)', 'mkfifo fifo; cat mix.flac > fifo & {} fifo', '{} - < mix.flac'])
+@pytest.mark.parametrize(
+    'line',
+    [
+        'cat mix.flac | {} -',
+        '{} <(cat mix.flac)',
+        'mkfifo fifo; cat mix.flac > fifo & {} fifo',
+        '{} - < mix.flac',
+    ],
+)
 def test_every_song_of_what_comes_through_a_pipe(home, mix, line):
     status, out, _ = resonance('identify', '--all', mix, '--catalog', 'c', '--json', cwd=home)
     code = line.format(f'{sys.executable} -c "{MAIN}" identify --catalog c --json --all')
-    done = subprocess.run(['bash', '-c', f'rm -f fifo; {code}'], cwd=home, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ['bash', '-c', f'rm -f fifo; {code}'],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == status == 0 and done.stderr == '', done.stderr
-    told, of_file = json.loads(done.stdout), json.loads(out)
+    told = json.loads(done.stdout)
+    of_file = json.loads(out)
     assert set(told) == set(of_file) and (told['duration_s'], told['problems']) == (of_file['duration_s'], [])
     assert [s['title'] for s in told['songs']] == [s['title'] for s in of_file['songs']]
     for one, other in zip(told['songs'], of_file['songs']):
-        assert (one['from_s'], one['to_s']) == (pytest.approx(other['from_s'], abs=0.5), pytest.approx(other['to_s'], abs=0.5))
+        assert (one['from_s'], one['to_s']) == (
+            pytest.approx(other['from_s'], abs=0.5),
+            pytest.approx(other['to_s'], abs=0.5),
+        )
 
 
 def test_what_is_no_sound_has_no_songs_through_a_pipe_either(home, mix):
-    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', '--all', '-', '--catalog', 'c', '--json'], cwd=home, input=b'<html>no music</html>' * 99, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, '-c', MAIN, 'identify', '--all', '-', '--catalog', 'c', '--json'],
+        cwd=home,
+        input=b'<html>no music</html>' * 99,
+        capture_output=True,
+    )
     told = json.loads(done.stdout)
-    assert done.returncode == 2 and told['error'] in done.stderr.decode() and told['songs'] == [] and len(done.stderr.splitlines()) == 1
+    assert (
+        done.returncode == 2
+        and told['error'] in done.stderr.decode()
+        and told['songs'] == []
+        and len(done.stderr.splitlines()) == 1
+    )
 
 
 def test_of_a_pipe_it_is_told_what_was_not_heard_and_what_is_damaged(home, mix):
     def ask(name, *words):
-        done = subprocess.run([sys.executable, '-c', MAIN, 'identify', *words, '-', '--catalog', 'c', '--json'], cwd=home, input=(home / name).read_bytes(), capture_output=True)
+        done = subprocess.run(
+            [sys.executable, '-c', MAIN, 'identify', *words, '-', '--catalog', 'c', '--json'],
+            cwd=home,
+            input=(home / name).read_bytes(),
+            capture_output=True,
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), done.stderr.decode().splitlines()
 
     long, told = ask('long.flac')
     assert (long['decision'], long['heard_s'], long['duration_s']) == ('match', 300.0, None)
-    assert len(told) == 1 and 'only the first 5:00.0 were heard' in told[0] and '`resonance identify --all - --catalog' in told[0]
+    assert (
+        len(told) == 1
+        and 'only the first 5:00.0 were heard' in told[0]
+        and '`resonance identify --all - --catalog' in told[0]
+    )
     for words in ([], ['--all']):
         hurt, told = ask('hurt.ogg', *words)
-        assert 'is damaged at' in hurt['problems'][0] and told == [f'resonance: -: {hurt["problems"][0]}'] and 'heard_s' not in hurt
+        assert (
+            'is damaged at' in hurt['problems'][0]
+            and told == [f'resonance: -: {hurt["problems"][0]}']
+            and 'heard_s' not in hurt
+        )
         cut, told = ask('cut.flac', *words)
         assert re.fullmatch(r'breaks off: \d+\.\d s could be read', cut['problems'][0]) and len(told) == 1
     assert set(ask('known.wav')[0]) == {'query', 'decision', 'matches', 'elapsed_ms'}
 
 
 def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
-    status, out, err = resonance('identify', 'long.flac', 'hurt.ogg', 'cut.flac', 'known.wav', '--catalog', 'c', '--json', cwd=home)
+    status, out, err = resonance(
+        'identify', 'long.flac', 'hurt.ogg', 'cut.flac', 'known.wav', '--catalog', 'c', '--json', cwd=home
+    )
     long, hurt, cut, known = map(json.loads, out.splitlines())
     assert status == 0 and all(a['decision'] == 'match' for a in (long, hurt, cut, known))
     assert (long['heard_s'], long['duration_s']) == (300.0, 320.0) and 'problems' not in long
-    assert len(hurt['problems']) == len(cut['problems']) == 1 and not {'heard_s', 'duration_s'} & (hurt.keys() | cut.keys())
+    assert len(hurt['problems']) == len(cut['problems']) == 1 and not {'heard_s', 'duration_s'} & (
+        hurt.keys() | cut.keys()
+    )
     assert set(known) == {'query', 'decision', 'matches', 'elapsed_ms'}
     told = err.splitlines()
     assert len(told) == 3 and all(line.startswith('resonance: ') for line in told)
-    assert 'the first 5:00.0 of 5:20.0' in told[0] and '`resonance identify --all long.flac --catalog' in told[0]
-    assert told[1] == f'resonance: hurt.ogg: {hurt["problems"][0]}' and re.search(r'is damaged at .*; the rest is read$', told[1])
+    assert (
+        'the first 5:00.0 of 5:20.0' in told[0] and '`resonance identify --all long.flac --catalog' in told[0]
+    )
+    assert told[1] == f'resonance: hurt.ogg: {hurt["problems"][0]}' and re.search(
+        r'is damaged at .*; the rest is read$', told[1]
+    )
     assert re.fullmatch(r'resonance: cut.flac: breaks off: \d+\.\d s could be read', told[2])
-    indexed = resonance('index', 'hurt.ogg', 'cut.flac', '--catalog', 'others', '--method', 'landmark', cwd=home)[2]
+    indexed = resonance(
+        'index', 'hurt.ogg', 'cut.flac', '--catalog', 'others', '--method', 'landmark', cwd=home
+    )[2]
     assert hurt['problems'][0] in indexed and f'{cut["problems"][0]} and are indexed' in indexed
 
 
@@ -267,7 +386,11 @@ def test_damage_in_the_beginning_of_a_long_file_is_told(home, mix):
 def test_a_name_that_is_no_utf8(home):
     name = os.fsdecode(b'caf\xe9 \n.wav')
     (home / name).write_bytes((home / 'known.wav').read_bytes())
-    done = subprocess.run([sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'], cwd=home, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, '-c', MAIN, 'identify', os.fsencode(name), '--catalog', 'c', '--json'],
+        cwd=home,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['decision'] == 'match' and len(done.stdout.splitlines()) == 1
 
@@ -311,11 +434,22 @@ def test_help_waits_for_nothing():
     code = 'import sys\ntry:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint(sorted(sys.modules))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     loaded = done.stdout.splitlines()[-1]
-    for heavy in ('numpy', 'scipy', 'pandas', 'torch', 'lightning', 'transformers', 'matplotlib', 'soundfile'):
+    for heavy in (
+        'numpy',
+        'scipy',
+        'pandas',
+        'torch',
+        'lightning',
+        'transformers',
+        'matplotlib',
+        'soundfile',
+    ):
         assert f"'{heavy}'" not in loaded
 
 
-@pytest.mark.parametrize('command', [[], ['index'], ['identify'], ['corpus'], ['corpus', 'fetch'], ['bench'], ['run'], ['book']])
+@pytest.mark.parametrize(
+    'command', [[], ['index'], ['identify'], ['corpus'], ['corpus', 'fetch'], ['bench'], ['run'], ['book']]
+)
 def test_every_help_teaches(command):
     status, out, err = resonance(*command, '--help')
     assert status == 0 and 'Usage: resonance' in out and len(out.splitlines()) > 4 and err == ''
@@ -325,7 +459,9 @@ def test_one_is_not_many(tmp_path):
     (tmp_path / 'music').mkdir()
     audio.save(tmp_path / 'music' / 'song.ogg', tune(0))
     said = lambda *words: resonance(*words, '--catalog', 'c', cwd=tmp_path)[1].splitlines()[-1]
-    assert said('index', 'music', '--method', 'landmark') == f'1 added, 0 unchanged; 1 song in {tmp_path / "c"}'
+    assert (
+        said('index', 'music', '--method', 'landmark') == f'1 added, 0 unchanged; 1 song in {tmp_path / "c"}'
+    )
     assert said('songs').startswith('1 song, ') and said('songs', 'song').startswith('1 of 1 song, ')
     peaks = next((tmp_path / 'c' / 'landmark').glob('*/peaks.npy'))
     peaks.write_bytes(peaks.read_bytes()[:-8])
@@ -341,7 +477,10 @@ def test_one_is_not_many(tmp_path):
 def test_no_number_stands_before_a_noun_for_many(root):
     "Where the command prints a count, `counted` chooses the noun."
     nouns = 'song|file|folder|question|answer|problem|crowd|room|step|segment|track|cell|column|channel|row|clip|page'
-    found = re.findall(rf"[^\n]*\}} (?:new )?(?:{nouns})s\b[^\n]*", (root / 'resonance_nb' / 'cli.py').read_text(encoding='utf-8'))
+    found = re.findall(
+        rf"[^\n]*\}} (?:new )?(?:{nouns})s\b[^\n]*",
+        (root / 'resonance_nb' / 'cli.py').read_text(encoding='utf-8'),
+    )
     assert not found
 
 
@@ -370,24 +509,53 @@ def test_bench_on_a_small_corpus(tmp_path):
         (tmp_path / kind).mkdir()
         rows = []
         for i in range(n):
-            sound = tune(i, 8) if kind == 'music' else 0.1 * rng_for(i, kind).standard_normal(8 * RATE).astype(np.float32)
+            sound = (
+                tune(i, 8)
+                if kind == 'music'
+                else 0.1 * rng_for(i, kind).standard_normal(8 * RATE).astype(np.float32)
+            )
             audio.save(tmp_path / kind / f'{i}.wav', sound)
-            row = {'id': f'{kind}{i}', 'kind': kind, 'file': f'{kind}/{i}.wav', 'title': f'{kind} {i}', 'concert_use': 'core', 'category': 'applause'}
+            row = {
+                'id': f'{kind}{i}',
+                'kind': kind,
+                'file': f'{kind}/{i}.wav',
+                'title': f'{kind} {i}',
+                'concert_use': 'core',
+                'category': 'applause',
+            }
             rows.append({c: row.get(c, '') for c in COLUMNS[kind]} | {'duration_s': 8.0})
         tables[kind] = pd.DataFrame(rows)
     write_corpus(tmp_path, **tables)
-    words = ['bench', '--corpus', tmp_path, '--snr-db', 'clean,-5', '--durations', '3', '--split', 'train', '--out']
+    words = [
+        'bench',
+        '--corpus',
+        tmp_path,
+        '--snr-db',
+        'clean,-5',
+        '--durations',
+        '3',
+        '--split',
+        'train',
+        '--out',
+    ]
     for name, *venue in (('answers.jsonl',), ('festival.csv', '--venue', 'festival')):
         status, out, err = resonance(*words, tmp_path / name, *venue)
         assert status == 0, err
         assert 'clean' in out and '-5 dB' in out and 'false accepts' in out
     rows = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
     assert len(rows) == len((tmp_path / 'festival.csv').read_text().splitlines()) - 1 > 0
-    assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(r['duration_s'] == 3 for r in rows)
-    festival, plain = (t.set_index(['system', 'query_id']) for t in (pd.read_csv(tmp_path / 'festival.csv'), pd.DataFrame(rows)))
-    clean, crowded = (festival.snr_db == np.inf), (festival.snr_db == -5)
+    assert {r['kind'] for r in rows} == {'known', 'unknown', 'noise'} and all(
+        r['duration_s'] == 3 for r in rows
+    )
+    festival, plain = (
+        t.set_index(['system', 'query_id'])
+        for t in (pd.read_csv(tmp_path / 'festival.csv'), pd.DataFrame(rows))
+    )
+    clean = festival.snr_db == np.inf
+    crowded = festival.snr_db == -5
     apart = lambda rows: (festival[rows].score - plain.loc[festival[rows].index].score).abs()
-    assert clean.any() and apart(clean).fillna(0).max() < 0.1 < 1 < apart(crowded).max()  # of two processes, each with its own last digits
+    # of two processes, each with its own last digits
+    assert clean.any() and apart(clean).fillna(0).max() < 0.1 < 1 < apart(crowded).max()
 
 
 def test_the_landmark_recogniser_needs_no_torch():
@@ -400,8 +568,14 @@ def test_the_landmark_recogniser_needs_no_torch():
 
 
 def degraded(home, *words):
-    status, out, err = resonance('degrade', *words, cwd=home, env={k: v for k, v in os.environ.items() if k != 'RESONANCE_CORPUS'})
-    return status, [json.loads(line) for line in out.splitlines() if line.startswith('{')] if '--json' in words else out, err
+    status, out, err = resonance(
+        'degrade', *words, cwd=home, env={k: v for k, v in os.environ.items() if k != 'RESONANCE_CORPUS'}
+    )
+    return (
+        status,
+        [json.loads(line) for line in out.splitlines() if line.startswith('{')] if '--json' in words else out,
+        err,
+    )
 
 
 def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
@@ -409,21 +583,42 @@ def test_degrade_tells_every_drawn_value_and_repeats_itself(home):
     status, told, err = degraded(home, *words[1:])
     first = audio.load(home / 'heard.wav')
     assert status == 0 and err == '' and len(told) == 1
-    assert told[0].keys() >= {'input', 'output', 'venue', 'snr_db', 'seed', 'room', 'scene', 'source', 'phone', 'measured', 'device', 'version'}
+    assert told[0].keys() >= {
+        'input',
+        'output',
+        'venue',
+        'snr_db',
+        'seed',
+        'room',
+        'scene',
+        'source',
+        'phone',
+        'measured',
+        'device',
+        'version',
+    }
     assert told[0]['venue'] == 'club' and abs(told[0]['measured']['snr_db'] - 3) <= 0.1
     assert len(audio.load(home / 'heard.wav')) == 7 * RATE
     (_, again, _), second = degraded(home, *words[1:]), audio.load(home / 'heard.wav')
     (_, others, _), third = degraded(home, *words[1:-2], '2', '--json'), audio.load(home / 'heard.wav')
     drawn = lambda told: [{k: v for k, v in t.items() if k != 'measured'} for t in told]
-    assert drawn(again) == drawn(told) != drawn(others) and again[0]['measured'] == pytest.approx(told[0]['measured'], abs=0.01)
+    assert drawn(again) == drawn(told) != drawn(others) and again[0]['measured'] == pytest.approx(
+        told[0]['measured'], abs=0.01
+    )
     like_the_first = [np.corrcoef(x, first)[0, 1] for x in (second, third)]
-    assert like_the_first[0] > 0.9 > like_the_first[1], 'of another process: an encoder makes much of a last digit'
+    assert like_the_first[0] > 0.9 > like_the_first[1], (
+        'of another process: an encoder makes much of a last digit'
+    )
     assert degraded(home, 'known.wav', 'quiet.flac', '--snr-db', 'none')[1].count('no crowd') == 1
 
 
 def test_degrade_a_folder_keeps_its_shape_and_goes_on_after_what_is_broken(home):
     status, told, err = degraded(home, 'music', 'concerts', '--venue', 'any', '--snr-db', '0', '--json')
-    assert status == 2 and 'broken.mp3' in err and len([line for line in err.splitlines() if 'broken' in line]) == 1
+    assert (
+        status == 2
+        and 'broken.mp3' in err
+        and len([line for line in err.splitlines() if 'broken' in line]) == 1
+    )
     assert sorted(p.name for p in (home / 'concerts').iterdir()) == [f'song {i}.flac' for i in range(5)]
     assert len(told) == 5 and len({t['seed'] for t in told}) == 5 and all(t['venue'] for t in told)
 
@@ -435,18 +630,31 @@ def test_degrade_takes_no_file_twice_and_loses_none_of_the_same_name(home):
     for _ in range(2):
         status, told, err = degraded(home, 'twins', 'twins/heard', '--json')
         assert status == 0, err
-        assert sorted(p.name for p in (home / 'twins' / 'heard').iterdir()) == ['a.ogg.flac', 'a.wav.flac', 'b.flac'] and len(told) == 3
+        assert (
+            sorted(p.name for p in (home / 'twins' / 'heard').iterdir())
+            == ['a.ogg.flac', 'a.wav.flac', 'b.flac']
+            and len(told) == 3
+        )
     (home / 'above').mkdir()
     audio.save(home / 'above' / 'c.ogg', tune(9, 4))
-    assert degraded(home, 'above', '.', '--json')[0] == 0 and (home / 'c.flac').exists()  # out may hold the source
+    # out may hold the source
+    assert degraded(home, 'above', '.', '--json')[0] == 0 and (home / 'c.flac').exists()
 
 
-@pytest.mark.parametrize('words, why', [
-    (('gone.wav', 'x.wav'), 'gone.wav'), (('known.wav', 'x.xyz'), 'choose a name that ends in'), (('known.wav', 'known.wav'), 'overwrite'),
-    (('known.wav', 'x.wav', '--snr-db', '99'), '-60 to 60'), (('known.wav', 'x.wav', '--snr-db', 'loud'), 'none'),
-    (('known.wav', 'x.wav', '--venue', 'opera'), 'phone-on-shoulder'), (('silence.wav', 'x.wav'), 'silence.wav: the music is silent'), (('music/broken.mp3', 'x.wav'), 'broken.mp3'),
-    (('known.wav', 'x.wav', '--corpus', 'music'), 'not a corpus'),
-])
+@pytest.mark.parametrize(
+    'words, why',
+    [
+        (('gone.wav', 'x.wav'), 'gone.wav'),
+        (('known.wav', 'x.xyz'), 'choose a name that ends in'),
+        (('known.wav', 'known.wav'), 'overwrite'),
+        (('known.wav', 'x.wav', '--snr-db', '99'), '-60 to 60'),
+        (('known.wav', 'x.wav', '--snr-db', 'loud'), 'none'),
+        (('known.wav', 'x.wav', '--venue', 'opera'), 'phone-on-shoulder'),
+        (('silence.wav', 'x.wav'), 'silence.wav: the music is silent'),
+        (('music/broken.mp3', 'x.wav'), 'broken.mp3'),
+        (('known.wav', 'x.wav', '--corpus', 'music'), 'not a corpus'),
+    ],
+)
 def test_degrade_complains_in_one_line(home, words, why):
     status, _, err = degraded(home, *words)
     assert status == 2 and why in err and len(err.strip().splitlines()) == 1
@@ -455,9 +663,14 @@ def test_degrade_complains_in_one_line(home, words, why):
 
 def test_degrade_takes_what_is_longer_than_memory_should_hold(home):
     audio.save(home / 'long.flac', np.tile(tune(5), 31))
-    status, told, err = degraded(home, 'long.flac', 'long heard.flac', '--venue', 'living-room', '--snr-db', '10', '--json')
+    status, told, err = degraded(
+        home, 'long.flac', 'long heard.flac', '--venue', 'living-room', '--snr-db', '10', '--json'
+    )
     assert status == 0, err
-    assert audio.info(home / 'long heard.flac').duration_s == 620 and abs(told[0]['measured']['snr_db'] - 10) <= 0.1
+    assert (
+        audio.info(home / 'long heard.flac').duration_s == 620
+        and abs(told[0]['measured']['snr_db'] - 10) <= 0.1
+    )
 
 
 def test_the_venues_of_the_command_are_those_of_the_package():
@@ -473,7 +686,10 @@ def real(*words, **how):
 
 
 def test_what_the_system_refuses_is_one_line(tmp_path):
-    for words in (['songs', '--catalog', str(tmp_path / ('x' * 300))], ['index', str(tmp_path), '--catalog', str(tmp_path / ('x' * 300))]):
+    for words in (
+        ['songs', '--catalog', str(tmp_path / ('x' * 300))],
+        ['index', str(tmp_path), '--catalog', str(tmp_path / ('x' * 300))],
+    ):
         done = real(*words)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
@@ -481,8 +697,15 @@ def test_what_the_system_refuses_is_one_line(tmp_path):
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_a_full_disk_behind_standard_output_is_one_line():
     with open('/dev/full', 'w') as full:
-        done = subprocess.run([sys.executable, '-c', MAIN, 'corpus', 'list', '--json'], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2 and 'No space left' in done.stderr and len(done.stderr.strip().splitlines()) == 1
+        done = subprocess.run(
+            [sys.executable, '-c', MAIN, 'corpus', 'list', '--json'],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (
+        done.returncode == 2 and 'No space left' in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_without_words_the_help_has_its_lines():
@@ -499,7 +722,8 @@ def ordinary_user():
     if not shutil.which('setpriv'):
         pytest.skip('root may write anything, and cannot be somebody else without setpriv')
     user = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
-    reading = [*user, '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']  # Python itself may lie where only root looks
+    # Python itself may lie where only root looks
+    reading = [*user, '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
     probe = 'import subprocess, sys, resonance_nb.cli, numpy; subprocess.run([sys.executable, "-c", "pass"], check=True)'
     for words in (user, reading):
         if not subprocess.run([*words, sys.executable, '-c', probe], capture_output=True).returncode:
@@ -523,10 +747,20 @@ def shelf():
         subprocess.run(['chmod', '-R', 'u=rwX,go=rX', str(shelf)], check=True)
         if user:
             os.chown(shelf / 'home', 65534, 65534)
-        env = os.environ | {'HOME': str(shelf / 'home'), 'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONPATH': str(Path(audio.__file__).parents[1])}
+        env = os.environ | {
+            'HOME': str(shelf / 'home'),
+            'PYTHONDONTWRITEBYTECODE': '1',
+            'PYTHONPATH': str(Path(audio.__file__).parents[1]),
+        }
 
         def ask(*words):
-            done = subprocess.run([*user, sys.executable, '-c', MAIN, *map(str, words)], cwd=shelf, env=env, capture_output=True, text=True)
+            done = subprocess.run(
+                [*user, sys.executable, '-c', MAIN, *map(str, words)],
+                cwd=shelf,
+                env=env,
+                capture_output=True,
+                text=True,
+            )
             return done.returncode, done.stdout, done.stderr.splitlines()
 
         yield shelf, ask, bool(user)
@@ -538,7 +772,18 @@ def owned(place, *names):
         os.chown(place / name, 65534, 65534)
 
 
-@pytest.mark.parametrize('case', ["another's", 'all read-only', 'file read-only', "file another's", "index another's", 'index read-only', 'log waits'])
+@pytest.mark.parametrize(
+    'case',
+    [
+        "another's",
+        'all read-only',
+        'file read-only',
+        "file another's",
+        "index another's",
+        'index read-only',
+        'log waits',
+    ],
+)
 def test_a_catalogue_that_may_not_be_written_is_read(shelf, case):
     home, ask, is_nobody = shelf
     place = home / case.replace("'", '')
@@ -549,7 +794,9 @@ def test_a_catalogue_that_may_not_be_written_is_read(shelf, case):
         subprocess.run([sys.executable, '-c', code, place])
         assert (place / 'catalogue.sqlite-wal').stat().st_size
         everything = [place, *place.rglob('*')]
-    parts = {'file': [place / 'catalogue.sqlite'], 'index': [place / 'landmark']}.get(case.split()[0], everything)
+    parts = {'file': [place / 'catalogue.sqlite'], 'index': [place / 'landmark']}.get(
+        case.split()[0], everything
+    )
     if is_nobody and case not in ("another's", 'log waits'):
         owned(place, *everything)
     for path in parts:
@@ -557,7 +804,11 @@ def test_a_catalogue_that_may_not_be_written_is_read(shelf, case):
             os.chown(path, 0, 0)
         else:
             path.chmod(path.stat().st_mode & ~0o222)
-    before = {p: p.read_bytes() for p in place.rglob('*') if p.is_file() and not p.name.endswith(('-shm', '-wal', '.lock'))}
+    before = {
+        p: p.read_bytes()
+        for p in place.rglob('*')
+        if p.is_file() and not p.name.endswith(('-shm', '-wal', '.lock'))
+    }
     status, out, err = ask('songs', '--catalog', place)
     assert (status, err, len(out.splitlines())) == (0, [], 4) and ('Zoë' in out) == (case == 'log waits')
     status, out, err = ask('check', '--catalog', place)
@@ -570,10 +821,15 @@ def test_a_catalogue_that_may_not_be_written_is_read(shelf, case):
         status, out, err = ask('index', *words, '--catalog', place, '--method', 'landmark')
         assert (status, out, len(err)) == (2, '', 1) and err[0].startswith('resonance: '), err
         assert 'cannot' in err[0] and 'read-only' in err[0] and 'free some space' not in err[0], err
-    assert {p: p.read_bytes() for p in before} == before and '\n3 songs, ' in ask('songs', '--catalog', place)[1]
+    assert {p: p.read_bytes() for p in before} == before and '\n3 songs, ' in ask(
+        'songs', '--catalog', place
+    )[1]
 
 
-@pytest.mark.parametrize('part, says', [('catalogue.sqlite', 'you may not read its catalogue.sqlite'), ('landmark', 'Permission denied')])
+@pytest.mark.parametrize(
+    'part, says',
+    [('catalogue.sqlite', 'you may not read its catalogue.sqlite'), ('landmark', 'Permission denied')],
+)
 def test_a_catalogue_that_may_not_be_read_is_told_in_one_line(shelf, part, says):
     home, ask, is_nobody = shelf
     probe = home / 'probe'
@@ -596,4 +852,8 @@ def test_a_place_where_nothing_may_be_written_gets_no_catalogue(shelf):
         home.chmod(0o555)
     status, out, err = ask('index', 'music', '--catalog', 'fresh', '--method', 'landmark')
     home.chmod(0o755)
-    assert (status, out, len(err)) == (2, '', 1) and 'cannot make a catalogue at' in err[0] and 'Permission denied' in err[0]
+    assert (
+        (status, out, len(err)) == (2, '', 1)
+        and 'cannot make a catalogue at' in err[0]
+        and 'Permission denied' in err[0]
+    )

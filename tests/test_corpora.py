@@ -1,4 +1,5 @@
 "Corpus tables, path safety, splits and checks."
+
 import os
 import subprocess
 import sys
@@ -11,9 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb.audio import save
-from resonance_nb.corpora import (COLUMNS, KINDS, SPLITS, Corpus, CorpusError, check_table, manifest,
-                                  read_table, safe_file, safe_id, split_keys, split_of, splits_table, table_text,
-                                  write_corpus, write_splits)
+from resonance_nb.corpora import (
+    COLUMNS,
+    KINDS,
+    SPLITS,
+    Corpus,
+    CorpusError,
+    check_table,
+    manifest,
+    read_table,
+    safe_file,
+    safe_id,
+    split_keys,
+    split_of,
+    splits_table,
+    table_text,
+    write_corpus,
+    write_splits,
+)
 
 ROOT = Path(__file__).parents[1]
 PREPARED = Path(os.environ.get('RESONANCE_CORPUS') or ROOT / 'none is named')
@@ -40,8 +56,27 @@ def test_round_trip_keeps_text_as_text(tmp_path):
     assert table_text(again) == table_text(check_table('music', table))
 
 
-@pytest.mark.parametrize('bad', ['', '/abs', '../up', 'a/../../b', 'a/./b', 'a//b', 'C:/x', 'c:x', 'a\\b', 'a\0b', '~/x',
-                                 'a\nb', 'a/..', '..', None, 3])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        '',
+        '/abs',
+        '../up',
+        'a/../../b',
+        'a/./b',
+        'a//b',
+        'C:/x',
+        'c:x',
+        'a\\b',
+        'a\0b',
+        '~/x',
+        'a\nb',
+        'a/..',
+        '..',
+        None,
+        3,
+    ],
+)
 def test_unsafe_files_refused(bad):
     with pytest.raises(CorpusError):
         safe_file(bad)
@@ -64,10 +99,19 @@ def test_accepted_names_stay_inside(name):
     assert Path(os.path.normpath(base / name)).is_relative_to(base) and '\0' not in name
 
 
-@pytest.mark.parametrize('text, says', [
-    ('id,file\na,../x.ogg\n', 'could leave'), ('id,file\na,x.ogg\na,y.ogg\n', 'twice'), ('file\nx.ogg\n', "'id'"),
-    ('id\na\n', "'file'"), ('id,file,duration_s\na,x.ogg,long\n', 'not a number'), ('', 'not a readable'),
-    ('id,file\n../a,x.ogg\n', 'refused an id'), ('id,file\n"a,x\n', 'not a readable')])
+@pytest.mark.parametrize(
+    'text, says',
+    [
+        ('id,file\na,../x.ogg\n', 'could leave'),
+        ('id,file\na,x.ogg\na,y.ogg\n', 'twice'),
+        ('file\nx.ogg\n', "'id'"),
+        ('id\na\n', "'file'"),
+        ('id,file,duration_s\na,x.ogg,long\n', 'not a number'),
+        ('', 'not a readable'),
+        ('id,file\n../a,x.ogg\n', 'refused an id'),
+        ('id,file\n"a,x\n', 'not a readable'),
+    ],
+)
 def test_bad_tables_are_one_line(tmp_path, text, says):
     (tmp_path / 'music.csv').write_text(text)
     with pytest.raises(CorpusError, match=says) as e:
@@ -84,7 +128,11 @@ def test_binary_table_is_one_line(tmp_path):
 def test_no_corpus_and_unknown_names(tmp_path, small):
     with pytest.raises(CorpusError, match='not a corpus'):
         Corpus(tmp_path / 'nothing')
-    for call in (lambda: small.table('video'), lambda: small.split('music', 'tset'), lambda: small.path('music', 'zz')):
+    for call in (
+        lambda: small.table('video'),
+        lambda: small.split('music', 'tset'),
+        lambda: small.path('music', 'zz'),
+    ):
         with pytest.raises(CorpusError):
             call()
     assert len(small.noise) == len(small.rir) == 0
@@ -137,16 +185,32 @@ EXPECTED = ['train', 'train', 'train', 'test', 'test', 'train', 'train', 'train'
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from('pqrst'), st.sampled_from(['', 'g', 'h']), st.sampled_from(['', 'u', 'v', 'w'])),
-                max_size=12))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from('pqrst'), st.sampled_from(['', 'g', 'h']), st.sampled_from(['', 'u', 'v', 'w'])
+        ),
+        max_size=12,
+    )
+)
 def test_groups_are_never_torn(rows):
-    table = check_table('music', music(*((f'{n}{i}', 1.0, dict(
-        version_group=g, source_url=f'https://x.example/{u}' if u else '')) for n, (i, g, u) in enumerate(rows)))
-        if rows else pd.DataFrame(columns=COLUMNS['music']))
+    table = check_table(
+        'music',
+        music(
+            *(
+                (f'{n}{i}', 1.0, dict(version_group=g, source_url=f'https://x.example/{u}' if u else ''))
+                for n, (i, g, u) in enumerate(rows)
+            )
+        )
+        if rows
+        else pd.DataFrame(columns=COLUMNS['music']),
+    )
     keys = split_keys(table, 'music')
     for a in table.index:
         for b in table.index:
-            same = any(table.at[a, c] and table.at[a, c] == table.at[b, c] for c in ('version_group', 'source_url'))
+            same = any(
+                table.at[a, c] and table.at[a, c] == table.at[b, c] for c in ('version_group', 'source_url')
+            )
             assert not same or keys[a] == keys[b]
     shuffled = split_keys(table.iloc[::-1], 'music')
     assert all(shuffled[i] == keys[i] for i in table.index)
@@ -154,8 +218,14 @@ def test_groups_are_never_torn(rows):
 
 def test_one_file_at_two_revisions_is_one_source():
     url = 'https://raw.githubusercontent.com/o/r/{}/beach.ogg'
-    table = check_table('noise', music(('a', 1.0, dict(source_url=url.format('1' * 40))), ('b', 1.0, dict(
-        source_url=url.format('2' * 40))), ('c', 1.0, dict(source_url=url.format('2' * 40) + '#part'))))
+    table = check_table(
+        'noise',
+        music(
+            ('a', 1.0, dict(source_url=url.format('1' * 40))),
+            ('b', 1.0, dict(source_url=url.format('2' * 40))),
+            ('c', 1.0, dict(source_url=url.format('2' * 40) + '#part')),
+        ),
+    )
     assert split_keys(table, 'noise').tolist() == ['a', 'a', 'c']
 
 
@@ -210,9 +280,16 @@ def test_default_corpus(monkeypatch, small, tmp_path):
 
 
 def test_no_heavy_imports():
-    code = ('import sys, resonance_nb.corpora, resonance_nb.download, resonance_nb.sources;'
-            'print([m for m in ("pandas", "requests", "numpy", "tqdm", "av", "music21") if m in sys.modules])')
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    code = (
+        'import sys, resonance_nb.corpora, resonance_nb.download, resonance_nb.sources;'
+        'print([m for m in ("pandas", "requests", "numpy", "tqdm", "av", "music21") if m in sys.modules])'
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == '[]'
+    )
 
 
 def test_writing_is_atomic(small, monkeypatch):

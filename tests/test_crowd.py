@@ -27,7 +27,9 @@ def db(x):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(-30, 40), st.floats(-60, 6), st.floats(-60, 6), st.integers(1, 4_000))
+@given(
+    st.integers(0, 2**32 - 1), st.floats(-30, 40), st.floats(-60, 6), st.floats(-60, 6), st.integers(1, 4_000)
+)
 def test_the_ratio_is_exact_at_any_level(seed, snr_db, music_db, noise_db, n):
     rng = np.random.default_rng(seed)
     music = (rng.normal(size=n) * 10 ** (music_db / 20)).astype(np.float32)
@@ -35,7 +37,8 @@ def test_the_ratio_is_exact_at_any_level(seed, snr_db, music_db, noise_db, n):
     mixture, info = crowd.mix_at_snr(music, noise, snr_db)
     assert mixture.dtype == np.float32 and mixture.shape == (n,) and np.abs(mixture).max() <= 1
     assert abs(info.snr_db - snr_db) < 0.1
-    in_music, in_noise = info.common_gain * music.astype(float), info.common_gain * info.noise_gain * noise.astype(float)
+    in_music = info.common_gain * music.astype(float)
+    in_noise = info.common_gain * info.noise_gain * noise.astype(float)
     assert abs(db(in_music) - db(in_noise) - snr_db) < 0.1
     assert np.abs(mixture - (in_music + in_noise)).max() < 1e-5
 
@@ -55,23 +58,29 @@ def test_what_goes_in_is_left_alone():
     assert np.array_equal(music, before[0]) and np.array_equal(noise, before[1])
 
 
-@pytest.mark.parametrize('music, noise, snr, message', [
-    (np.zeros(100), np.ones(100), 0, 'the music is silent'),
-    (np.ones(100), np.zeros(100), 0, 'the noise is silent'),
-    (np.ones(100), np.ones(99), 0, 'same length'),
-    (np.ones(0), np.ones(0), 0, 'at least one'),
-    (np.ones(100), np.full(100, np.nan), 0, 'NaN'),
-    (np.ones((2, 100)), np.ones((2, 100)), 0, 'one row'),
-    (np.ones(100), np.ones(100), float('nan'), 'finite number'),
-    (np.ones(100), np.ones(100), float('inf'), 'finite number'),
-])
+@pytest.mark.parametrize(
+    'music, noise, snr, message',
+    [
+        (np.zeros(100), np.ones(100), 0, 'the music is silent'),
+        (np.ones(100), np.zeros(100), 0, 'the noise is silent'),
+        (np.ones(100), np.ones(99), 0, 'same length'),
+        (np.ones(0), np.ones(0), 0, 'at least one'),
+        (np.ones(100), np.full(100, np.nan), 0, 'NaN'),
+        (np.ones((2, 100)), np.ones((2, 100)), 0, 'one row'),
+        (np.ones(100), np.ones(100), float('nan'), 'finite number'),
+        (np.ones(100), np.ones(100), float('inf'), 'finite number'),
+    ],
+)
 def test_nonsense_is_refused_in_one_line(music, noise, snr, message):
     with pytest.raises(ResonanceError, match=message) as e:
         crowd.mix_at_snr(music, noise, snr)
     assert '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize('m, n, start', [(16_000, 100_000, 0), (16_000, 100_000, 15_999), (5, 1_000, 3), (1, 10, 0), (40_000, 40_000, 7)])
+@pytest.mark.parametrize(
+    'm, n, start',
+    [(16_000, 100_000, 0), (16_000, 100_000, 15_999), (5, 1_000, 3), (1, 10, 0), (40_000, 40_000, 7)],
+)
 def test_a_loop_has_the_length_and_no_step_at_the_seam(m, n, start):
     slow = np.sin(2 * np.pi * np.arange(m) / 777 + 1).astype(np.float32)
     out = crowd.loop(slow, n, start)
@@ -97,10 +106,19 @@ def corpus(tmp_path_factory):
     "Twelve tones as core noise, one frequency each, and a loud tone that is no crowd."
     home = tmp_path_factory.mktemp('crowds')
     (home / 'noise').mkdir()
-    rows, t = [], np.arange(32_000) / 16_000
+    rows = []
+    t = np.arange(32_000) / 16_000
     for i in range(13):
         save(home / f'noise/n{i}.wav', (0.3 * np.sin(2 * np.pi * (300 + 100 * i) * t)).astype(np.float32))
-        rows.append(dict(id=f'n{i}', file=f'noise/n{i}.wav', category='crowd', concert_use='core' if i < 12 else 'other', duration_s=2.0))
+        rows.append(
+            dict(
+                id=f'n{i}',
+                file=f'noise/n{i}.wav',
+                category='crowd',
+                concert_use='core' if i < 12 else 'other',
+                duration_s=2.0,
+            )
+        )
     return write_corpus(home, noise=pd.DataFrame(rows))
 
 
@@ -124,7 +142,11 @@ def test_a_bed_uses_two_or_three_core_recordings_of_its_split(corpus, split):
 
 def test_beds_have_the_length_and_repeat_with_the_seed(corpus):
     one, two = (crowd.bed(corpus, 'train', 1.2345, rng_for(1, 'x')) for _ in range(2))
-    assert len(one) == round(1.2345 * 16_000) and np.array_equal(one, two) and np.abs(one).max() == pytest.approx(0.9, abs=1e-3)
+    assert (
+        len(one) == round(1.2345 * 16_000)
+        and np.array_equal(one, two)
+        and np.abs(one).max() == pytest.approx(0.9, abs=1e-3)
+    )
     assert not np.array_equal(one, crowd.bed(corpus, 'train', 1.2345, rng_for(2, 'x')))
     with pytest.raises(ResonanceError, match='no samples'):
         crowd.bed(corpus, 'train', 0.0, rng_for(1))
@@ -155,7 +177,12 @@ def old_loop(noise, n, start=0, fade_s=0.5):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30_000), st.integers(1, 60_000), st.integers(-10, 10**9), st.sampled_from([0.0, 0.01, 0.5, 3.0]))
+@given(
+    st.integers(1, 30_000),
+    st.integers(1, 60_000),
+    st.integers(-10, 10**9),
+    st.sampled_from([0.0, 0.01, 0.5, 3.0]),
+)
 def test_a_loop_is_what_it_was_sample_for_sample(m, n, start, fade_s):
     noise = np.random.default_rng(m).normal(size=m).astype(np.float32)
     assert crowd.loop(noise, n, start, fade_s).tobytes() == old_loop(noise, n, start, fade_s).tobytes()
@@ -186,11 +213,20 @@ def test_a_ring_of_nothing_is_refused():
 def k_weighted_lufs(x):
     "BS.1770-4 from the analogue prototypes of its two filters and vectorised gating: independent of pyloudnorm."
     k = np.tan(np.pi * 1681.974450955533 / 16_000)
-    q, vh = 0.7071752369554196, 10 ** (3.999843853973347 / 20)
+    q = 0.7071752369554196
+    vh = 10 ** (3.999843853973347 / 20)
     vb = vh**0.4996667741545416
     a0 = 1 + k / q + k * k
-    shelf = [(vh + vb * k / q + k * k) / a0, 2 * (k * k - vh) / a0, (vh - vb * k / q + k * k) / a0, 1, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0]
-    k, q = np.tan(np.pi * 38.13547087602444 / 16_000), 0.5003270373238773
+    shelf = [
+        (vh + vb * k / q + k * k) / a0,
+        2 * (k * k - vh) / a0,
+        (vh - vb * k / q + k * k) / a0,
+        1,
+        2 * (k * k - 1) / a0,
+        (1 - k / q + k * k) / a0,
+    ]
+    k = np.tan(np.pi * 38.13547087602444 / 16_000)
+    q = 0.5003270373238773
     a0 = 1 + k / q + k * k
     high = [1, -2, 1, 1, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0]
     y = sosfilt([shelf, high], np.asarray(x, float))
@@ -215,7 +251,10 @@ def tracks():
     from resonance_nb.starter import default_corpus
 
     corpus = default_corpus()
-    return [corpus.load('music', id, 5.0, 20.0) for id in corpus.music.index[:: max(1, len(corpus.music) // 12)][:12]]
+    return [
+        corpus.load('music', id, 5.0, 20.0)
+        for id in corpus.music.index[:: max(1, len(corpus.music) // 12)][:12]
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -227,14 +266,18 @@ def banks():
 
 
 def test_over_a_thousand_draws_the_ratio_is_what_was_asked(tracks, banks):
-    n, worst, done = 16_000, {'rms': 0.0, 'lufs': 0.0}, 0
+    n = 16_000
+    worst = {'rms': 0.0, 'lufs': 0.0}
+    done = 0
     for i in range(1_000):
         rng = rng_for(0, 'ratio', i)
-        bank, track = banks[i % 2], tracks[rng.integers(len(tracks))]
+        bank = banks[i % 2]
+        track = tracks[rng.integers(len(tracks))]
         at = rng.integers(max(1, len(track) - n))
         music = track[at : at + n] * np.float32(10 ** rng.uniform(-2, 0))
         scene = crowd.draw_scene(bank, 1.0, rng, before_s=1.0, events_per_minute=20)
-        noise, asked = crowd.render_scene(scene, bank, len(music), music=music), float(rng.uniform(-20, 30))
+        noise = crowd.render_scene(scene, bank, len(music), music=music)
+        asked = float(rng.uniform(-20, 30))
         if np.abs(music).max() < 1e-6 or len(music) < n:
             continue
         for loudness, measure in (('rms', db), ('lufs', loudness_of)):
@@ -257,14 +300,20 @@ def test_the_level_of_the_music_does_not_matter(seed, snr_db, music_db, loudness
     loud, at_full = crowd.mix_at_snr(music, noise, snr_db, loudness)
     quiet, at_less = crowd.mix_at_snr(music * factor, noise, snr_db, loudness)
     assert at_less.noise_gain == pytest.approx(at_full.noise_gain * factor, rel=1e-5)
-    assert np.allclose(quiet / at_less.common_gain / factor, loud / at_full.common_gain, rtol=1e-4, atol=1e-4 / at_full.common_gain)
+    assert np.allclose(
+        quiet / at_less.common_gain / factor,
+        loud / at_full.common_gain,
+        rtol=1e-4,
+        atol=1e-4 / at_full.common_gain,
+    )
     assert crowd.crowd_gain(music, noise, snr_db, loudness) == at_full.noise_gain
 
 
 def test_loudness_and_rms_differ_where_they_should():
     "A hum at 40 Hz is strong and hardly heard; a pause counts for RMS and not for loudness."
     t = np.arange(32_000) / 16_000
-    music, hum = np.sin(2 * np.pi * 1_000 * t), np.sin(2 * np.pi * 40 * t)
+    music = np.sin(2 * np.pi * 1_000 * t)
+    hum = np.sin(2 * np.pi * 40 * t)
     assert 20 * np.log10(crowd.crowd_gain(music, hum, 0, 'lufs') / crowd.crowd_gain(music, hum, 0)) > 5
     half = np.where(t < 1, music, 0)
     assert 20 * np.log10(crowd.crowd_gain(music, half, 0)) == pytest.approx(3.01, abs=0.05)
@@ -308,7 +357,9 @@ def test_independent_clappers_are_a_poisson_process(clappers):
 def test_one_clapper_is_regular_and_starts_before_the_beginning():
     times = crowd._clap_times(20 * 16_000, np.random.default_rng(3), 1, 0.0, 120.0)[0]
     gaps = np.diff(times)
-    assert times[0] < 0 and times[-1] > 20 and 0.19 < np.median(gaps) < 0.35 and gaps.std() / gaps.mean() < 0.2
+    assert (
+        times[0] < 0 and times[-1] > 20 and 0.19 < np.median(gaps) < 0.35 and gaps.std() / gaps.mean() < 0.2
+    )
 
 
 def envelope_line(samples, low_hz=0.7, high_hz=3.5):
@@ -324,7 +375,9 @@ def envelope_line(samples, low_hz=0.7, high_hz=3.5):
 @pytest.mark.parametrize('tempo_bpm', [80, 100, 120, 150])
 def test_entrained_applause_has_a_beat_and_free_applause_has_none(tempo_bpm):
     n = 20 * 16_000
-    hz, stands_out = envelope_line(crowd.applause(n, np.random.default_rng(0), entrainment=1.0, tempo_bpm=tempo_bpm))
+    hz, stands_out = envelope_line(
+        crowd.applause(n, np.random.default_rng(0), entrainment=1.0, tempo_bpm=tempo_bpm)
+    )
     assert hz == pytest.approx(tempo_bpm / 60, rel=0.02) and stands_out > 20
     assert envelope_line(crowd.applause(n, np.random.default_rng(0), tempo_bpm=tempo_bpm))[1] < 8
 
@@ -334,7 +387,9 @@ def test_entrainment_grows_the_beat():
     for e in (0.0, 0.5, 0.8, 1.0):
         heard = crowd.applause(320_000, np.random.default_rng(1), entrainment=e, tempo_bpm=120)
         power = (heard.reshape(-1, 160).astype(float) ** 2).mean(1)
-        depths.append(abs(np.mean((power / power.mean()) * np.exp(-2j * np.pi * 2 * np.arange(len(power)) * 0.01))))
+        depths.append(
+            abs(np.mean((power / power.mean()) * np.exp(-2j * np.pi * 2 * np.arange(len(power)) * 0.01)))
+        )
     assert depths == sorted(depths) and depths[-1] > 5 * depths[0]
 
 
@@ -342,7 +397,12 @@ def test_entrainment_grows_the_beat():
 def test_made_sounds_have_shape_and_seed(make):
     for n in (1, 2, 999, 40_000):
         one, two = (make(n, np.random.default_rng(7)) for _ in range(2))
-        assert one.shape == (n,) and one.dtype == np.float32 and np.array_equal(one, two) and np.abs(one).max() <= 0.9001
+        assert (
+            one.shape == (n,)
+            and one.dtype == np.float32
+            and np.array_equal(one, two)
+            and np.abs(one).max() <= 0.9001
+        )
     assert not np.array_equal(one, make(n, np.random.default_rng(8)))
     with pytest.raises(ResonanceError, match='at least one'):
         make(0, np.random.default_rng(0))
@@ -350,10 +410,18 @@ def test_made_sounds_have_shape_and_seed(make):
         make(10.5, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize('make, wrong', [
-    (crowd.applause, dict(clappers=0)), (crowd.applause, dict(entrainment=1.1)), (crowd.applause, dict(entrainment=float('nan'))),
-    (crowd.applause, dict(tempo_bpm=0)), (crowd.chant, dict(voices=0)), (crowd.chant, dict(tempo_bpm=-1)), (crowd.chant, dict(f0_hz=(300, 200))),
-])
+@pytest.mark.parametrize(
+    'make, wrong',
+    [
+        (crowd.applause, dict(clappers=0)),
+        (crowd.applause, dict(entrainment=1.1)),
+        (crowd.applause, dict(entrainment=float('nan'))),
+        (crowd.applause, dict(tempo_bpm=0)),
+        (crowd.chant, dict(voices=0)),
+        (crowd.chant, dict(tempo_bpm=-1)),
+        (crowd.chant, dict(f0_hz=(300, 200))),
+    ],
+)
 def test_impossible_crowds_are_refused(make, wrong):
     with pytest.raises(ResonanceError, match='needs 1'):
         make(100, np.random.default_rng(0), **wrong)
@@ -423,7 +491,9 @@ def test_what_comes_before_does_not_change_with_what_comes_after():
     other = music.copy()
     other[16_000:] = 0
     a, b = (crowd.sing_along(x, np.random.default_rng(1)) for x in (music, other))
-    assert np.allclose(a[:16_000], b[:16_000], atol=1e-6) and not np.allclose(a[18_000:], b[18_000:], atol=1e-3)
+    assert np.allclose(a[:16_000], b[:16_000], atol=1e-6) and not np.allclose(
+        a[18_000:], b[18_000:], atol=1e-3
+    )
 
 
 def test_singers_go_on_in_the_next_piece_of_the_music():
@@ -482,10 +552,21 @@ def test_a_bank_stays_within_its_split(split):
 
 def test_single_claps_and_coughs_are_no_bed():
     table = pd.DataFrame(
-        dict(category='clap_single cough whistle babble_cafe crowd applause_cheer crowd_scream Shout clapping bar'.split(), duration_s=[9.0] * 9 + [2.9])
+        dict(
+            category='clap_single cough whistle babble_cafe crowd applause_cheer crowd_scream Shout clapping bar'.split(),
+            duration_s=[9.0] * 9 + [2.9],
+        )
     )
     sorts = crowd._sorts(table.set_index(pd.Index(list('abcdefghij'))))
-    assert sorts == {'bed': ['d', 'e'], 'applause': ['f', 'i'], 'cheer': ['f'], 'whistle': ['c'], 'scream': ['g', 'h'], 'chant': [], 'clap-along': []}
+    assert sorts == {
+        'bed': ['d', 'e'],
+        'applause': ['f', 'i'],
+        'cheer': ['f'],
+        'whistle': ['c'],
+        'scream': ['g', 'h'],
+        'chant': [],
+        'clap-along': [],
+    }
 
 
 def test_sounds_are_even_read_only_rings(banks):
@@ -521,14 +602,17 @@ def test_synthesised_sounds_differ_between_splits_and_seeds():
 def faulty(tmp_path):
     "Beds, of which most cannot be used: missing, broken, silent, too short inside, and two that are fine."
     (tmp_path / 'noise').mkdir()
-    t, rng = np.arange(64_000) / 16_000, np.random.default_rng(0)
+    t = np.arange(64_000) / 16_000
+    rng = np.random.default_rng(0)
     good = {f'good{i}': (0.1 * rng.normal(size=len(t))).astype(np.float32) for i in range(2)}
     for name, x in {**good, 'silent': np.zeros(64_000, np.float32), 'short': good['good0'][:4_000]}.items():
         save(tmp_path / f'noise/{name}.wav', x)
     (tmp_path / 'noise/broken.wav').write_bytes(b'RIFF and then nothing that makes sense' * 9)
     (tmp_path / 'noise/empty.wav').write_bytes(b'')
     names = [*good, 'silent', 'short', 'broken', 'empty', 'missing']
-    rows = [dict(id=i, file=f'noise/{i}.wav', category='crowd', concert_use='core', duration_s=4.0) for i in names]
+    rows = [
+        dict(id=i, file=f'noise/{i}.wav', category='crowd', concert_use='core', duration_s=4.0) for i in names
+    ]
 
     def corpus(keep=names):
         corpus = write_corpus(tmp_path, noise=pd.DataFrame([r for r in rows if r['id'] in keep]))
@@ -544,18 +628,27 @@ def test_files_that_cannot_be_used_are_skipped_and_told(faulty):
     assert {s for scene in scenes for s, *_ in scene.layers} == {'good0', 'good1'} == set(bank.sources('bed'))
     why = dict(bank.skipped)
     assert len(bank.skipped) == len(why) == 5
-    assert 'silent' in why['silent'] and 'half a second' in why['short'] and 'no such file' in why['missing'] and 'empty' in why['empty']
+    assert (
+        'silent' in why['silent']
+        and 'half a second' in why['short']
+        and 'no such file' in why['missing']
+        and 'empty' in why['empty']
+    )
     with pytest.raises(ResonanceError, match='broken'):
         bank.sound('broken')
     assert len(bank.skipped) == 5
     warm = [crowd.draw_scene(bank, 2.0, rng_for(0, i), events_per_minute=0) for i in range(20)]
-    fresh = [crowd.draw_scene(crowd.CrowdBank(faulty()), 2.0, rng_for(0, i), events_per_minute=0) for i in range(20)]
+    fresh = [
+        crowd.draw_scene(crowd.CrowdBank(faulty()), 2.0, rng_for(0, i), events_per_minute=0)
+        for i in range(20)
+    ]
     assert scenes == warm == fresh
 
 
 def test_when_nothing_is_left_it_is_said(faulty):
     bank = crowd.CrowdBank(faulty(['broken', 'missing', 'silent', 'short', 'empty']))
-    bank._kinds['bed'] = [i for i in bank._kinds['bed'] if '/' not in i]  # as if there had been enough of them
+    # as if there had been enough of them
+    bank._kinds['bed'] = [i for i in bank._kinds['bed'] if '/' not in i]
     with pytest.raises(ResonanceError, match='not one bed recording of the train split can be used') as e:
         crowd.draw_scene(bank, 2.0, rng_for(0))
     assert '\n' not in str(e.value) and len(bank.skipped) == 5
@@ -577,10 +670,17 @@ def lone(bank, *events, level_db=0.0, swing_db=0.0):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.integers(-40_000, 400_000), st.lists(st.integers(0, 60_000), max_size=5), st.booleans())
+@given(
+    st.integers(0, 2**31),
+    st.integers(-40_000, 400_000),
+    st.lists(st.integers(0, 60_000), max_size=5),
+    st.booleans(),
+)
 def test_a_scene_in_pieces_is_the_scene(seed, start, cuts, many):
     bank = crowd.CrowdBank(seed=1)
-    scene = crowd.draw_scene(bank, 10.0, np.random.default_rng(seed), before_s=2.0, events_per_minute=60 if many else 6)
+    scene = crowd.draw_scene(
+        bank, 10.0, np.random.default_rng(seed), before_s=2.0, events_per_minute=60 if many else 6
+    )
     whole = crowd.render_scene(scene, bank, 60_000, start)
     edges = sorted({0, 60_000, 1, *cuts})
     parts = [crowd.render_scene(scene, bank, b - a, start + a) for a, b in zip(edges, edges[1:])]
@@ -594,7 +694,10 @@ def test_a_scene_survives_json_and_gives_the_same_bytes(seed, duration_s, before
     scene = crowd.draw_scene(bank, duration_s, np.random.default_rng(seed), before_s, rate, sing_along=0.5)
     again = crowd.Scene.from_dict(json.loads(json.dumps(scene.to_dict())))
     assert again == scene and hash(again) == hash(scene)
-    assert crowd.render_scene(again, bank, 9_000, -100).tobytes() == crowd.render_scene(scene, bank, 9_000, -100).tobytes()
+    assert (
+        crowd.render_scene(again, bank, 9_000, -100).tobytes()
+        == crowd.render_scene(scene, bank, 9_000, -100).tobytes()
+    )
     assert all(-before_s <= e.start_s <= duration_s and e.kind in crowd.EVENTS for e in scene.events)
     assert list(scene.events) == sorted(scene.events, key=lambda e: e.start_s) and 2 <= len(scene.layers) <= 3
 
@@ -619,7 +722,12 @@ def test_another_process_makes_the_same_scenes(tmp_path):
         exec(ANOTHER, {'folder': tmp_path / 'here'})
     env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONHASHSEED': '7'}
     code = f'folder = {str(tmp_path / "there")!r}\n{ANOTHER}'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, check=True).stdout == here.getvalue()
+    assert (
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, env=env, check=True
+        ).stdout
+        == here.getvalue()
+    )
     assert here.getvalue().count('\n') == 6
     for i in range(6):
         one, other = (np.load(tmp_path / where / f'{i}.npy') for where in ('here', 'there'))
@@ -628,9 +736,16 @@ def test_another_process_makes_the_same_scenes(tmp_path):
 
 
 def test_the_number_of_events_and_singers_is_what_was_asked(bank):
-    scenes = [crowd.draw_scene(bank, 20.0, rng_for(3, i), 10.0, events_per_minute=12, sing_along=0.3, kinds=('whistle', 'scream')) for i in range(300)]
+    scenes = [
+        crowd.draw_scene(
+            bank, 20.0, rng_for(3, i), 10.0, events_per_minute=12, sing_along=0.3, kinds=('whistle', 'scream')
+        )
+        for i in range(300)
+    ]
     counts = np.array([len(s.events) for s in scenes])
-    assert counts.mean() == pytest.approx(6, abs=0.6) and counts.var() / counts.mean() == pytest.approx(1, abs=0.3)
+    assert counts.mean() == pytest.approx(6, abs=0.6) and counts.var() / counts.mean() == pytest.approx(
+        1, abs=0.3
+    )
     assert {e.kind for s in scenes for e in s.events} == {'whistle', 'scream'}
     assert np.mean([s.sing_along_db is not None for s in scenes]) == pytest.approx(0.3, abs=0.08)
     assert {len(s.layers) for s in scenes} == {2, 3}
@@ -641,7 +756,8 @@ def test_the_number_of_events_and_singers_is_what_was_asked(bank):
 
 @pytest.mark.parametrize('kind', list(crowd.EVENTS))
 def test_an_event_is_heard_when_it_happens_and_only_then(banks, kind):
-    facts, rng = crowd.EVENTS[kind], rng_for(5, kind)
+    facts = crowd.EVENTS[kind]
+    rng = rng_for(5, kind)
     for bank in banks:
         rises = []
         for _ in range(10):
@@ -652,7 +768,8 @@ def test_an_event_is_heard_when_it_happens_and_only_then(banks, kind):
             begin = round(event.start_s * 16_000)
             end = begin + round(event.duration_s * 16_000)
             assert not difference[:begin].any() and not difference[end:].any()
-            assert np.abs(np.diff(difference[: begin + 20])).max() < 0.05 * np.abs(difference).max()  # no click
+            # no click
+            assert np.abs(np.diff(difference[: begin + 20])).max() < 0.05 * np.abs(difference).max()
             at = begin + int(min(facts.rise_s, event.duration_s / 2) * 16_000)
             span = 12_000 if kind in ('chant', 'clap-along') else 4_800  # a beat, or 0.3 s
             assert db(difference[at : at + span]) > -20, event  # at once as loud as a bed
@@ -666,7 +783,9 @@ def test_an_event_is_as_loud_as_it_says():
     source = bank.sources('applause')[0]
     for level_db in (-6.0, 0.0, 9.0):
         event = crowd.Event('applause', 1.0, 8.0, level_db, source, 4_321)
-        heard = crowd.render_scene(lone(bank, event), bank, 160_000) - crowd.render_scene(lone(bank), bank, 160_000)
+        heard = crowd.render_scene(lone(bank, event), bank, 160_000) - crowd.render_scene(
+            lone(bank), bank, 160_000
+        )
         assert db(heard[32_000:112_000]) == pytest.approx(20 * np.log10(crowd.BED_RMS) + level_db, abs=1.0)
 
 
@@ -689,7 +808,10 @@ def test_a_crowd_is_restless(banks):
         for i in range(30):
             scene = crowd.draw_scene(bank, 10.0, rng_for(6, i), swing_db=(2, 4))
             still = replace(scene, swing_db=0.0, events=())
-            more.append(np.std(db_blocks(crowd.render_scene(scene, bank, 160_000), 8_000)) - np.std(db_blocks(crowd.render_scene(still, bank, 160_000), 8_000)))
+            more.append(
+                np.std(db_blocks(crowd.render_scene(scene, bank, 160_000), 8_000))
+                - np.std(db_blocks(crowd.render_scene(still, bank, 160_000), 8_000))
+            )
         assert np.median(more) > 1 and np.mean(np.array(more) > 0) > 0.85
 
 
@@ -712,7 +834,9 @@ def test_the_audience_sings_at_its_level_and_only_when_there_is_music(bank, trac
     sung = crowd.render_scene(scene, bank, 48_000, music=music) - without
     assert db(sung) == pytest.approx(20 * np.log10(crowd.BED_RMS) - 3, abs=0.05)
     assert np.array_equal(crowd.render_scene(scene, bank, 48_000, music=np.zeros(48_000)), without)
-    assert np.array_equal(crowd.render_scene(replace(scene, sing_along_db=None), bank, 48_000, music=music), without)
+    assert np.array_equal(
+        crowd.render_scene(replace(scene, sing_along_db=None), bank, 48_000, music=music), without
+    )
     quieter = crowd.render_scene(scene, bank, 48_000, music=0.01 * music) - without
     assert np.allclose(quieter, sung, atol=1e-4)
     with pytest.raises(ResonanceError, match='shape'):
@@ -723,24 +847,53 @@ def test_the_audience_sings_at_its_level_and_only_when_there_is_music(bank, trac
 
 def test_beds_have_a_common_strength(banks):
     for bank in banks:
-        levels = [db(crowd.render_scene(replace(crowd.draw_scene(bank, 8.0, rng_for(7, i)), events=()), bank, 128_000)) for i in range(40)]
+        levels = [
+            db(
+                crowd.render_scene(
+                    replace(crowd.draw_scene(bank, 8.0, rng_for(7, i)), events=()), bank, 128_000
+                )
+            )
+            for i in range(40)
+        ]
         assert abs(np.median(levels) + 20) < 1.5 and np.percentile(np.abs(np.array(levels) + 20), 90) < 5
 
 
-@pytest.mark.parametrize('wrong', [
-    dict(duration_s=0.0), dict(duration_s=float('nan')), dict(duration_s=float('inf')), dict(before_s=-1), dict(events_per_minute=-1),
-    dict(sing_along=1.5), dict(layers=(0, 2)), dict(layers=(3, 2)), dict(swing_db=(2, 1)), dict(kinds=('sneeze',)), dict(events_per_minute=float('nan')),
-])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(duration_s=0.0),
+        dict(duration_s=float('nan')),
+        dict(duration_s=float('inf')),
+        dict(before_s=-1),
+        dict(events_per_minute=-1),
+        dict(sing_along=1.5),
+        dict(layers=(0, 2)),
+        dict(layers=(3, 2)),
+        dict(swing_db=(2, 1)),
+        dict(kinds=('sneeze',)),
+        dict(events_per_minute=float('nan')),
+    ],
+)
 def test_impossible_scenes_are_refused(bank, wrong):
     with pytest.raises(ResonanceError, match='a scene needs'):
         crowd.draw_scene(bank, **{'duration_s': 5.0, 'rng': rng_for(0), **wrong})
 
 
-@pytest.mark.parametrize('spoil', [
-    lambda d: d.pop('layers'), lambda d: d.update(layers=[['a', 1]]), lambda d: d.update(swing_db=float('nan')), lambda d: d.update(more=1),
-    lambda d: d['events'][0].update(kind='sneeze'), lambda d: d['events'][0].update(level_db=float('inf')), lambda d: d['events'][0].pop('source'),
-    lambda d: d.update(events=None), lambda d: d['events'][0].update(start_s='soon'), lambda d: d.update(sing_along_db='loud'),
-])
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda d: d.pop('layers'),
+        lambda d: d.update(layers=[['a', 1]]),
+        lambda d: d.update(swing_db=float('nan')),
+        lambda d: d.update(more=1),
+        lambda d: d['events'][0].update(kind='sneeze'),
+        lambda d: d['events'][0].update(level_db=float('inf')),
+        lambda d: d['events'][0].pop('source'),
+        lambda d: d.update(events=None),
+        lambda d: d['events'][0].update(start_s='soon'),
+        lambda d: d.update(sing_along_db='loud'),
+    ],
+)
 def test_facts_that_are_no_scene_are_refused(bank, spoil):
     event = crowd.Event('cheer', 1.0, 2.0, 0.0, bank.sources('cheer')[0], 3)
     facts = json.loads(json.dumps(lone(bank, event).to_dict()))

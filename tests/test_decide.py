@@ -15,14 +15,25 @@ from hypothesis import strategies as some
 
 from resonance_nb import decide
 from resonance_nb.core import Match, ResonanceError, rng_for
-from resonance_nb.decide import Answer, Claim, Decider, Event, Listener, Rules, calibration, listen, threshold_for
+from resonance_nb.decide import (
+    Answer,
+    Claim,
+    Decider,
+    Event,
+    Listener,
+    Rules,
+    calibration,
+    listen,
+    threshold_for,
+)
 from resonance_nb.network import HOP_S
 from resonance_nb.stream import Block
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import Toy, melody  # noqa: E402
 
-RATE, T = 16_000, 8.0
+RATE = 16_000
+T = 8.0
 GRAIN_S = 0.125  # half of a note of `toy`: so well it knows where a clip is
 
 
@@ -30,11 +41,14 @@ def play(script, threshold=T, rules=Rules(), decider=None):
     """Events of a script: for each quarter of a second a list of claims about the last 2.5 s, a dictionary of such lists by length, or None for nothing to hear.
 
     A claim is (song, lag, log odds)."""
-    decider, out = decider or Decider(threshold, rules), []
+    decider = decider or Decider(threshold, rules)
+    out = []
     for step, said in enumerate(script):
         t = step / 4
         said = said if isinstance(said, dict) else {} if said is None else {2.5: said}
-        out += decider.step(t, [Answer(t - long_s, tuple(Claim(*c) for c in claims)) for long_s, claims in said.items()])
+        out += decider.step(
+            t, [Answer(t - long_s, tuple(Claim(*c) for c in claims)) for long_s, claims in said.items()]
+        )
     return out
 
 
@@ -54,14 +68,21 @@ NOTHING = [[]]
 
 def test_a_song_is_a_candidate_then_a_match_then_lost():
     events = play(song('a', 10, 3.0) + NOTHING * 120)
-    assert [(e.kind, e.track_id) for e in events] == [('listening', None), ('candidate', 'a'), ('match', 'a'), ('lost', 'a')]
+    assert [(e.kind, e.track_id) for e in events] == [
+        ('listening', None),
+        ('candidate', 'a'),
+        ('match', 'a'),
+        ('lost', 'a'),
+    ]
     match, lost = events[2:]
     assert 1 <= match.time_s <= 2.5 and match.offset_s == match.time_s - 3 and match.confidence > 0.9
     assert 12 < lost.time_s < 25 and lost.confidence < match.confidence
 
 
 def test_surer_evidence_is_quicker_and_a_higher_threshold_slower():
-    when = lambda logit, threshold: next((e.time_s for e in play(song('a', 60, 0.0, logit), threshold) if e.kind == 'match'), None)
+    when = lambda logit, threshold: next(
+        (e.time_s for e in play(song('a', 60, 0.0, logit), threshold) if e.kind == 'match'), None
+    )
     assert when(6.0, T) < when(4.0, T) < when(2.0, T) and when(4.0, 4.0) < when(4.0, 16.0)
     assert when(60.0, T) == when(6.0, T) and when(60.0, T) > 0, 'no single answer decides'
     assert when(Rules().middle, T) is None
@@ -86,7 +107,11 @@ def test_unknown_music_is_passed_over():
 
 def test_a_candidate_that_comes_to_nothing_is_taken_back_once():
     events = play(song('a', 0.75) + NOTHING * 100)
-    assert told(events, 'listening', 'candidate', 'match') == [('listening', None), ('candidate', 'a'), ('listening', None)]
+    assert told(events, 'listening', 'candidate', 'match') == [
+        ('listening', None),
+        ('candidate', 'a'),
+        ('listening', None),
+    ]
 
 
 def test_hysteresis():
@@ -97,7 +122,11 @@ def test_hysteresis():
 
 
 def test_a_song_that_comes_back_is_named_again():
-    assert told(play(song('a', 5) + NOTHING * 120 + song('a', 5, 40.0))) == [('match', 'a'), ('lost', 'a'), ('match', 'a')]
+    assert told(play(song('a', 5) + NOTHING * 120 + song('a', 5, 40.0))) == [
+        ('match', 'a'),
+        ('lost', 'a'),
+        ('match', 'a'),
+    ]
 
 
 def test_segue():
@@ -115,10 +144,18 @@ def test_a_crossfade_does_not_flip_back_and_forth():
 
 def test_longer_stretches_that_still_hold_the_old_song_do_not_hold_up_the_new_one():
     def both(seconds_since):
-        old, new = [('a', 0.0, 6.0)], [('b', 8.0, 5.0)]
-        return {2.5: new} | ({5.0: old if seconds_since < 3 else new} if seconds_since % 1 < 0.5 else {10.0: old if seconds_since < 6 else new})
+        old = [('a', 0.0, 6.0)]
+        new = [('b', 8.0, 5.0)]
+        return {2.5: new} | (
+            {5.0: old if seconds_since < 3 else new}
+            if seconds_since % 1 < 0.5
+            else {10.0: old if seconds_since < 6 else new}
+        )
 
-    alone, with_long = (play(song('a', 8, 0.0, 6.0) + after) for after in (song('b', 9, 8.0, 5.0), [both(i / 4) for i in range(36)]))
+    alone, with_long = (
+        play(song('a', 8, 0.0, 6.0) + after)
+        for after in (song('b', 9, 8.0, 5.0), [both(i / 4) for i in range(36)])
+    )
     assert told(with_long) == told(alone) == [('match', 'a'), ('match', 'b')]
     assert with_long[-1].time_s <= alone[-1].time_s + 0.5
 
@@ -138,7 +175,9 @@ def test_a_loop_moves_without_a_word():
 def test_two_places_of_one_song_that_sound_the_same():
     rng = rng_for(0, 'chorus')
     decider = Decider(T)
-    assert told(play([[('a', 60.0 * rng.integers(2), 5.0)] for _ in range(400)], decider=decider)) == [('match', 'a')]
+    assert told(play([[('a', 60.0 * rng.integers(2), 5.0)] for _ in range(400)], decider=decider)) == [
+        ('match', 'a')
+    ]
     assert min(abs(decider.named.lag_s - x) for x in (0, 60)) < 0.1
 
 
@@ -162,22 +201,34 @@ def test_a_pause_is_survived_and_a_long_one_is_not():
     long = play(song('a', 5) + [None] * 40 + song('b', 5, 15.0))
     assert told(long) == [('match', 'a'), ('lost', 'a'), ('match', 'b')]
     assert long[-2 if long[-2].kind == 'lost' else -3].time_s == 4.75 + Rules().quiet_s
-    assert told(play(song('a', 0.75) + [None] * 60), 'candidate', 'listening') == [('listening', None), ('candidate', 'a'), ('listening', None)]
+    assert told(play(song('a', 0.75) + [None] * 60), 'candidate', 'listening') == [
+        ('listening', None),
+        ('candidate', 'a'),
+        ('listening', None),
+    ]
 
 
 names = some.sampled_from(['a', 'b', 'c', 'd'])
-claims = some.lists(some.tuples(names, some.sampled_from([0.0, 0.1, 5.0, -30.0]), some.floats(-9, 12)), max_size=4)
-steps = some.one_of(some.none(), claims, some.dictionaries(some.sampled_from([2.5, 5.0, 10.0]), claims, max_size=3))
+claims = some.lists(
+    some.tuples(names, some.sampled_from([0.0, 0.1, 5.0, -30.0]), some.floats(-9, 12)), max_size=4
+)
+steps = some.one_of(
+    some.none(), claims, some.dictionaries(some.sampled_from([2.5, 5.0, 10.0]), claims, max_size=3)
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(some.lists(some.tuples(steps, some.integers(1, 12)), max_size=25), some.sampled_from([2.0, 6.0, 12.0]))
 def test_events_make_sense_whatever_is_heard(script, threshold):
-    decider, named, candidate = Decider(threshold), None, None
+    decider = Decider(threshold)
+    named = None
+    candidate = None
     events = play([said for said, times in script for _ in range(times)], decider=decider)
     assert [e.time_s for e in events] == sorted(e.time_s for e in events)
     for i, e in enumerate(events):
-        assert 0 <= e.confidence <= 1 and (e.track_id is None) == (e.offset_s is None) == (e.kind == 'listening')
+        assert 0 <= e.confidence <= 1 and (e.track_id is None) == (e.offset_s is None) == (
+            e.kind == 'listening'
+        )
         if e.kind == 'listening':
             assert named is None and (i == 0 or candidate is not None)
             candidate = None
@@ -186,7 +237,8 @@ def test_events_make_sense_whatever_is_heard(script, threshold):
             candidate = e.track_id
         elif e.kind == 'match':
             assert named != e.track_id
-            named, candidate = e.track_id, None
+            named = e.track_id
+            candidate = None
         else:
             assert e.kind == 'lost' and named == e.track_id
             named = None
@@ -195,12 +247,20 @@ def test_events_make_sense_whatever_is_heard(script, threshold):
 
 
 def test_memory_does_not_grow():
-    rng, decider = rng_for(0, 'hours'), Decider(T)
+    rng = rng_for(0, 'hours')
+    decider = Decider(T)
 
     def some_hours(steps):
         for step in range(steps):
             t = decider._heard_s + 0.25 if decider._heard_s is not None else 0.0
-            claims = tuple(Claim(f'song {rng.integers(50)}', float(rng.choice([0.0, rng.uniform(-50, 50)])), float(rng.normal(0, 4))) for _ in range(6))
+            claims = tuple(
+                Claim(
+                    f'song {rng.integers(50)}',
+                    float(rng.choice([0.0, rng.uniform(-50, 50)])),
+                    float(rng.normal(0, 4)),
+                )
+                for _ in range(6)
+            )
             decider.step(t, [Answer(t - 2.5, claims)])
 
     tracemalloc.start()
@@ -218,7 +278,9 @@ def test_memory_does_not_grow():
 
 def test_thresholds():
     rows = calibration('')['false_alarms']
-    assert [t for t, _ in rows] == sorted(t for t, _ in rows) and [r for _, r in rows] == sorted((r for _, r in rows), reverse=True)
+    assert [t for t, _ in rows] == sorted(t for t, _ in rows) and [r for _, r in rows] == sorted(
+        (r for _, r in rows), reverse=True
+    )
     asked = [threshold_for(r) for r in (1_000, 60, 10, 1, 0.5, 0.1, 0.001)]
     assert asked == sorted(asked) and asked[0] == rows[0][0] and asked[-1] > rows[-1][0]
     for wrong in (0, -0.5, float('nan'), float('inf')):
@@ -238,7 +300,12 @@ def test_the_rules_are_fitted_to_what_is_shipped():
 
 def test_fitted_rules_are_read_back(tmp_path, monkeypatch):
     (tmp_path / 'models').mkdir()
-    fitted = {'calibrated': True, 'model': 'mine', 'rules': {'plan_s': [[2.0], [4.0, 8.0]], 'gain': 0.25}, 'false_alarms': [[3, 9], [5, 1]]}
+    fitted = {
+        'calibrated': True,
+        'model': 'mine',
+        'rules': {'plan_s': [[2.0], [4.0, 8.0]], 'gain': 0.25},
+        'false_alarms': [[3, 9], [5, 1]],
+    }
     (tmp_path / 'models' / 'listener.json').write_text(json.dumps(fitted))
     monkeypatch.setattr(decide.resources, 'files', lambda package: tmp_path)
     assert calibration('mine')['calibrated'] and not calibration('another')['calibrated']
@@ -251,7 +318,13 @@ def test_fitted_rules_are_read_back(tmp_path, monkeypatch):
 
 
 def test_events_as_json():
-    lines = [json.dumps(e.as_dict()) for e in (Event('listening', np.float64(0)), Event('match', 2.25, 'a', np.float64(1.23456), np.float32(0.5)))]
+    lines = [
+        json.dumps(e.as_dict())
+        for e in (
+            Event('listening', np.float64(0)),
+            Event('match', 2.25, 'a', np.float64(1.23456), np.float32(0.5)),
+        )
+    ]
     assert [json.loads(line) for line in lines] == [
         {'kind': 'listening', 'time_s': 0.0, 'track_id': None, 'offset_s': None, 'confidence': 0.0},
         {'kind': 'match', 'time_s': 2.25, 'track_id': 'a', 'offset_s': 1.235, 'confidence': 0.5},
@@ -259,8 +332,15 @@ def test_events_as_json():
 
 
 def test_importing_it_does_not_import_torch():
-    code = "import resonance_nb.decide, sys; print([m for m in ('torch', 'faiss', 'scipy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    code = (
+        "import resonance_nb.decide, sys; print([m for m in ('torch', 'faiss', 'scipy') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == '[]'
+    )
 
 
 # ---- streams and any recogniser
@@ -285,16 +365,27 @@ def noise(seconds, level=0.05):
 @pytest.fixture(scope='module')
 def show():
     "Noise, a song, noise, a stranger, another song."
-    return np.concatenate([noise(4), melody(0, 20)[2 * RATE : 14 * RATE], noise(14), melody(99, 10), melody(2, 20)[5 * RATE : 15 * RATE]])
+    return np.concatenate(
+        [
+            noise(4),
+            melody(0, 20)[2 * RATE : 14 * RATE],
+            noise(14),
+            melody(99, 10),
+            melody(2, 20)[5 * RATE : 15 * RATE],
+        ]
+    )
 
 
 def blocks_of(x, sizes=(4_000,), start_s=0.0):
     "Blocks of these sizes, again and again."
-    out, at, i = [], 0, 0
+    out = []
+    at = 0
+    i = 0
     while at < len(x):
         n = min(sizes[i % len(sizes)], len(x) - at)
         out.append(Block(start_s + at / RATE, x[at : at + n]))
-        at, i = at + n, i + 1
+        at = at + n
+        i = i + 1
     return out
 
 
@@ -307,7 +398,11 @@ def test_a_show(said):
     assert told(said) == [('match', 'song 0'), ('lost', 'song 0'), ('match', 'song 2')]
     first, lost, second = (e for e in said if e.kind in ('match', 'lost'))
     assert 5 < first.time_s < 9 and first.offset_s == pytest.approx(first.time_s - 4 + 2, abs=GRAIN_S)
-    assert 16 < lost.time_s < 30 and 40 < second.time_s < 45 and second.offset_s == pytest.approx(second.time_s - 40 + 5, abs=GRAIN_S)
+    assert (
+        16 < lost.time_s < 30
+        and 40 < second.time_s < 45
+        and second.offset_s == pytest.approx(second.time_s - 40 + 5, abs=GRAIN_S)
+    )
 
 
 @pytest.mark.parametrize('sizes', [(160,), (4_001,), (1, 7_999), (100_000, 3), (10_000_000,)], ids=str)
@@ -346,8 +441,12 @@ def test_loss_is_survived_and_told_of(toy):
 
 def test_silence(toy):
     assert [e.kind for e in listen(blocks_of(hush(30)), toy)] == ['listening']
-    events = list(listen(blocks_of(np.concatenate([melody(0, 8), hush(3), melody(0, 20)[11 * RATE :], hush(10)])), toy))
-    assert told(events) == [('match', 'song 0'), ('lost', 'song 0')] and 25.5 < events[-1].time_s < 27.25, 'it went on during the pause'
+    events = list(
+        listen(blocks_of(np.concatenate([melody(0, 8), hush(3), melody(0, 20)[11 * RATE :], hush(10)])), toy)
+    )
+    assert told(events) == [('match', 'song 0'), ('lost', 'song 0')] and 25.5 < events[-1].time_s < 27.25, (
+        'it went on during the pause'
+    )
 
 
 def test_broken_samples_and_empty_blocks(toy, said, show):
@@ -365,7 +464,8 @@ class Scripted:
     name = 'scripted'
 
     def __init__(self, answer):
-        self.answer, self.lengths = answer, []
+        self.answer = answer
+        self.lengths = []
 
     def search(self, samples, k=5):
         self.lengths.append(len(samples))
@@ -393,17 +493,21 @@ def test_the_last_unfinished_step_counts():
 
 
 def test_no_stretch_is_asked_about_twice_at_one_step():
-    recognizer, listener = Scripted([]), None
+    recognizer = Scripted([])
+    listener = None
     for n in range(1, 30):
         recognizer.lengths.clear()
         listener = listener or Listener(recognizer)
         listener.push(Block((n - 1) * HOP_S, noise(HOP_S)))
-        assert len(set(recognizer.lengths)) == len(recognizer.lengths) and (len(recognizer.lengths) > 0) == (n >= 5)
+        assert len(set(recognizer.lengths)) == len(recognizer.lengths) and (len(recognizer.lengths) > 0) == (
+            n >= 5
+        )
 
 
 def test_memory_of_a_stream_is_bounded():
     recognizer = Scripted([])
-    listener, piece = Listener(recognizer), noise(60)
+    listener = Listener(recognizer)
+    piece = noise(60)
     tracemalloc.start()
     for minute in range(4):
         for b in blocks_of(piece, start_s=60.0 * minute):
@@ -453,9 +557,14 @@ def test_fused_names_the_piece_however_the_stream_is_cut(fused, evening, music):
     assert 3 < match.time_s < 7 and match.offset_s == pytest.approx(match.time_s, abs=0.1)
     cut_anew = list(listen(blocks_of(evening, (31_111, 1, 777)), fused))
     assert [(e.kind, e.track_id) for e in cut_anew] == [(e.kind, e.track_id) for e in events]
-    for one, other in zip(cut_anew, events):  # vectors of other batches: a step sooner or later where a threshold lies between two last digits
-        assert abs(one.time_s - other.time_s) < 0.3 and one.confidence == pytest.approx(other.confidence, abs=0.05)
-        assert one.track_id is None or one.offset_s - one.time_s == pytest.approx(other.offset_s - other.time_s, abs=0.02)
+    # vectors of other batches: a step sooner or later where a threshold lies between two last digits
+    for one, other in zip(cut_anew, events):
+        assert abs(one.time_s - other.time_s) < 0.3 and one.confidence == pytest.approx(
+            other.confidence, abs=0.05
+        )
+        assert one.track_id is None or one.offset_s - one.time_s == pytest.approx(
+            other.offset_s - other.time_s, abs=0.02
+        )
 
 
 def ears(fused, x, cuts, longest_s=10.0, at=0):
@@ -478,7 +587,9 @@ def test_the_ear_keeps_what_the_whole_sound_gives(fused, evening, at):
     assert ear._first == begins and len(vectors) - 1 <= len(ear._vectors) <= len(vectors)
     np.testing.assert_allclose(ear._vectors, vectors[: len(ear._vectors)], atol=1e-3)
     levels = np.concatenate(list(level_blocks([x], FRONT)))
-    np.testing.assert_allclose(ear._levels, levels[(ear._frame - at) // FRONT.hop :][: len(ear._levels)], atol=1e-3)
+    np.testing.assert_allclose(
+        ear._levels, levels[(ear._frame - at) // FRONT.hop :][: len(ear._levels)], atol=1e-3
+    )
     assert ear._frame <= ear._first + FRONT.hop
 
 
@@ -493,8 +604,10 @@ def test_the_ear_forgets(fused, evening):
 def test_songs_may_come_while_it_listens(music, evening):
     from resonance_nb.fuse import Fused
 
-    growing, name = Fused(), next(iter(music))
-    listener, events = Listener(growing), []
+    growing = Fused()
+    name = next(iter(music))
+    listener = Listener(growing)
+    events = []
     for b in blocks_of(evening):
         if b.start_s == 4.0:
             growing.add('another', music[list(music)[4]])
@@ -524,15 +637,19 @@ def test_a_large_collection_is_listened_for_as_well(fused, large, evening, music
 
 
 def test_sums_over_a_large_collection_are_those_of_its_diagonals(large, evening):
-    ear, t = ears(large, evening[: 9 * RATE], np.arange(4_000, 9 * RATE, 4_000)), large._prepared()
-    last, seen = len(ear._vectors) - 1, ear._vectors @ t.axes.T
+    ear = ears(large, evening[: 9 * RATE], np.arange(4_000, 9 * RATE, 4_000))
+    t = large._prepared()
+    last = len(ear._vectors) - 1
+    seen = ear._vectors @ t.axes.T
     assert abs(ear._behind[0] - ear._behind[1]) == 2 and ear._behind.max() <= 3
     for sums, behind in zip(ear._sums, ear._behind):
         for row in (0, 5, 6, 11, t.scan_first[2] - 1, t.scan_first[2], t.scan_first[2] + 9):
             begins = t.scan_first[np.searchsorted(t.scan_first, row, 'right') - 1]
             steps = range(min((last - behind) // 4, row - begins) + 1)
             for k, kept in enumerate(decide.KEPT):
-                expected = sum(kept ** (2 * i) * (t.scan[row - i] @ seen[last - behind - 4 * i]) for i in steps)
+                expected = sum(
+                    kept ** (2 * i) * (t.scan[row - i] @ seen[last - behind - 4 * i]) for i in steps
+                )
                 assert sums[k, row] == pytest.approx(expected, abs=1e-3)
 
 
@@ -550,6 +667,13 @@ def test_suspects_are_looked_at_where_they_should_be(fused, evening, music, monk
     assert [c.track_id for c in ear.answer(2.5, []).claims] == [name]
     suspect = decide._Suspect(other, 0.5, 0.0, 0.0, 1.0, 1.0)
     claims = {c.track_id: c for c in ear.answer(2.5, [suspect]).claims}
-    assert set(claims) == {name, other} and abs(claims[other].lag_s - 0.5) < 0.7 and claims[name].logit > claims[other].logit
-    gone = decide._Suspect('not here', 0.5, 0.0, 0.0, 1.0, 1.0), decide._Suspect(other, -1e4, 0.0, 0.0, 1.0, 1.0)
+    assert (
+        set(claims) == {name, other}
+        and abs(claims[other].lag_s - 0.5) < 0.7
+        and claims[name].logit > claims[other].logit
+    )
+    gone = (
+        decide._Suspect('not here', 0.5, 0.0, 0.0, 1.0, 1.0),
+        decide._Suspect(other, -1e4, 0.0, 0.0, 1.0, 1.0),
+    )
     assert [c.track_id for c in ear.answer(2.5, list(gone)).claims] == [name]

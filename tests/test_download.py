@@ -1,4 +1,5 @@
 "Downloads over connections that break, against a server on this machine."
+
 import errno
 import hashlib
 import json
@@ -16,7 +17,14 @@ from resonance_nb import download
 from resonance_nb.audio import info, save
 from resonance_nb.core import ResonanceError
 from resonance_nb.corpora import KINDS, Corpus, CorpusError, manifest
-from resonance_nb.download import DownloadError, WrongChecksum, fetch, fetch_open, not_derivable, write_manifest
+from resonance_nb.download import (
+    DownloadError,
+    WrongChecksum,
+    fetch,
+    fetch_open,
+    not_derivable,
+    write_manifest,
+)
 
 BODY = np.random.default_rng(1).integers(0, 256, 300_000, dtype='uint8').tobytes()
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -27,7 +35,10 @@ class Server:
     "Serves `files`; `plan` says, request by request, what goes wrong (the last entry stays)."
 
     def __init__(self):
-        self.files, self.plan, self.log, self.etag = {'/song': BODY}, [{}], [], '"v1"'
+        self.files = {'/song': BODY}
+        self.plan = [{}]
+        self.log = []
+        self.etag = '"v1"'
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,7 +75,11 @@ class Server:
         if start and h.headers.get('If-Range') not in (None, self.etag):
             start = 0
         if start >= len(body):
-            h.send_response(416), h.send_header('Content-Range', f'bytes */{len(body)}'), h.send_header('Content-Length', '0')
+            (
+                h.send_response(416),
+                h.send_header('Content-Range', f'bytes */{len(body)}'),
+                h.send_header('Content-Length', '0'),
+            )
             return h.end_headers()
         h.send_response(206 if start else 200)
         if start:
@@ -101,7 +116,13 @@ def left(folder):
 
 def test_good_file(server, tmp_path):
     seen = []
-    path = fetch(server.url + '/song', tmp_path / 'deep/song', SHA, progress=lambda n, total: seen.append((n, total)), **FAST)
+    path = fetch(
+        server.url + '/song',
+        tmp_path / 'deep/song',
+        SHA,
+        progress=lambda n, total: seen.append((n, total)),
+        **FAST,
+    )
     assert path.read_bytes() == BODY and left(tmp_path / 'deep') == ['song']
     assert seen[-1] == (len(BODY), len(BODY)) and seen == sorted(seen)
     fetch(server.url + '/song', path, SHA, **FAST)
@@ -111,7 +132,9 @@ def test_good_file(server, tmp_path):
 def test_dropped_connection_resumes(server, tmp_path):
     server.plan = [dict(send=100_000), dict(send=50_000), {}]
     assert fetch(server.url + '/song', tmp_path / 'song', SHA, **FAST).read_bytes() == BODY
-    assert [r for _, r, _ in server.log] == [None, 'bytes=100000-', 'bytes=150000-'] and server.log[1][2] == '"v1"'
+    assert [r for _, r, _ in server.log] == [None, 'bytes=100000-', 'bytes=150000-'] and server.log[1][
+        2
+    ] == '"v1"'
     assert left(tmp_path) == ['song']
 
 
@@ -122,7 +145,9 @@ def test_truncated_without_length_or_hash_cannot_be_told_but_with_hash_can(serve
 
 def test_many_breaks_are_fine_while_bytes_arrive(server, tmp_path):
     server.plan = [dict(send=20_000)]
-    assert fetch(server.url + '/song', tmp_path / 'song', SHA, **(FAST | dict(retries=1))).read_bytes() == BODY
+    assert (
+        fetch(server.url + '/song', tmp_path / 'song', SHA, **(FAST | dict(retries=1))).read_bytes() == BODY
+    )
     assert len(server.log) == 15
 
 
@@ -203,7 +228,9 @@ def test_retry_after_is_obeyed(server, tmp_path):
     assert time.monotonic() - begin >= 1.0
 
 
-@pytest.mark.parametrize('value', ['Wed, 21 Oct 99999999999999999999 07:28:00 GMT', 'soon', 'nan', '-5', '1e999'])
+@pytest.mark.parametrize(
+    'value', ['Wed, 21 Oct 99999999999999999999 07:28:00 GMT', 'soon', 'nan', '-5', '1e999']
+)
 def test_a_server_may_say_nonsense_about_waiting(server, tmp_path, value):
     server.plan = [dict(status=503, headers={'Retry-After': value}), {}]
     if value != '1e999':  # a long wait is cut, but not to nothing
@@ -213,12 +240,19 @@ def test_a_server_may_say_nonsense_about_waiting(server, tmp_path, value):
 
 def test_lengths_that_are_no_numbers_of_bytes():
     bad = ['333\u00b3', '9' * 5_000, '-1', '', '1.5']
-    assert [download._is_size(x) for x in ('0', '123456789012345678', *bad)] == [True, True, *[False] * len(bad)]
+    assert [download._is_size(x) for x in ('0', '123456789012345678', *bad)] == [
+        True,
+        True,
+        *[False] * len(bad),
+    ]
 
 
 def test_slow_connection_breaks_and_goes_on(server, tmp_path):
     server.plan = [dict(send=100_000, sleep=3.0), {}]
-    assert fetch(server.url + '/song', tmp_path / 'song', SHA, **(FAST | dict(timeout_s=0.3))).read_bytes() == BODY
+    assert (
+        fetch(server.url + '/song', tmp_path / 'song', SHA, **(FAST | dict(timeout_s=0.3))).read_bytes()
+        == BODY
+    )
     assert server.log[1][1] == 'bytes=100000-', 'it did not wait for the rest'
 
 
@@ -274,8 +308,14 @@ def test_disk_full_is_one_line_and_resumes(server, tmp_path, monkeypatch):
             return self.f.write(block)
 
     with monkeypatch.context() as m:
-        m.setattr(download, 'open', lambda p, mode='r', **k: Full(true_open(p, mode, **k)) if mode in ('wb', 'r+b') else
-                  true_open(p, mode, **k), raising=False)
+        m.setattr(
+            download,
+            'open',
+            lambda p, mode='r', **k: (
+                Full(true_open(p, mode, **k)) if mode in ('wb', 'r+b') else true_open(p, mode, **k)
+            ),
+            raising=False,
+        )
         with pytest.raises(DownloadError, match='the disk is full') as e:
             fetch(server.url + '/song', tmp_path / 'song', SHA, **FAST)
     assert '\n' not in str(e.value) and not (tmp_path / 'song').exists()
@@ -296,7 +336,11 @@ def test_unwritable_place(server, tmp_path):
 def offer(server, tmp_path):
     "A manifest of a long song, a noise and a room, and their originals on the server."
     rng = np.random.default_rng(2)
-    make = {'music': ('song.ogg', 70.0, 44_100), 'noise': ('crowd.flac', 2.0, 48_000), 'rir': ('hall.wav', 9.0, 22_050)}
+    make = {
+        'music': ('song.ogg', 70.0, 44_100),
+        'noise': ('crowd.flac', 2.0, 48_000),
+        'rir': ('hall.wav', 9.0, 22_050),
+    }
     books = tmp_path / 'books'
     books.mkdir()
     for kind, (name, seconds, rate) in make.items():
@@ -305,16 +349,28 @@ def offer(server, tmp_path):
         server.files['/' + name] = body
         sha = hashlib.sha256(body).hexdigest()
         suffix = 'flac' if kind == 'rir' else 'ogg'
-        head, row = manifest_row(kind, sha, f'{kind}/{sha[:12]}.{suffix}', f'https://originals.example/{name}', seconds)
+        head, row = manifest_row(
+            kind, sha, f'{kind}/{sha[:12]}.{suffix}', f'https://originals.example/{name}', seconds
+        )
         (books / f'open-{kind}.csv').write_text(head + row)
-    return dict(manifest=books, base_url_rewrite=lambda u: u.replace('https://originals.example', server.url), progress=False,
-                **FAST)
+    return dict(
+        manifest=books,
+        base_url_rewrite=lambda u: u.replace('https://originals.example', server.url),
+        progress=False,
+        **FAST,
+    )
 
 
 def manifest_row(kind, sha, file, url, seconds):
-    extra = {'music': ('title,', 'A song,'), 'noise': ('concert_use,', 'core,'), 'rir': ('room_id,', 'hall,')}[kind]
-    return (f'id,kind,file,{extra[0]}duration_s,source_url,source_sha256,licence\n',
-            f'{sha[:12]},{kind},{file},{extra[1]}{seconds},{url},{sha},CC0\n')
+    extra = {
+        'music': ('title,', 'A song,'),
+        'noise': ('concert_use,', 'core,'),
+        'rir': ('room_id,', 'hall,'),
+    }[kind]
+    return (
+        f'id,kind,file,{extra[0]}duration_s,source_url,source_sha256,licence\n',
+        f'{sha[:12]},{kind},{file},{extra[1]}{seconds},{url},{sha},CC0\n',
+    )
 
 
 def test_fetch_open_end_to_end(server, offer, tmp_path):
@@ -325,7 +381,10 @@ def test_fetch_open_end_to_end(server, offer, tmp_path):
     assert corpus.check(full=True) == [] and corpus.checksum() == manifest(offer['manifest']).checksum()
     for kind, seconds in (('music', 64.0), ('noise', 2.0), ('rir', 8.0)):
         about = info(corpus.path(kind, corpus.table(kind).index[0]))
-        assert about.duration_s == pytest.approx(seconds, abs=0.05) and (about.sample_rate_hz, about.channels) == (16_000, 1)
+        assert about.duration_s == pytest.approx(seconds, abs=0.05) and (
+            about.sample_rate_hz,
+            about.channels,
+        ) == (16_000, 1)
     asked = len(server.log)
     again = fetch_open(tmp_path / 'corpus', **offer)
     assert (again.made, again.present) == (0, 3) and len(server.log) == asked
@@ -379,7 +438,8 @@ def test_no_network_ends_soon(offer, tmp_path, monkeypatch):
         head, row = manifest_row('music', f'{n:064x}', f'music/{n}.ogg', f'http://127.0.0.1:9/{n}.ogg', 3.0)
         rows += row.replace('0' * 12, f'{n:012d}', 1)
     (offer['manifest'] / 'open-music.csv').write_text(head + rows)
-    asked, real = [], download._make
+    asked = []
+    real = download._make
     monkeypatch.setattr(download, '_make', lambda row, *a, **how: asked.append(row) or real(row, *a, **how))
     with pytest.raises(DownloadError, match='no connection to the originals'):
         fetch_open(tmp_path / 'corpus', ('music',), **(offer | dict(retries=1)))
@@ -396,9 +456,11 @@ def test_one_download_at_a_time(offer, tmp_path):
 
 def test_killed_at_any_moment_then_resumed(server, offer, tmp_path):
     "kill -9 while downloading and decoding; the next call makes the same corpus as an undisturbed one."
-    code = ('import sys, json; from resonance_nb.download import fetch_open; a = json.loads(sys.argv[1]);'
-            'fetch_open(a["folder"], manifest=a["books"], progress=False, jobs=2, base_url_rewrite='
-            'lambda u: u.replace("https://originals.example", a["url"]), backoff_s=0.01)')
+    code = (
+        'import sys, json; from resonance_nb.download import fetch_open; a = json.loads(sys.argv[1]);'
+        'fetch_open(a["folder"], manifest=a["books"], progress=False, jobs=2, base_url_rewrite='
+        'lambda u: u.replace("https://originals.example", a["url"]), backoff_s=0.01)'
+    )
     arg = json.dumps(dict(folder=str(tmp_path / 'corpus'), books=str(offer['manifest']), url=server.url))
     server.plan = [dict(send=3000, sleep=0.2), dict(send=3000, sleep=0.2), dict(send=200_000, sleep=0.1), {}]
     for delay_s in (0.7, 1.0, 1.3):

@@ -22,7 +22,12 @@ print(json.dumps([float(off.max()), float(exact), bool((one == again).all()), bo
 
 def look(**env):
     "What a child sees of its spectra and of its clock."
-    done = subprocess.run([sys.executable, '-c', LOOK], env=elsewhere.environment(elsewhere.Setting(env)), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', LOOK],
+        env=elsewhere.environment(elsewhere.Setting(env)),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -33,7 +38,8 @@ def test_nothing_is_changed_unless_asked():
 
 
 def test_last_digits_are_disturbed_and_no_others():
-    one, other = look(ELSEWHERE_DISTURB='8'), look(ELSEWHERE_DISTURB='8')
+    one = look(ELSEWHERE_DISTURB='8')
+    other = look(ELSEWHERE_DISTURB='8')
     for most, exact, again, two, values, jump in (one, other):
         assert 1e-7 < most < 1.1e-6 and 1e-16 < exact < 1e-14
         assert again, 'the same computation in one process'
@@ -50,14 +56,21 @@ def test_a_failing_test_is_told(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(elsewhere, 'LOGS', elsewhere.LOGS / 'test')
     assert elsewhere.main(['--only', 'one-thread', '--', str(tmp_path / 'test_two.py')]) == 1
     said = capfd.readouterr().out
-    assert '1 passed, 1 failed' in said and 'torch threads: 1' in said and 'test_b' in (elsewhere.LOGS / 'one-thread.log').read_text()
-    assert elsewhere.main(['--only', 'one-thread', '--', f'{tmp_path / "test_two.py"}::test_a']) == 0  # -k would also look at the folder's name
+    assert (
+        '1 passed, 1 failed' in said
+        and 'torch threads: 1' in said
+        and 'test_b' in (elsewhere.LOGS / 'one-thread.log').read_text()
+    )
+    # -k would also look at the folder's name
+    assert elsewhere.main(['--only', 'one-thread', '--', f'{tmp_path / "test_two.py"}::test_a']) == 0
 
 
 def test_a_setting_without_effect_is_a_failure(monkeypatch):
     monkeypatch.setattr(elsewhere, 'LOGS', elsewhere.LOGS / 'test')
     elsewhere.LOGS.mkdir(parents=True, exist_ok=True)
-    well, line = elsewhere.run('one-thread', elsewhere.Setting({'OMP_NUM_THREADS': '2'}, {'torch threads': 1}), True)
+    well, line = elsewhere.run(
+        'one-thread', elsewhere.Setting({'OMP_NUM_THREADS': '2'}, {'torch threads': 1}), True
+    )
     assert not well and "had no effect: {'torch threads': 2}" in line
 
 
@@ -73,5 +86,10 @@ def test_names_and_turns(capsys):
 
 def test_what_is_run():
     some = elsewhere.numerical(False)
-    assert 'tests/test_notebooks.py' in some and 'tests/test_fuse.py' in some and 'tests/test_house.py' not in some and len(some) > 25
+    assert (
+        'tests/test_notebooks.py' in some
+        and 'tests/test_fuse.py' in some
+        and 'tests/test_house.py' not in some
+        and len(some) > 25
+    )
     assert elsewhere.numerical(True) == elsewhere.QUICK

@@ -43,7 +43,8 @@ def index(corpus):
 def test_diagonals_are_a_loop(lengths, n, seed):
     similar = np.random.default_rng(seed).uniform(-1, 1, (n, sum(lengths))).astype(np.float32)
     left = np.concatenate([np.arange(k)[::-1] for k in lengths])
-    got, begin = diagonals(similar, left), 0
+    got = diagonals(similar, left)
+    begin = 0
     for length in lengths:
         for place in range(length):
             total = sum(float(similar[i, begin + place + i]) for i in range(n) if place + i < length)
@@ -61,19 +62,30 @@ def test_clean_clips_are_found_where_they_are(index, corpus):
 
 
 def test_it_fulfils_the_contract(index):
-    assert all(hasattr(index, name) for name in VectorRecognizer.__annotations__) and index.stored_in == 'embeddings'
-    assert index.model_name == f'embedding/{index.digest}@{HOP_S:g}s', 'rows of another encoder, or at other times, are not taken for these'
+    assert (
+        all(hasattr(index, name) for name in VectorRecognizer.__annotations__)
+        and index.stored_in == 'embeddings'
+    )
+    assert index.model_name == f'embedding/{index.digest}@{HOP_S:g}s', (
+        'rows of another encoder, or at other times, are not taken for these'
+    )
 
 
 @pytest.mark.parametrize('pieces', [1, 2, 7, 400])
 def test_chunks_change_nothing(corpus, pieces):
-    x, one, many = corpus.load('music', corpus.music.index[0]), Embedding(), Embedding()
+    x = corpus.load('music', corpus.music.index[0])
+    one = Embedding()
+    many = Embedding()
     one.add('s', x)
     many.add_stream('s', np.array_split(x, pieces))
     np.testing.assert_allclose(one._songs['s'], many._songs['s'], atol=1e-4)
 
 
-@pytest.mark.parametrize('x', [np.zeros(0), np.zeros(1), np.zeros(90_000), np.full(50_000, np.nan)], ids=['empty', 'one', 'silent', 'nan'])
+@pytest.mark.parametrize(
+    'x',
+    [np.zeros(0), np.zeros(1), np.zeros(90_000), np.full(50_000, np.nan)],
+    ids=['empty', 'one', 'silent', 'nan'],
+)
 def test_nothing_is_heard_in_silence(index, x):
     x = x.astype(np.float32)
     assert index.search(x) == []
@@ -93,16 +105,24 @@ def test_short_and_broken_clips(index, corpus):
 def test_lead_is_over_the_other_one():
     scores = np.concatenate([[0.9, 0.5, 0.4, 0.35, 0.3], np.zeros(200)])
     rows = evidence_features(scores, 9)
-    assert rows[:3, 1].tolist() == pytest.approx([0.4, -0.4, -0.5]) and rows.shape == (205, 4) and (rows[:, 2] == 0.3).all()
+    assert (
+        rows[:3, 1].tolist() == pytest.approx([0.4, -0.4, -0.5])
+        and rows.shape == (205, 4)
+        and (rows[:, 2] == 0.3).all()
+    )
     assert evidence_features(np.zeros(0), 0).shape == (0, 4)
     few = evidence_features(np.array([0.5, 0.1]), 9)
-    assert few[0, 1] == pytest.approx(0.12) and few[0, 2] == pytest.approx(0.38)  # two songs do not show what chance can do
+    # two songs do not show what chance can do
+    assert few[0, 1] == pytest.approx(0.12) and few[0, 2] == pytest.approx(0.38)
 
 
-@pytest.mark.parametrize('harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'model', 'json', 'nan', 'lengths'])
+@pytest.mark.parametrize(
+    'harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'model', 'json', 'nan', 'lengths']
+)
 def test_a_damaged_index_is_refused_in_one_line(index, tmp_path, harm):
     index.save(tmp_path)
-    about, vectors = tmp_path / 'index.json', tmp_path / 'vectors.npy'
+    about = tmp_path / 'index.json'
+    vectors = tmp_path / 'vectors.npy'
     told = json.loads(about.read_text())
     if harm == 'cut':
         vectors.write_bytes(vectors.read_bytes()[:-10])
@@ -143,7 +163,9 @@ def test_in_a_catalogue(corpus, tmp_path):
         clip = tmp_path / 'clip.flac'
         audio.save(clip, corpus.load('music', corpus.music.index[2])[4 * RATE : 9 * RATE])
         found = songs.identify(clip, method='embedding')
-        assert corpus.music.index[2].replace('/', '_') in found.matches[0]['path'] and found.matches[0]['offset_s'] == pytest.approx(4, abs=0.3)
+        assert corpus.music.index[2].replace('/', '_') in found.matches[0]['path'] and found.matches[0][
+            'offset_s'
+        ] == pytest.approx(4, abs=0.3)
 
 
 def test_another_encoder_is_not_compared():
@@ -157,7 +179,9 @@ def test_another_encoder_is_not_compared():
 def test_a_handful_of_songs_is_no_reason_to_believe(n_songs):
     from resonance_nb.starter import default_corpus
 
-    corpus, made, said = default_corpus(), Embedding(), 0
+    corpus = default_corpus()
+    made = Embedding()
+    said = 0
     music = corpus.split('music', 'validation').index.tolist()
     for track in music[:n_songs]:
         made.add(track, corpus.load('music', track))
@@ -166,11 +190,15 @@ def test_a_handful_of_songs_is_no_reason_to_believe(n_songs):
         best = made.search(clip, 1)
         said += bool(best) and best[0].confidence >= made.accept_confidence
     assert said <= 1 + len(strangers) // 20
-    assert made.search(corpus.load('music', music[0])[5 * RATE : 10 * RATE], 1)[0].confidence >= made.accept_confidence
+    assert (
+        made.search(corpus.load('music', music[0])[5 * RATE : 10 * RATE], 1)[0].confidence
+        >= made.accept_confidence
+    )
 
 
 def test_the_shipped_model_is_small_and_has_its_card_among_the_data():
-    root, shipped_card = Path(__file__).parents[1], WEIGHTS.with_suffix('.json')
+    root = Path(__file__).parents[1]
+    shipped_card = WEIGHTS.with_suffix('.json')
     assert WEIGHTS.stat().st_size <= 8e6 and sum(p.numel() for p in shipped()[0].parameters()) <= 2e6
     assert (root / 'data' / 'models' / 'encoder.json').read_bytes() == shipped_card.read_bytes()
     assert calibration(shipped()[1]['digest'])['calibrated'], 'run make calibrate'

@@ -30,7 +30,9 @@ def test_every_body(body, tmp_path):
     with torch.inference_mode():
         together = encoder(noise(7))
         torch.testing.assert_close(together.norm(dim=1), torch.ones(7))
-        torch.testing.assert_close(torch.cat([encoder(x[None]) for x in noise(7)]), together, atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.cat([encoder(x[None]) for x in noise(7)]), together, atol=2e-5, rtol=0
+        )
         torch.testing.assert_close(encoder(noise(7).flip(0)).flip(0), together, atol=2e-5, rtol=0)
         save(encoder, tmp_path / 'm.safetensors')
         assert torch.equal(load(tmp_path / 'm.safetensors')[0](noise(7)), together)
@@ -43,16 +45,28 @@ def test_ours_is_small():
 
 def test_more_bands_begin_where_fewer_ended(tmp_path):
     torch.manual_seed(1)
-    coarse, path = Encoder(), tmp_path / 'm.safetensors'
+    coarse = Encoder()
+    path = tmp_path / 'm.safetensors'
     coarse(noise(8))  # batch statistics of its own
     save(coarse, path, note='coarse')
     fine, card = taken_over(path, Settings(front=Front(n_mels=192)))
     maps = torch.rand(4, 1, 64, 63) * 2 - 1
     with torch.inference_mode():
-        torch.testing.assert_close(fine.eval().features(maps.repeat_interleave(3, dim=2)), coarse.eval().features(maps), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            fine.eval().features(maps.repeat_interleave(3, dim=2)),
+            coarse.eval().features(maps),
+            atol=1e-4,
+            rtol=1e-4,
+        )
         assert not torch.allclose(fine.features(torch.rand(4, 1, 192, 63)), coarse.features(maps))
     assert card['note'] == 'coarse'
-    for other in (Settings(front=Front(n_mels=100)), Settings(front=Front(n_mels=32)), Settings('cnn4', front=Front(n_mels=128)), Settings(dim=64), Settings(front=Front(n_mels=128, hop=256))):
+    for other in (
+        Settings(front=Front(n_mels=100)),
+        Settings(front=Front(n_mels=32)),
+        Settings('cnn4', front=Front(n_mels=128)),
+        Settings(dim=64),
+        Settings(front=Front(n_mels=128, hop=256)),
+    ):
         with pytest.raises(ResonanceError, match='has the settings'):
             taken_over(path, other)
 
@@ -62,14 +76,34 @@ def test_a_louder_window_has_the_same_picture():
     torch.testing.assert_close(MelFront()(x), MelFront()(8 * x), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize('settings', [Settings(window_s=2.0), Settings(front=Front(n_mels=96, hop=256)), Settings('patches', window_s=1.5)])
+@pytest.mark.parametrize(
+    'settings',
+    [Settings(window_s=2.0), Settings(front=Front(n_mels=96, hop=256)), Settings('patches', window_s=1.5)],
+)
 def test_other_settings(settings):
     assert Encoder(settings).eval()(noise(2, samples=settings.samples)).shape == (2, 128)
 
 
-@pytest.mark.parametrize('harm', ['cut', 'garbage', 'empty', 'missing', 'other weights', 'no card', 'card', 'version', 'settings', 'front', 'no check', 'odd check'])
+@pytest.mark.parametrize(
+    'harm',
+    [
+        'cut',
+        'garbage',
+        'empty',
+        'missing',
+        'other weights',
+        'no card',
+        'card',
+        'version',
+        'settings',
+        'front',
+        'no check',
+        'odd check',
+    ],
+)
 def test_a_damaged_model_is_refused_in_one_line(tmp_path, harm):
-    path, card = tmp_path / 'm.safetensors', tmp_path / 'm.json'
+    path = tmp_path / 'm.safetensors'
+    card = tmp_path / 'm.json'
     save(Encoder(Settings('cnn3')), path)
     told = json.loads(card.read_text())
     if harm == 'cut':
@@ -113,7 +147,8 @@ def test_the_digest_is_of_settings_and_weights():
 
 @pytest.mark.parametrize('settings', [Settings('cnn3'), Settings('cnn3', window_s=0.5, front=Front(hop=100))])
 def test_a_window_between_silence_is_the_same_alone_and_in_a_recording(settings):
-    encoder, n = Encoder(settings).eval(), settings.samples
+    encoder = Encoder(settings).eval()
+    n = settings.samples
     x = noise(1, samples=n)[0].numpy()
     starts_s, vectors = embed(Asked(encoder, batch=7), np.pad(x, (4_096, 8_192)), 0.256)
     with torch.inference_mode():
@@ -122,7 +157,8 @@ def test_a_window_between_silence_is_the_same_alone_and_in_a_recording(settings)
 
 
 def test_broken_samples_do_not_spread():
-    encoder, x = Encoder(Settings('cnn3')).eval(), noise(1, samples=40_000)[0].numpy()
+    encoder = Encoder(Settings('cnn3')).eval()
+    x = noise(1, samples=40_000)[0].numpy()
     x[20_500] = np.nan
     assert np.isfinite(embed(Asked(encoder), x)[1]).all()
 
@@ -133,4 +169,6 @@ def test_the_same_on_a_graphics_card(tmp_path):
     save(encoder.to('cuda'), tmp_path / 'e.safetensors')  # as it is while it learns there
     assert load(tmp_path / 'e.safetensors')[1]['digest'] == digest(encoder)
     with torch.inference_mode():
-        torch.testing.assert_close(encoder.to('cuda')(noise(8).to('cuda')).cpu(), encoder.to('cpu')(noise(8)), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            encoder.to('cuda')(noise(8).to('cuda')).cpu(), encoder.to('cpu')(noise(8)), atol=1e-3, rtol=0
+        )

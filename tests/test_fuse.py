@@ -25,7 +25,19 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb.embedding import Embedding, clip_vectors  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
-from resonance_nb.fuse import BLOCK, FRONT, LEAD, LONGEST_S, PIECES, SCANNED, Evidence, Fused, calibration, features, shipped_codebook  # noqa: E402
+from resonance_nb.fuse import (
+    BLOCK,
+    FRONT,
+    LEAD,
+    LONGEST_S,
+    PIECES,
+    SCANNED,
+    Evidence,
+    Fused,
+    calibration,
+    features,
+    shipped_codebook,
+)  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
 MAIN = 'import sys; from resonance_nb.cli import main; main()'
@@ -84,7 +96,11 @@ def alike(a, b, codes=1.0):
     assert a._songs.keys() == b._songs.keys()
     for name, one in a._songs.items():
         two = b._songs[name]
-        assert one.n_frames == two.n_frames and one.codes.dtype == two.codes.dtype == np.uint8 and one.codes.shape == two.codes.shape
+        assert (
+            one.n_frames == two.n_frames
+            and one.codes.dtype == two.codes.dtype == np.uint8
+            and one.codes.shape == two.codes.shape
+        )
         assert all(np.array_equal(getattr(one, k), getattr(two, k)) for k in ('frames', 'bins')), name
         assert (one.codes == two.codes).mean(axis=1).min() >= codes, name
     return True
@@ -97,7 +113,9 @@ def ties_go_by_name(matches, names):
 
 
 def sane(matches):
-    return all(np.isfinite([m.score, m.offset_s, m.confidence]).all() and 0 <= m.confidence <= 1 for m in matches)
+    return all(
+        np.isfinite([m.score, m.offset_s, m.confidence]).all() and 0 <= m.confidence <= 1 for m in matches
+    )
 
 
 # ---- what is kept of a song
@@ -113,7 +131,11 @@ def short():
 def test_however_the_samples_are_cut(short, cuts):
     many = Fused()
     many.add_stream('s', iter(np.split(sound(1, 5), sorted(cuts))))
-    assert alike(short, many, codes=0.95) and len(many._songs['s'].codes) == 5 and len(many._songs['s'].frames) > 50
+    assert (
+        alike(short, many, codes=0.95)
+        and len(many._songs['s'].codes) == 5
+        and len(many._songs['s'].frames) > 50
+    )
 
 
 def test_cut_of_a_song_longer_than_what_is_waited_for(music):
@@ -124,31 +146,46 @@ def test_cut_of_a_song_longer_than_what_is_waited_for(music):
     for size in (9_999, 1_070_000):
         many = Fused()
         many.add_stream('s', (x[i : i + size] for i in range(0, len(x), size)))
-        assert alike(one, many, codes=0.95)  # windows that are a sixteenth of a second late have less than two thirds
+        # windows that are a sixteenth of a second late have less than two thirds
+        assert alike(one, many, codes=0.95)
 
 
 def test_a_song_is_sixty_four_bytes_for_four_windows_and_its_peaks(index, known, music):
     for name in known:
-        song, n = index._songs[name], len(music[name])
+        song = index._songs[name]
+        n = len(music[name])
         assert song.codes.shape == (-(-windows_in(SONG_S) // BLOCK), 64) and song.codes.dtype == np.uint8
         assert song.n_frames == n // FRONT.hop + 1
-        assert (np.diff(song.frames) >= 0).all() and 0 <= song.frames.min() and song.frames.max() < song.n_frames
+        assert (
+            (np.diff(song.frames) >= 0).all() and 0 <= song.frames.min() and song.frames.max() < song.n_frames
+        )
         assert 0 <= song.bins.min() and song.bins.max() <= FRONT.bin_max - FRONT.bin_min
 
 
 def test_four_vectors_in_64_bytes_stand_for_what_the_encoder_gave(index, known, music):
-    exact, t = Embedding(), index._prepared()
+    exact = Embedding()
+    t = index._prepared()
     for name in known[:4]:
         exact.add(name, music[name])
-        vectors, number = exact._songs[name], t.track_ids.index(name)
-        first, last = t.first[number], t.last[number]
+        vectors = exact._songs[name]
+        number = t.track_ids.index(name)
+        first = t.first[number]
+        last = t.last[number]
         assert first % BLOCK == 0 and last - first == windows_in(SONG_S) > len(vectors)
         kept = index._vectors(np.arange(first, last))
-        assert (kept[: len(vectors)] * vectors).sum(1).mean() > 0.9, 'unit vectors, so this is a cosine but for the length'
-        np.testing.assert_allclose(t.scan[t.scan_first[number] + LEAD :][: last - first], kept @ t.axes.T, atol=1e-4)
-        end = [music[name][begin:] for begin in range(0, len(music[name]), round(HOP_S * RATE))][len(vectors) : len(kept)]
+        assert (kept[: len(vectors)] * vectors).sum(1).mean() > 0.9, (
+            'unit vectors, so this is a cosine but for the length'
+        )
+        np.testing.assert_allclose(
+            t.scan[t.scan_first[number] + LEAD :][: last - first], kept @ t.axes.T, atol=1e-4
+        )
+        end = [music[name][begin:] for begin in range(0, len(music[name]), round(HOP_S * RATE))][
+            len(vectors) : len(kept)
+        ]
         behind = np.stack([clip_vectors(exact.encoder, x)[0] for x in end])
-        assert (kept[len(vectors) :] * behind).sum(1).mean() > 0.8, 'they hear the end of the song, and then silence'
+        assert (kept[len(vectors) :] * behind).sum(1).mean() > 0.8, (
+            'they hear the end of the song, and then silence'
+        )
     rows = np.array([[first + 5, first], [first + 6, first + 5]])
     np.testing.assert_allclose(index._vectors(rows), kept[rows - first], atol=1e-6)
     np.testing.assert_allclose(t.axes @ t.axes.T, np.eye(SCANNED), atol=1e-5)
@@ -165,7 +202,8 @@ def large(index, monkeypatch):
 
 
 def test_of_a_large_collection_one_window_of_four_is_scanned(index, large, known):
-    few, many = index._prepared(), large._prepared()
+    few = index._prepared()
+    many = large._prepared()
     assert (few.stride, many.stride) == (1, BLOCK)
     for i in range(len(known)):
         one, of_four = (t.scan[t.scan_first[i] : t.scan_first[i + 1]] for t in (few, many))
@@ -175,14 +213,22 @@ def test_of_a_large_collection_one_window_of_four_is_scanned(index, large, known
 
 @pytest.mark.parametrize('long_s', [1.0, 1.3, 2.0, 3.1, 5.0, 10.0])
 def test_a_large_collection_gives_the_same_answers(index, large, known, music, long_s):
-    rng, agreed = rng_for(0, 'large', str(long_s)), 0
+    rng = rng_for(0, 'large', str(long_s))
+    agreed = 0
     for name in known:
         at = int(rng.uniform(0, (SONG_S - long_s) * RATE))
-        heard = index.hear(music[name][at : at + round(long_s * RATE)] + 0.01 * rng.standard_normal(round(long_s * RATE)).astype(np.float32))
-        one, other = index.evidence(heard), large.evidence(heard)
+        heard = index.hear(
+            music[name][at : at + round(long_s * RATE)]
+            + 0.01 * rng.standard_normal(round(long_s * RATE)).astype(np.float32)
+        )
+        one = index.evidence(heard)
+        other = large.evidence(heard)
         assert other.track_ids[0] == one.track_ids[0] == name
-        agreed += other.start_s[0] == pytest.approx(one.start_s[0], abs=0.02) and other.score[0] == pytest.approx(one.score[0], rel=0.02)
-    assert agreed >= (N_SONGS if long_s > 2 else N_SONGS - 1 if long_s == 2 else 0)  # what is shorter falls between two rows, or is found in another repetition
+        agreed += other.start_s[0] == pytest.approx(one.start_s[0], abs=0.02) and other.score[
+            0
+        ] == pytest.approx(one.score[0], rel=0.02)
+    # what is shorter falls between two rows, or is found in another repetition
+    assert agreed >= (N_SONGS if long_s > 2 else N_SONGS - 1 if long_s == 2 else 0)
 
 
 def test_a_large_collection_finds_a_clip_that_begins_before_its_song(large, known, music):
@@ -238,11 +284,18 @@ def test_what_is_no_music_of_the_catalogue_is_refused(index):
 def validation():
     "Songs of the corpus in use, a clip of each of the first eight, and clips of other songs."
     corpus = default_corpus()
-    own, names = bench.song_of(corpus.music), corpus.split('music', 'validation').index.tolist()
+    own = bench.song_of(corpus.music)
+    names = corpus.split('music', 'validation').index.tolist()
     songs = of_songs(**{t: corpus.load('music', t, duration_s=SONG_S) for t in names[:N_SONGS]})
     strangers = [t for t in names[N_SONGS:] if own[t] not in {own[s] for s in names[:N_SONGS]}][:22]
-    clips = lambda track, *starts_s: [corpus.load('music', track, start_s=start_s, duration_s=5) for start_s in starts_s]
-    return songs, {t: clips(t, 9.05)[0] for t in names[:N_SONGS]}, [c for t in strangers for c in clips(t, 8.2)]
+    clips = lambda track, *starts_s: [
+        corpus.load('music', track, start_s=start_s, duration_s=5) for start_s in starts_s
+    ]
+    return (
+        songs,
+        {t: clips(t, 9.05)[0] for t in names[:N_SONGS]},
+        [c for t in strangers for c in clips(t, 8.2)],
+    )
 
 
 @pytest.mark.parametrize('n_songs', [1, 3, 8])
@@ -261,14 +314,17 @@ def test_a_handful_of_songs_is_no_reason_to_believe(validation, n_songs):
 @pytest.fixture(scope='module')
 def brief(music):
     "Songs of 0.4 to 2.4 s, so that most of their last blocks are not full."
-    return {name: x[9 * RATE :][: round((0.4 + i * 0.18) * RATE)] for i, (name, x) in enumerate(music.items())}
+    return {
+        name: x[9 * RATE :][: round((0.4 + i * 0.18) * RATE)] for i, (name, x) in enumerate(music.items())
+    }
 
 
 def test_a_place_is_a_window_that_hears_something_of_the_song(brief):
     index = of_songs(**brief)
     table = index._prepared()
     for i, x in enumerate(brief.values()):
-        hop, n = round(HOP_S * RATE), int(table.last[i] - table.first[i])
+        hop = round(HOP_S * RATE)
+        n = int(table.last[i] - table.first[i])
         assert 1_500 < len(x) - hop * (n - 1) < hop + 2_600, 'samples of the song that the last window hears'
         rows = table.scan[table.scan_first[i] : table.scan_first[i + 1]]
         assert not rows[:LEAD].any() and len(rows) == LEAD + n and rows[LEAD:].any(axis=1).all()
@@ -276,7 +332,8 @@ def test_a_place_is_a_window_that_hears_something_of_the_song(brief):
 
 @pytest.mark.parametrize('seconds', [0.4, 0.6, 0.8, 1.0])
 def test_the_end_of_a_short_song_is_found_where_it_is(brief, seconds):
-    index, there = of_songs(**brief), 0
+    index = of_songs(**brief)
+    there = 0
     long = {name: x for name, x in brief.items() if len(x) > seconds * RATE}
     for name, x in long.items():
         best = index.search(x[-round(seconds * RATE) :])[0]
@@ -289,14 +346,27 @@ def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
     for song in index._songs.values():
         song.codes = song.codes[:1]
     table = index._prepared()
-    assert (table.last - table.first == np.minimum([BLOCK], [int((len(x) / RATE - 0.128) / HOP_S) + 1 for x in brief.values()])).all()
-    assert all(index.search(x[: round(0.8 * RATE)])[0].track_id == name for name, x in list(brief.items())[3:])
+    assert (
+        table.last - table.first
+        == np.minimum([BLOCK], [int((len(x) / RATE - 0.128) / HOP_S) + 1 for x in brief.values()])
+    ).all()
+    assert all(
+        index.search(x[: round(0.8 * RATE)])[0].track_id == name for name, x in list(brief.items())[3:]
+    )
 
 
 @pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
 def test_peaks_put_right_where_the_vectors_were_a_little_off(index, known, music, off_s):
-    heard, song, one = index.hear(cut(music[known[3]], 4.8)), np.array([3]), np.ones(1)
-    z, rest, start_s, *_ = module._checked(index, padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)), song, np.array([(4.8 + off_s) / HOP_S]), one)
+    heard = index.hear(cut(music[known[3]], 4.8))
+    song = np.array([3])
+    one = np.ones(1)
+    z, rest, start_s, *_ = module._checked(
+        index,
+        padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)),
+        song,
+        np.array([(4.8 + off_s) / HOP_S]),
+        one,
+    )
     assert start_s[0] == pytest.approx(4.8, abs=0.02) and z[0] > rest[0] > 20
 
 
@@ -315,7 +385,11 @@ def test_only_the_promising_are_looked_at_closely(index, known, music, monkeypat
     monkeypatch.setattr(module, 'FINALISTS', 1)
     for name in known:
         found = index.search(cut(music[name], 3.111), 8)
-        assert len(found) == 3 and found[0].track_id == name and found[0].offset_s == pytest.approx(3.111, abs=0.05)
+        assert (
+            len(found) == 3
+            and found[0].track_id == name
+            and found[0].offset_s == pytest.approx(3.111, abs=0.05)
+        )
 
 
 # ---- odd sounds
@@ -328,17 +402,36 @@ def spoiled(x, value, where=(500, 40_000)):
 
 
 NOTHING = {
-    'empty': np.zeros(0), 'one sample of silence': np.zeros(1), 'silence': np.zeros(5 * RATE), 'less than can be heard': np.full(RATE, 1e-6),
-    'nan': np.full(3 * RATE, np.nan), 'inf': np.full(3 * RATE, np.inf), 'one nan': np.full(1, np.nan), 'long silence': np.zeros(16 * RATE),
+    'empty': np.zeros(0),
+    'one sample of silence': np.zeros(1),
+    'silence': np.zeros(5 * RATE),
+    'less than can be heard': np.full(RATE, 1e-6),
+    'nan': np.full(3 * RATE, np.nan),
+    'inf': np.full(3 * RATE, np.inf),
+    'one nan': np.full(1, np.nan),
+    'long silence': np.zeros(16 * RATE),
 }
 ODD = {
-    'one sample': lambda x: np.ones(1), 'two samples': lambda x: np.ones(2), 'half a second': lambda x: x[: RATE // 2], 'a window': lambda x: x[:RATE],
-    'a window and a sample': lambda x: x[: RATE + 1], 'dc': lambda x: np.full(3 * RATE, 0.5), 'a click': lambda x: np.eye(1, 3 * RATE, RATE)[0],
-    'some nan': lambda x: spoiled(x, np.nan), 'some inf': lambda x: spoiled(x, -np.inf), 'quiet': lambda x: x * 1e-3, 'loud': lambda x: x * 1e3,
-    'very loud': lambda x: x * 1e12, 'as loud as numbers go': lambda x: x / np.abs(x).max() * 3e38, 'a spike': lambda x: spoiled(x, 1e30, (30_000,)),
-    'square': lambda x: np.sign(x), 'white noise': lambda x: noise(3), 'ends in silence': lambda x: np.append(x, np.zeros(3 * RATE)),
+    'one sample': lambda x: np.ones(1),
+    'two samples': lambda x: np.ones(2),
+    'half a second': lambda x: x[: RATE // 2],
+    'a window': lambda x: x[:RATE],
+    'a window and a sample': lambda x: x[: RATE + 1],
+    'dc': lambda x: np.full(3 * RATE, 0.5),
+    'a click': lambda x: np.eye(1, 3 * RATE, RATE)[0],
+    'some nan': lambda x: spoiled(x, np.nan),
+    'some inf': lambda x: spoiled(x, -np.inf),
+    'quiet': lambda x: x * 1e-3,
+    'loud': lambda x: x * 1e3,
+    'very loud': lambda x: x * 1e12,
+    'as loud as numbers go': lambda x: x / np.abs(x).max() * 3e38,
+    'a spike': lambda x: spoiled(x, 1e30, (30_000,)),
+    'square': lambda x: np.sign(x),
+    'white noise': lambda x: noise(3),
+    'ends in silence': lambda x: np.append(x, np.zeros(3 * RATE)),
     'silence in between': lambda x: np.concatenate([x[:RATE], np.zeros(3 * RATE), x[RATE : 2 * RATE]]),
-    'highest tone': lambda x: np.tile([0.5, -0.5], RATE), 'doubles beyond floats': lambda x: np.append(x.astype(float), 1e300),
+    'highest tone': lambda x: np.tile([0.5, -0.5], RATE),
+    'doubles beyond floats': lambda x: np.append(x.astype(float), 1e300),
     'integers': lambda x: (x * 30_000).astype(np.int16),
 }
 
@@ -373,20 +466,27 @@ def test_odd_sounds_are_answered_and_indexed(index, known, music, make, tmp_path
 def test_a_broken_sample_does_not_silence_the_rest(index, known, music, value):
     "A clip in which one float is broken, by a fault of the disk or of a plug-in, is still known by all the others."
     best = index.search(spoiled(cut(music[known[4]], 3.3, 6), value, (48_000,)), 1)[0]
-    assert best.track_id == known[4] and best.offset_s == pytest.approx(3.3, abs=0.05) and best.confidence >= index.accept_confidence
+    assert (
+        best.track_id == known[4]
+        and best.offset_s == pytest.approx(3.3, abs=0.05)
+        and best.confidence >= index.accept_confidence
+    )
 
 
 @pytest.mark.parametrize('gain', [1e-2, 20.0, 1e4])
 def test_loudness_hardly_matters(index, known, music, gain):
     clip = cut(music[known[1]], 7.77)
-    a, b = index.search(clip, 1)[0], index.search(clip * np.float32(gain), 1)[0]
+    a = index.search(clip, 1)[0]
+    b = index.search(clip * np.float32(gain), 1)[0]
     assert a.track_id == b.track_id == known[1] and b.score == pytest.approx(a.score, rel=0.1)
 
 
 def test_catalogues_of_no_song_and_of_one_and_two(index, known, music):
     clips = [cut(music[t], 5.2) for t in known[:2]]
     made = Fused()
-    assert len(made) == 0 and made.search(clips[0]) == [] and made.evidence(made.hear(clips[0])).track_ids == []
+    assert (
+        len(made) == 0 and made.search(clips[0]) == [] and made.evidence(made.hear(clips[0])).track_ids == []
+    )
     for n, name in enumerate(known[:2], 1):
         made.add(name, music[name])
         for clip, own in zip(clips, known):
@@ -402,7 +502,8 @@ def test_catalogues_of_no_song_and_of_one_and_two(index, known, music):
 
 def test_the_order_of_addition_does_not_matter(music, known):
     short = {t: cut(music[t], 0, 7) for t in known[:4]}
-    forth, back = of_songs(**short), of_songs(**dict(reversed(short.items())))
+    forth = of_songs(**short)
+    back = of_songs(**dict(reversed(short.items())))
     for x in (music[known[1]], music[known[6]]):
         for clip in (cut(x, 1.21), cut(x, 3.01, 2)):
             assert_same_answers(forth.search(clip, 9), back.search(clip, 9))
@@ -419,7 +520,10 @@ def test_equal_songs_are_answered_in_the_order_of_their_names():
 def test_merged_and_retained_is_as_never_added(music, known):
     short = {t: cut(music[t], 0, 4) for t in known[:5]}
     some = lambda *numbers: of_songs(**{known[i]: short[known[i]] for i in numbers})
-    a, b, whole = some(0, 1, 2), some(2, 3, 4), some(0, 1, 2, 3, 4)  # one song is in both
+    # one song is in both
+    a = some(0, 1, 2)
+    b = some(2, 3, 4)
+    whole = some(0, 1, 2, 3, 4)
     clips = [cut(music[known[i]], 0.94, 3) for i in (0, 4, 7)]
     before = b.search(clips[1], 9)
     a.merge(b)
@@ -434,7 +538,8 @@ def test_merged_and_retained_is_as_never_added(music, known):
 
 
 def test_a_song_that_is_here_already_stays_as_it_is():
-    a, b = of_songs(x=sound(1), y=sound(2)), of_songs(x=sound(3))
+    a = of_songs(x=sound(1), y=sound(2))
+    b = of_songs(x=sound(3))
     a.merge(b)
     assert alike(a, of_songs(x=sound(1), y=sound(2)))
     b.merge(Fused())
@@ -445,7 +550,9 @@ def test_the_table_is_made_anew_after_every_change(music, known):
     made = Fused()
     for n, name in enumerate(known[:3], 1):
         made.add(name, cut(music[name], 0, 8))
-        assert [m.track_id for m in made.search(cut(music[name], 2.1, 4), 9)][0] == name and len(made.search(cut(music[name], 2.1, 4), 9)) == n
+        assert [m.track_id for m in made.search(cut(music[name], 2.1, 4), 9)][0] == name and len(
+            made.search(cut(music[name], 2.1, 4), 9)
+        ) == n
     more = of_songs(late=sound(5))
     made.merge(more)
     assert made.search(cut(sound(5), 1.3, 4))[0].track_id == 'late'
@@ -457,16 +564,20 @@ def test_the_table_is_made_anew_after_every_change(music, known):
 
 @pytest.mark.parametrize('n_out', [1, 3, N_SONGS])
 def test_songs_left_out_are_as_if_they_were_not_there(index, known, music, n_out):
-    out, rest = known[:n_out], Fused()
+    out = known[:n_out]
+    rest = Fused()
     rest.merge(index)
     rest.retain(set(known[n_out:]))
     for name in (known[0], known[7]):
         heard = index.hear(cut(music[name], 6.13))
-        a, b = index.evidence(heard, out), rest.evidence(heard)
+        a = index.evidence(heard, out)
+        b = rest.evidence(heard)
         by_name = [np.argsort(e.track_ids) for e in (a, b)]  # two that are nearly equal may change places
         assert sorted(a.track_ids) == sorted(b.track_ids) == sorted(known[n_out:])
         for what in ('score', 'cosine', 'agreement', 'start_s', 'features'):
-            np.testing.assert_allclose(*(getattr(e, what)[order] for e, order in zip((a, b), by_name)), atol=1e-4, err_msg=what)
+            np.testing.assert_allclose(
+                *(getattr(e, what)[order] for e, order in zip((a, b), by_name)), atol=1e-4, err_msg=what
+            )
     again = index.evidence(index.hear(cut(music[known[0]], 6.13)), ['a name that nobody has'])
     assert len(again.track_ids) == N_SONGS and again.track_ids[0] == known[0], 'nothing is left out for good'
 
@@ -474,13 +585,18 @@ def test_songs_left_out_are_as_if_they_were_not_there(index, known, music, n_out
 @pytest.mark.parametrize('copies', [2, 12])
 def test_a_second_copy_is_no_reason_for_doubt(index, known, music, copies):
     "The same recording, once on an album and once on a best-of; labels that sell one album in six countries."
-    made, more = Fused(), of_songs(**{'copy 1': music[known[3]]})
-    more._songs |= {f'copy {i}': more._songs['copy 1'] for i in range(2, copies)}  # what is kept of it is the same
+    made = Fused()
+    more = of_songs(**{'copy 1': music[known[3]]})
+    # what is kept of it is the same
+    more._songs |= {f'copy {i}': more._songs['copy 1'] for i in range(2, copies)}
     made.merge(index)
     made.merge(more)
     found = made.search(cut(music[known[3]], 8.08), copies + 1)
     assert {m.track_id for m in found[:copies]} == {known[3], *(f'copy {i}' for i in range(1, copies))}
-    assert all(m.confidence >= made.accept_confidence and m.offset_s == pytest.approx(8.08, abs=0.05) for m in found[:copies])
+    assert all(
+        m.confidence >= made.accept_confidence and m.offset_s == pytest.approx(8.08, abs=0.05)
+        for m in found[:copies]
+    )
     assert found[copies].confidence < made.accept_confidence
 
 
@@ -498,7 +614,10 @@ def test_pieces_of_a_clip(n):
     assert len(found) == 1 or all(p.stop - p.start == LONGEST_S * RATE for p in found)
 
 
-@pytest.mark.parametrize('before_s, start_s, seconds, after_s', [(20, 0, 18, 0), (20, 1.5, 16, 10), (0, 6.2, 11.8, 16), (12, 5, 8.5, 0)])
+@pytest.mark.parametrize(
+    'before_s, start_s, seconds, after_s',
+    [(20, 0, 18, 0), (20, 1.5, 16, 10), (0, 6.2, 11.8, 16), (12, 5, 8.5, 0)],
+)
 def test_a_song_in_a_part_of_a_long_clip(index, known, music, before_s, start_s, seconds, after_s):
     clip = np.concatenate([noise(before_s), cut(music[known[2]], start_s, seconds), noise(after_s, 1)])
     assert len(clip) > 1.25 * LONGEST_S * RATE
@@ -517,7 +636,11 @@ def test_a_clip_longer_than_the_song(music, known, after_s):
     short = of_songs(**{t: cut(music[t], 2, 5) for t in known[:4]})
     for name in known[:2]:
         best = short.search(np.concatenate([cut(music[name], 2, 5), noise(after_s)]), 1)[0]
-        assert best.track_id == name and best.offset_s == pytest.approx(0, abs=0.05) and best.confidence >= short.accept_confidence
+        assert (
+            best.track_id == name
+            and best.offset_s == pytest.approx(0, abs=0.05)
+            and best.confidence >= short.accept_confidence
+        )
 
 
 def test_a_clip_that_goes_on_after_the_song(index, known, music):
@@ -541,15 +664,22 @@ FLOOR = {'rival': 15.0, 'others': 12.0, 'agreement': 4.0}
 
 
 def test_features_are_what_they_are_called():
-    score, same = np.array([50.0, 30, 20, 18, 16, 14, *np.full(15, 13.0)]), np.linspace(0.5, 1, 21)
+    score = np.array([50.0, 30, 20, 18, 16, 14, *np.full(15, 13.0)])
+    same = np.linspace(0.5, 1, 21)
     twin = np.arange(21) == 0
     rows = features(score, twin, 0.01 * score, score / 2, score / 4, same, 17, FLOOR)
     assert rows.shape == (21, 9) and (rows[:, 0] == score).all() and (rows[:, 8] == same).all()
-    assert rows[:3, 1].tolist() == [20, -20, -30], 'the lead of the first is over the second, that of the others over the first'
-    np.testing.assert_allclose(rows[:, 2:5], np.stack([0.01 * score, np.log(score / 2), np.log(score / 4)], 1))
+    assert rows[:3, 1].tolist() == [20, -20, -30], (
+        'the lead of the first is over the second, that of the others over the first'
+    )
+    np.testing.assert_allclose(
+        rows[:, 2:5], np.stack([0.01 * score, np.log(score / 2), np.log(score / 4)], 1)
+    )
     assert (rows[:, 5] == np.log(17)).all()
     np.testing.assert_allclose(rows[:, 6], score[4:14].mean())
-    np.testing.assert_allclose(rows[:, 7], score[1:7].mean() / 2, err_msg='the six of the others whose peaks agree best')
+    np.testing.assert_allclose(
+        rows[:, 7], score[1:7].mean() / 2, err_msg='the six of the others whose peaks agree best'
+    )
     twin[1] = True
     rows = features(score, twin, 0.01 * score, score / 2, score / 4, same, 17, FLOOR)
     assert rows[:3, 1].tolist() == [30, 10, -30], 'a twin is no rival'
@@ -557,8 +687,11 @@ def test_features_are_what_they_are_called():
 
 
 def test_peaks_of_songs_that_the_vectors_do_not_like_say_nothing():
-    rng, n = np.random.default_rng(0), 60
-    score, cosine, agree = np.sort(rng.normal(20, 3, n))[::-1], rng.uniform(0, 1, n), rng.normal(4, 1, n)
+    rng = np.random.default_rng(0)
+    n = 60
+    score = np.sort(rng.normal(20, 3, n))[::-1]
+    cosine = rng.uniform(0, 1, n)
+    agree = rng.normal(4, 1, n)
     rows = features(score, np.arange(n) == 0, cosine, agree, agree, np.ones(n), 9, FLOOR)
     near = sorted(range(1, n), key=lambda i: -cosine[i])[:20]
     np.testing.assert_allclose(rows[:, 7], np.mean(sorted(agree[i] for i in near)[-6:]))
@@ -566,24 +699,41 @@ def test_peaks_of_songs_that_the_vectors_do_not_like_say_nothing():
 
 @pytest.mark.parametrize('n_others', [0, 1, 19, 20, 40])
 def test_a_floor_holds_where_there_are_few_songs(n_others):
-    n, low = 1 + n_others, np.full(1 + n_others, 1.0)
+    n = 1 + n_others
+    low = np.full(1 + n_others, 1.0)
     rows = features(np.array([20.0, *low[1:]]), np.arange(n) == 0, 0.1 * low, low, low, low, 9, FLOOR)
     taken = (1, 1, 1) if n_others >= 20 else (FLOOR['rival'], FLOOR['others'], FLOOR['agreement'])
-    assert (20 - rows[0, 1], rows[0, 6], rows[0, 7]) == pytest.approx(taken), 'few songs do not show what strangers reach'
+    assert (20 - rows[0, 1], rows[0, 6], rows[0, 7]) == pytest.approx(taken), (
+        'few songs do not show what strangers reach'
+    )
     high = np.full(n, 100.0)
     rows = features(high, np.arange(n) == 0, 0.1 * low, high, high, low, 9, FLOOR)
     assert not n_others or rows[0, 1] == 0 and rows[0, 7] == 100, 'whoever reaches more shows it'
 
 
 def test_features_of_weak_ones():
-    rows = features(np.array([20.0, 3.0]), np.array([True, False]), np.array([0.5, 0.1]), np.array([4.0, -3.0]), np.array([0.0, -9.0]), np.ones(2), 0, FLOOR)
-    assert rows[1, 3] == rows[0, 4] == rows[1, 4] == np.log(0.5) and (rows[:, 5] == 0).all() and np.isfinite(rows).all()
+    rows = features(
+        np.array([20.0, 3.0]),
+        np.array([True, False]),
+        np.array([0.5, 0.1]),
+        np.array([4.0, -3.0]),
+        np.array([0.0, -9.0]),
+        np.ones(2),
+        0,
+        FLOOR,
+    )
+    assert (
+        rows[1, 3] == rows[0, 4] == rows[1, 4] == np.log(0.5)
+        and (rows[:, 5] == 0).all()
+        and np.isfinite(rows).all()
+    )
     none = np.zeros(0)
     assert features(none, none.astype(bool), none, none, none, none, 5, FLOOR).shape == (0, 9)
 
 
 def test_products_with_windows_need_no_vectors(index):
-    rows, others = np.array([[0, 5, 6], [7, 7, 100]]), np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
+    rows = np.array([[0, 5, 6], [7, 7, 100]])
+    others = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
     np.testing.assert_allclose(index._vectors(rows, others), index._vectors(rows) @ others.T, atol=1e-4)
     assert index._vectors(rows, others[:0]).shape == (2, 3, 0)
 
@@ -591,11 +741,13 @@ def test_products_with_windows_need_no_vectors(index):
 def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known, music):
     heard = index.hear(cut(music[known[5]], 2.83))
     told = index.evidence(heard)
-    t, n = index._prepared(), len(heard.vectors)
+    t = index._prepared()
+    n = len(heard.vectors)
     for name, start_s, same in zip(told.track_ids, told.start_s, told.features[:, 8]):
         first, last = (edge[t.track_ids.index(name)] for edge in (t.first, t.last))
         rows = lambda at: index._vectors(np.minimum(first + max(at, 0) + np.arange(n), last - 1)).mean(axis=0)
-        at = int(start_s // HOP_S)  # vectors are taken from the window next to the place that the peaks may have moved a little
+        # vectors are taken from the window next to the place that the peaks may have moved a little
+        at = int(start_s // HOP_S)
         assert any(abs(same - np.linalg.norm(rows(at + d))) < 1e-4 for d in range(-2, 4))
     assert (told.features[:, 8] < 0.99).all() and (told.features[:, 8] > 0).all()
 
@@ -603,15 +755,30 @@ def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known
 def test_evidence_is_what_search_answers(index, known, music):
     clip = cut(music[known[5]], 2.83)
     heard = index.hear(clip)
-    assert heard.vectors.shape[1] == 128 and 15 <= len(heard.vectors) <= 17 and len(heard.level_db) == len(clip) // FRONT.hop + 1
+    assert (
+        heard.vectors.shape[1] == 128
+        and 15 <= len(heard.vectors) <= 17
+        and len(heard.level_db) == len(clip) // FRONT.hop + 1
+    )
     np.testing.assert_allclose(np.linalg.norm(heard.vectors, axis=1), 1, atol=1e-4)
-    told, found = index.evidence(heard), index.search(clip, N_SONGS)
-    assert isinstance(told, Evidence) and told.track_ids == [m.track_id for m in found] and told.features.shape == (N_SONGS, 9)
+    told = index.evidence(heard)
+    found = index.search(clip, N_SONGS)
+    assert (
+        isinstance(told, Evidence)
+        and told.track_ids == [m.track_id for m in found]
+        and told.features.shape == (N_SONGS, 9)
+    )
     np.testing.assert_allclose(told.score, [m.score for m in found], atol=7e-4)  # an answer has three digits
     np.testing.assert_allclose(told.start_s, [m.offset_s for m in found], atol=7e-4)
     weights = calibration(index.model_name)['weights']
-    np.testing.assert_allclose(told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5)
-    assert told.cosine[0] > 0.7 > told.cosine[1:].max() and told.agreement[0] > 10 and (np.abs(told.cosine) <= 1.001).all()
+    np.testing.assert_allclose(
+        told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5
+    )
+    assert (
+        told.cosine[0] > 0.7 > told.cosine[1:].max()
+        and told.agreement[0] > 10
+        and (np.abs(told.cosine) <= 1.001).all()
+    )
 
 
 # ---- on disk
@@ -653,7 +820,9 @@ class Trap:
 
 
 def a_pickle(name):
-    return lambda folder, told: np.save(folder / f'{name}.npy', np.array([Trap(folder / 'read')], dtype=object), allow_pickle=True)
+    return lambda folder, told: np.save(
+        folder / f'{name}.npy', np.array([Trap(folder / 'read')], dtype=object), allow_pickle=True
+    )
 
 
 def an_array(name, change):
@@ -670,18 +839,24 @@ def told_otherwise(**changes):
 
 def a_song(**changes):
     "The second song's row with other numbers."
+
     def harm(folder, told):
         row = dict(zip(('name', 'windows', 'peaks', 'frames'), told['tracks'][1]))
         told['tracks'][1] = [*(row | {k: v(row[k]) for k, v in changes.items()}).values()]
         (folder / 'index.json').write_text(json.dumps(told))
+
     return harm
 
 
 def a_header(shape, room=0):
     "An array that claims a shape and holds nothing."
+
     def harm(folder, told):
-        words = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode() + b' ' * room + b'\n'
+        words = (
+            f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode() + b' ' * room + b'\n'
+        )
         (folder / 'codes.npy').write_bytes(b'\x93NUMPY\x02\x00' + len(words).to_bytes(4, 'little') + words)
+
     return harm
 
 
@@ -691,35 +866,66 @@ def an_archive(folder, told):
 
 
 HARM = {
-    'no index.json': lambda folder, told: (folder / 'index.json').unlink(), 'no codes': lambda folder, told: (folder / 'codes.npy').unlink(),
-    'no peaks': lambda folder, told: (folder / 'peaks.npy').unlink(), 'no folder': lambda folder, told: shutil.rmtree(folder),
-    'json cut': some_bytes('index.json', lambda b: b[:-10]), 'json empty': some_bytes('index.json', lambda b: b''),
-    'json no utf-8': some_bytes('index.json', lambda b: b'\xff\xfe' + b), 'json a list': some_bytes('index.json', lambda b: b'[1, 2]'),
-    'codes cut': some_bytes('codes.npy', lambda b: b[:-10]), 'peaks cut': some_bytes('peaks.npy', lambda b: b[:-10]),
-    'codes empty': some_bytes('codes.npy', lambda b: b''), 'peaks garbage': some_bytes('peaks.npy', lambda b: os.urandom(500)),
-    'codes with a broken header': some_bytes('codes.npy', lambda b: b'\x93NUMPY\x01\x00\x10\x00{"descr": [[[[,\n' + b' ' * 20),
-    'codes an archive': an_archive, 'codes like an archive': some_bytes('codes.npy', lambda b: b'PK\x03\x04' + b),
-    'codes larger than any memory': a_header((10**13, 16)), 'codes with a long header': a_header((85, 16), 20_000),
-    'codes pickled': a_pickle('codes'), 'peaks pickled': a_pickle('peaks'),
-    'codes of another type': an_array('codes', lambda x: x.astype(np.int16)), 'peaks of another type': an_array('peaks', lambda x: x.astype('<u4')),
-    'codes of another width': an_array('codes', lambda x: x[:, :8]), 'codes flat': an_array('codes', np.ravel), 'codes a number': an_array('codes', lambda x: x[0, 0]),
-    'a window too few': an_array('codes', lambda x: x[1:]), 'a peak too many': an_array('peaks', lambda x: np.append(x, x[:1])),
-    'peaks after the end': a_song(frames=lambda n: n // 2), 'peaks too high': an_array('peaks', lambda x: x & np.uint16(127) | np.uint16(505 << 7)),
-    'peaks dealt to the wrong song': a_song(peaks=lambda n: n + 1), 'windows dealt to the wrong song': a_song(windows=lambda n: n - 1),
-    'a song without windows': a_song(windows=lambda n: 0), 'negative peaks': a_song(peaks=lambda n: -n), 'negative frames': a_song(frames=lambda n: -n),
-    'endless windows': a_song(windows=lambda n: float('inf')), 'windows that are no number': a_song(windows=lambda n: float('nan')),
-    'more frames than can be counted': a_song(frames=lambda n: 10**30), 'a word for a number': a_song(peaks=lambda n: 'many'),
-    'no tracks': told_otherwise(tracks=[]), 'tracks of another form': told_otherwise(tracks=[['a', 85]]), 'tracks a number': told_otherwise(tracks=3),
-    'newer': told_otherwise(version=3), 'older': told_otherwise(version=1), 'another format': told_otherwise(format='resonance embeddings'), 'another front end': told_otherwise(front_end='fused/0123456789abcdef'),
-    'no version': lambda folder, told: (folder / 'index.json').write_text(json.dumps({k: v for k, v in told.items() if k != 'version'})),
-    'one name for two songs': lambda folder, told: (folder / 'index.json').write_text(json.dumps(told | {'tracks': [['same', *t[1:]] for t in told['tracks']]})),
+    'no index.json': lambda folder, told: (folder / 'index.json').unlink(),
+    'no codes': lambda folder, told: (folder / 'codes.npy').unlink(),
+    'no peaks': lambda folder, told: (folder / 'peaks.npy').unlink(),
+    'no folder': lambda folder, told: shutil.rmtree(folder),
+    'json cut': some_bytes('index.json', lambda b: b[:-10]),
+    'json empty': some_bytes('index.json', lambda b: b''),
+    'json no utf-8': some_bytes('index.json', lambda b: b'\xff\xfe' + b),
+    'json a list': some_bytes('index.json', lambda b: b'[1, 2]'),
+    'codes cut': some_bytes('codes.npy', lambda b: b[:-10]),
+    'peaks cut': some_bytes('peaks.npy', lambda b: b[:-10]),
+    'codes empty': some_bytes('codes.npy', lambda b: b''),
+    'peaks garbage': some_bytes('peaks.npy', lambda b: os.urandom(500)),
+    'codes with a broken header': some_bytes(
+        'codes.npy', lambda b: b'\x93NUMPY\x01\x00\x10\x00{"descr": [[[[,\n' + b' ' * 20
+    ),
+    'codes an archive': an_archive,
+    'codes like an archive': some_bytes('codes.npy', lambda b: b'PK\x03\x04' + b),
+    'codes larger than any memory': a_header((10**13, 16)),
+    'codes with a long header': a_header((85, 16), 20_000),
+    'codes pickled': a_pickle('codes'),
+    'peaks pickled': a_pickle('peaks'),
+    'codes of another type': an_array('codes', lambda x: x.astype(np.int16)),
+    'peaks of another type': an_array('peaks', lambda x: x.astype('<u4')),
+    'codes of another width': an_array('codes', lambda x: x[:, :8]),
+    'codes flat': an_array('codes', np.ravel),
+    'codes a number': an_array('codes', lambda x: x[0, 0]),
+    'a window too few': an_array('codes', lambda x: x[1:]),
+    'a peak too many': an_array('peaks', lambda x: np.append(x, x[:1])),
+    'peaks after the end': a_song(frames=lambda n: n // 2),
+    'peaks too high': an_array('peaks', lambda x: x & np.uint16(127) | np.uint16(505 << 7)),
+    'peaks dealt to the wrong song': a_song(peaks=lambda n: n + 1),
+    'windows dealt to the wrong song': a_song(windows=lambda n: n - 1),
+    'a song without windows': a_song(windows=lambda n: 0),
+    'negative peaks': a_song(peaks=lambda n: -n),
+    'negative frames': a_song(frames=lambda n: -n),
+    'endless windows': a_song(windows=lambda n: float('inf')),
+    'windows that are no number': a_song(windows=lambda n: float('nan')),
+    'more frames than can be counted': a_song(frames=lambda n: 10**30),
+    'a word for a number': a_song(peaks=lambda n: 'many'),
+    'no tracks': told_otherwise(tracks=[]),
+    'tracks of another form': told_otherwise(tracks=[['a', 85]]),
+    'tracks a number': told_otherwise(tracks=3),
+    'newer': told_otherwise(version=3),
+    'older': told_otherwise(version=1),
+    'another format': told_otherwise(format='resonance embeddings'),
+    'another front end': told_otherwise(front_end='fused/0123456789abcdef'),
+    'no version': lambda folder, told: (folder / 'index.json').write_text(
+        json.dumps({k: v for k, v in told.items() if k != 'version'})
+    ),
+    'one name for two songs': lambda folder, told: (folder / 'index.json').write_text(
+        json.dumps(told | {'tracks': [['same', *t[1:]] for t in told['tracks']]})
+    ),
 }
 
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('harm', HARM.values(), ids=HARM)
 def test_a_damaged_index_is_refused_in_one_line(index, known, tmp_path, harm):
-    folder, made = tmp_path / 'saved', Fused()
+    folder = tmp_path / 'saved'
+    made = Fused()
     made.merge(index)
     made.retain(set(known[:2]))
     made.save(folder)
@@ -742,7 +948,10 @@ def test_another_encoder_is_not_compared(index, other, tmp_path):
         with pytest.raises(ResonanceError, match=f'cannot merge {b.model_name} into {a.model_name}'):
             a.merge(b)
     made.save(tmp_path)
-    with pytest.raises(ResonanceError, match=f'{tmp_path} .* of {made.model_name}; here: .* of {index.model_name}.: index the music again'):
+    with pytest.raises(
+        ResonanceError,
+        match=f'{tmp_path} .* of {made.model_name}; here: .* of {index.model_name}.: index the music again',
+    ):
         Fused.load(tmp_path)
     assert alike(Fused.load(tmp_path, encoder=other), made)
 
@@ -765,18 +974,29 @@ def test_vectors_of_a_width_that_the_codebook_does_not_know_are_refused_at_once(
 
 
 def test_it_fulfils_the_contract(index):
-    assert isinstance(index, Recognizer) and all(hasattr(index, n) for n in ('merge', 'retain', '__len__', 'add_stream'))
+    assert isinstance(index, Recognizer) and all(
+        hasattr(index, n) for n in ('merge', 'retain', '__len__', 'add_stream')
+    )
     assert 0 < index.accept_confidence < 1 and len(index) == N_SONGS and not hasattr(index, 'stored_in')
-    assert index.name == 'fused' and method_class('fused') is Fused and next(iter(METHODS)) == 'fused', 'the best comes first'
+    assert index.name == 'fused' and method_class('fused') is Fused and next(iter(METHODS)) == 'fused', (
+        'the best comes first'
+    )
     assert index.model_name == f'fused/{index.digest}@0.256s/{shipped_codebook().digest}/{FRONT.digest()}'
 
 
 def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
     assert index.calibrated, 'run benchmarks/calibrate_fused.py'
     fitted = calibration(index.model_name)
-    assert len(fitted['coefficients']) == 9 and set(fitted['weights']) == {'cosine', 'agreement'} and set(fitted['floor']) == {'rival', 'others', 'agreement'}
-    sizes, off = fitted['few']['songs'], fitted['few']['logit']
-    assert sizes == sorted(sizes) and off == sorted(off, reverse=True) and off[0] > 0 == off[-1], 'the smaller the catalogue, the more is asked'
+    assert (
+        len(fitted['coefficients']) == 9
+        and set(fitted['weights']) == {'cosine', 'agreement'}
+        and set(fitted['floor']) == {'rival', 'others', 'agreement'}
+    )
+    sizes = fitted['few']['songs']
+    off = fitted['few']['logit']
+    assert sizes == sorted(sizes) and off == sorted(off, reverse=True) and off[0] > 0 == off[-1], (
+        'the smaller the catalogue, the more is asked'
+    )
     assert not calibration('another model')['calibrated']
 
 
@@ -803,7 +1023,11 @@ def test_in_a_catalogue(catalogue, music, known):
     for name in known[:4]:
         clip = cut(music[name], 2.6)
         found = songs.identify(clip, top=3)  # the best method that is there, by default
-        assert found.decision == 'match' and found.matches[0]['track_id'] == ids[name] and found.matches[0]['offset_s'] == pytest.approx(2.6, abs=0.05)
+        assert (
+            found.decision == 'match'
+            and found.matches[0]['track_id'] == ids[name]
+            and found.matches[0]['offset_s'] == pytest.approx(2.6, abs=0.05)
+        )
         keys = ('track_id', 'score', 'offset_s', 'confidence')
         assert_same_answers([{k: m[k] for k in keys} for m in found.matches], direct.search(clip, 3))
     assert songs.identify(cut(music[known[7]], 2.6), 'fused').decision == 'no-match'
@@ -814,18 +1038,30 @@ def test_in_a_catalogue(catalogue, music, known):
 def test_songs_that_are_removed_and_files_that_are_gone(catalogue, music, known):
     songs, folder = catalogue
     ids = {Path(s['path']).stem: s['recording_id'] for s in songs.songs()}
-    clip, gone = cut(music[known[1]], 2.9), folder / f'{known[1]}.flac'
+    clip = cut(music[known[1]], 2.9)
+    gone = folder / f'{known[1]}.flac'
     gone.unlink()
     assert any('is gone' in line for line in songs.check())
     assert songs.index(folder, 'fused', progress=False).unchanged == 3
-    assert songs.identify(clip, 'fused').matches[0]['track_id'] == ids[known[1]], 'the file may be on a disk that is not there today'
+    assert songs.identify(clip, 'fused').matches[0]['track_id'] == ids[known[1]], (
+        'the file may be on a disk that is not there today'
+    )
     songs.remove(ids[known[1]])
     found = songs.identify(clip, 'fused')
-    assert found.decision == 'no-match' and ids[known[1]] not in {m['track_id'] for m in found.matches} and len(found.matches) == 3
+    assert (
+        found.decision == 'no-match'
+        and ids[known[1]] not in {m['track_id'] for m in found.matches}
+        and len(found.matches) == 3
+    )
     assert len(songs.recognizer('fused')) == 3 and songs.check() == []
-    assert songs.identify(cut(music[known[0]], 2.9), 'fused').decision == 'match', 'its neighbour in the segment'
+    assert songs.identify(cut(music[known[0]], 2.9), 'fused').decision == 'match', (
+        'its neighbour in the segment'
+    )
     audio.save(gone, cut(music[known[1]], 0, 8))
-    assert songs.index(folder, 'fused', progress=False).added == 1 and songs.identify(clip, 'fused').decision == 'match'
+    assert (
+        songs.index(folder, 'fused', progress=False).added == 1
+        and songs.identify(clip, 'fused').decision == 'match'
+    )
     assert songs.check() == []
 
 
@@ -837,8 +1073,14 @@ def test_files_that_hold_no_music(catalogue):
     sf.write(folder / 'far too loud.wav', 40 * sound(1), RATE, subtype='FLOAT')
     (folder / 'no music.mp3').write_bytes(b'no music here' * 50)
     report = songs.index(folder, 'fused', progress=False)
-    assert report.added == 1 and sorted(Path(p).name for p, _ in report.failed) == ['no music.mp3', 'silence.flac']
-    assert songs.identify(cut(sound(1), 1.2, 4), 'fused').matches[0]['title'] == 'far too loud' and songs.check() == []
+    assert report.added == 1 and sorted(Path(p).name for p, _ in report.failed) == [
+        'no music.mp3',
+        'silence.flac',
+    ]
+    assert (
+        songs.identify(cut(sound(1), 1.2, 4), 'fused').matches[0]['title'] == 'far too loud'
+        and songs.check() == []
+    )
 
 
 def test_a_damaged_segment_is_told_with_its_cure(catalogue):
@@ -846,7 +1088,10 @@ def test_a_damaged_segment_is_told_with_its_cure(catalogue):
     place = next((songs.folder / 'fused').iterdir())
     np.save(place / 'codes.npy', np.zeros((3, 16), np.uint8))
     with Catalog(songs.folder) as again:
-        with pytest.raises(ResonanceError, match='the fused index of .* is damaged .its arrays do not fit its songs.: run `resonance check --repair ') as error:
+        with pytest.raises(
+            ResonanceError,
+            match='the fused index of .* is damaged .its arrays do not fit its songs.: run `resonance check --repair ',
+        ) as error:
             again.identify(sound(1), 'fused')
         assert '\n' not in str(error.value)
         (problem,) = again.check()
@@ -860,7 +1105,9 @@ def test_a_damaged_segment_is_told_with_its_cure(catalogue):
 
 def resonance(*words, cwd=None):
     "Exit status, standard output, standard error."
-    done = subprocess.run([sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', MAIN, *map(str, words)], cwd=cwd, capture_output=True, text=True
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -871,27 +1118,52 @@ def test_the_command_speaks_the_contract(tmp_path, music, known):
     audio.save(tmp_path / 'known.wav', cut(music[known[2]], 4.1, 6))
     audio.save(tmp_path / 'stranger.wav', cut(music[known[6]], 4.1, 6))
     audio.save(tmp_path / 'silence.wav', np.zeros(5 * RATE, np.float32))
-    status, out, err = resonance('index', 'music', '--catalog', 'c', '--method', 'fused', '--jobs', 1, '--json', cwd=tmp_path)
+    status, out, err = resonance(
+        'index', 'music', '--catalog', 'c', '--method', 'fused', '--jobs', 1, '--json', cwd=tmp_path
+    )
     told = json.loads(out)
-    assert status == 0 and (told['added'], told['unchanged'], told['songs'], told['failed']) == (3, 0, 3, []), err
-    status, out, err = resonance('identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=tmp_path)
+    assert status == 0 and (told['added'], told['unchanged'], told['songs'], told['failed']) == (
+        3,
+        0,
+        3,
+        [],
+    ), err
+    status, out, err = resonance(
+        'identify', 'known.wav', 'stranger.wav', 'silence.wav', '--catalog', 'c', '--json', cwd=tmp_path
+    )
     answers = [json.loads(line) for line in out.splitlines()]
-    assert status == 0 and err == '' and [a['query'] for a in answers] == ['known.wav', 'stranger.wav', 'silence.wav']
+    assert (
+        status == 0
+        and err == ''
+        and [a['query'] for a in answers] == ['known.wav', 'stranger.wav', 'silence.wav']
+    )
     for answer in answers:
         assert set(answer) == {'query', 'decision', 'matches', 'elapsed_ms'}
         for match in answer['matches']:
             assert set(match) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
             assert 0 <= match['confidence'] <= 1 and len(match['track_id']) == 16
-    assert [a['decision'] for a in answers] == ['match', 'no-match', 'no-match'] and answers[2]['matches'] == []
-    assert answers[0]['matches'][0]['title'] == 'song 2' and answers[0]['matches'][0]['offset_s'] == pytest.approx(4.1, abs=0.05)
+    assert [a['decision'] for a in answers] == ['match', 'no-match', 'no-match'] and answers[2][
+        'matches'
+    ] == []
+    assert answers[0]['matches'][0]['title'] == 'song 2' and answers[0]['matches'][0][
+        'offset_s'
+    ] == pytest.approx(4.1, abs=0.05)
 
 
-@pytest.mark.parametrize('code', [
-    'import resonance_nb, resonance_nb.match, resonance_nb.fuse',  # the class is there before the network is
-    'try:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass',
-], ids=['import', 'help'])
+@pytest.mark.parametrize(
+    'code',
+    [
+        'import resonance_nb, resonance_nb.match, resonance_nb.fuse',  # the class is there before the network is
+        'try:\n    from resonance_nb.cli import main; main(["--help"])\nexcept SystemExit: pass',
+    ],
+    ids=['import', 'help'],
+)
 def test_torch_comes_only_when_it_is_needed(code):
-    done = subprocess.run([sys.executable, '-c', f'import sys\n{code}\nprint("torch" in sys.modules)'], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', f'import sys\n{code}\nprint("torch" in sys.modules)'],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == 'False', done.stderr
 
 
@@ -904,7 +1176,8 @@ def tones(*frequencies_hz, seconds=20):
 
 
 def clicks(per_minute, seconds=20, pitch_hz=1_000):
-    x, every = np.zeros(seconds * RATE, np.float32), round(60 * RATE / per_minute)
+    x = np.zeros(seconds * RATE, np.float32)
+    every = round(60 * RATE / per_minute)
     click = np.sin(2 * np.pi * pitch_hz * np.arange(400) / RATE) * np.exp(-np.arange(400) / 80)
     for at in range(0, len(x) - 400, every):
         x[at : at + 400] += 0.8 * click
@@ -915,14 +1188,26 @@ def clicks(per_minute, seconds=20, pitch_hz=1_000):
 def with_magnets(index):
     found = Fused()
     found.merge(index)
-    for name, x in {'tone': tones(440), 'metronome': clicks(120), 'white': 10 * noise(20, 5), 'hum': tones(50, 100, 150, 200)}.items():
+    for name, x in {
+        'tone': tones(440),
+        'metronome': clicks(120),
+        'white': 10 * noise(20, 5),
+        'hum': tones(50, 100, 150, 200),
+    }.items():
         found.add(name, x)
     return found
 
 
 @pytest.mark.parametrize(
     'clip',
-    [tones(350, 440, seconds=5), tones(1_000, seconds=5), tones(220, seconds=10), clicks(100, 8), clicks(140, 8), 10 * noise(5, 9)],
+    [
+        tones(350, 440, seconds=5),
+        tones(1_000, seconds=5),
+        tones(220, seconds=10),
+        clicks(100, 8),
+        clicks(140, 8),
+        10 * noise(5, 9),
+    ],
     ids=['dial tone', 'tone', 'low tone', 'clicks', 'quick clicks', 'white noise'],
 )
 def test_tones_beats_and_noise_in_the_library_are_nobodys_answer(with_magnets, clip):
@@ -957,7 +1242,9 @@ def test_a_deck_that_runs_too_fast_or_too_slow(index, known, music, percent):
     for t in known[:6]:
         clip = soxr.resample(cut(music[t], 6, 6), RATE * (1 + percent / 100), RATE)
         best = index.search(clip, 1)[0]
-        right += best.track_id == t and best.confidence >= index.accept_confidence and abs(best.offset_s - 6) < 0.3
+        right += (
+            best.track_id == t and best.confidence >= index.accept_confidence and abs(best.offset_s - 6) < 0.3
+        )
     assert right >= 5
 
 
@@ -973,7 +1260,8 @@ def test_at_another_speed_only_the_right_song_is_named(index, known, music):
 
 
 def test_the_recording_another_version_or_nobody_knows(index, known, music):
-    song, voice = music[known[0]], music[known[1]]
+    song = music[known[0]]
+    voice = music[known[1]]
     n = min(len(song), len(voice))
     versions = Fused()
     versions.merge(index)
@@ -996,9 +1284,13 @@ def test_a_relation_of_a_clip_beside_the_song(index, known, music):
 
 
 def test_a_catalogue_says_that_a_clip_is_another_version(known, music, tmp_path):
-    song, voice = music[known[0]], music[known[1]]
+    song = music[known[0]]
+    voice = music[known[1]]
     n = min(len(song), len(voice))
-    audio.save(tmp_path / 'duet.flac', song[:n] + 2 * voice[:n]), audio.save(tmp_path / 'other.flac', music[known[2]])
+    (
+        audio.save(tmp_path / 'duet.flac', song[:n] + 2 * voice[:n]),
+        audio.save(tmp_path / 'other.flac', music[known[2]]),
+    )
     with Catalog(tmp_path / 'catalogue', create=True) as catalog:
         catalog.index([tmp_path / 'duet.flac', tmp_path / 'other.flac'], 'fused', progress=False)
         best = catalog.identify(cut(song, 6, 8)).matches[0]

@@ -13,7 +13,8 @@ def changed(data, rng):
     "Bytes with a few of them changed, cut out, or put in."
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
-        at, n = int(rng.integers(0, len(out) + 1)), int(rng.integers(1, 9))
+        at = int(rng.integers(0, len(out) + 1))
+        n = int(rng.integers(1, 9))
         out[at : at + int(rng.integers(0, 2)) * n] = rng.bytes(n) if rng.integers(0, 3) else b''
     return bytes(out)
 
@@ -23,22 +24,49 @@ def test_target(tmp_path, name):
     seeds, run = fuzz.TARGETS[name](tmp_path)
     assert seeds
     rng = np.random.default_rng(1)
-    inputs = [*seeds[:40], b'', b'\0', *(changed(seeds[int(rng.integers(len(seeds)))], rng) for _ in range(40))]
+    inputs = [
+        *seeds[:40],
+        b'',
+        b'\0',
+        *(changed(seeds[int(rng.integers(len(seeds)))], rng) for _ in range(40)),
+    ]
     for data in inputs:
         error = fuzz.judged(run, data)
         assert error is None, (name, data[:200], error)
 
 
 HEAD = b"\x93NUMPY\x01\0\x76\0{'descr': '<u2', 'fortran_order': False, 'shape': "
-BAD_ARRAYS = [b'', b'\x93NUMPY', HEAD + b'(3,', HEAD.ljust(128) + b'\n', HEAD + b'(1,' * 20 + b'\n', HEAD.replace(b'<u2', b'O') + b'(1,), }\n'.rjust(60), b'PK\3\4' + bytes(60)]
-BAD_TEXTS = [b'', b'{', b'[' * 100_000, b'{"format": "a\\nb", "version": 1, "front_end": "x", "tracks": []}', b'{"format": 1e999, "version": Infinity, "tracks": [["a", Infinity]]}', b'\xff\xfe', b'null']
+BAD_ARRAYS = [
+    b'',
+    b'\x93NUMPY',
+    HEAD + b'(3,',
+    HEAD.ljust(128) + b'\n',
+    HEAD + b'(1,' * 20 + b'\n',
+    HEAD.replace(b'<u2', b'O') + b'(1,), }\n'.rjust(60),
+    b'PK\3\4' + bytes(60),
+]
+BAD_TEXTS = [
+    b'',
+    b'{',
+    b'[' * 100_000,
+    b'{"format": "a\\nb", "version": 1, "front_end": "x", "tracks": []}',
+    b'{"format": 1e999, "version": Infinity, "tracks": [["a", Infinity]]}',
+    b'\xff\xfe',
+    b'null',
+]
 
 
 @pytest.mark.parametrize('name', [n for n in fuzz.TARGETS if n.startswith('index-')])
 def test_an_index_of_which_a_file_is_bad_is_refused_in_one_line(tmp_path, name):
     fuzz.TARGETS[name](tmp_path)
-    load = {'landmark': 'landmarks:Landmarks', 'fused': 'fuse:Fused', 'embedding': 'embedding:Embedding', 'mfcc': 'mfcc:Mfcc', 'chromaprint': 'chromaprint:Chromaprint',
-            'vectors': 'index:VectorIndex'}[name.removeprefix('index-')]
+    load = {
+        'landmark': 'landmarks:Landmarks',
+        'fused': 'fuse:Fused',
+        'embedding': 'embedding:Embedding',
+        'mfcc': 'mfcc:Mfcc',
+        'chromaprint': 'chromaprint:Chromaprint',
+        'vectors': 'index:VectorIndex',
+    }[name.removeprefix('index-')]
     module, _, cls = load.partition(':')
     cls = getattr(__import__(f'resonance_nb.{module}', fromlist=[cls]), cls)
     folder = tmp_path / 'whole'
@@ -57,7 +85,12 @@ def test_an_index_of_which_a_file_is_bad_is_refused_in_one_line(tmp_path, name):
 
 def test_what_is_no_complaint_of_one_line_is_a_finding():
     def run(data):
-        raise {b'': ResonanceError('two\nlines'), b'1': ValueError('x'), b'2': ResonanceError(''), b'3': ResonanceError('x' * 2_000)}.get(data, ResonanceError('one line'))
+        raise {
+            b'': ResonanceError('two\nlines'),
+            b'1': ValueError('x'),
+            b'2': ResonanceError(''),
+            b'3': ResonanceError('x' * 2_000),
+        }.get(data, ResonanceError('one line'))
 
     assert all(fuzz.judged(run, data) for data in (b'', b'1', b'2', b'3'))
     assert fuzz.judged(run, b'4') is None and fuzz.judged(len, b'') is None

@@ -26,7 +26,16 @@ def judged(damage, x, said=None, tmp_path=None, **changes):
     path = tmp_path / 'x.wav'
     path.write_bytes(b'no sound for ffmpeg')
     told = said and {'kind': 'DamagedAudio', 'text': said}
-    answer = {'duration_s': None, 'wrong': None, 'loaded': len(x), 'refused': told, 'same': True, 'said': told, 'n': len(x), 'took_s': 0} | changes
+    answer = {
+        'duration_s': None,
+        'wrong': None,
+        'loaded': len(x),
+        'refused': told,
+        'same': True,
+        'said': told,
+        'n': len(x),
+        'took_s': 0,
+    } | changes
     return matrix.judge(damage, FACTS, answer, x, path, matrix.pieces(matrix.signal()))
 
 
@@ -39,7 +48,13 @@ def test_what_is_wrong_is_seen(tmp_path, monkeypatch):
     assert see('cut-half', whole[:48_000]) == 'silent loss'
     assert see('cut-half', whole[:48_000], 'x.wav: is cut off') == 'partly, said'
     assert see('noise-middle', np.roll(whole, 16_000), 'x.wav: is damaged') == 'lost or late'
-    assert see('noise-middle', np.append(whole[:48_000], np.random.default_rng(0).normal(0, 0.1, 48_000).astype('f4'))) == 'lost or late'
+    assert (
+        see(
+            'noise-middle',
+            np.append(whole[:48_000], np.random.default_rng(0).normal(0, 0.1, 48_000).astype('f4')),
+        )
+        == 'lost or late'
+    )
     assert see('none', np.tile(whole, 2)) == 'too long'
     assert see('none', whole, 'two\nlines of x.wav') == see('none', whole, 'without a name') == 'bad line'
     assert see('none', whole, same=False) == 'differs'
@@ -53,7 +68,12 @@ def test_a_process_that_dies_or_talks_is_seen(tmp_path, monkeypatch):
         monkeypatch.setattr(matrix, 'HANG_S', 20 if seen == 'died' else 1)
         assert worker.ask(tmp_path / 'x', tmp_path / 'out') == seen
         worker.end()
-    worker = matrix.Worker(['-c', "import sys; sys.stderr.write('[mp3] oh'); sys.stderr.flush(); print('{}', flush=True); input()"])
+    worker = matrix.Worker(
+        [
+            '-c',
+            "import sys; sys.stderr.write('[mp3] oh'); sys.stderr.flush(); print('{}', flush=True); input()",
+        ]
+    )
     monkeypatch.setattr(matrix, 'HANG_S', 60)
     assert worker.ask(tmp_path / 'x', tmp_path / 'out') == {} and worker.chatter() == '[mp3] oh'
     worker.end()

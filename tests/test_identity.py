@@ -55,7 +55,8 @@ def write(path, samples, rate=16_000):
 
 def tag(path, title=None, artist=None, album=None, picture=0):
     "Write tags, and a picture of so many bytes where there can be one."
-    f, kind = mutagen.File(path), path.suffix
+    f = mutagen.File(path)
+    kind = path.suffix
     if f.tags is None:
         f.add_tags()
     for value, names, plain in ((title, TITLE, 'title'), (artist, ARTIST, 'artist'), (album, ALBUM, 'album')):
@@ -68,7 +69,9 @@ def tag(path, title=None, artist=None, album=None, picture=0):
         f.tags.add(mutagen.id3.APIC(encoding=3, mime='image/png', type=3, desc='front', data=data))
     elif picture and kind == '.flac':
         p = mutagen.flac.Picture()
-        p.type, p.mime, p.data = 3, 'image/png', data
+        p.type = 3
+        p.mime = 'image/png'
+        p.data = data
         f.add_picture(p)
     f.save()
     return path
@@ -91,14 +94,21 @@ def remuxed(path, to, options=None, **tags):
 
 def songs_in(folder, suffix, n=8, seconds=4):
     folder.mkdir(parents=True, exist_ok=True)
-    return [tag(write(folder / f'song {i}{suffix}', toy.melody(i, seconds)), title=f'Old {i}', artist='Nobody') for i in range(n)]
+    return [
+        tag(write(folder / f'song {i}{suffix}', toy.melody(i, seconds)), title=f'Old {i}', artist='Nobody')
+        for i in range(n)
+    ]
 
 
 def retag_and_rename(paths, folder):
     "Another title, artist, album, name and folder for each file, in one go."
     folder.mkdir(exist_ok=True)
-    return [tag(p, f'New {i}', f'Artist {i}', 'An album', picture=5000 * i).rename(folder / f'{i} renamed{p.suffix}')
-            for i, p in enumerate(paths)]
+    return [
+        tag(p, f'New {i}', f'Artist {i}', 'An album', picture=5000 * i).rename(
+            folder / f'{i} renamed{p.suffix}'
+        )
+        for i, p in enumerate(paths)
+    ]
 
 
 def segments(cat):
@@ -149,7 +159,8 @@ def sound(path):
 @pytest.mark.parametrize('suffix', [*SUFFIXES, '.aiff'])
 def test_tags_and_pictures_do_not_change_it(tmp_path, suffix):
     path = write(tmp_path / f'a{suffix}', toy.melody(1))
-    before, bytes_before = sound(path), {path.read_bytes()}
+    before = sound(path)
+    bytes_before = {path.read_bytes()}
     for title, picture in (('One', 0), ('y' * 90_000, 200_000), ('z', 0)):
         assert sound(tag(path, title, 'Somebody', picture=picture)) == before is not None
         bytes_before.add(path.read_bytes())
@@ -165,7 +176,9 @@ words = st.text(st.characters(exclude_categories=('Cs', 'Cc')), max_size=200)
 def test_any_tags_keep_it_and_any_other_sound_does_not(tmp_path, suffix):
     x = toy.melody(2, 2)
     base = write(tmp_path / f'a{suffix}', x)
-    before, other, copy = sound(base), tmp_path / f'other{suffix}', tmp_path / f'copy{suffix}'
+    before = sound(base)
+    other = tmp_path / f'other{suffix}'
+    copy = tmp_path / f'copy{suffix}'
 
     @settings(derandomize=True, deadline=None, database=None, max_examples=15)
     @given(words, words, st.integers(0, 70_000))
@@ -191,24 +204,38 @@ def test_any_tags_keep_it_and_any_other_sound_does_not(tmp_path, suffix):
     changed()
 
 
-@pytest.mark.parametrize('suffix, options', [
-    ('.mp3', {}), ('.mp3', {'write_xing': '0', 'id3v2_version': '0'}), ('.flac', {}), ('.ogg', {'page_duration': '100000'}),
-    ('.opus', {}), ('.m4a', {'movflags': 'faststart'}), ('.m4a', {'movflags': 'frag_keyframe+empty_moov', 'frag_duration': '200000'}),
-    ('.wav', {}), ('.mka', {'cluster_time_limit': '200'})])
+@pytest.mark.parametrize(
+    'suffix, options',
+    [
+        ('.mp3', {}),
+        ('.mp3', {'write_xing': '0', 'id3v2_version': '0'}),
+        ('.flac', {}),
+        ('.ogg', {'page_duration': '100000'}),
+        ('.opus', {}),
+        ('.m4a', {'movflags': 'faststart'}),
+        ('.m4a', {'movflags': 'frag_keyframe+empty_moov', 'frag_duration': '200000'}),
+        ('.wav', {}),
+        ('.mka', {'cluster_time_limit': '200'}),
+    ],
+)
 def test_the_same_packets_written_anew(tmp_path, suffix, options):
     rate = 48_000 if suffix == '.opus' else 44_100
     path = write(tmp_path / f'a{suffix}', toy.melody(1, rate=rate), rate)
-    again = remuxed(path, tmp_path / f'b{suffix}', options, title='A title of another length ' * 20, artist='B')
+    again = remuxed(
+        path, tmp_path / f'b{suffix}', options, title='A title of another length ' * 20, artist='B'
+    )
     assert again.read_bytes() != path.read_bytes() and sound(again) == sound(path) is not None
     assert sound(remuxed(again, tmp_path / f'c{suffix}')) == sound(path)
 
 
 def test_tags_of_every_age_around_an_mp3(tmp_path):
     path = write(tmp_path / 'a.mp3', toy.melody(1))
-    plain, data = sound(path), path.read_bytes()
+    plain = sound(path)
+    data = path.read_bytes()
     ape = mutagen.apev2.APEv2()
     ape['Title'], ape['Artist'] = 'z' * 3000, 'q'
-    id3v1, made = b'TAG' + b'x' * 125, tmp_path / 'b.mp3'
+    id3v1 = b'TAG' + b'x' * 125
+    made = tmp_path / 'b.mp3'
 
     def with_tags(front=b'', ape_too=False, back=b''):
         made.write_bytes(front + data)
@@ -218,14 +245,27 @@ def test_tags_of_every_age_around_an_mp3(tmp_path):
         return sound(made)
 
     empty = b'ID3\x03\0\0\0\0\0\x0a' + bytes(10)
-    for front, ape_too, back in ((b'', False, id3v1), (b'', True, b''), (b'', True, id3v1), (empty, True, id3v1), (empty + empty, False, b'')):
+    for front, ape_too, back in (
+        (b'', False, id3v1),
+        (b'', True, b''),
+        (b'', True, id3v1),
+        (empty, True, id3v1),
+        (empty + empty, False, b''),
+    ):
         assert with_tags(front, ape_too, back) == plain
 
 
 def test_what_is_damaged_keeps_it_through_new_tags(tmp_path):
-    kept, endless = 0, ('cut.wav', 'huge-claim.wav', 'written-to-a-pipe.wav', 'no-samples.wav')  # all behind their header is sound
+    # all behind their header is sound
+    kept = 0
+    endless = ('cut.wav', 'huge-claim.wav', 'written-to-a-pipe.wav', 'no-samples.wav')
     for path, _ in make_hostile(tmp_path / 'h'):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file() or path.is_symlink() or path.name in endless:
+        if (
+            path.suffix.lower() not in SUFFIXES
+            or not path.is_file()
+            or path.is_symlink()
+            or path.name in endless
+        ):
             continue
         before = sound(path)
         try:
@@ -267,7 +307,8 @@ def test_eight_songs_renamed_and_retagged_in_one_go(tmp_path, music, monkeypatch
     paths = songs_in(music, suffix)
     with Catalog(tmp_path / 'c', create=True) as c:
         assert index(c, music, jobs=jobs) == (8, 0, 0, 0, 0, 0)
-        before, ids = segments(c), [s['recording_id'] for s in c.songs()]
+        before = segments(c)
+        ids = [s['recording_id'] for s in c.songs()]
         new = retag_and_rename(paths, music / 'new')
         with deaf(monkeypatch):
             assert index(c, music, jobs=jobs) == (0, 8, 0, 8, 8, 0)
@@ -276,7 +317,9 @@ def test_eight_songs_renamed_and_retagged_in_one_go(tmp_path, music, monkeypatch
             told = [song[k] for k in ('title', 'artist', 'album', 'path', 'sha256')]
             assert told == [f'New {i}', f'Artist {i}', 'An album', str(path), core.sha256_file(path)]
             row = c._rows('SELECT * FROM files WHERE recording_id = ?', song['recording_id'])
-            assert [tuple(r)[1:] for r in row] == [(song['recording_id'], path.stat().st_size, path.stat().st_mtime_ns)]
+            assert [tuple(r)[1:] for r in row] == [
+                (song['recording_id'], path.stat().st_size, path.stat().st_mtime_ns)
+            ]
             match = c.identify(toy.melody(i)[16_000:48_000]).matches[0]
             assert (match['title'], match['path']) == (f'New {i}', str(path))
         assert not c.missing() and c.check() == [] and not any(s['missing'] for s in list_songs(c))
@@ -296,7 +339,8 @@ def test_half_of_them(cat, music, monkeypatch):
 
 
 def test_retagged_where_they_are(cat, music, monkeypatch):
-    before, ids = segments(cat), {s['recording_id'] for s in cat.songs()}
+    before = segments(cat)
+    ids = {s['recording_id'] for s in cat.songs()}
     for i, path in enumerate(sorted(music.iterdir())):
         tag(path, f'New {i}', picture=9000)
     with deaf(monkeypatch):
@@ -343,13 +387,15 @@ def test_a_folder_and_the_files_in_it(cat, music, tmp_path, monkeypatch):
 
 def test_there_and_back_again(cat, music, tmp_path, monkeypatch):
     shutil.copytree(music, tmp_path / 'backup')
-    ids, before = [s['recording_id'] for s in cat.songs()], cat.songs()
+    ids = [s['recording_id'] for s in cat.songs()]
+    before = cat.songs()
     new = retag_and_rename(sorted(music.iterdir()), music / 'new')
     with deaf(monkeypatch):
         assert index(cat, music)[3:5] == (4, 4)
         for path in new:
             path.unlink()
-        shutil.copytree(tmp_path / 'backup', music, dirs_exist_ok=True)  # the old bytes, which the ids are made of
+        # the old bytes, which the ids are made of
+        shutil.copytree(tmp_path / 'backup', music, dirs_exist_ok=True)
         assert index(cat, music) == (0, 4, 0, 4, 4, 0)
     assert cat.songs() == before and [s['recording_id'] for s in cat.songs()] == ids and cat.check() == []
 
@@ -369,12 +415,16 @@ def test_another_song_took_the_old_name(cat, music):
 
 
 def test_a_copy_with_other_tags_is_a_copy(cat, music, monkeypatch):
-    path, before = sorted(music.iterdir())[0], cat.songs()
+    path = sorted(music.iterdir())[0]
+    before = cat.songs()
     tag(shutil.copy(path, music / 'copy.flac') and music / 'copy.flac', 'The copy')
     with deaf(monkeypatch):
         report = cat.index(music, 'toy', progress=False)
     assert (report.added, report.unchanged, report.moved, report.retagged) == (0, 5, 0, 0)
-    assert report.notes == [(str(music / 'copy.flac'), f'the same recording as {path}')] and cat.songs() == before
+    assert (
+        report.notes == [(str(music / 'copy.flac'), f'the same recording as {path}')]
+        and cat.songs() == before
+    )
     with monkeypatch.context() as m:  # a copy that is known is not opened again
         m.setattr(module, 'sha256_file', lambda path: pytest.fail('hashed again'))
         m.setattr(module, 'read_tags', lambda path: pytest.fail('read again'))
@@ -386,8 +436,12 @@ def test_a_copy_with_other_tags_is_a_copy(cat, music, monkeypatch):
 
 
 def test_twins_in_one_run_with_different_tags(tmp_path, music):
-    a, b = (tag(write(music_file, toy.melody(3)), title) for music_file, title in
-            [(p, p.stem) for p in (music / 'a.mp3', music / 'b.mp3') if music.mkdir(exist_ok=True) is None])
+    a, b = (
+        tag(write(music_file, toy.melody(3)), title)
+        for music_file, title in [
+            (p, p.stem) for p in (music / 'a.mp3', music / 'b.mp3') if music.mkdir(exist_ok=True) is None
+        ]
+    )
     with Catalog(tmp_path / 'c', create=True) as c:
         report = c.index(music, 'toy', progress=False)
         assert (report.added, report.unchanged, titles(c)) == (1, 1, ['a'])
@@ -425,7 +479,11 @@ def test_a_file_that_cannot_be_reached_has_not_moved(cat, music, tmp_path, monke
     with monkeypatch.context() as m:
         m.setattr(os, 'stat', stat)
         report = cat.index(tmp_path / 'other', 'toy', progress=False)
-    assert (report.moved, report.retagged, report.notes) == (0, 0, [(str(copy), f'the same recording as {path}')])
+    assert (report.moved, report.retagged, report.notes) == (
+        0,
+        0,
+        [(str(copy), f'the same recording as {path}')],
+    )
     assert titles(cat) == [f'Old {i}' for i in range(4)]
 
 
@@ -438,7 +496,9 @@ def test_a_disk_that_is_unplugged_and_comes_back(cat, music, tmp_path, monkeypat
         path.unlink()
     music.rename(tmp_path / 'unplugged')
     with deaf(monkeypatch):
-        assert index(cat, tmp_path / 'here') == (0, 2, 0, 2, 2, 0) and len(cat) == 4 and len(cat.missing()) == 2
+        assert (
+            index(cat, tmp_path / 'here') == (0, 2, 0, 2, 2, 0) and len(cat) == 4 and len(cat.missing()) == 2
+        )
         (tmp_path / 'unplugged').rename(music)
         assert index(cat, music) == (0, 4, 0, 0, 0, 0)
         assert index(cat, music, tmp_path / 'here') == (0, 6, 0, 0, 0, 0)
@@ -458,7 +518,10 @@ def test_links(tmp_path, music, monkeypatch):
             tag(tmp_path / 'store' / 'song 1.mp3', 'New 1').rename(tmp_path / 'store' / 'z.mp3')
             (music / 'z.mp3').symlink_to(tmp_path / 'store' / 'z.mp3')
             assert index(c, music) == (0, 2, 1, 1, 1, 0)  # the old link leads nowhere
-        assert titles(c) == ['New 0', 'New 1'] and {Path(s['path']).name for s in c.songs()} == {'song 0.mp3', 'z.mp3'}
+        assert titles(c) == ['New 0', 'New 1'] and {Path(s['path']).name for s in c.songs()} == {
+            'song 0.mp3',
+            'z.mp3',
+        }
 
 
 def test_a_copy_that_nobody_looked_at_takes_over(cat, music, tmp_path):
@@ -524,7 +587,9 @@ def test_a_moved_song_in_another_method(cat, music):
     retag_and_rename(sorted(music.iterdir()), music / 'new')
     assert index(cat, music, method='stream-toy') == (4, 0, 0, 4, 4, 0)
     assert titles(cat) == [f'New {i}' for i in range(4)] and len(cat) == 4
-    assert cat.recognizer('toy').songs.keys() == cat.recognizer('stream-toy').songs.keys() and cat.check() == []
+    assert (
+        cat.recognizer('toy').songs.keys() == cat.recognizer('stream-toy').songs.keys() and cat.check() == []
+    )
 
 
 def test_what_cannot_be_taken_apart_is_known_by_its_bytes(tmp_path, music, monkeypatch):
@@ -534,7 +599,9 @@ def test_what_cannot_be_taken_apart_is_known_by_its_bytes(tmp_path, music, monke
         index(c, music)
         paths[0].rename(music / 'z.flac')
         tag(paths[1], 'New 1')
-        assert index(c, music) == (1, 2, 0, 1, 0, 0) and titles(c) == ['New 1', 'Old 0', 'Old 2'] and len(c) == 3
+        assert (
+            index(c, music) == (1, 2, 0, 1, 0, 0) and titles(c) == ['New 1', 'Old 0', 'Old 2'] and len(c) == 3
+        )
 
 
 # ---- catalogues of an earlier format, and death
@@ -575,7 +642,11 @@ def test_an_earlier_format_that_cannot_be_written_still_answers(cat, music, monk
     real = module._connect
     monkeypatch.setattr(module, '_connect', lambda path: (real(path)[0], False))
     with Catalog(cat.folder) as c:
-        assert c.identify(toy.melody(1)[16_000:48_000]).matches[0]['title'] == 'Old 1' and len(list_songs(c)) == 4 and len(list_unreadable(c)) == 1
+        assert (
+            c.identify(toy.melody(1)[16_000:48_000]).matches[0]['title'] == 'Old 1'
+            and len(list_songs(c)) == 4
+            and len(list_unreadable(c)) == 1
+        )
         assert c._rows('PRAGMA user_version')[0][0] == 2
 
 
@@ -588,7 +659,8 @@ def test_killed_at_every_step_of_a_move(tmp_path, music, old):
     songs_in(music, '.flac', 3)
     with Catalog(tmp_path / 'base', create=True) as c:
         index(c, music)
-        before, ids = segments(c), {s['recording_id'] for s in c.songs()}
+        before = segments(c)
+        ids = {s['recording_id'] for s in c.songs()}
     if old:
         toy.age(tmp_path / 'base', 2)
     else:
@@ -597,7 +669,11 @@ def test_killed_at_every_step_of_a_move(tmp_path, music, old):
 
     def look(folder, finished):
         with Catalog(folder) as c:
-            states.append(len(c._rows('SELECT * FROM sounds')) if old else sum(s['title'].startswith('New') for s in c.songs()))
+            states.append(
+                len(c._rows('SELECT * FROM sounds'))
+                if old
+                else sum(s['title'].startswith('New') for s in c.songs())
+            )
             assert states[-1] in range(4) if old else states[-1] in (0, 3)
             if not old:
                 assert index(c, music) == (0, 3, 0, 3 - states[-1], 3 - states[-1], 0)
@@ -640,14 +716,18 @@ def test_a_folder_without_music_makes_no_catalogue(tmp_path, capfd):
         main(['index', str(tmp_path / 'e'), '--catalog', str(tmp_path / 'c')])
     out, err = capfd.readouterr()
     assert e.value.code == 2 and out == '' and not (tmp_path / 'c').exists()
-    assert err.splitlines() == ['passed over: 1 .txt', f'resonance: nothing was indexed: no audio files were found in {tmp_path / "e"}']
+    assert err.splitlines() == [
+        'passed over: 1 .txt',
+        f'resonance: nothing was indexed: no audio files were found in {tmp_path / "e"}',
+    ]
 
 
 def test_a_repair_that_another_process_made_is_told_as_such(cat, music, monkeypatch, capfd):
     from resonance_nb import songlist
     from resonance_nb.cli import main
 
-    folder, real = cat.folder, songlist.repair
+    folder = cat.folder
+    real = songlist.repair
     cat.close()
 
     def too_late(catalog, problems):
@@ -655,7 +735,10 @@ def test_a_repair_that_another_process_made_is_told_as_such(cat, music, monkeypa
             real(other, other.problems(), progress=False)
         return real(catalog, problems, progress=False)
 
-    for repair, told in ((lambda *a: real(*a, progress=False), 'repaired: '), (too_late, 'repaired by another process: ')):
+    for repair, told in (
+        (lambda *a: real(*a, progress=False), 'repaired: '),
+        (too_late, 'repaired by another process: '),
+    ):
         shutil.rmtree(next((folder / 'toy').iterdir()))
         monkeypatch.setattr(songlist, 'repair', repair)
         with pytest.raises(SystemExit) as e:

@@ -11,7 +11,16 @@ from hypothesis import given, settings, strategies as st
 
 from resonance_nb import core, index as module
 from resonance_nb.core import MissingExtra, ResonanceError
-from resonance_nb.index import KINDS, QUANTISED, Codebook, VectorIndex, choose_kind, code_bytes, fit_codebook, recall_at
+from resonance_nb.index import (
+    KINDS,
+    QUANTISED,
+    Codebook,
+    VectorIndex,
+    choose_kind,
+    code_bytes,
+    fit_codebook,
+    recall_at,
+)
 
 faiss = pytest.importorskip('faiss')
 
@@ -77,26 +86,37 @@ def same(a, b, queries, k=10):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_kinds_find_neighbours(made, songs, queries, kind):
-    x, index = np.concatenate([*songs.values()]), made(kind)
+    x = np.concatenate([*songs.values()])
+    index = made(kind)
     exact_scores, exact_rows = brute(queries, x, 10)
     scores, rows = index.search(queries, 10)
     assert scores.dtype == np.float32 and rows.dtype == np.int64 and scores.shape == rows.shape == (40, 10)
     assert (np.diff(scores) <= 0).all() and index.trained and index.kind == kind and len(index) == 40
-    assert recall_at(rows, exact_rows, exact_scores) >= {'flat': 1, 'int8': 0.97, 'hnsw': 0.97}.get(kind, 0.85)
+    assert recall_at(rows, exact_rows, exact_scores) >= {'flat': 1, 'int8': 0.97, 'hnsw': 0.97}.get(
+        kind, 0.85
+    )
     np.testing.assert_allclose(np.einsum('md,mkd->mk', queries, index.vectors(rows)), scores, atol=1e-4)
     song, window = index.songs_of(rows)
     lengths = [len(v) for v in songs.values()]
-    numbers, windows = np.repeat(np.arange(40), lengths), np.concatenate([np.arange(n) for n in lengths])
+    numbers = np.repeat(np.arange(40), lengths)
+    windows = np.concatenate([np.arange(n) for n in lengths])
     assert np.array_equal(song, numbers[rows]) and np.array_equal(window, windows[rows])
     assert index.codes == code_bytes(kind, DIM) and index.nbytes >= index.codes * len(x)
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 25), st.integers(1, 30), st.integers(0, 999), st.sets(st.integers(0, 5)))
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    st.integers(0, 25),
+    st.integers(1, 30),
+    st.integers(0, 999),
+    st.sets(st.integers(0, 5)),
+)
 def test_flat_is_brute_force(lengths, m, k, seed, gone):
     "With few distinct values, so that there are ties; with songs of no windows; with songs removed."
     rng = np.random.default_rng(seed)
-    index, kept = VectorIndex(4, 'flat', 'm'), {}
+    index = VectorIndex(4, 'flat', 'm')
+    kept = {}
     for i, n in enumerate(lengths):
         kept[f's{i}'] = rng.integers(-1, 2, (n, 4)).astype(np.float32)
         index.add(f's{i}', kept[f's{i}'])
@@ -104,13 +124,20 @@ def test_flat_is_brute_force(lengths, m, k, seed, gone):
     index.remove(out := [t for t in kept if int(t[1:]) in gone])
     kept = {t: x for t, x in kept.items() if t not in out}
     assert index.track_ids == [*kept] and len(index) == len(kept)
-    x, q = np.concatenate([*kept.values(), np.zeros((0, 4))]), rng.integers(-2, 3, (m, 4)).astype(np.float32)
+    x = np.concatenate([*kept.values(), np.zeros((0, 4))])
+    q = rng.integers(-2, 3, (m, 4)).astype(np.float32)
     scores, rows = index.search(q, k)
     expected = brute(q, x, k)[0]
     n = min(k, len(x))
-    assert scores.shape == rows.shape == (m, k) and (rows[:, n:] == -1).all() and (scores[:, n:] == -np.inf).all()
+    assert (
+        scores.shape == rows.shape == (m, k)
+        and (rows[:, n:] == -1).all()
+        and (scores[:, n:] == -np.inf).all()
+    )
     np.testing.assert_array_equal(scores[:, :n], expected)
-    np.testing.assert_array_equal(np.take_along_axis(q @ x.T.astype(np.float32), rows[:, :n], axis=1), expected)
+    np.testing.assert_array_equal(
+        np.take_along_axis(q @ x.T.astype(np.float32), rows[:, :n], axis=1), expected
+    )
     assert all(len(set(r)) == n for r in rows[:, :n].tolist())
     song, window = index.songs_of(rows)
     assert (song[:, n:] == -1).all() and (window[:, n:] == -1).all()
@@ -121,7 +148,11 @@ def test_empty_and_small(made, queries, songs, kind):
     index = made(kind, [])
     scores, rows = index.search(queries, 3)
     assert len(index) == 0 and (rows == -1).all() and (scores == -np.inf).all() and index.n_vectors == 0
-    assert index.vectors(np.zeros((0, 2), int)).shape == (0, 2, DIM) and index.track_ids == [] and index.first.tolist() == [0]
+    assert (
+        index.vectors(np.zeros((0, 2), int)).shape == (0, 2, DIM)
+        and index.track_ids == []
+        and index.first.tolist() == [0]
+    )
     index.add('silence', np.zeros((0, DIM)))
     assert len(index) == 0
     index.add('one', songs['s00'][:2])
@@ -137,9 +168,12 @@ def test_duplicates(made, songs, kind):
     index = made(kind, [])
     for i in range(5):
         index.add(f'copy {i}', songs['s05'])
-    q, n = songs['s05'][3:4], len(songs['s05'])
+    q = songs['s05'][3:4]
+    n = len(songs['s05'])
     scores, rows = index.search(q, 5)
-    assert np.ptp(scores) < 1e-6 and (index.songs_of(rows)[1] == index.songs_of(rows)[1][0, 0]).mean() >= (0.6 if kind == 'hnsw' else 1)
+    assert np.ptp(scores) < 1e-6 and (index.songs_of(rows)[1] == index.songs_of(rows)[1][0, 0]).mean() >= (
+        0.6 if kind == 'hnsw' else 1
+    )
     assert (np.diff(rows[0]) > 0).all() or kind == 'hnsw', 'equal scores are listed in the order of the songs'
     assert index.n_vectors == 5 * n
 
@@ -147,8 +181,10 @@ def test_duplicates(made, songs, kind):
 @pytest.mark.parametrize('kind', KINDS)
 def test_removed_is_never_added(made, songs, queries, kind):
     names = [*songs]
-    gone, stay = names[::3], [t for t in names if t not in names[::3]]
-    index, never = made(kind), made(kind, stay)
+    gone = names[::3]
+    stay = [t for t in names if t not in names[::3]]
+    index = made(kind)
+    never = made(kind, stay)
     index.remove(gone)
     if kind == 'hnsw':
         scores, rows = index.search(queries, 10)
@@ -170,7 +206,9 @@ def test_masks_survive(made, songs, queries, kind):
     index.search(queries, 3)
     gc.collect()
     rows = index.search(queries, 20)[1]
-    assert rows.max() < index.n_vectors and {'s03', 's30'}.isdisjoint(index.track_ids[s] for s in np.unique(index.songs_of(rows)[0]))
+    assert rows.max() < index.n_vectors and {'s03', 's30'}.isdisjoint(
+        index.track_ids[s] for s in np.unique(index.songs_of(rows)[0])
+    )
 
 
 def test_unknown_songs_and_bad_input(made, songs, queries):
@@ -180,7 +218,15 @@ def test_unknown_songs_and_bad_input(made, songs, queries):
     with pytest.raises(ResonanceError, match='nobody is not in this index'):
         index.remove(['s01', 'nobody'])
     assert len(index) == 40, 'nothing was removed'
-    bad = [np.full((3, DIM), np.nan), np.full((3, DIM), np.inf), np.zeros((3, DIM - 1)), np.zeros(DIM), np.full((1, DIM), 1e300), 'x', [[1, 2], [3]]]
+    bad = [
+        np.full((3, DIM), np.nan),
+        np.full((3, DIM), np.inf),
+        np.zeros((3, DIM - 1)),
+        np.zeros(DIM),
+        np.full((1, DIM), 1e300),
+        'x',
+        [[1, 2], [3]],
+    ]
     for x in bad:
         with pytest.raises(ResonanceError, match='vectors of new'):
             index.add('new', x)
@@ -233,7 +279,8 @@ def test_trained_on_demand(songs):
 @pytest.mark.parametrize('kind', KINDS)
 def test_merge(made, songs, queries, kind):
     names = [*songs]
-    left, right = made(kind, names[:25]), made(kind, names[20:])
+    left = made(kind, names[:25])
+    right = made(kind, names[20:])
     right.remove(['s39'])
     before = right.search(queries, 5)
     left.merge(right)
@@ -248,7 +295,8 @@ def test_merge(made, songs, queries, kind):
 @pytest.mark.parametrize('into', KINDS)
 def test_merge_across_kinds(made, songs, queries, into):
     for kind in KINDS:
-        left, right = made(into, ['s00', 's01']), made(kind, ['s01', 's02'])
+        left = made(into, ['s00', 's01'])
+        right = made(kind, ['s01', 's02'])
         left.merge(right)
         assert left.track_ids == ['s00', 's01', 's02'] and left.kind == into
         rows = np.arange(left.n_vectors - len(songs['s02']), left.n_vectors)
@@ -263,7 +311,8 @@ def test_untrained_takes_the_codebook_of_the_other(made, songs, books):
 
 
 def test_names_must_agree(made, tmp_path):
-    index, other = made('flat', ['s00']), VectorIndex(DIM, 'flat', 'another/model')
+    index = made('flat', ['s00'])
+    other = VectorIndex(DIM, 'flat', 'another/model')
     with pytest.raises(ResonanceError, match='vectors of m .*an index of another/model'):
         other.merge(index)
     with pytest.raises(ResonanceError, match='cannot merge'):
@@ -285,7 +334,13 @@ def test_round_trip(made, songs, queries, tmp_path, kind, mmap):
     index.save(tmp_path)
     again = VectorIndex.load(tmp_path, mmap=mmap)
     same(again, index, queries)
-    assert (again.kind, again.reason, again.model_name, again.probes, again.codes) == (kind, index.reason, 'm', 64, index.codes)
+    assert (again.kind, again.reason, again.model_name, again.probes, again.codes) == (
+        kind,
+        index.reason,
+        'm',
+        64,
+        index.codes,
+    )
     assert again.codebook is None and index.codebook is None or again.codebook.digest == index.codebook.digest
     again.remove(['s09'])
     index.remove(['s09'])
@@ -308,7 +363,10 @@ def test_mapped_indexes_are_taken_over(made, songs, queries, tmp_path, kind):
     expected = made(kind, ['s00', 's01', 's02'])
     same(mapped, expected, queries)
     same(VectorIndex.load(tmp_path / 'b'), expected, queries)
-    for a, b in [(VectorIndex.load(tmp_path / 'b'), made(kind, ['s03'])), (made(kind, ['s00', 's01', 's02']), made(kind, ['s03']))]:
+    for a, b in [
+        (VectorIndex.load(tmp_path / 'b'), made(kind, ['s03'])),
+        (made(kind, ['s00', 's01', 's02']), made(kind, ['s03'])),
+    ]:
         a.merge(b)
         same(a, made(kind, ['s00', 's01', 's02', 's03']), queries)
     into = made(kind, ['s04'])
@@ -330,7 +388,14 @@ def test_untrained_and_empty_round_trips(songs, queries, tmp_path, kind):
     for t in [*songs][2:]:
         again.add(t, songs[t])
     assert again.trained and again.kind == kind and len(again) == 40
-    assert recall_at(again.search(queries, 1)[1], brute(queries, again.vectors(np.arange(again.n_vectors)), 1)[1], brute(queries, again.vectors(np.arange(again.n_vectors)), 1)[0]) > 0.8
+    assert (
+        recall_at(
+            again.search(queries, 1)[1],
+            brute(queries, again.vectors(np.arange(again.n_vectors)), 1)[1],
+            brute(queries, again.vectors(np.arange(again.n_vectors)), 1)[0],
+        )
+        > 0.8
+    )
 
 
 @pytest.mark.parametrize('step', [0, 1])
@@ -339,7 +404,8 @@ def test_a_killed_save_leaves_the_old_index(made, songs, queries, tmp_path, monk
     "The power fails when the first or the second file is moved into place."
     old = made(kind, ['s00', 's01'])
     old.save(tmp_path)
-    moves, replace = [], core.os.replace
+    moves = []
+    replace = core.os.replace
 
     def killed(a, b):
         if len(moves) == step:
@@ -372,7 +438,17 @@ def test_damage_is_noticed(made, tmp_path, kind, name):
     made(kind, ['s00', 's01', 's02']).save(tmp_path)
     whole = (tmp_path / name).read_bytes()
     rng = np.random.default_rng(3)
-    broken = [b'', whole[:10], whole[: len(whole) // 2], whole[:-1], whole + b' x', b'\x00' * len(whole), b'{"format": "something else", "version": 1}', b'[]', b'\xff\xfe']
+    broken = [
+        b'',
+        whole[:10],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        whole + b' x',
+        b'\x00' * len(whole),
+        b'{"format": "something else", "version": 1}',
+        b'[]',
+        b'\xff\xfe',
+    ]
     for at in rng.integers(0, len(whole), 25):
         broken.append(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
     for data in broken:
@@ -437,7 +513,14 @@ def test_codebooks_are_stored(songs, books, tmp_path, kind):
     assert fit_codebook(np.concatenate([*songs.values()]), kind).digest == books[kind].digest
     if kind != 'int8':
         assert fit_codebook(np.concatenate([*songs.values()]), kind, seed=1).digest != books[kind].digest
-    for data in (b'', whole[:50], whole[: len(whole) // 2], whole[:-5], b'PK\x03\x04' + b'x' * 99, b'\x93NUMPY'):
+    for data in (
+        b'',
+        whole[:50],
+        whole[: len(whole) // 2],
+        whole[:-5],
+        b'PK\x03\x04' + b'x' * 99,
+        b'\x93NUMPY',
+    ):
         path.write_bytes(data)
         with pytest.raises(ResonanceError, match='not a readable codebook'):
             Codebook.load(path)
@@ -446,8 +529,11 @@ def test_codebooks_are_stored(songs, books, tmp_path, kind):
 
 
 def test_strange_codebooks(books, tmp_path):
-    path, book = tmp_path / 'book.npz', books['pq32']
-    about = lambda **changes: np.array(json.dumps({'format': module.CODEBOOK, 'version': 1, 'kind': 'pq32', 'digest': book.digest} | changes))
+    path = tmp_path / 'book.npz'
+    book = books['pq32']
+    about = lambda **changes: np.array(
+        json.dumps({'format': module.CODEBOOK, 'version': 1, 'kind': 'pq32', 'digest': book.digest} | changes)
+    )
     for arrays, says in [
         ({'about': about(digest='0'), **book.arrays}, 'is damaged'),
         ({'about': about(version=2), **book.arrays}, 'version 2'),
@@ -467,8 +553,10 @@ def test_strange_codebooks(books, tmp_path):
 
 @pytest.mark.parametrize('kind', ['pq16', 'ivf-pq32'])
 def test_axes_that_hold_little_may_be_left_out(songs, queries, kind, tmp_path):
-    x, kept = np.concatenate([*songs.values()]), DIM // 2
-    few, all_of_them = fit_codebook(x, kind, axes=kept), fit_codebook(x, kind)
+    x = np.concatenate([*songs.values()])
+    kept = DIM // 2
+    few = fit_codebook(x, kind, axes=kept)
+    all_of_them = fit_codebook(x, kind)
     turn = few.arrays['rotation']
     assert turn.shape == (kept, DIM) and few.dim == DIM and few.turn(x).shape == (len(x), kept)
     np.testing.assert_allclose(turn @ turn.T, np.eye(kept), atol=1e-5)
@@ -525,7 +613,11 @@ def test_silence_alone_can_be_fitted(kind, capfd):
 
 
 def test_the_kind_that_is_chosen(songs, queries, tmp_path):
-    assert choose_kind(0)[0] == 'flat' and choose_kind(2**21)[0] == 'flat' and choose_kind(2**21 + 1)[0] == 'int8'
+    assert (
+        choose_kind(0)[0] == 'flat'
+        and choose_kind(2**21)[0] == 'flat'
+        and choose_kind(2**21 + 1)[0] == 'int8'
+    )
     assert choose_kind(10**7)[0] == 'ivf-pq32' and 'still too much' in choose_kind(10**9)[1]
     sizes = [KINDS.index(choose_kind(n, 2**24)[0]) for n in np.geomspace(1, 10**8, 60).astype(int)]
     assert sizes == sorted(sizes) and set(sizes) == {0, 1, 2, 3, 5}  # pq16 is never chosen: it loses much
@@ -538,7 +630,12 @@ def test_the_kind_that_is_chosen(songs, queries, tmp_path):
         if i == 20:
             index.save(tmp_path)
             index = VectorIndex.load(tmp_path)
-    assert seen == ['flat', 'int8', 'pq32'] and index.trained and 'as pq32' in index.reason or seen == ['flat', 'int8', 'pq64', 'pq32']
+    assert (
+        seen == ['flat', 'int8', 'pq32']
+        and index.trained
+        and 'as pq32' in index.reason
+        or seen == ['flat', 'int8', 'pq64', 'pq32']
+    )
     x = np.concatenate([*songs.values()])
     exact_scores, exact_rows = brute(queries, x, 10)
     assert recall_at(index.search(queries, 10)[1], exact_rows, exact_scores) > 0.75
@@ -549,12 +646,15 @@ def test_the_kind_that_is_chosen(songs, queries, tmp_path):
 
 
 def test_recall():
-    exact, scores = np.array([[3, 1, 2], [5, -1, -1]]), np.array([[0.9, 0.5, 0.5], [0.3, -np.inf, -np.inf]])
+    exact = np.array([[3, 1, 2], [5, -1, -1]])
+    scores = np.array([[0.9, 0.5, 0.5], [0.3, -np.inf, -np.inf]])
     assert recall_at([[3, 1, 2], [5, -1, -1]], exact, scores) == 1
     assert recall_at([[3, 2], [5, 6]], exact, scores, k=2) == 1
     assert recall_at([[3, 3], [6, -1]], exact, scores, k=2) == pytest.approx(1 / 3)
     assert recall_at([[9, 3], [5, 6]], exact, scores, k=2, found_scores=[[0.5, 0.9], [0.3, 0.1]]) == 1
-    assert recall_at([[9, 3], [5, 6]], exact, scores, k=2, found_scores=[[0.4, 0.9], [0.3, 0.1]]) == pytest.approx(2 / 3)
+    assert recall_at(
+        [[9, 3], [5, 6]], exact, scores, k=2, found_scores=[[0.4, 0.9], [0.3, 0.1]]
+    ) == pytest.approx(2 / 3)
     assert recall_at(np.zeros((0, 3), int), np.zeros((0, 3), int), np.zeros((0, 3))) == 1
     with pytest.raises(ResonanceError, match='do not fit'):
         recall_at([[1]], exact, scores)

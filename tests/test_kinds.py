@@ -26,8 +26,13 @@ def seen(data, **how):
 
 def packed(x, kind):
     x = np.clip(x, -1, 1)
-    return {'s16': lambda: (x * 32_767).round().astype('<i2'), 'f32': lambda: x.astype('<f4'), 'u8': lambda: (x * 127 + 128).astype('u1'),
-            'f32 of s16': lambda: ((x * 32_767).round() / 32_768).astype('<f4'), 's32': lambda: (x * 2**31 * 0.999).astype('<i4')}[kind]().tobytes()
+    return {
+        's16': lambda: (x * 32_767).round().astype('<i2'),
+        'f32': lambda: x.astype('<f4'),
+        'u8': lambda: (x * 127 + 128).astype('u1'),
+        'f32 of s16': lambda: ((x * 32_767).round() / 32_768).astype('<f4'),
+        's32': lambda: (x * 2**31 * 0.999).astype('<i4'),
+    }[kind]().tobytes()
 
 
 @pytest.mark.parametrize('kind', ['s16', 'f32', 'u8', 'f32 of s16', 's32'])
@@ -55,26 +60,58 @@ def test_steady_tones_are_raw_samples():
     for period in (4, 16, 24, 47, 48, 94, 96, 144, 192, 208, 313):
         for k, amplitude in enumerate((40, 1_100, 32_000)):
             t = np.arange(8_000) * 2 * np.pi / period
-            assert seen((amplitude * np.sin(t + k)).round().astype('<i2').tobytes()).name == RAW, (period, amplitude)
+            assert seen((amplitude * np.sin(t + k)).round().astype('<i2').tobytes()).name == RAW, (
+                period,
+                amplitude,
+            )
 
 
 @settings(max_examples=100, deadline=None)
-@given(some.binary(max_size=3000), some.booleans(), some.sampled_from([b'', b'HTTP/1.1 200 OK\r\n', b'ICY 200 OK\r\nicy-metaint:9\r\n\r\n', b'\0\0\0\x18ftyp', b'ID3\3', b'\xff\xfb\x90\x64']))
+@given(
+    some.binary(max_size=3000),
+    some.booleans(),
+    some.sampled_from(
+        [
+            b'',
+            b'HTTP/1.1 200 OK\r\n',
+            b'ICY 200 OK\r\nicy-metaint:9\r\n\r\n',
+            b'\0\0\0\x18ftyp',
+            b'ID3\3',
+            b'\xff\xfb\x90\x64',
+        ]
+    ),
+)
 def test_any_bytes_are_something(data, samples, before):
     kind = recognise(before + data, True, samples)
-    assert kind is not None and '\n' not in kind.refusal and kind.refusal.isprintable() and 0 <= kind.at <= len(before + data)
+    assert (
+        kind is not None
+        and '\n' not in kind.refusal
+        and kind.refusal.isprintable()
+        and 0 <= kind.at <= len(before + data)
+    )
     recognise(before + data, False, samples)
 
 
 @pytest.fixture(scope='module')
 def encoded(tmp_path_factory):
     "Ten seconds in many containers: name -> bytes."
-    d, x = tmp_path_factory.mktemp('encoded'), tone(10, 44_100, 2)
+    d = tmp_path_factory.mktemp('encoded')
+    x = tone(10, 44_100, 2)
     made = {}
     for name, codec, container, options in (
-            ('MP3', 'libmp3lame', 'mp3', {'id3v2_version': '0', 'write_xing': '0'}), ('AAC', 'aac', 'adts', {}), ('MPEG-TS', 'aac', 'mpegts', {}), ('LATM', 'aac', 'latm', {}),
-            ('AC-3', 'ac3', 'ac3', {}), ('FLV', 'aac', 'flv', {}), ('Matroska', 'aac', 'matroska', {}), ('MP4', 'aac', 'mp4', {'movflags': 'empty_moov+default_base_moof', 'frag_duration': '1000000'}),
-            ('WMA', 'wmav2', 'asf', {}), ('AVI', 'mp2', 'avi', {}), ('MPEG', 'mp2', 'mpeg', {}), ('Ogg', 'libvorbis', 'ogg', {})):
+        ('MP3', 'libmp3lame', 'mp3', {'id3v2_version': '0', 'write_xing': '0'}),
+        ('AAC', 'aac', 'adts', {}),
+        ('MPEG-TS', 'aac', 'mpegts', {}),
+        ('LATM', 'aac', 'latm', {}),
+        ('AC-3', 'ac3', 'ac3', {}),
+        ('FLV', 'aac', 'flv', {}),
+        ('Matroska', 'aac', 'matroska', {}),
+        ('MP4', 'aac', 'mp4', {'movflags': 'empty_moov+default_base_moof', 'frag_duration': '1000000'}),
+        ('WMA', 'wmav2', 'asf', {}),
+        ('AVI', 'mp2', 'avi', {}),
+        ('MPEG', 'mp2', 'mpeg', {}),
+        ('Ogg', 'libvorbis', 'ogg', {}),
+    ):
         made[name] = write_av(d / 'x', x, codec=codec, container=container, options=options).read_bytes()
     for name in ('WAV', 'FLAC', 'AIFF', 'AU', 'CAF', 'W64'):
         f = io.BytesIO()
@@ -102,20 +139,45 @@ def test_the_middle_of_a_container_is_refused(encoded, name):
 
 
 def test_frames_of_silence_are_frames(tmp_path):
-    data = write_av(tmp_path / 'x', np.zeros((90_000, 2), 'float32'), codec='libmp3lame', container='mp3', options={'id3v2_version': '0', 'write_xing': '0'}).read_bytes()
+    data = write_av(
+        tmp_path / 'x',
+        np.zeros((90_000, 2), 'float32'),
+        codec='libmp3lame',
+        container='mp3',
+        options={'id3v2_version': '0', 'write_xing': '0'},
+    ).read_bytes()
     assert seen(data).name == 'MP3' and seen(data[5_001:]).name == 'MP3'
 
 
-@pytest.mark.parametrize('data, said', [
-    (b'hello\n', 'is text, not sound: "hello"'), (b'<!DOCTYPE html>\n<html>' + b' ' * 9_999, '<!DOCTYPE html>'), (b'{"error": "no such stream"}', 'is text'),
-    ('Größe\n'.encode() * 99, 'is text'), ('Größe und viele Worte'.encode('latin-1'), 'is text'), ('hello there'.encode('utf-16'), 'is text, not sound: "hello there"'),
-    (b'#EXTM3U\nhttp://localhost/radio\n', 'is a playlist'), (b'[playlist]\nFile1=http://localhost/radio\n', 'is a playlist'),
-    (png(), 'is a PNG picture'), (b'\xff\xd8\xff\xe0\0\x10JFIF\0' + bytes(99), 'is a JPEG picture'), (b'GIF89a' + bytes(99), 'is a GIF picture'),
-    (b'PK\3\4' + bytes(99), 'is a ZIP archive'), (b'\x1f\x8b\x08\0' + bytes(99), 'is a gzip file'), (b'%PDF-1.4\n', 'is a PDF document'), (b'\x7fELF\2\1\1' + bytes(99), 'is a program'),
-    (b'HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n<html>', '"404 Not Found"'), (b'HTTP/1.1 302 Found\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n', '"503 Busy"'),
-    (b'ICY 401 Unauthorized\r\n\r\n', '"401 Unauthorized"'), (b'HTTP/1.1 200 OK\r\n\r\n<html>', 'is text'), (np.random.default_rng(0).bytes(40_000), '--raw'),
-    (b'\0\0\0\x18ftypM4A \0\0\0\0M4A mp42' + b'\0\0\0\x08free' + b'\0\1\0\0mdat' + bytes(99), 'save it, and give the file'),
-])
+@pytest.mark.parametrize(
+    'data, said',
+    [
+        (b'hello\n', 'is text, not sound: "hello"'),
+        (b'<!DOCTYPE html>\n<html>' + b' ' * 9_999, '<!DOCTYPE html>'),
+        (b'{"error": "no such stream"}', 'is text'),
+        ('Größe\n'.encode() * 99, 'is text'),
+        ('Größe und viele Worte'.encode('latin-1'), 'is text'),
+        ('hello there'.encode('utf-16'), 'is text, not sound: "hello there"'),
+        (b'#EXTM3U\nhttp://localhost/radio\n', 'is a playlist'),
+        (b'[playlist]\nFile1=http://localhost/radio\n', 'is a playlist'),
+        (png(), 'is a PNG picture'),
+        (b'\xff\xd8\xff\xe0\0\x10JFIF\0' + bytes(99), 'is a JPEG picture'),
+        (b'GIF89a' + bytes(99), 'is a GIF picture'),
+        (b'PK\3\4' + bytes(99), 'is a ZIP archive'),
+        (b'\x1f\x8b\x08\0' + bytes(99), 'is a gzip file'),
+        (b'%PDF-1.4\n', 'is a PDF document'),
+        (b'\x7fELF\2\1\1' + bytes(99), 'is a program'),
+        (b'HTTP/1.1 404 Not Found\r\nServer: x\r\n\r\n<html>', '"404 Not Found"'),
+        (b'HTTP/1.1 302 Found\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n', '"503 Busy"'),
+        (b'ICY 401 Unauthorized\r\n\r\n', '"401 Unauthorized"'),
+        (b'HTTP/1.1 200 OK\r\n\r\n<html>', 'is text'),
+        (np.random.default_rng(0).bytes(40_000), '--raw'),
+        (
+            b'\0\0\0\x18ftypM4A \0\0\0\0M4A mp42' + b'\0\0\0\x08free' + b'\0\1\0\0mdat' + bytes(99),
+            'save it, and give the file',
+        ),
+    ],
+)
 def test_what_is_no_sound_is_refused(data, said):
     assert said in seen(data).refusal
     assert '\n' not in seen(data).refusal
@@ -124,7 +186,10 @@ def test_what_is_no_sound_is_refused(data, said):
 def test_what_was_said_to_be_samples_is_taken_at_its_word():
     for data in (b'hello\n' * 99, np.random.default_rng(0).bytes(40_000), bytes(99), b''):
         assert seen(data, samples=True).name == RAW
-    assert seen(wav_header() + bytes(99), samples=True).name == 'WAV' and recognise(bytes(16), False, True).name == RAW
+    assert (
+        seen(wav_header() + bytes(99), samples=True).name == 'WAV'
+        and recognise(bytes(16), False, True).name == RAW
+    )
 
 
 def test_what_a_web_server_says_in_front_is_passed_over(encoded):

@@ -1,4 +1,7 @@
-"""What a linter finds in the package, the tests and the scripts: nothing. Its rules stand in `ruff.toml`."""
+"""What a linter finds in the package, the tests and the scripts, and what a formatter would change: nothing.
+
+Their rules stand in `ruff.toml`.
+"""
 
 import subprocess
 import sys
@@ -17,3 +20,11 @@ def test_the_linter_finds_nothing(place):
     words += ['--select', 'F821,E9,PLE'] if place == 'nbs' else []  # cells import for those that follow
     done = subprocess.run([*words, place], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not find_spec('ruff'), reason='ruff is not installed')
+@pytest.mark.parametrize('place', ['nbs', 'figures', 'tests', 'benchmarks'])  # the package is made of `nbs`
+def test_the_formatter_changes_nothing(place):
+    words = [sys.executable, '-m', 'ruff', 'format', '--check', '--no-cache', place]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f'run `make notebooks`:\n{done.stdout}{done.stderr}'

@@ -21,7 +21,9 @@ def pairs(n, seed, dim=8, dtype=torch.float64):
 
 
 def slow_nt_xent(a, b, t, songs, memory=None, memory_songs=None, smoothing=0.0):
-    z, n, total = torch.cat([a, b]), len(a), 0.0
+    z = torch.cat([a, b])
+    n = len(a)
+    total = 0.0
     for i in range(2 * n):
         j = (i + n) % (2 * n)
         others = [k for k in range(2 * n) if k != i and (k == j or songs[k % n] != songs[i % n])]
@@ -34,21 +36,34 @@ def slow_nt_xent(a, b, t, songs, memory=None, memory_songs=None, smoothing=0.0):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=7), st.integers(0, 99), st.sampled_from([0.05, 0.2, 1.0]), st.sampled_from([0.0, 0.1]), st.booleans())
+@given(
+    st.lists(st.integers(0, 3), min_size=2, max_size=7),
+    st.integers(0, 99),
+    st.sampled_from([0.05, 0.2, 1.0]),
+    st.sampled_from([0.0, 0.1]),
+    st.booleans(),
+)
 def test_nt_xent_is_its_formula(songs, seed, t, smoothing, remembers):
     a, b = pairs(len(songs), seed)
-    songs, more = torch.tensor(songs), {}
+    songs = torch.tensor(songs)
+    more = {}
     if remembers:
         more = {'memory': torch.cat(pairs(3, seed + 1)), 'memory_songs': torch.tensor([0, 1, 9, 9, 2, 0])}
     expected = slow_nt_xent(a, b, t, songs, **more, smoothing=smoothing)
-    assert nt_xent(a, b, t, songs, **more, smoothing=smoothing).item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-9)
+    assert nt_xent(a, b, t, songs, **more, smoothing=smoothing).item() == pytest.approx(
+        expected.item(), rel=1e-9, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
 def test_other_precisions(dtype):
     a, b = pairs(16, 0)
     songs = torch.arange(16) // 2
-    for loss in (lambda a, b: nt_xent(a, b, 0.05, songs), lambda a, b: sup_con(torch.cat([a, b]), torch.arange(16).repeat(2), 0.05), lambda a, b: triplet(a, b, songs=songs)):
+    for loss in (
+        lambda a, b: nt_xent(a, b, 0.05, songs),
+        lambda a, b: sup_con(torch.cat([a, b]), torch.arange(16).repeat(2), 0.05),
+        lambda a, b: triplet(a, b, songs=songs),
+    ):
         got = loss(a.to(dtype), b.to(dtype))
         assert got.dtype == torch.float32
         assert got.item() == pytest.approx(loss(a.to(dtype).double(), b.to(dtype).double()).item(), rel=1e-4)
@@ -57,7 +72,8 @@ def test_other_precisions(dtype):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.integers(0, 99))
 def test_sup_con_is_its_formula(labels, seed):
-    z, labels = pairs(len(labels), seed)[0], torch.tensor(labels)
+    z = pairs(len(labels), seed)[0]
+    labels = torch.tensor(labels)
     if len(labels.unique()) == len(labels):
         with pytest.raises(ResonanceError, match='partner'):
             sup_con(z, labels)
@@ -67,11 +83,17 @@ def test_sup_con_is_its_formula(labels, seed):
             right = [k for k in range(len(z)) if k != i and labels[k] == labels[i]]
             among = torch.logsumexp(torch.stack([z[i] @ z[k] / 0.1 for k in range(len(z)) if k != i]), 0)
             rows += [sum(among - z[i] @ z[k] / 0.1 for k in right) / len(right)] if right else []
-        assert sup_con(z, labels, 0.1).item() == pytest.approx(float(sum(rows)) / len(rows), rel=1e-9, abs=1e-9)
+        assert sup_con(z, labels, 0.1).item() == pytest.approx(
+            float(sum(rows)) / len(rows), rel=1e-9, abs=1e-9
+        )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=8), st.integers(0, 99), st.sampled_from(['hard', 'semi-hard']))
+@given(
+    st.lists(st.integers(0, 3), min_size=2, max_size=8),
+    st.integers(0, 99),
+    st.sampled_from(['hard', 'semi-hard']),
+)
 def test_triplets_are_their_formula(songs, seed, mining):
     a, b = pairs(len(songs), seed)
     terms = []
@@ -80,9 +102,13 @@ def test_triplets_are_their_formula(songs, seed, mining):
         wrong = sorted(((a[i] - b[k]) ** 2).sum() for k in range(len(songs)) if songs[k] != songs[i])
         beyond = [w for w in wrong if w > right]
         if wrong:
-            terms.append(max(0.0, float(right - (beyond[0] if mining == 'semi-hard' and beyond else wrong[0]) + 0.3)))
+            terms.append(
+                max(0.0, float(right - (beyond[0] if mining == 'semi-hard' and beyond else wrong[0]) + 0.3))
+            )
     if terms:
-        assert triplet(a, b, 0.3, mining, torch.tensor(songs)).item() == pytest.approx(sum(terms) / len(terms), abs=1e-9)
+        assert triplet(a, b, 0.3, mining, torch.tensor(songs)).item() == pytest.approx(
+            sum(terms) / len(terms), abs=1e-9
+        )
     else:
         with pytest.raises(ResonanceError, match='two songs'):
             triplet(a, b, 0.3, mining, torch.tensor(songs))
@@ -101,7 +127,11 @@ def test_a_batch_with_nothing_to_be_wrong_about():
 def test_the_right_ones_come_nearer():
     a, b = pairs(8, 1)
     before = (a * b).sum(1).mean()
-    for loss in (lambda a, b: nt_xent(a, b), lambda a, b: triplet(a, b), lambda a, b: sup_con(torch.cat([a, b]), torch.arange(8).repeat(2))):
+    for loss in (
+        lambda a, b: nt_xent(a, b),
+        lambda a, b: triplet(a, b),
+        lambda a, b: sup_con(torch.cat([a, b]), torch.arange(8).repeat(2)),
+    ):
         x = a.clone().requires_grad_()
         loss(F.normalize(x, dim=1), b).backward()
         assert ((F.normalize(a - 0.05 * x.grad / x.grad.norm(), dim=1) * b).sum(1).mean() > before).item()
@@ -119,7 +149,8 @@ def test_temperature_keeps_its_limits():
 
 def test_hybrid_learns_songs():
     torch.manual_seed(0)
-    hybrid, songs = Hybrid(8, 4, alpha=1.0), torch.arange(8) % 4
+    hybrid = Hybrid(8, 4, alpha=1.0)
+    songs = torch.arange(8) % 4
     a, b = pairs(8, 2, dtype=torch.float32)
     first = hybrid(a, b, songs).item()
     optimiser = torch.optim.SGD(hybrid.parameters(), 5.0)
@@ -133,8 +164,11 @@ def test_hybrid_learns_songs():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 12))
 def test_memory_keeps_the_newest(batches, size):
-    memory, seen = Memory(size), []
+    memory = Memory(size)
+    seen = []
     for i, n in enumerate(batches):
         memory.add(torch.full((n, 2), float(i)), torch.full((n,), i))
         seen += [i] * n
-    assert memory.songs.tolist() == seen[-size:] and memory.vectors[:, 0].tolist() == [float(x) for x in seen[-size:]]
+    assert memory.songs.tolist() == seen[-size:] and memory.vectors[:, 0].tolist() == [
+        float(x) for x in seen[-size:]
+    ]

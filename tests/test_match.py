@@ -6,7 +6,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resonance_nb.core import ResonanceError
-from resonance_nb.match import SAME, along, best_places, best_songs, between, diagonals, laid_out, propose, rival, scan
+from resonance_nb.match import (
+    SAME,
+    along,
+    best_places,
+    best_songs,
+    between,
+    diagonals,
+    laid_out,
+    propose,
+    rival,
+    scan,
+)
 
 lengths_of_songs = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
@@ -32,7 +43,9 @@ def test_diagonals_are_a_loop(lengths, n, step, seed):
     assert got.shape == (sum(lengths),) and np.array_equal(similar, before)
     for begin, length in zip(first, lengths):
         for place in range(length):
-            total = sum(float(similar[i, begin + place + i * step]) for i in range(n) if place + i * step < length)
+            total = sum(
+                float(similar[i, begin + place + i * step]) for i in range(n) if place + i * step < length
+            )
             assert got[begin + place] == pytest.approx(total / max(n, 1), abs=1e-5)
 
 
@@ -42,17 +55,29 @@ def test_diagonals_are_a_loop(lengths, n, step, seed):
 @example([9, 9], 8, 2, 5, 0)
 def test_scan_is_diagonals_without_the_table(lengths, n, step, at_once, seed):
     rng = np.random.default_rng(seed)
-    windows, clip, left = unit(rng, sum(lengths), 5), unit(rng, n, 5), laid_out(lengths)[1]
+    windows = unit(rng, sum(lengths), 5)
+    clip = unit(rng, n, 5)
+    left = laid_out(lengths)[1]
     expected = diagonals(clip @ windows.T, left, step)
-    np.testing.assert_allclose(scan(clip, windows, left, step, at_once), [expected], atol=1e-5)  # wherever the songs are cut
+    # wherever the songs are cut
+    np.testing.assert_allclose(scan(clip, windows, left, step, at_once), [expected], atol=1e-5)
     np.testing.assert_allclose(scan(clip, windows, left, step), [expected], atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
-@given(lengths_of_songs, st.integers(0, 9), st.integers(1, 3), st.integers(1, 12), st.integers(2, 5), st.integers(0, 99))
+@given(
+    lengths_of_songs,
+    st.integers(0, 9),
+    st.integers(1, 3),
+    st.integers(1, 12),
+    st.integers(2, 5),
+    st.integers(0, 99),
+)
 def test_windows_of_a_clip_take_turns(lengths, n, step, at_once, turns, seed):
     rng = np.random.default_rng(seed)
-    windows, clip, left = unit(rng, sum(lengths), 5), unit(rng, n, 5), laid_out(lengths)[1]
+    windows = unit(rng, sum(lengths), 5)
+    clip = unit(rng, n, 5)
+    left = laid_out(lengths)[1]
     got = scan(clip, windows, left, step, at_once, turns)
     assert got.shape == (turns, len(windows)) and got.dtype == np.float32
     for turn in range(turns):
@@ -92,7 +117,13 @@ def test_laid_out_is_a_loop(lengths):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([-1.0, -0.25, 0.0, 0.5, 1.0]), min_size=1, max_size=8), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-1.0, -0.25, 0.0, 0.5, 1.0]), min_size=1, max_size=8),
+        min_size=1,
+        max_size=6,
+    )
+)
 @example([[0.5, 0.5], [0.5]])
 def test_best_places_are_the_first_of_the_best(songs):
     best, place = best_places(np.concatenate(songs).astype(np.float32), laid_out([len(s) for s in songs])[0])
@@ -101,10 +132,19 @@ def test_best_places_are_the_first_of_the_best(songs):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 8), min_size=1, max_size=9), st.integers(1, 3), st.integers(1, 10), st.sets(st.integers(0, 8)), st.integers(0, 99))
+@given(
+    st.lists(st.integers(1, 8), min_size=1, max_size=9),
+    st.integers(1, 3),
+    st.integers(1, 10),
+    st.sets(st.integers(0, 8)),
+    st.integers(0, 99),
+)
 def test_best_songs_are_those_of_best_places(lengths, turns, most, left_out, seed):
-    scores = np.random.default_rng(seed).permutation(turns * sum(lengths)).reshape(turns, -1).astype(np.float32)
-    first, left_out = laid_out(lengths)[0], np.array([i for i in left_out if i < len(lengths)], int)
+    scores = (
+        np.random.default_rng(seed).permutation(turns * sum(lengths)).reshape(turns, -1).astype(np.float32)
+    )
+    first = laid_out(lengths)[0]
+    left_out = np.array([i for i in left_out if i < len(lengths)], int)
     found = [best_places(row, first) for row in scores]
     best = np.max([b for b, _ in found], axis=0)
     order = [i for i in np.argsort(-best) if i not in left_out][:most]
@@ -133,13 +173,17 @@ def test_never_more_than_half_a_window(triples):
         assert shift * (float(a) - float(b)) >= 0
 
 
-@pytest.mark.parametrize('three', [(0, 0, 0), (0.5, 0.5, 0.5), (0, 1, 2), (1, 0, 1), (3, 1, 2), (0.3, 0.3, 0.3 + 1e-12)], ids=str)
+@pytest.mark.parametrize(
+    'three', [(0, 0, 0), (0.5, 0.5, 0.5), (0, 1, 2), (1, 0, 1), (3, 1, 2), (0.3, 0.3, 0.3 + 1e-12)], ids=str
+)
 def test_where_there_is_no_top_nothing_moves(three):
     assert float(between(*three)) == 0
 
 
 def test_a_top_beyond_the_neighbour_stays_within_half_a_window():
-    assert between(np.array([0.0, 2.0]), np.array([1.9, 1.9]), np.array([2.0, 0.0])).tolist() == pytest.approx([0.5, -0.5])
+    assert between(
+        np.array([0.0, 2.0]), np.array([1.9, 1.9]), np.array([2.0, 0.0])
+    ).tolist() == pytest.approx([0.5, -0.5])
     assert between(np.zeros((2, 3)), np.ones((2, 3)), np.full((2, 3), 0.5)).shape == (2, 3)
 
 
@@ -177,7 +221,11 @@ def test_propose_is_a_loop(lengths, n, k, step, seed):
     assert list(zip(few[0].tolist(), few[1].tolist())) == found[:2]
 
 
-@pytest.mark.parametrize('rows', [np.full((3, 4), -1), np.zeros((0, 4), int), np.zeros((2, 0), int)], ids=['nothing', 'no clip', 'no neighbours'])
+@pytest.mark.parametrize(
+    'rows',
+    [np.full((3, 4), -1), np.zeros((0, 4), int), np.zeros((2, 0), int)],
+    ids=['nothing', 'no clip', 'no neighbours'],
+)
 def test_nothing_proposes_nothing(rows):
     songs, places = propose(np.zeros(rows.shape), rows, np.array([0, 5, 9]))
     assert songs.tolist() == places.tolist() == []
@@ -199,7 +247,8 @@ def test_neighbouring_songs_do_not_vote_for_each_other():
     songs, places = propose(np.ones((4, 1)), rows, first)
     assert sorted(zip(songs.tolist(), places.tolist())) == [(0, 2), (1, -2)]
     # places -1 of the second song and 3 of the first: neighbours in the table, strangers in music
-    scores, rows = np.array([[1.0, 0.0], [0.6, 0.0]]), np.array([[3, -1], [4, -1]])
+    scores = np.array([[1.0, 0.0], [0.6, 0.0]])
+    rows = np.array([[3, -1], [4, -1]])
     songs, places = propose(scores, rows, first)
     assert list(zip(songs.tolist(), places.tolist())) == [(0, 3), (1, -1)]
     heavier = propose(np.array([[0.5], [0.6]]), np.array([[3], [4]]), first)
@@ -215,11 +264,18 @@ def test_a_negative_cosine_speaks_against_nothing():
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths_of_songs, st.integers(1, 6), st.integers(1, 3), st.sampled_from([(1.0,), (0.5, 1.0), (1.0, 1.02, 2.0), (2.0, 0.0)]), st.integers(0, 999))
+@given(
+    lengths_of_songs,
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.sampled_from([(1.0,), (0.5, 1.0), (1.0, 1.02, 2.0), (2.0, 0.0)]),
+    st.integers(0, 999),
+)
 def test_along_is_a_loop(lengths, n, step, speeds, seed):
     rng = np.random.default_rng(seed)
     first, _ = laid_out(lengths)
-    table, clip = unit(rng, sum(lengths), 4), unit(rng, n, 4)
+    table = unit(rng, sum(lengths), 4)
+    clip = unit(rng, n, 4)
     song = rng.integers(0, len(lengths), 12)
     begin = first[song] + rng.integers(-n * step - 2, 12, 12)  # some of them wholly outside
     got, speed = along(lambda rows: table[rows], clip, begin, first[song], first[song + 1], step, speeds)
@@ -227,7 +283,9 @@ def test_along_is_a_loop(lengths, n, step, speeds, seed):
         scores = {}
         for v in speeds:
             at = [int(b + np.rint(j * step * v)) for j in range(n)]
-            scores[v] = sum(float(table[a] @ clip[j]) for j, a in enumerate(at) if first[s] <= a < first[s + 1]) / n
+            scores[v] = (
+                sum(float(table[a] @ clip[j]) for j, a in enumerate(at) if first[s] <= a < first[s + 1]) / n
+            )
         assert got[i] == pytest.approx(max(scores.values()), abs=1e-5)
         assert scores[speed[i]] == pytest.approx(max(scores.values()), abs=1e-5)
 
@@ -239,16 +297,27 @@ def test_along_asks_only_for_windows_of_the_song():
         asked.append(rows)
         return np.ones((*rows.shape, 2), np.float32)
 
-    first, last = np.array([5, 5, 8]), np.array([8, 8, 20])
-    score, speed = along(take, np.full((4, 2), 0.5, np.float32), np.array([-50, 6, 18]), first, last, speeds=(1.0, 1.5))
+    first = np.array([5, 5, 8])
+    last = np.array([8, 8, 20])
+    score, speed = along(
+        take, np.full((4, 2), 0.5, np.float32), np.array([-50, 6, 18]), first, last, speeds=(1.0, 1.5)
+    )
     assert all((a >= first[:, None]).all() and (a < last[:, None]).all() for a in asked) and len(asked) == 2
     assert score.tolist() == pytest.approx([0, 2 / 4, 2 / 4])
     assert speed.tolist() == [1, 1, 1]  # of equal speeds, the first
 
 
 def test_a_faster_song_is_followed():
-    table, at = unit(np.random.default_rng(0), 60, 16), np.rint(np.arange(16) * 1.25).astype(int)
-    score, speed = along(lambda rows: table[rows], table[20 + at], np.array([20, 5]), np.zeros(2, int), np.full(2, 60), speeds=(0.8, 1.0, 1.25))
+    table = unit(np.random.default_rng(0), 60, 16)
+    at = np.rint(np.arange(16) * 1.25).astype(int)
+    score, speed = along(
+        lambda rows: table[rows],
+        table[20 + at],
+        np.array([20, 5]),
+        np.zeros(2, int),
+        np.full(2, 60),
+        speeds=(0.8, 1.0, 1.25),
+    )
     assert speed[0] == 1.25 and score[0] == pytest.approx(1, abs=1e-5) and score[1] < 0.5
 
 
@@ -276,10 +345,21 @@ def places_like(*cosines, windows=6, dim=8):
     return np.stack([base, *made])
 
 
-@pytest.mark.parametrize('cosines, number', [
-    ((), 1), ((0.1,), 1), ((0.99,), 2), ((0.99, 0.99), 3), ((0.99, 0.2), 2), ((0.2, 0.99), 1), ((0.99, 0.99, -0.3, 0.99), 3),
-    ((SAME - 0.01,), 1), ((SAME + 0.01,), 2),
-], ids=str)
+@pytest.mark.parametrize(
+    'cosines, number',
+    [
+        ((), 1),
+        ((0.1,), 1),
+        ((0.99,), 2),
+        ((0.99, 0.99), 3),
+        ((0.99, 0.2), 2),
+        ((0.2, 0.99), 1),
+        ((0.99, 0.99, -0.3, 0.99), 3),
+        ((SAME - 0.01,), 1),
+        ((SAME + 0.01,), 2),
+    ],
+    ids=str,
+)
 def test_the_rival_is_the_best_that_sounds_otherwise(cosines, number):
     score = np.linspace(2, 1, len(cosines) + 1)
     assert rival(score, places_like(*cosines)) == number

@@ -27,8 +27,22 @@ from resonance_nb import catalog as catalog_module  # noqa: E402
 from resonance_nb.catalog import Catalog, StorageError, stored_path  # noqa: E402
 from resonance_nb.core import Match, Recognizer, ResonanceError, assert_same_answers, rng_for  # noqa: E402
 from resonance_nb.mfcc import (  # noqa: E402
-    SCALINGS, Chroma, ChromaFront, Mfcc, MfccFront, averages, calibration, chroma, confusions, fit_space, lab_measures, mfcc,
-    neighbour_purity, pca, plot_clusters, similarity_matrix,
+    SCALINGS,
+    Chroma,
+    ChromaFront,
+    Mfcc,
+    MfccFront,
+    averages,
+    calibration,
+    chroma,
+    confusions,
+    fit_space,
+    lab_measures,
+    mfcc,
+    neighbour_purity,
+    pca,
+    plot_clusters,
+    similarity_matrix,
 )
 from resonance_nb.starter import default_corpus  # noqa: E402
 
@@ -41,10 +55,16 @@ both = pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.name)
 def sound(seed, seconds=12.0):
     "Notes of a scale on an instrument of its own (partials, decay, hiss): what timbre and chroma can tell apart."
     rng = rng_for(seed, 'test timbre')
-    n, t = int(seconds * RATE), np.arange(RATE // 2) / RATE
-    colour, decay, key = rng.uniform(0.3, 2.5), rng.uniform(2, 9), rng.integers(12)
+    n = int(seconds * RATE)
+    t = np.arange(RATE // 2) / RATE
+    colour = rng.uniform(0.3, 2.5)
+    decay = rng.uniform(2, 9)
+    key = rng.integers(12)
     scale_hz = 110 * 2 ** ((key + np.array([0, 2, 4, 7, 9, 12, 16, 19])) / 12)
-    notes = [0.05 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k**colour for k in range(1, 9)) * np.exp(-decay * t) for f0_hz in scale_hz]
+    notes = [
+        0.05 * sum(np.sin(2 * np.pi * f0_hz * k * t) / k**colour for k in range(1, 9)) * np.exp(-decay * t)
+        for f0_hz in scale_hz
+    ]
     out = rng.uniform(1e-4, 3e-3) * rng.standard_normal(n + len(t))
     for start in rng.integers(0, n, int(5 * seconds)):
         out[start : start + len(t)] += notes[rng.integers(8)]
@@ -54,7 +74,9 @@ def sound(seed, seconds=12.0):
 
 
 def tone(midi, seconds=1.0):
-    return (0.2 * np.sin(2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
+    return (
+        0.2 * np.sin(2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * np.arange(int(seconds * RATE)) / RATE)
+    ).astype(np.float32)
 
 
 def same(a, b):
@@ -71,11 +93,16 @@ def test_however_the_samples_are_cut(cuts, front):
     assert same(averages(x, front), averages(iter(np.split(x, sorted(cuts))), front))
 
 
-@pytest.mark.parametrize('n_fft, n_mels, hop, n_mfcc', [(1024, 40, 400, 20), (2048, 128, 500, 20), (512, 26, 250, 13)])
+@pytest.mark.parametrize(
+    'n_fft, n_mels, hop, n_mfcc', [(1024, 40, 400, 20), (2048, 128, 500, 20), (512, 26, 250, 13)]
+)
 def test_coefficients_are_librosas(n_fft, n_mels, hop, n_mfcc):
     librosa = pytest.importorskip('librosa')
-    x, front = sound(3), MfccFront(n_fft=n_fft, n_mels=n_mels, hop=hop, n_mfcc=n_mfcc, top_db=200)
-    power = librosa.feature.melspectrogram(y=x, sr=RATE, n_fft=n_fft, hop_length=hop, n_mels=n_mels, pad_mode='constant')
+    x = sound(3)
+    front = MfccFront(n_fft=n_fft, n_mels=n_mels, hop=hop, n_mfcc=n_mfcc, top_db=200)
+    power = librosa.feature.melspectrogram(
+        y=x, sr=RATE, n_fft=n_fft, hop_length=hop, n_mels=n_mels, pad_mode='constant'
+    )
     theirs = librosa.feature.mfcc(S=librosa.power_to_db(power, top_db=None), n_mfcc=n_mfcc).T
     ours = mfcc(x, front)
     assert ours.shape == (-(-len(x) // hop), n_mfcc)
@@ -94,7 +121,9 @@ def test_floor_moves_with_the_frame():
 @pytest.mark.parametrize('midi', range(40, 96, 5))
 def test_chroma_of_a_tone_is_librosas(midi):
     librosa = pytest.importorskip('librosa')
-    theirs = librosa.feature.chroma_stft(y=tone(midi), sr=RATE, n_fft=8192, hop_length=800, tuning=0.0).mean(axis=1)
+    theirs = librosa.feature.chroma_stft(y=tone(midi), sr=RATE, n_fft=8192, hop_length=800, tuning=0.0).mean(
+        axis=1
+    )
     ours = chroma(tone(midi)).mean(axis=0)
     assert ours.argmax() == theirs.argmax() == midi % 12
 
@@ -103,7 +132,9 @@ def test_chroma_of_music_is_close_to_librosas():
     librosa = pytest.importorskip('librosa')
     for root, third in ((48, 4), (50, 3), (57, 3), (65, 4)):
         triad = tone(root) + tone(root + third) + tone(root + 7)
-        theirs = librosa.feature.chroma_stft(y=triad, sr=RATE, n_fft=8192, hop_length=800, tuning=0.0).mean(axis=1)
+        theirs = librosa.feature.chroma_stft(y=triad, sr=RATE, n_fft=8192, hop_length=800, tuning=0.0).mean(
+            axis=1
+        )
         ours = chroma(triad).mean(axis=0)
         wanted = {root % 12, (root + third) % 12, (root + 7) % 12}
         assert set(np.argsort(ours)[-3:]) == set(np.argsort(theirs)[-3:]) == wanted
@@ -123,9 +154,11 @@ def test_chroma_turns_with_the_key_and_not_with_the_octave():
 
 @pytest.mark.parametrize('gain', [0.05, 0.3, 20])
 def test_level_changes_nothing(gain):
-    x = sound(1) + 0.02 * rng_for(0, 'hiss').standard_normal(12 * RATE).astype(np.float32)  # no frame falls silent at the least gain
+    # no frame falls silent at the least gain
+    x = sound(1) + 0.02 * rng_for(0, 'hiss').standard_normal(12 * RATE).astype(np.float32)
     for front in (MfccFront(), ChromaFront()):
-        a, b = averages(x, front)[2], averages(np.float32(gain) * x, front)[2]
+        a = averages(x, front)[2]
+        b = averages(np.float32(gain) * x, front)[2]
         assert np.abs(a - b).max() < 1e-3 * np.abs(a).max()
     loud = MfccFront(loudness=True)
     assert np.abs(averages(x, loud)[2][:, 0] - averages(np.float32(gain) * x, loud)[2][:, 0]).min() > 10
@@ -134,10 +167,13 @@ def test_level_changes_nothing(gain):
 # ---- chunks
 
 
-@pytest.mark.parametrize('seconds, rows', [(0.3, 1), (2.5, 1), (4.9, 1), (5, 1), (5.01, 3), (7.5, 3), (30, 12)])
+@pytest.mark.parametrize(
+    'seconds, rows', [(0.3, 1), (2.5, 1), (4.9, 1), (5, 1), (5.01, 3), (7.5, 3), (30, 12)]
+)
 @both
 def test_chunks_begin_every_half_chunk_and_end_with_the_whole(cls, seconds, rows):
-    x, front = sound(4, seconds), cls().front
+    x = sound(4, seconds)
+    front = cls().front
     starts_s, ends_s, vectors = averages(x, front)
     assert vectors.shape == (rows, front.dim) and vectors.dtype == np.float32 and np.isfinite(vectors).all()
     assert (starts_s[-1], ends_s[-1]) == (0, pytest.approx(len(x) / RATE))
@@ -156,7 +192,8 @@ def test_silence_counts_for_nothing(cls):
     x = sound(5, 10)
     gap = np.concatenate([x, np.zeros(20 * RATE, np.float32)])
     starts_s, ends_s, vectors = averages(gap, cls().front)
-    assert starts_s[:-1].max() <= 10 and ends_s[-1] == 30  # no chunk that is all silence; the whole has its true length
+    # no chunk that is all silence; the whole has its true length
+    assert starts_s[:-1].max() <= 10 and ends_s[-1] == 30
     np.testing.assert_allclose(vectors[0], averages(x, cls().front)[2][0], atol=1e-4)
     assert len(averages(1e-5 * x, cls().front)[0]) == 0
 
@@ -174,7 +211,11 @@ def test_nothing_to_hear(cls, x):
     assert len(recognizer) == 1 and cls().search(sound(0)) == []
 
 
-@pytest.mark.parametrize('x', [np.full(RATE, np.nan), np.array([0.1, np.inf] * RATE), np.zeros((2, RATE)), np.float32(3)], ids=['nan', 'inf', 'stereo', 'number'])
+@pytest.mark.parametrize(
+    'x',
+    [np.full(RATE, np.nan), np.array([0.1, np.inf] * RATE), np.zeros((2, RATE)), np.float32(3)],
+    ids=['nan', 'inf', 'stereo', 'number'],
+)
 @both
 def test_what_is_no_sound_is_refused_in_one_line(cls, x):
     recognizer = cls()
@@ -194,12 +235,15 @@ def test_absurdly_loud_sound_does_no_harm(cls):
         recognizer.add(f'{level}', np.float32(level) * np.sign(tone(60, 6)))
     recognizer.add('song', sound(0))
     best = recognizer.search(sound(0)[: 5 * RATE])
-    assert best[0].track_id == 'song' and all(np.isfinite([m.score, m.confidence, m.offset_s]).all() for m in best)
+    assert best[0].track_id == 'song' and all(
+        np.isfinite([m.score, m.confidence, m.offset_s]).all() for m in best
+    )
 
 
 @both
 def test_ten_minutes_need_no_more_memory_than_one(cls):
-    blocks, front = [0.1 * rng_for(i, 'noise').standard_normal(RATE).astype(np.float32) for i in range(4)], cls().front
+    blocks = [0.1 * rng_for(i, 'noise').standard_normal(RATE).astype(np.float32) for i in range(4)]
+    front = cls().front
     peaks = []
     for seconds in (60, 600):
         tracemalloc.start()
@@ -210,7 +254,12 @@ def test_ten_minutes_need_no_more_memory_than_one(cls):
 
 
 def test_settings_that_make_no_sense():
-    for make in (lambda: MfccFront(cell_s=1.01), lambda: MfccFront(hop=0), lambda: Mfcc(scope='bar'), lambda: Chroma(scaling='spherical')):
+    for make in (
+        lambda: MfccFront(cell_s=1.01),
+        lambda: MfccFront(hop=0),
+        lambda: Mfcc(scope='bar'),
+        lambda: Chroma(scaling='spherical'),
+    ):
         with pytest.raises(ResonanceError):
             make()
 
@@ -221,14 +270,19 @@ def test_settings_that_make_no_sense():
 @pytest.mark.parametrize('n, d', [(1, 5), (2, 5), (5, 39), (4000, 24)])
 def test_whitening(n, d):
     rng = rng_for(n, 'white')
-    x = rng.standard_normal((n, d)) @ (np.eye(d) + 0.1 * rng.standard_normal((d, d))) * 10.0 ** rng.uniform(-3, 3, d) + 100 * rng.standard_normal(d)
+    x = rng.standard_normal((n, d)) @ (np.eye(d) + 0.1 * rng.standard_normal((d, d))) * 10.0 ** rng.uniform(
+        -3, 3, d
+    ) + 100 * rng.standard_normal(d)
     x[:, 0] = 7  # a number that never changes
     mean, matrix = fit_space(x)
     z = (x - mean) @ matrix
     assert np.isfinite(z).all() and np.abs(z.mean(axis=0)).max() < 1e-6
     if n > 100 * d:
         values = np.linalg.eigvalsh(np.cov(z.T))
-        assert values[0] < 1e-9 and abs(values[1:] - 1).max() < 0.05 < abs(np.linalg.eigvalsh(np.cov(x[:, 1:].T)) - 1).max()
+        assert (
+            values[0] < 1e-9
+            and abs(values[1:] - 1).max() < 0.05 < abs(np.linalg.eigvalsh(np.cov(x[:, 1:].T)) - 1).max()
+        )
     similar = similarity_matrix(x)
     np.testing.assert_allclose(similar, similar.T, atol=1e-6)
     assert np.abs(similar).max() <= 1
@@ -239,7 +293,8 @@ def ask_slowly(songs, clip, front, scaling):
     chunks = {t: averages(x, front)[2] for t, x in songs.items()}
     chunks = {t: v[:-1] if len(v) > 1 else v for t, v in chunks.items()}
     mean, matrix = fit_space(np.concatenate([*chunks.values()]), scaling)
-    query, scores = averages(clip, front)[2], {}
+    query = averages(clip, front)[2]
+    scores = {}
     for t, rows in chunks.items():
         best = []
         for q in query[:-1] if len(query) > 1 else query:
@@ -283,7 +338,9 @@ def test_whole_songs_against_whole_clips(cls):
     for i in range(8):
         recognizer.add(f's{i}', sound(i))
     best = recognizer.search(sound(5), 8)
-    assert best[0].track_id == 's5' and best[0].score == pytest.approx(1, abs=1e-5) and not recognizer.calibrated
+    assert (
+        best[0].track_id == 's5' and best[0].score == pytest.approx(1, abs=1e-5) and not recognizer.calibrated
+    )
     ids, means = recognizer.song_means()
     wanted = similarity_matrix(means)[ids.index('s5')]
     assert {m.track_id: m.score for m in best} == pytest.approx(dict(zip(ids, wanted)), abs=7e-4)
@@ -291,7 +348,9 @@ def test_whole_songs_against_whole_clips(cls):
 
 @both
 def test_pieces_and_order_do_not_matter(cls):
-    one, left, right = cls(), cls(), cls()
+    one = cls()
+    left = cls()
+    right = cls()
     for i in range(6):
         one.add(f's{i}', sound(i))
         (left if i % 2 else right).add(f's{i}', sound(i))
@@ -300,12 +359,17 @@ def test_pieces_and_order_do_not_matter(cls):
     clip = sound(4)[RATE : 8 * RATE]
     assert_same_answers(one.search(clip, 7), right.search(clip, 7))
     pair = one.search(clip, 2)
-    assert {m.track_id for m in pair} == {'copy of s4', 's4'} and pair == sorted(pair, key=lambda m: (-m.score, m.track_id))  # equal scores: by name
+    # equal scores: by name
+    assert {m.track_id for m in pair} == {'copy of s4', 's4'} and pair == sorted(
+        pair, key=lambda m: (-m.score, m.track_id)
+    )
     right.retain({f's{i}' for i in range(3)})
     small = cls()
     for i in range(3):
         small.add(f's{i}', sound(i))
-    assert {m.track_id for m in right.search(clip)} == {m.track_id for m in small.search(clip)} and len(right) == 3
+    assert {m.track_id for m in right.search(clip)} == {m.track_id for m in small.search(clip)} and len(
+        right
+    ) == 3
     with pytest.raises(ResonanceError, match='already in this index'):
         small.add('s1', sound(9))
 
@@ -327,7 +391,8 @@ def test_the_calibration_is_of_this_front_end(cls):
 
 @both
 def test_small_catalogues_do_not_know_every_clip(cls):
-    songs, clips = cls(), [sound(seed, 6) for seed in range(100, 120)]
+    songs = cls()
+    clips = [sound(seed, 6) for seed in range(100, 120)]
     for i in range(10):
         songs.add(f's{i}', sound(i))
     for n in (10, 5, 3, 1):
@@ -344,7 +409,9 @@ def test_a_second_copy_is_no_reason_for_doubt(cls):
     alone = recognizer.search(sound(3)[: 10 * RATE])[0].confidence
     recognizer.add('copy of s3', sound(3))
     first, second = recognizer.search(sound(3)[: 10 * RATE])[:2]
-    assert first.confidence == pytest.approx(second.confidence, abs=2e-4) and second.confidence == pytest.approx(alone, abs=0.05)
+    assert first.confidence == pytest.approx(
+        second.confidence, abs=2e-4
+    ) and second.confidence == pytest.approx(alone, abs=0.05)
 
 
 # ---- on disk
@@ -359,25 +426,53 @@ def test_a_folder_gives_back_what_it_got(cls, tmp_path):
     again = cls.load(tmp_path / 'a')
     assert_same_answers(again.search(sound(2)), recognizer.search(sound(2)))
     assert len(again) == 4 and again.scaling == 'standard'
-    assert all(same(a[1:], b[1:]) and a[0] == b[0] for a, b in zip(recognizer.embeddings(), again.embeddings(), strict=True))
+    assert all(
+        same(a[1:], b[1:]) and a[0] == b[0]
+        for a, b in zip(recognizer.embeddings(), again.embeddings(), strict=True)
+    )
     cls().save(tmp_path / 'empty')
     assert len(cls.load(tmp_path / 'empty')) == 0 and cls.load(tmp_path / 'empty').search(sound(0)) == []
     other = cls(front=type(recognizer.front)(cell_s=5.0))
     other.add('s', sound(0))
     other.save(tmp_path / 'other')
-    assert cls.load(tmp_path / 'other').front == other.front  # other settings that the folder names are no damage
+    # other settings that the folder names are no damage
+    assert cls.load(tmp_path / 'other').front == other.front
 
 
-@pytest.mark.parametrize('harm', ['cut', 'garbage', 'pickle', 'missing', 'version', 'front', 'method', 'json', 'list', 'empty', 'nan', 'rows', 'twice', 'scope'])
+@pytest.mark.parametrize(
+    'harm',
+    [
+        'cut',
+        'garbage',
+        'pickle',
+        'missing',
+        'version',
+        'front',
+        'method',
+        'json',
+        'list',
+        'empty',
+        'nan',
+        'rows',
+        'twice',
+        'scope',
+    ],
+)
 def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
     recognizer = Mfcc()
     recognizer.add('song', sound(0)), recognizer.add('other', sound(1))
     recognizer.save(tmp_path)
-    about, vectors = tmp_path / 'index.json', tmp_path / 'vectors.npy'
-    told, stored = json.loads(about.read_text()), np.load(vectors)
+    about = tmp_path / 'index.json'
+    vectors = tmp_path / 'vectors.npy'
+    told = json.loads(about.read_text())
+    stored = np.load(vectors)
     changes = {
-        'version': {'version': 99}, 'front': {'front': told['front'] | {'n_mels': 64}}, 'method': {'front_end': 'chroma/0'}, 'scope': {'scope': 'bar'},
-        'rows': {'tracks': [['song', 2], ['other', -1]]}, 'twice': {'tracks': [['song', told['tracks'][0][1]], ['song', told['tracks'][1][1]]]},
+        'version': {'version': 99},
+        'front': {'front': told['front'] | {'n_mels': 64}},
+        'method': {'front_end': 'chroma/0'},
+        'scope': {'scope': 'bar'},
+        'rows': {'tracks': [['song', 2], ['other', -1]]},
+        'twice': {'tracks': [['song', told['tracks'][0][1]], ['song', told['tracks'][1][1]]]},
     }
     writes = {'cut': vectors.read_bytes()[:-10], 'garbage': os.urandom(500), 'empty': b''}
     if harm in changes:
@@ -396,7 +491,9 @@ def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
         Mfcc.load(tmp_path)
     assert '\n' not in str(error.value)
     if harm == 'front':
-        assert told['front_end'] in str(error.value) and f'mfcc/{MfccFront(n_mels=64).digest()}' in str(error.value)
+        assert told['front_end'] in str(error.value) and f'mfcc/{MfccFront(n_mels=64).digest()}' in str(
+            error.value
+        )
 
 
 @both
@@ -446,8 +543,11 @@ def counts(report):
 
 
 def rows_of(c, method='mfcc'):
-    return c._rows('SELECT track_id, chunk_start, chunk_end, embedding, embedding_dim, model_name FROM track_embeddings '
-                   'WHERE model_name LIKE ? ORDER BY track_id, chunk_start, id', f'{method}/%')
+    return c._rows(
+        'SELECT track_id, chunk_start, chunk_end, embedding, embedding_dim, model_name FROM track_embeddings '
+        'WHERE model_name LIKE ? ORDER BY track_id, chunk_start, id',
+        f'{method}/%',
+    )
 
 
 def truth(c, method='mfcc'):
@@ -455,7 +555,12 @@ def truth(c, method='mfcc'):
     songs = [{k: v for k, v in song.items() if k != 'added_at'} for song in c.songs()]
     listed = sorted((r[0], r[1]) for r in c._rows('SELECT recording_id, method FROM indexed'))
     rows = rows_of(c, method)
-    return songs, listed, [tuple(r)[:3] + tuple(r)[4:] for r in rows], np.array([np.frombuffer(r['embedding'], '<f4') for r in rows])
+    return (
+        songs,
+        listed,
+        [tuple(r)[:3] + tuple(r)[4:] for r in rows],
+        np.array([np.frombuffer(r['embedding'], '<f4') for r in rows]),
+    )
 
 
 def same_truth(a, b):
@@ -468,13 +573,18 @@ def named(c, i, method='mfcc', **kw):
 
 
 def test_indexing_fills_the_table_and_asking_reads_it(cat, music):
-    rows, model = rows_of(cat), Mfcc().model_name
+    rows = rows_of(cat)
+    model = Mfcc().model_name
     assert len(rows) == 6 * 5  # twelve seconds: four chunks and the whole
-    assert {r['model_name'] for r in rows} == {model} and all(len(r['embedding']) == 4 * r['embedding_dim'] == 4 * 39 for r in rows)
+    assert {r['model_name'] for r in rows} == {model} and all(
+        len(r['embedding']) == 4 * r['embedding_dim'] == 4 * 39 for r in rows
+    )
     mine = Mfcc()
     for song in cat.songs():
         mine.add(song['recording_id'], audio.load(song['path']))
-    for (_, starts, ends, vectors), (ids, *theirs) in zip(sorted(mine.embeddings(), key=lambda r: r[0]), by_song(cat, model), strict=True):
+    for (_, starts, ends, vectors), (ids, *theirs) in zip(
+        sorted(mine.embeddings(), key=lambda r: r[0]), by_song(cat, model), strict=True
+    ):
         order = np.lexsort((ends - starts > 5, starts))
         assert same((starts[order], ends[order], vectors[order]), theirs)
     assert [named(cat, i) for i in range(6)] == [f'song {i}.flac' for i in range(6)]
@@ -492,22 +602,41 @@ def by_song(c, model):
 
 
 def test_from_the_command_line(tmp_path, music):
-    run = lambda *words: subprocess.run([sys.executable, '-c', 'from resonance_nb.cli import main; main()', *map(str, words)], capture_output=True, text=True)
-    c, clip = tmp_path / 'c', tmp_path / 'clip.wav'
+    run = lambda *words: subprocess.run(
+        [sys.executable, '-c', 'from resonance_nb.cli import main; main()', *map(str, words)],
+        capture_output=True,
+        text=True,
+    )
+    c = tmp_path / 'c'
+    clip = tmp_path / 'clip.wav'
     audio.save(clip, sound(2)[2 * RATE : 10 * RATE])
     for method in ('chroma', 'mfcc'):
         assert run('index', music, '--catalog', c, '--method', method, '--jobs', 2).returncode == 0
         done = run('identify', clip, '--catalog', c, '--method', method, '--json')
         told = json.loads(done.stdout)
-        assert done.returncode == 0 and Path(told['matches'][0]['path']).name == 'song 2.flac' and len(told['matches']) == 5
-    with sqlite3.connect(c / 'catalogue.sqlite') as db:  # empty the table behind its back: what is asked is what is stored
+        assert (
+            done.returncode == 0
+            and Path(told['matches'][0]['path']).name == 'song 2.flac'
+            and len(told['matches']) == 5
+        )
+    # empty the table behind its back: what is asked is what is stored
+    with sqlite3.connect(c / 'catalogue.sqlite') as db:
         db.execute("DELETE FROM track_embeddings WHERE model_name LIKE 'mfcc/%'")
     done = run('identify', clip, '--catalog', c, '--method', 'mfcc', '--json')
-    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.count('run `resonance check --repair --catalog ') == 1
+    assert (
+        done.returncode == 2
+        and done.stdout == ''
+        and done.stderr.count('\n') == 1
+        and done.stderr.count('run `resonance check --repair --catalog ') == 1
+    )
 
 
 def test_methods_share_a_catalogue(cat, music):
-    assert counts(cat.index(music, 'chroma', progress=False)) == counts(cat.index(music, 'landmark', progress=False)) == (6, 0, 0)
+    assert (
+        counts(cat.index(music, 'chroma', progress=False))
+        == counts(cat.index(music, 'landmark', progress=False))
+        == (6, 0, 0)
+    )
     assert cat.methods() == ['landmark', 'chroma', 'mfcc'] and len(cat) == 6 and cat.check() == []
     assert {named(cat, 4, m) for m in cat.methods()} == {'song 4.flac'}
     cat.add_embeddings(cat.songs()[0]['recording_id'], [0], [1], np.ones((1, 3), np.float32), 'somebody else')
@@ -521,19 +650,31 @@ def test_removed_replaced_and_added_again(cat, music):
         song = next(s for s in cat.songs() if s['path'].endswith('song 1.flac'))
         assert named(reader, 1) == 'song 1.flac'
         cat.remove(song['recording_id'])
-        assert len(rows_of(cat)) == 25 and named(reader, 1) != 'song 1.flac' and len(reader.recognizer('mfcc')) == 5
-        assert counts(cat.index(music, 'mfcc', progress=False)) == (1, 5, 0) and named(reader, 1) == 'song 1.flac'
+        assert (
+            len(rows_of(cat)) == 25
+            and named(reader, 1) != 'song 1.flac'
+            and len(reader.recognizer('mfcc')) == 5
+        )
+        assert (
+            counts(cat.index(music, 'mfcc', progress=False)) == (1, 5, 0)
+            and named(reader, 1) == 'song 1.flac'
+        )
         audio.save(music / 'song 1.flac', sound(50))
         assert counts(cat.index(music, 'mfcc', progress=False)) == (1, 5, 0)
         assert named(reader, 50) == 'song 1.flac' and len(rows_of(cat)) == 30 and cat.check() == []
         for s in cat.songs():
             cat.remove(s['recording_id'])
-        assert rows_of(cat) == [] and cat.index([], 'mfcc', progress=False).added == 0 and cat._segments('mfcc') == []
+        assert (
+            rows_of(cat) == []
+            and cat.index([], 'mfcc', progress=False).added == 0
+            and cat._segments('mfcc') == []
+        )
 
 
 @pytest.mark.parametrize('harm', ['gone', 'short', 'front', 'nan'])
 def test_lost_and_damaged_rows_are_told_and_healed(cat, music, harm):
-    wanted, song = truth(cat), cat.songs()[2]['recording_id']
+    wanted = truth(cat)
+    song = cat.songs()[2]['recording_id']
     sql = {
         'gone': 'DELETE FROM track_embeddings WHERE track_id = ?',
         'short': 'UPDATE track_embeddings SET embedding = substr(embedding, 1, 100) WHERE track_id = ?',
@@ -557,19 +698,33 @@ def test_lost_and_damaged_rows_are_told_and_healed(cat, music, harm):
 
 def test_many_batches_are_merged(tmp_path, music, monkeypatch):
     monkeypatch.setattr(catalog_module, 'MAX_SEGMENTS', 2)
-    with Catalog(tmp_path / 'a', create=True) as a, Catalog(tmp_path / 'b', create=True) as b, Catalog(tmp_path / 'a') as reader:
+    with (
+        Catalog(tmp_path / 'a', create=True) as a,
+        Catalog(tmp_path / 'b', create=True) as b,
+        Catalog(tmp_path / 'a') as reader,
+    ):
         a.index(sorted(music.iterdir())[:1], 'mfcc', progress=False)
         assert len(reader.recognizer('mfcc')) == 1
         a.index(music, 'mfcc', batch_files=1, progress=False)
         b.index(music, 'mfcc', jobs=2, batch_files=2, progress=False)
         assert same_truth(truth(a), truth(b)) and len(a._segments('mfcc')) <= catalog_module.REST_SEGMENTS
         assert len(reader.recognizer('mfcc')) == 6 and a.check() == b.check() == []
-        assert sum(s['n_tracks'] for s in a._segments('mfcc')) == sum(s['live'] for s in a._segments('mfcc')) == 6
+        assert (
+            sum(s['n_tracks'] for s in a._segments('mfcc'))
+            == sum(s['live'] for s in a._segments('mfcc'))
+            == 6
+        )
 
 
 def start(folder, music, jobs=1, method='mfcc'):
     command = [sys.executable, toy.__file__, str(folder), str(music), str(jobs), '1', method]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
 
 
 def test_two_indexers_at_once(tmp_path, music, cat):
@@ -602,7 +757,9 @@ def test_killed_at_every_step(tmp_path, music):
             if next(step) == last_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        sync, transaction, insert = catalog_module._sync, Catalog._transaction, catalog_module._insert_vectors
+        sync = catalog_module._sync
+        transaction = Catalog._transaction
+        insert = catalog_module._insert_vectors
 
         @contextmanager
         def counted(self):
@@ -632,10 +789,14 @@ def test_killed_at_every_step(tmp_path, music):
         with Catalog(folder) as torn:
             killed.append(len(torn))
             with_rows = {r['track_id'] for r in rows_of(torn)}
-            assert len(torn.recognizer('mfcc')) == len(torn) == len(with_rows) and len(rows_of(torn)) == 3 * len(torn)
+            assert len(torn.recognizer('mfcc')) == len(torn) == len(with_rows) and len(
+                rows_of(torn)
+            ) == 3 * len(torn)
             report = torn.index(files, 'mfcc', progress=False)
             assert counts(report) == (3 - killed[-1], killed[-1], 0)
-            assert same_truth(truth(torn), wanted) and torn.check() == [] and not [*(folder / 'mfcc').iterdir()]
+            assert (
+                same_truth(truth(torn), wanted) and torn.check() == [] and not [*(folder / 'mfcc').iterdir()]
+            )
         shutil.rmtree(folder)
         if status == 0:
             break
@@ -650,7 +811,11 @@ def test_no_room_for_the_rows(tmp_path, music, monkeypatch):
         c._rows(f'PRAGMA max_page_count = {pages + 1}')
         with pytest.raises(StorageError, match='0 new songs of this run are kept'):
             c.index(music, 'mfcc', progress=False)
-        assert len(c) == len(c.recognizer('mfcc')) == 2 and len(rows_of(c)) == 10 and not [*(c.folder / 'mfcc').iterdir()]
+        assert (
+            len(c) == len(c.recognizer('mfcc')) == 2
+            and len(rows_of(c)) == 10
+            and not [*(c.folder / 'mfcc').iterdir()]
+        )
         c._rows('PRAGMA max_page_count = 1000000')
 
         def full(self, folder):
@@ -660,7 +825,11 @@ def test_no_room_for_the_rows(tmp_path, music, monkeypatch):
             m.setattr(Mfcc, 'save', full)
             with pytest.raises(StorageError, match='No space left'):
                 c.index(music, 'mfcc', progress=False)
-        assert c.check() == [] and counts(c.index(music, 'mfcc', progress=False)) == (4, 2, 0) and c.check() == []
+        assert (
+            c.check() == []
+            and counts(c.index(music, 'mfcc', progress=False)) == (4, 2, 0)
+            and c.check() == []
+        )
 
 
 @pytest.mark.parametrize('method, jobs', [('mfcc', 1), ('chroma', 2)])
@@ -669,7 +838,8 @@ def test_hostile_folder(tmp_path, method, jobs):
     mute = {'silence.flac', 'one-sample.wav'}
     with Catalog(tmp_path / 'c', create=True) as c:
         report = c.index(tmp_path / 'music', method, jobs=jobs, progress=False)
-        failed, known = dict(report.failed), {r[0] for r in c._rows('SELECT path FROM files')}
+        failed = dict(report.failed)
+        known = {r[0] for r in c._rows('SELECT path FROM files')}
         for path, outcome in expected:
             if path.is_dir() and not path.is_symlink():
                 continue
@@ -690,8 +860,15 @@ def test_lab_measures_by_hand():
     hit = lambda t, *scores: (t, [Match(x, s, 0.0, 0.0) for x, s in zip((t, 'x', 'y'), scores)])
     asked = [hit('a', 0.9, 0.5), ('b', [Match('x', 0.9, 0.0, 0.0), Match('b', 0.6, 0.0, 0.0)]), ('c', [])]
     table = lab_measures(asked, 9, rng_for(0, 'lab'))
-    assert table.value.to_dict() == pytest.approx({'top1': 1 / 3, 'top5': 2 / 3, 'mean_rank': 13 / 3, 'mean_similarity': 0.5})
-    assert not table.met.any() and (table.low <= table.value).all() and (table.value <= table.high).all() and (table.n == 3).all()
+    assert table.value.to_dict() == pytest.approx(
+        {'top1': 1 / 3, 'top5': 2 / 3, 'mean_rank': 13 / 3, 'mean_similarity': 0.5}
+    )
+    assert (
+        not table.met.any()
+        and (table.low <= table.value).all()
+        and (table.value <= table.high).all()
+        and (table.n == 3).all()
+    )
     perfect = lab_measures([hit(f't{i}', 0.8, 0.1) for i in range(20)], 9, rng_for(0, 'lab'))
     assert perfect.met.all()
     same_song = lab_measures([hit('a', 0.9)] * 50 + [('b', [])] * 50, 9, rng_for(0, 'lab'))
@@ -701,12 +878,34 @@ def test_lab_measures_by_hand():
 
 
 def test_confusions_by_hand():
-    rows = [('known', 'a', 'b')] * 3 + [('known', 'a', 'a'), ('known', 'b', 'c'), ('known', 'c', ''), ('unknown', 'u', 'a'), ('noise', '', 'a')]
+    rows = [('known', 'a', 'b')] * 3 + [
+        ('known', 'a', 'a'),
+        ('known', 'b', 'c'),
+        ('known', 'c', ''),
+        ('unknown', 'u', 'a'),
+        ('noise', '', 'a'),
+    ]
     answers = pd.DataFrame(rows, columns=['kind', 'track_id', 'top_id'])
     table = confusions(answers, pd.DataFrame({'title': ['Alpha', '', 'Gamma']}, index=['a', 'b', 'c']))
     assert table.to_dict('records') == [
-        {'track_id': 'a', 'title': 'Alpha', 'taken_for': 'b', 'taken_for_title': 'b', 'count': 3, 'n': 4, 'share': 0.75},
-        {'track_id': 'b', 'title': 'b', 'taken_for': 'c', 'taken_for_title': 'Gamma', 'count': 1, 'n': 1, 'share': 1.0},
+        {
+            'track_id': 'a',
+            'title': 'Alpha',
+            'taken_for': 'b',
+            'taken_for_title': 'b',
+            'count': 3,
+            'n': 4,
+            'share': 0.75,
+        },
+        {
+            'track_id': 'b',
+            'title': 'b',
+            'taken_for': 'c',
+            'taken_for_title': 'Gamma',
+            'count': 1,
+            'n': 1,
+            'share': 1.0,
+        },
     ]
     none = confusions(answers[answers['top_id'] == answers['track_id']], pd.DataFrame(index=['a']))
     assert len(none) == 0 and [*none.columns] == [*table.columns]
@@ -716,7 +915,11 @@ def test_pca_keeps_distances_and_finds_the_wide_direction():
     x = rng_for(0, 'pca').standard_normal((50, 6)) * np.array([1, 9, 1, 4, 1, 1]) + 100
     points, share = pca(x, 6)
     np.testing.assert_allclose(np.linalg.norm(points[0] - points[1]), np.linalg.norm(x[0] - x[1]))
-    assert share.sum() == pytest.approx(1) and share[0] > 0.6 and abs(np.corrcoef(points[:, 0], x[:, 1])[0, 1]) > 0.99
+    assert (
+        share.sum() == pytest.approx(1)
+        and share[0] > 0.6
+        and abs(np.corrcoef(points[:, 0], x[:, 1])[0, 1]) > 0.99
+    )
     assert np.allclose(pca(x)[0], pca(x.copy())[0]) and pca(x)[0].shape == (50, 2)
     for bad in (x[:2], x[:, :1], np.full((5, 5), np.nan)):
         with pytest.raises(ResonanceError):
@@ -751,7 +954,11 @@ def test_clusters_are_drawn_with_words(tmp_path):
     labels = [f'genre {i % 9}' for i in range(40)] + ['', None]
     ax = plot_clusters(rng.standard_normal((42, 10)), labels, tag='genre', largest=4)
     words = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert len(words) == 5 and words[0].startswith('other (') and ax.get_legend().get_title().get_text() == 'genre'
+    assert (
+        len(words) == 5
+        and words[0].startswith('other (')
+        and ax.get_legend().get_title().get_text() == 'genre'
+    )
     assert sum(len(c.get_offsets()) for c in ax.collections) == 42 and 'variance' in ax.get_xlabel()
     ax.figure.savefig(tmp_path / 'figure.svg')
     plt.close(ax.figure)
@@ -779,17 +986,28 @@ def test_the_labs_targets_are_met_on_clean_clips(whole):
     queries = [q for q in bench.make_queries(corpus, plan, [None], [10], n_noise_only=0) if q.kind == 'known']
     clips = [(q, bench.render(q, corpus)) for q in queries]
     for system in systems:
-        table = lab_measures([(q.track_id, system.search(x, len(system))) for q, x in clips], len(system), rng_for(0, 'lab'))
+        table = lab_measures(
+            [(q.track_id, system.search(x, len(system))) for q, x in clips], len(system), rng_for(0, 'lab')
+        )
         assert table.met.all(), table
-        places = [abs(system.search(x, 1)[0].offset_s - q.start_s) for q, x in clips if system.search(x, 1)[0].track_id == q.track_id]
+        places = [
+            abs(system.search(x, 1)[0].offset_s - q.start_s)
+            for q, x in clips
+            if system.search(x, 1)[0].track_id == q.track_id
+        ]
         assert np.median(places) <= 2.5
 
 
 def test_unknown_songs_and_crowds_are_mostly_met_with_silence(whole):
     corpus, plan, systems = whole
-    queries = bench.make_queries(corpus, plan, [None, 5], [5], excerpts=2 if len(plan.unknown_ids) > 10 else 8)
+    queries = bench.make_queries(
+        corpus, plan, [None, 5], [5], excerpts=2 if len(plan.unknown_ids) > 10 else 8
+    )
     clips = [bench.render(q, corpus) for q in queries if q.kind != 'known']
     assert len(clips) > 40
     for system in systems:
-        wrong = sum(bool(m := system.search(x, 1)) and m[0].confidence >= system.accept_confidence for x in clips)
-        assert wrong <= 0.05 * len(clips), (system.name, wrong, len(clips))  # tuned to 1 % of another mixture; room for a small n
+        wrong = sum(
+            bool(m := system.search(x, 1)) and m[0].confidence >= system.accept_confidence for x in clips
+        )
+        # tuned to 1 % of another mixture; room for a small n
+        assert wrong <= 0.05 * len(clips), (system.name, wrong, len(clips))

@@ -23,13 +23,23 @@ def windows(n, seed=0):
     return np.stack([x[s : s + RATE] for s in starts])
 
 
-ODD = {'silence': np.zeros(RATE), 'a click': np.eye(1, RATE, 4_000)[0], 'dc': np.full(RATE, 0.5), 'loud': np.full(RATE, 1e6), 'faint': np.full(RATE, 1e-9)}
+ODD = {
+    'silence': np.zeros(RATE),
+    'a click': np.eye(1, RATE, 4_000)[0],
+    'dc': np.full(RATE, 0.5),
+    'loud': np.full(RATE, 1e6),
+    'faint': np.full(RATE, 1e-9),
+}
 
 
 # ---- against torch
 
 
-@pytest.mark.parametrize('front', [Front(), Front(n_mels=256), Front(n_mels=100, low_hz=0.0), Front(n_fft=512, hop=100, range_db=40.0)], ids=str)
+@pytest.mark.parametrize(
+    'front',
+    [Front(), Front(n_mels=256), Front(n_mels=100, low_hz=0.0), Front(n_fft=512, hop=100, range_db=40.0)],
+    ids=str,
+)
 def test_pictures_are_those_of_torch(front):
     torch = pytest.importorskip('torch')
     from resonance_nb.encoders import MelFront
@@ -72,7 +82,8 @@ def test_other_encoders_are_exported_as_they_are(tmp_path):
 
 def test_vectors_do_not_depend_on_what_else_is_asked():
     x = windows(2 * AT_ONCE + 1)
-    together, alone = shipped()(x), np.concatenate([shipped()(row[None]) for row in x])
+    together = shipped()(x)
+    alone = np.concatenate([shipped()(row[None]) for row in x])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
@@ -84,17 +95,24 @@ def test_odd_windows_have_finite_vectors():
 
 def seen(x, start, settings):
     "A window's map by its definition, frame by frame; before and after the recording is silence."
-    front, x = settings.front, np.pad(x.astype(float), (settings.front.n_fft // 2, settings.samples + settings.front.n_fft))
-    frames = [x[start + k * front.hop :][: front.n_fft] * np.hanning(front.n_fft + 1)[:-1] for k in range(settings.samples // front.hop + 1)]
+    front = settings.front
+    x = np.pad(x.astype(float), (settings.front.n_fft // 2, settings.samples + settings.front.n_fft))
+    frames = [
+        x[start + k * front.hop :][: front.n_fft] * np.hanning(front.n_fft + 1)[:-1]
+        for k in range(settings.samples // front.hop + 1)
+    ]
     filters = mel_filters(RATE, front.n_fft, front.n_mels, front.low_hz, front.high_hz)
     level_db = 10 * np.log10(np.maximum(filters @ np.abs(np.fft.rfft(frames).T) ** 2, 1e-9))
-    return (np.maximum(level_db - level_db.max(), -front.range_db) / (front.range_db / 2) + 1).astype(np.float32)
+    return (np.maximum(level_db - level_db.max(), -front.range_db) / (front.range_db / 2) + 1).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize('hop', [2_048, 4_000])
 @pytest.mark.parametrize('n', [0, 1, 5_951, 5_952, 7_999, 8_000, 8_001, 12_000, 12_001, 100_003])
 def test_windows_of_a_recording_hear_what_is_around_them(n, hop):
-    x, net = windows(14).ravel()[:n], shipped()
+    x = windows(14).ravel()[:n]
+    net = shipped()
     starts_s, vectors = embed(net, x, hop / RATE)
     expected = [s for s in range(0, n, hop) if s == 0 or s < n - RATE + hop]
     assert np.rint(starts_s * RATE).tolist() == expected and vectors.shape == (len(expected), 128)
@@ -107,7 +125,8 @@ def test_windows_of_a_recording_hear_what_is_around_them(n, hop):
 def test_the_middle_of_a_recording_does_not_hear_its_ends():
     x = windows(14).ravel()
     near = lambda a, b: np.linalg.norm(a - b, axis=1)
-    whole, cut_out = embed(shipped(), x, HOP_S)[1], embed(shipped(), x[10 * 2_048 :][:30_000], HOP_S, whole=True)[1]
+    whole = embed(shipped(), x, HOP_S)[1]
+    cut_out = embed(shipped(), x[10 * 2_048 :][:30_000], HOP_S, whole=True)[1]
     moved = near(whole[10:][: len(cut_out)], cut_out)
     assert moved[1:-1].max() < 1e-4 and moved[0] > 1e-3, 'the first window of the cut misses what came before'
 
@@ -117,7 +136,8 @@ def test_broken_samples_do_not_spread(value):
     x = windows(5).ravel()
     broken = x.copy()
     broken[20_500] = value
-    ours, theirs = embed(shipped(), broken)[1], embed(shipped(), x)[1]
+    ours = embed(shipped(), broken)[1]
+    theirs = embed(shipped(), x)[1]
     assert np.isfinite(ours).all()
     np.testing.assert_allclose(ours[:3], theirs[:3], atol=1e-5)
 
@@ -143,11 +163,14 @@ def changed_about(tmp_path, **changes):
     return tmp_path / 'changed.onnx'
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'version': 2}, 'this package reads resonance network version 1'),
-    ({'format': 'another'}, 'is another version 1'),
-    ({'front_check': [0.5] * 16}, 'computes differently'),
-])
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'version': 2}, 'this package reads resonance network version 1'),
+        ({'format': 'another'}, 'is another version 1'),
+        ({'front_check': [0.5] * 16}, 'computes differently'),
+    ],
+)
 def test_a_network_for_something_else_is_refused(tmp_path, changes, words):
     with pytest.raises(ResonanceError, match=words):
         Network(changed_about(tmp_path, **changes))
@@ -157,7 +180,11 @@ def test_an_unchanged_copy_is_not_refused(tmp_path):
     assert Network(changed_about(tmp_path)).digest == shipped().digest
 
 
-@pytest.mark.parametrize('content', [b'', b'no network', (MODELS / 'encoder.onnx').read_bytes()[:1_000_000]], ids=['empty', 'text', 'torn'])
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'no network', (MODELS / 'encoder.onnx').read_bytes()[:1_000_000]],
+    ids=['empty', 'text', 'torn'],
+)
 def test_what_is_no_network_is_told_in_one_line(tmp_path, content):
     (tmp_path / 'x.onnx').write_bytes(content)
     with pytest.raises(ResonanceError, match='x.onnx') as told:
@@ -200,8 +227,12 @@ def test_index_identify_listen_and_degrade_without_torch(tmp_path):
     sf.write(tmp_path / 'clip.wav', sound(2, 12)[3 * 16_000 : 9 * 16_000], 16_000)
 
     def resonance(*words):
-        env = {k: v for k, v in os.environ.items() if k not in ('XDG_CACHE_HOME', 'ORT_DISABLE_TELEMETRY')} | {'HOME': str(tmp_path / 'home')}
-        done = subprocess.run([sys.executable, '-c', WITHOUT, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+        env = {
+            k: v for k, v in os.environ.items() if k not in ('XDG_CACHE_HOME', 'ORT_DISABLE_TELEMETRY')
+        } | {'HOME': str(tmp_path / 'home')}
+        done = subprocess.run(
+            [sys.executable, '-c', WITHOUT, *words], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -212,9 +243,14 @@ def test_index_identify_listen_and_degrade_without_torch(tmp_path):
         found = json.loads(resonance('identify', clip, '--catalog', 'c', '--json'))
         assert found['decision'] == 'match' and found['matches'][0]['title'] == 'song 2'
         assert found['matches'][0]['offset_s'] == pytest.approx(3, abs=0.1)
-    events = [json.loads(line) for line in resonance('listen', '--input', 'clip.wav', '--catalog', 'c', '--json').splitlines()]
+    events = [
+        json.loads(line)
+        for line in resonance('listen', '--input', 'clip.wav', '--catalog', 'c', '--json').splitlines()
+    ]
     assert [e['title'] for e in events if e['event'] == 'match'] == ['song 2']
-    assert not [*(tmp_path / 'home').rglob('*onnxruntime*')], 'the runtime keeps what it would tell its makers'
+    assert not [*(tmp_path / 'home').rglob('*onnxruntime*')], (
+        'the runtime keeps what it would tell its makers'
+    )
 
 
 def test_a_missing_runtime_is_told_in_one_line(monkeypatch):

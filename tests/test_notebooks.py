@@ -12,7 +12,9 @@ import pytest
 from resonance_nb.book import read_nb
 
 ROOT = Path(__file__).resolve().parents[1]
-LESSONS = [p for p in sorted((ROOT / 'nbs').glob('*.ipynb')) if 'default_exp' in p.read_text(encoding='utf-8')]
+LESSONS = [
+    p for p in sorted((ROOT / 'nbs').glob('*.ipynb')) if 'default_exp' in p.read_text(encoding='utf-8')
+]
 STUDIES = [p for p in sorted((ROOT / 'nbs').glob('*.ipynb')) if p not in LESSONS]
 
 
@@ -30,7 +32,12 @@ def executed(path, cache=ROOT / '_build' / '.jupyter_cache'):
 
 def errors(notebook):
     "What went wrong in an executed notebook."
-    return [f'{o.ename}: {o.evalue}' for c in notebook.cells for o in c.get('outputs', []) if o.output_type == 'error']
+    return [
+        f'{o.ename}: {o.evalue}'
+        for c in notebook.cells
+        for o in c.get('outputs', [])
+        if o.output_type == 'error'
+    ]
 
 
 @pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
@@ -41,7 +48,9 @@ def test_lesson(path, record_property):
         return
     code = 'import sys; from nbdev.test import nbdev_test; nbdev_test(path=sys.argv[1], n_workers=0)'
     env = {**os.environ, 'MPLBACKEND': 'Agg', 'PYTHONWARNINGS': 'ignore::SyntaxWarning'}
-    done = subprocess.run([sys.executable, '-c', code, str(path)], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(path)], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
 
@@ -49,12 +58,14 @@ def test_what_the_book_has_executed_counts_for_the_same_notebook_and_package_onl
     import nbformat
     from jupyter_cache import get_cache
 
-    path, folder = tmp_path / 'lesson.ipynb', tmp_path / 'cache'
+    path = tmp_path / 'lesson.ipynb'
+    folder = tmp_path / 'cache'
     made = read_nb(LESSONS[0].read_text(encoding='utf-8'))
     path.write_text(LESSONS[0].read_text(encoding='utf-8'), encoding='utf-8')
     assert executed(path, folder) is None
     code = next(c for c in made.cells if c.cell_type == 'code')
-    code.execution_count, code.outputs = 1, [nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])]
+    code.execution_count = 1
+    code.outputs = [nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])]
     nbformat.write(made, tmp_path / 'made.ipynb')
     get_cache(folder).cache_notebook_file(tmp_path / 'made.ipynb', check_validity=False)
     assert errors(executed(path, folder)) == ['ValueError: no'], 'a cell that failed fails here, too'
@@ -71,7 +82,11 @@ def test_the_book_executes_what_a_lesson_tests(path):
     import nbformat
 
     cells = {c.id: c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code'}
-    skipped = [c.id for c in read_nb(path.read_text(encoding='utf-8')).cells if 'skip-execution' in c.metadata.get('tags', [])]
+    skipped = [
+        c.id
+        for c in read_nb(path.read_text(encoding='utf-8')).cells
+        if 'skip-execution' in c.metadata.get('tags', [])
+    ]
     assert [i for i in skipped if not ('#| eval: false' in cells[i] or 'nbdev_export(' in cells[i])] == []
 
 

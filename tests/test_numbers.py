@@ -9,7 +9,9 @@ from resonance_nb import runs
 from resonance_nb.core import ResonanceError
 
 # A number with the unit of a result: 93 %, 4.2 ms, 12 dB, 310 x real time.
-MEASURED = re.compile(r'(?<![\w.,^{(/-])[−-]?\d[\d.,]*\s?(?:%|dB\b|ms\b|s\b|x real|× real|bytes\b|hours?\b|minutes?\b)')
+MEASURED = re.compile(
+    r'(?<![\w.,^{(/-])[−-]?\d[\d.,]*\s?(?:%|dB\b|ms\b|s\b|x real|× real|bytes\b|hours?\b|minutes?\b)'
+)
 # What may stand there all the same: definitions, settings and quoted figures.
 ALLOWED = re.compile(r'95 %|\b16 ?000 Hz|\b0 dB|1 % false')
 
@@ -31,17 +33,28 @@ def settings_of(nb):
     return set(re.findall(r'\d+(?:\.\d+)?', ' '.join(cells)))
 
 
-@pytest.mark.parametrize('text, count', [
-    ('It finds 93.1 % of the songs.', 1), ('A query takes 4 ms.', 1), ('Indexing runs at 310 × real time.', 1),
-    ('It finds {glue:text}`top1` of the songs.', 0), ('With a 95 % interval.', 0),
-    ('Wang reports 85 % {cite:p}`wang2003industrial`.', 0), ('| landmark | 71 % |', 1),
-])
+@pytest.mark.parametrize(
+    'text, count',
+    [
+        ('It finds 93.1 % of the songs.', 1),
+        ('A query takes 4 ms.', 1),
+        ('Indexing runs at 310 × real time.', 1),
+        ('It finds {glue:text}`top1` of the songs.', 0),
+        ('With a 95 % interval.', 0),
+        ('Wang reports 85 % {cite:p}`wang2003industrial`.', 0),
+        ('| landmark | 71 % |', 1),
+    ],
+)
 def test_the_detector_itself(text, count):
     assert len(measurements(text)) == count
 
 
 def test_studies_type_no_measurement(notebooks):
-    studies = {n: nb for n, nb in notebooks.items() if any('parameters' in c.metadata.get('tags', []) for c in nb.cells)}
+    studies = {
+        n: nb
+        for n, nb in notebooks.items()
+        if any('parameters' in c.metadata.get('tags', []) for c in nb.cells)
+    }
     assert studies
     typed = []
     for name, nb in {**studies, 'index': notebooks['index']}.items():
@@ -55,7 +68,9 @@ def test_studies_type_no_measurement(notebooks):
 
 def test_readme_says_what_the_results_say(root):
     text = (root / 'README.md').read_text(encoding='utf-8')
-    assert runs.fill_text(text, root) == text, 'run: python -c "from resonance_nb.runs import fill_readme; fill_readme()"'
+    assert runs.fill_text(text, root) == text, (
+        'run: python -c "from resonance_nb.runs import fill_readme; fill_readme()"'
+    )
 
 
 def test_readme_types_no_measurement(root):
@@ -81,8 +96,19 @@ def test_results_are_whole(root):
 def test_fill_text_finds_a_changed_number(tmp_path):
     folder = tmp_path / 'data' / 'results'
     folder.mkdir(parents=True)
-    row = dict(metric='top1', value=0.5, low=0.4, high=0.6, n=80, system='landmark', corpus='c', setting={'snr_db': 0})
-    (folder / '34_classical.json').write_text(json.dumps(dict(chapter='34_classical', run={'run': 'r'}, metrics=[row])))
+    row = dict(
+        metric='top1',
+        value=0.5,
+        low=0.4,
+        high=0.6,
+        n=80,
+        system='landmark',
+        corpus='c',
+        setting={'snr_db': 0},
+    )
+    (folder / '34_classical.json').write_text(
+        json.dumps(dict(chapter='34_classical', run={'run': 'r'}, metrics=[row]))
+    )
     mark = '<!-- result:34_classical top1 system=landmark snr_db=0 -->99 %<!-- /result -->'
     filled = runs.fill_text(f'a {mark} b', tmp_path)
     assert '50.0 % (95 % interval 40.0 to 60.0 %, n = 80)' in filled and '99' not in filled
@@ -92,5 +118,9 @@ def test_fill_text_finds_a_changed_number(tmp_path):
 
 
 def test_the_figure_is_of_the_reported_run(root):
-    run = json.loads((root / 'data' / 'results' / '70_results.json').read_text(encoding='utf-8'))['run']['run']
-    assert run in (root / 'figures' / 'accuracy.svg').read_text(encoding='utf-8'), 'draw it anew: figures/accuracy.ipynb'
+    run = json.loads((root / 'data' / 'results' / '70_results.json').read_text(encoding='utf-8'))['run'][
+        'run'
+    ]
+    assert run in (root / 'figures' / 'accuracy.svg').read_text(encoding='utf-8'), (
+        'draw it anew: figures/accuracy.ipynb'
+    )

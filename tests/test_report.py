@@ -46,9 +46,16 @@ def test_accuracies_come_back(filed, monkeypatch):
 
 def test_acceptance_is_at_the_named_threshold(filed):
     root, answers, _ = filed
-    mine = answers[(answers.system == 'first') & (answers.kind == 'known') & (answers.duration_s == 5) & (answers.snr_db == 0)]
+    mine = answers[
+        (answers.system == 'first')
+        & (answers.kind == 'known')
+        & (answers.duration_s == 5)
+        & (answers.snr_db == 0)
+    ]
     right = ((mine['rank'] == 1) & (mine.confidence >= 0.9)).mean()
-    found = runs.reported_value('99_made', 'accepted_correct', 'first', root, duration_s=5.0, snr_db=0.0, condition='hard mix')
+    found = runs.reported_value(
+        '99_made', 'accepted_correct', 'first', root, duration_s=5.0, snr_db=0.0, condition='hard mix'
+    )
     assert found.value == pytest.approx(right) and found.n == len(mine)
 
 

@@ -16,7 +16,17 @@ from resonance_nb import rooms
 from resonance_nb.audio import save
 from resonance_nb.core import MissingExtra, ResonanceError, rng_for
 from resonance_nb.corpora import write_corpus
-from resonance_nb.rooms import RoomBank, align, direct_index, measure_room, reverberate, shoebox_room, statistical_room, with_drr, with_rt60
+from resonance_nb.rooms import (
+    RoomBank,
+    align,
+    direct_index,
+    measure_room,
+    reverberate,
+    shoebox_room,
+    statistical_room,
+    with_drr,
+    with_rt60,
+)
 from resonance_nb.starter import default_corpus, render_room
 
 RATE = 16_000
@@ -60,7 +70,8 @@ def test_rt60_agrees_with_pyroomacoustics():
         x = decaying(rt60_s, 1.2 * rt60_s, seed)
         ours = rooms.decay_time_s(rooms.energy_decay_db(x), -5, -35)
         assert ours == pytest.approx(experimental.measure_rt60(x, RATE, 30), rel=0.03)
-        assert measure_room(x).rt60_s == pytest.approx(ours, rel=0.12)  # two octaves hold less noise to average
+        # two octaves hold less noise to average
+        assert measure_room(x).rt60_s == pytest.approx(ours, rel=0.12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -86,7 +97,9 @@ def test_the_line_is_the_least_squares_line():
     inside = np.arange(inside[0] - 1, inside[-1] + 2)
     slope = np.polyfit(inside / RATE, curve[inside], 1)[0]
     assert rooms.decay_time_s(curve, -5, -35) == pytest.approx(-60 / slope, rel=1e-9)
-    assert math.isnan(rooms.decay_time_s(curve, -5, -55)) and math.isnan(rooms.decay_time_s(np.zeros(0), -5, -25))
+    assert math.isnan(rooms.decay_time_s(curve, -5, -55)) and math.isnan(
+        rooms.decay_time_s(np.zeros(0), -5, -25)
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,7 +124,8 @@ def test_the_curve_stops_before_the_noise_and_not_too_early():
 
 def test_octaves_are_told_apart():
     t = np.arange(3 * RATE) / RATE
-    rng, out = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    out = 0
     wanted = {250: 2.0, 1_000: 1.0, 4_000: 0.5}
     for centre, rt60_s in wanted.items():
         sos = signal.butter(4, [centre / 1.3, centre * 1.3], 'bandpass', fs=RATE, output='sos')
@@ -127,7 +141,8 @@ def test_octave_filters_are_octaves():
     impulse = np.zeros(RATE)
     impulse[RATE // 2] = 1
     for centre, band in zip(rooms.OCTAVES_HZ, rooms._octaves(impulse, rooms.OCTAVES_HZ)):
-        f, gain = np.fft.rfftfreq(RATE, 1 / RATE), 20 * np.log10(np.abs(np.fft.rfft(band)) + 1e-12)
+        f = np.fft.rfftfreq(RATE, 1 / RATE)
+        gain = 20 * np.log10(np.abs(np.fft.rfft(band)) + 1e-12)
         at = lambda hz: float(np.interp(hz, f, gain))
         assert at(centre) == pytest.approx(0, abs=0.05)
         assert at(centre / math.sqrt(2)) == pytest.approx(-3, abs=0.2) and at(centre / 2) < -20
@@ -168,7 +183,8 @@ def test_a_reflection_stronger_than_the_direct_sound_is_not_taken_for_it():
 @pytest.mark.parametrize('floor_db', [-300, -55])
 def test_align_moves_scales_and_fades(floor_db):
     x = np.concatenate([np.zeros(900), [3.0], 0.1 * decaying(0.8, 2.0, 1, floor_db)])
-    before, out = x.copy(), align(x)
+    before = x.copy()
+    out = align(x)
     assert out.dtype == np.float32 and direct_index(out) == 0 and np.array_equal(x, before)
     assert np.sum(out[:40].astype(float) ** 2) == pytest.approx(1, rel=1e-5)
     assert np.abs(out[-50:]).max() < 1e-4 * np.abs(out).max()
@@ -177,10 +193,18 @@ def test_align_moves_scales_and_fades(floor_db):
     np.testing.assert_allclose(again[: len(again) * 8 // 10], out[: len(again) * 8 // 10], atol=1e-6)
 
 
-@pytest.mark.parametrize('bad, message', [
-    (np.zeros(8_000), 'silent'), (np.full(8_000, np.nan), 'NaN'), (np.zeros((2, 4_000)), 'one row'), (np.zeros(0), 'at least one'),
-    (np.ones(100), '10 ms'), (np.r_[0.3, np.zeros(3_000), 1.0, np.zeros(3_000)], 'no clear direct sound'), (np.float64(1), 'one row'),
-])
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (np.zeros(8_000), 'silent'),
+        (np.full(8_000, np.nan), 'NaN'),
+        (np.zeros((2, 4_000)), 'one row'),
+        (np.zeros(0), 'at least one'),
+        (np.ones(100), '10 ms'),
+        (np.r_[0.3, np.zeros(3_000), 1.0, np.zeros(3_000)], 'no clear direct sound'),
+        (np.float64(1), 'one row'),
+    ],
+)
 def test_what_is_no_response_is_refused(bad, message):
     with pytest.raises(ResonanceError, match=message) as e:
         align(bad)
@@ -215,7 +239,10 @@ def test_with_drr_is_exact_and_leaves_the_direct_sound(seed, rt60_s, drr_db):
 
 
 def test_with_drr_on_every_room(every_room):
-    errors = [measure_room(with_drr(h, drr_db)).drr_db - drr_db for (_, h, _), drr_db in zip(every_room, 100 * [-6, 0, 6])]
+    errors = [
+        measure_room(with_drr(h, drr_db)).drr_db - drr_db
+        for (_, h, _), drr_db in zip(every_room, 100 * [-6, 0, 6])
+    ]
     assert np.abs(errors).max() < 0.5
 
 
@@ -245,16 +272,25 @@ def test_statistical_rooms_are_what_was_asked():
 
 
 def test_statistical_rooms_have_the_asked_octaves():
-    found = [rooms.octave_rt60_s(statistical_room(1.5, np.random.default_rng(s), warmth=1.3, damping=0.5)) for s in range(12)]
+    found = [
+        rooms.octave_rt60_s(statistical_room(1.5, np.random.default_rng(s), warmth=1.3, damping=0.5))
+        for s in range(12)
+    ]
     median = {c: np.median([f[c] for f in found]) for c in rooms.OCTAVES_HZ}
-    assert median[125] == pytest.approx(1.5 * 1.3, rel=0.1) and median[4_000] == pytest.approx(1.5 * 0.5, rel=0.1)
+    assert median[125] == pytest.approx(1.5 * 1.3, rel=0.1) and median[4_000] == pytest.approx(
+        1.5 * 0.5, rel=0.1
+    )
     assert sorted(median.values(), reverse=True)[:2] == [median[125], median[250]]
 
 
 def test_reflections_come_ever_denser():
     rng = np.random.default_rng(0)
     mix = 0.04
-    times = np.concatenate([np.flatnonzero(rooms._first_reflections(RATE, mix, rng)) for _ in range(400)]) / RATE / mix
+    times = (
+        np.concatenate([np.flatnonzero(rooms._first_reflections(RATE, mix, rng)) for _ in range(400)])
+        / RATE
+        / mix
+    )
     share = np.histogram(times, bins=[0.3, 0.5, 0.7, 0.9])[0] / np.sum((times > 0.3) & (times < 0.9))
     expected = np.diff(np.array([0.3, 0.5, 0.7, 0.9]) ** 3) / (0.9**3 - 0.3**3)
     np.testing.assert_allclose(share, expected, atol=0.03)
@@ -270,7 +306,8 @@ def test_octave_weights_add_up():
 
 
 def test_with_rt60_on_every_room(every_room):
-    errors, refused = [], 0
+    errors = []
+    refused = 0
     for i, (_, h, facts) in enumerate(every_room[::2]):
         wanted = facts.rt60_s * (0.5, 0.75, 1.4, 2.0)[i % 4]
         try:
@@ -290,21 +327,39 @@ def test_with_rt60_does_not_lift_the_noise():
     level = lambda x: 10 * np.log10(np.mean(np.square(x, dtype=float)))
     assert measure_room(made).rt60_s == pytest.approx(2.0, rel=0.1)
     assert level(made[int(1.7 * RATE) : int(1.8 * RATE)]) - level(made[100:1_700]) < -45
-    ratio = {c: a / b for (c, a), b in zip(rooms.octave_rt60_s(made).items(), rooms.octave_rt60_s(noisy).values())}
-    assert all(1.9 < r < 3.2 for c, r in ratio.items() if c >= 250), 'each octave is stretched alike (0.8 to 2 s is a factor of 2.5)'
+    ratio = {
+        c: a / b for (c, a), b in zip(rooms.octave_rt60_s(made).items(), rooms.octave_rt60_s(noisy).values())
+    }
+    assert all(1.9 < r < 3.2 for c, r in ratio.items() if c >= 250), (
+        'each octave is stretched alike (0.8 to 2 s is a factor of 2.5)'
+    )
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: with_rt60(decaying(0.5, 1.0), 5.0), 'choose another room'), (lambda: with_rt60(decaying(0.5, 1.0), -1), 'between 0.05 and 20'),
-    (lambda: with_rt60(np.r_[1.0, np.zeros(4_000)], 1.0), 'nothing after'), (lambda: with_drr(np.r_[1.0, np.zeros(4_000)], 1.0), 'nothing after'),
-    (lambda: with_rt60(np.r_[1.0, np.random.default_rng(0).normal(size=16_000) * 0.1], 1.0), 'noise floor'),
-    (lambda: with_drr(decaying(0.5, 1.0), math.inf), 'finite'), (lambda: statistical_room(math.nan, rng_for(0)), 'between 0.05 and 20'),
-    (lambda: statistical_room(1, rng_for(0), damping=0), 'damping'), (lambda: statistical_room(1, rng_for(0), math.nan), 'finite'),
-    (lambda: shoebox_room('barn', 1, rng_for(0)), 'unknown kind'), (lambda: shoebox_room('club', 1, rng_for(0), 500), 'distance'),
-    (lambda: shoebox_room('club', 1, rng_for(0), math.nan), 'distance'), (lambda: rooms.open_air(rng_for(0), math.nan), '1 and 500'),
-    (lambda: reverberate(np.zeros(0), np.ones(1)), 'sound must be'), (lambda: reverberate(np.ones(9), np.ones((2, 2))), 'response must be'),
-    (lambda: reverberate(np.full(9, np.inf), np.ones(1)), 'NaN or infinite'), (lambda: measure_room(np.full(99, np.nan)), 'NaN'),
-])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda: with_rt60(decaying(0.5, 1.0), 5.0), 'choose another room'),
+        (lambda: with_rt60(decaying(0.5, 1.0), -1), 'between 0.05 and 20'),
+        (lambda: with_rt60(np.r_[1.0, np.zeros(4_000)], 1.0), 'nothing after'),
+        (lambda: with_drr(np.r_[1.0, np.zeros(4_000)], 1.0), 'nothing after'),
+        (
+            lambda: with_rt60(np.r_[1.0, np.random.default_rng(0).normal(size=16_000) * 0.1], 1.0),
+            'noise floor',
+        ),
+        (lambda: with_drr(decaying(0.5, 1.0), math.inf), 'finite'),
+        (lambda: statistical_room(math.nan, rng_for(0)), 'between 0.05 and 20'),
+        (lambda: statistical_room(1, rng_for(0), damping=0), 'damping'),
+        (lambda: statistical_room(1, rng_for(0), math.nan), 'finite'),
+        (lambda: shoebox_room('barn', 1, rng_for(0)), 'unknown kind'),
+        (lambda: shoebox_room('club', 1, rng_for(0), 500), 'distance'),
+        (lambda: shoebox_room('club', 1, rng_for(0), math.nan), 'distance'),
+        (lambda: rooms.open_air(rng_for(0), math.nan), '1 and 500'),
+        (lambda: reverberate(np.zeros(0), np.ones(1)), 'sound must be'),
+        (lambda: reverberate(np.ones(9), np.ones((2, 2))), 'response must be'),
+        (lambda: reverberate(np.full(9, np.inf), np.ones(1)), 'NaN or infinite'),
+        (lambda: measure_room(np.full(99, np.nan)), 'NaN'),
+    ],
+)
 def test_nonsense_is_refused_in_one_line(make, message):
     with pytest.raises(ResonanceError, match=message) as e:
         make()
@@ -341,9 +396,14 @@ def test_listeners_sit_in_the_room_at_the_distance(seed, kind, u):
 
 def test_a_box_arrives_when_geometry_says():
     pra = pytest.importorskip('pyroomacoustics')
-    size, source, listener = np.array([20.0, 12, 5]), np.array([1.0, 6, 3]), np.array([11.0, 5, 1.5])
+    size = np.array([20.0, 12, 5])
+    source = np.array([1.0, 6, 3])
+    listener = np.array([11.0, 5, 1.5])
     raw = rooms._traced(size, source, listener, 0.8, 1)
-    delay = np.linalg.norm(source - listener) / pra.constants.get('c') * RATE + pra.constants.get('frac_delay_length') // 2
+    delay = (
+        np.linalg.norm(source - listener) / pra.constants.get('c') * RATE
+        + pra.constants.get('frac_delay_length') // 2
+    )
     assert direct_index(raw) == pytest.approx(delay, abs=4)
 
 
@@ -385,15 +445,23 @@ def test_same_seed_same_room_in_another_process(tmp_path):
         'longer=rooms.with_rt60(rooms.statistical_room(0.6, rng_for(6)), 1.0), box=rooms.shoebox_room("club", 0.7, rng_for(7)))'
     )
     pytest.importorskip('pyroomacoustics')
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(tmp_path / 'there.npz')], check=True, env={**os.environ, 'PYTHONHASHSEED': '7'})
+    subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code, str(tmp_path / 'there.npz')],
+        check=True,
+        env={**os.environ, 'PYTHONHASHSEED': '7'},
+    )
     here = {
-        'statistical': statistical_room(1.2, rng_for(5, 'room'), -3), 'open': rooms.open_air(rng_for(5), 40),
-        'longer': with_rt60(statistical_room(0.6, rng_for(6)), 1.0), 'box': shoebox_room('club', 0.7, rng_for(7)),
+        'statistical': statistical_room(1.2, rng_for(5, 'room'), -3),
+        'open': rooms.open_air(rng_for(5), 40),
+        'longer': with_rt60(statistical_room(0.6, rng_for(6)), 1.0),
+        'box': shoebox_room('club', 0.7, rng_for(7)),
     }
     with np.load(tmp_path / 'there.npz') as there:
         for name, made in here.items():
             assert made.std() > 1e-3 and there[name].dtype == made.dtype
-            np.testing.assert_allclose(there[name], made, rtol=0, atol=1e-4 * np.abs(made).max(), err_msg=name)
+            np.testing.assert_allclose(
+                there[name], made, rtol=0, atol=1e-4 * np.abs(made).max(), err_msg=name
+            )
 
 
 # ---- applying
@@ -403,7 +471,8 @@ def test_same_seed_same_room_in_another_process(tmp_path):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30_000), st.integers(1, 30_000))
 def test_convolution_is_scipys(seed, n, m):
     rng = np.random.default_rng(seed)
-    x, h = rng.uniform(-1, 1, n).astype(np.float32), rng.normal(size=m).astype(np.float32)
+    x = rng.uniform(-1, 1, n).astype(np.float32)
+    h = rng.normal(size=m).astype(np.float32)
     h /= np.sqrt(np.sum(h**2))
     kept = x.copy(), h.copy()
     out = reverberate(x, h)
@@ -426,7 +495,8 @@ def test_nothing_comes_before_its_cause(seed, at):
 def test_the_past_is_heard_in_the_clip():
     music = np.random.default_rng(1).normal(size=3 * RATE).astype(np.float32)
     h = statistical_room(2.0, rng_for(1), -6)
-    whole, alone = reverberate(music, h)[RATE:], reverberate(music[RATE:], h)
+    whole = reverberate(music, h)[RATE:]
+    alone = reverberate(music[RATE:], h)
     tail = reverberate(np.r_[music[:RATE], np.zeros(2 * RATE, np.float32)], h)[RATE:]
     np.testing.assert_allclose(whole, alone + tail, atol=1e-3)
     assert np.std(tail[:1_600]) > 0.2 * np.std(alone[:1_600])
@@ -446,7 +516,9 @@ def test_every_room_is_what_the_rule_says(every_room, banks):
     for split, bank in banks.items():
         found = {*bank.ids, *bank.device_ids, *(id for id, _ in bank.skipped)}
         assert found == set(default_corpus().split('rir', split).index), 'used or told'
-        assert all(known.at[id, 'group'] != 'device' for id in bank.ids) and all(why and '\n' not in why for _, why in bank.skipped)
+        assert all(known.at[id, 'group'] != 'device' for id in bank.ids) and all(
+            why and '\n' not in why for _, why in bank.skipped
+        )
 
 
 def test_devices_are_short_and_flat_on_average(banks):
@@ -495,10 +567,15 @@ def test_broken_files_are_told_not_fatal(small, tmp_path):
 def test_pipes_dishes_and_hiss_are_no_rooms():
     t = np.arange(2 * RATE) / RATE
     rng = np.random.default_rng(0)
-    low, high = (signal.sosfilt(signal.butter(4, band, 'bandpass', fs=RATE, output='sos'), rng.normal(size=len(t))) for band in ((430, 520), (900, 1_200)))
+    low, high = (
+        signal.sosfilt(signal.butter(4, band, 'bandpass', fs=RATE, output='sos'), rng.normal(size=len(t)))
+        for band in ((430, 520), (900, 1_200))
+    )
     pipe = np.r_[1.0, 0.1 * (low * 10 ** (-3 * t / 3) + high * 10 ** (-3 * t / 0.5))]
     for bad, message in (
-        (pipe, 'which no room does'), (np.r_[1.0, 0.1 * decaying(1.0, 2.0, 0, -15)], 'above its noise floor'), (np.r_[1.0, 0.2 * decaying(0.05, 0.5)], 'no room for a concert'),
+        (pipe, 'which no room does'),
+        (np.r_[1.0, 0.1 * decaying(1.0, 2.0, 0, -15)], 'above its noise floor'),
+        (np.r_[1.0, 0.2 * decaying(0.05, 0.5)], 'no room for a concert'),
         (np.r_[1.0, 0.2 * decaying(12.0, 13)], 'no room for a concert'),
     ):
         with pytest.raises(ResonanceError, match=message):

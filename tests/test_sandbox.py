@@ -49,7 +49,8 @@ def fragile(monkeypatch, tmp_path):
 
 
 def heard(path, **how):
-    got, why = [np.zeros(0, np.float32)], None
+    got = [np.zeros(0, np.float32)]
+    why = None
     try:
         got += audio.stream(path, **how)
     except AudioError as e:
@@ -72,18 +73,42 @@ def gone(pid, seconds=60):
 
 def test_the_same_samples_as_without_it(tmp_path):
     path = write(tmp_path / 'a.flac', tone(7, 44_100, 2), 44_100, 'FLAC')
-    for start, duration, rate in ((0.0, None, RATE), (1.234, 2.5, RATE), (0.0, 3.0, 11_025), (6.9, 5.0, RATE)):
-        there, here = (np.concatenate([*way.pieces(path, start, duration, rate)]) for way in (sandbox, decode))
+    for start, duration, rate in (
+        (0.0, None, RATE),
+        (1.234, 2.5, RATE),
+        (0.0, 3.0, 11_025),
+        (6.9, 5.0, RATE),
+    ):
+        there, here = (
+            np.concatenate([*way.pieces(path, start, duration, rate)]) for way in (sandbox, decode)
+        )
         assert np.array_equal(there, here) and len(there) and there.flags.writeable
     assert sandbox.info(path) == decode.info(path)
 
 
-@pytest.mark.parametrize('what, told', [('crash', 'crashed its decoder (SIGSEGV)'), pytest.param('memory', 'needs more memory', marks=pytest.mark.skipif(sys.platform != 'linux', reason='only there memory is limited')), ('bug', 'cannot be decoded')])
+@pytest.mark.parametrize(
+    'what, told',
+    [
+        ('crash', 'crashed its decoder (SIGSEGV)'),
+        pytest.param(
+            'memory',
+            'needs more memory',
+            marks=pytest.mark.skipif(sys.platform != 'linux', reason='only there memory is limited'),
+        ),
+        ('bug', 'cannot be decoded'),
+    ],
+)
 def test_a_decoder_that_fails_costs_one_line(fragile, what, told):
     bad = fragile.rename(fragile.with_name(f'{what}.wav'))
     for _ in range(2):
         x, why = heard(bad)
-        assert not len(x) and type(why) is AudioError and told in str(why) and str(bad) in str(why) and len(str(why).splitlines()) == 1
+        assert (
+            not len(x)
+            and type(why) is AudioError
+            and told in str(why)
+            and str(bad) in str(why)
+            and len(str(why).splitlines()) == 1
+        )
         good = write(fragile.with_name('good.wav'), tone(2))
         assert len(audio.load(good)) == 2 * RATE
 
@@ -92,7 +117,9 @@ def test_what_came_before_a_crash_is_kept(fragile):
     bad = fragile.rename(fragile.with_name('later crash.wav'))
     x, why = heard(bad, block_s=1.0)
     assert type(why) is TruncatedAudio and 'crashed' in str(why) and 0 < len(x) < 60 * RATE
-    assert why.decoded_s == pytest.approx(len(x) / RATE, abs=0.01) and np.array_equal(x, audio.load(bad, duration_s=len(x) / RATE)[: len(x)])
+    assert why.decoded_s == pytest.approx(len(x) / RATE, abs=0.01) and np.array_equal(
+        x, audio.load(bad, duration_s=len(x) / RATE)[: len(x)]
+    )
 
 
 @pytest.mark.parametrize('name', ['stall.wav', 'later stall.wav'])
@@ -132,8 +159,11 @@ def test_one_process_for_one_file_after_another(fragile):
 
 
 def test_several_threads_at_once(fragile):
-    whole, same = audio.load(fragile), []
-    run = lambda: same.append(all(np.array_equal(audio.load(fragile, k, 3), whole[k * RATE : (k + 3) * RATE]) for k in range(8)))
+    whole = audio.load(fragile)
+    same = []
+    run = lambda: same.append(
+        all(np.array_equal(audio.load(fragile, k, 3), whole[k * RATE : (k + 3) * RATE]) for k in range(8))
+    )
     threads = [threading.Thread(target=run) for _ in range(4)]
     [t.start() for t in threads], [t.join() for t in threads]
     assert same == [True] * 4 and len(sandbox._idle) <= 4 and not sandbox._busy
@@ -145,7 +175,9 @@ def test_a_fork_has_decoders_of_its_own(fragile):
     whole = audio.load(fragile)
     child = os.fork()
     if not child:
-        same = np.array_equal(audio.load(fragile), whole) and np.array_equal(audio.load(fragile, 3, 1), whole[3 * RATE : 4 * RATE])
+        same = np.array_equal(audio.load(fragile), whole) and np.array_equal(
+            audio.load(fragile, 3, 1), whole[3 * RATE : 4 * RATE]
+        )
         sandbox._end_all()
         os._exit(0 if same else 1)
     others = [np.array_equal(audio.load(fragile, k, 1), whole[k * RATE : (k + 1) * RATE]) for k in range(20)]
@@ -155,10 +187,18 @@ def test_a_fork_has_decoders_of_its_own(fragile):
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_no_decoder_outlives_the_program(fragile, how):
-    program = ('import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); '  # a job in the background ignores it
-               'from resonance_nb import sandbox; p = sandbox.pieces(sys.argv[1], 0.0, None, 16_000); next(p); '
-               'print(sandbox._busy[0].process.pid, flush=True); time.sleep(600)')
-    with subprocess.Popen([sys.executable, '-c', program, str(fragile)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    # a job in the background ignores it
+    program = (
+        'import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); '
+        'from resonance_nb import sandbox; p = sandbox.pieces(sys.argv[1], 0.0, None, 16_000); next(p); '
+        'print(sandbox._busy[0].process.pid, flush=True); time.sleep(600)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', program, str(fragile)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as parent:
         pid = int(parent.stdout.readline())
         parent.send_signal(how)
     assert gone(pid)
@@ -174,7 +214,10 @@ def test_a_folder_that_is_gone_is_no_reason_to_fail(fragile, monkeypatch, tmp_pa
 def test_a_path_is_that_of_the_folder_we_are_in(fragile, monkeypatch):
     audio.load(fragile, 0, 1)  # a process that began elsewhere
     monkeypatch.chdir(fragile.parent)
-    assert len(audio.load(fragile.name, 0, 1)) == RATE and len(audio.load(os.fsencode(fragile.name), 0, 1)) == RATE
+    assert (
+        len(audio.load(fragile.name, 0, 1)) == RATE
+        and len(audio.load(os.fsencode(fragile.name), 0, 1)) == RATE
+    )
 
 
 @pytest.mark.parametrize('path', [None, 3.5, 'a\0b', '\ud800', b'\xff', '', '/'])
@@ -195,7 +238,11 @@ def test_a_library_with_a_file_that_kills_decoders_is_indexed(fragile, tmp_path)
     music = tmp_path / 'music'
     music.mkdir()
     for i, name in enumerate(('a.wav', 'crash.wav', 'later crash.wav', 'z.wav')):
-        write(music / name, np.roll(np.tile(tone(6), (2, 1)), 7_777 * i, axis=0) + 0.05 * np.random.default_rng(i).standard_normal((12 * RATE, 1)).astype('float32'))
+        write(
+            music / name,
+            np.roll(np.tile(tone(6), (2, 1)), 7_777 * i, axis=0)
+            + 0.05 * np.random.default_rng(i).standard_normal((12 * RATE, 1)).astype('float32'),
+        )
     with Catalog(tmp_path / 'c', create=True) as c:
         report = c.index(music, 'landmark', progress=False)
         failed = dict(report.failed)
@@ -209,7 +256,9 @@ def test_a_library_with_a_file_that_kills_decoders_is_indexed(fragile, tmp_path)
 @pytest.fixture
 def radio(fragile):
     "A recording as bytes, and a pipe to send it through."
-    data = write(fragile.with_name('radio.ogg'), np.tile(tone(10), (2, 1)), container='OGG', coding='VORBIS').read_bytes()
+    data = write(
+        fragile.with_name('radio.ogg'), np.tile(tone(10), (2, 1)), container='OGG', coding='VORBIS'
+    ).read_bytes()
     r, w = os.pipe()
     with open(r, 'rb') as reading, open(w, 'wb', buffering=0) as writing:
         yield data, reading, writing
@@ -217,16 +266,19 @@ def radio(fragile):
 
 def send(writing, *parts):
     "Write parts with their pauses, seconds, in a thread, and close."
+
     def run():
         with writing:
             for data, pause_s in parts:
                 writing.write(data)
                 time.sleep(pause_s)
+
     threading.Thread(target=run, daemon=True).start()
 
 
 def streamed(reading, name='a pipe'):
-    got, why = [np.zeros(0, np.float32)], None
+    got = [np.zeros(0, np.float32)]
+    why = None
     try:
         got += sandbox.stream_pieces(reading.read1, name, RATE)
     except AudioError as e:
@@ -265,7 +317,8 @@ def test_a_stream_whose_decoder_dies_costs_a_line(radio, monkeypatch, name, said
 
 
 def test_a_stream_that_breaks_off_says_why_after_what_came(radio):
-    data, portions = radio[0], []
+    data = radio[0]
+    portions = []
 
     def read(n):
         if len(portions) == 20:
@@ -294,9 +347,16 @@ def test_stopping_a_stream_leaves_nothing_behind(radio):
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_no_decoder_of_a_radio_that_pauses_outlives_the_program(radio, how):
-    program = ('import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from resonance_nb import sandbox, stream; '
-               's = stream.from_pipe(sys.stdin.buffer); next(s); print(sandbox._busy[0].process.pid, flush=True); [None for _ in s]')
-    with subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+    program = (
+        'import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from resonance_nb import sandbox, stream; '
+        's = stream.from_pipe(sys.stdin.buffer); next(s); print(sandbox._busy[0].process.pid, flush=True); [None for _ in s]'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as parent:
         parent.stdin.write(radio[0])
         parent.stdin.flush()
         pid = int(parent.stdout.readline())

@@ -21,10 +21,12 @@ RATE = 16_000
 class Scripted:
     "Says at each time what a script says: (from, to, song, lag, confidence)."
 
-    name, accept_confidence = 'scripted', 0.5
+    name = 'scripted'
+    accept_confidence = 0.5
 
     def __init__(self, *script):
-        self.script, self.asked = script, []
+        self.script = script
+        self.asked = []
 
     def __len__(self):
         return 9
@@ -34,7 +36,11 @@ class Scripted:
         end = begin + len(samples) / RATE
         self.asked.append((begin, end))
         found = [(min(end, b) - max(begin, a), song, lag, p) for a, b, song, lag, p in self.script]
-        return [Match(song, p, begin - lag, p) for part_s, song, lag, p in sorted(found, reverse=True) if part_s >= 4][:k]
+        return [
+            Match(song, p, begin - lag, p)
+            for part_s, song, lag, p in sorted(found, reverse=True)
+            if part_s >= 4
+        ][:k]
 
 
 def clock(seconds, block_s=7.3):
@@ -52,7 +58,11 @@ def test_two_songs_and_what_lies_between():
     assert listed(found) == ['a', 'b']
     a, b = found
     assert a.from_s == pytest.approx(10, abs=3) and a.to_s == pytest.approx(70, abs=3)
-    assert b.from_s == pytest.approx(100, abs=3) and b.to_s == pytest.approx(160, abs=3) and b.offset_s == pytest.approx(b.from_s - 80, abs=0.01)
+    assert (
+        b.from_s == pytest.approx(100, abs=3)
+        and b.to_s == pytest.approx(160, abs=3)
+        and b.offset_s == pytest.approx(b.from_s - 80, abs=0.01)
+    )
     assert all(0.9 < f.confidence <= 1 for f in found)
 
 
@@ -63,7 +73,9 @@ def test_a_song_does_not_begin_before_its_first_note():
 
 def test_no_answers_no_songs():
     assert find_songs([], Scripted()) == [] == find_songs(clock(300), Scripted())
-    assert find_songs([np.zeros(60 * RATE, np.float32)], Scripted((0, 60, 'a', 0, 0.99))) == [], 'silence is not asked about'
+    assert find_songs([np.zeros(60 * RATE, np.float32)], Scripted((0, 60, 'a', 0, 0.99))) == [], (
+        'silence is not asked about'
+    )
 
 
 def test_doubtful_answers_do_not_add_up_and_one_sure_one_does_not_suffice_alone():
@@ -109,10 +121,13 @@ class Player(Scripted):
 
     def __init__(self, speed, to_s=130.0, deaf=()):
         super().__init__()
-        self.speed, self.to_s, self.deaf = speed, to_s, deaf
+        self.speed = speed
+        self.to_s = to_s
+        self.deaf = deaf
 
     def search(self, samples, k=5):
-        begin, half = float(samples[0]), len(samples) / RATE / 2
+        begin = float(samples[0])
+        half = len(samples) / RATE / 2
         end = begin + 2 * half
         if min(end, self.to_s) - max(begin, 32) < 4 or any(a <= end < b for a, b in self.deaf):
             return []
@@ -129,7 +144,13 @@ def test_the_speed_of_the_player_is_heard(speed, deaf):
 
 @pytest.mark.parametrize('speed', [0.96, 1.0, 1.04])
 def test_lags_go_on_as_they_went(speed):
-    trace = _Trace('a', [_Answer(t, t + 10.0, t + 5 - (t + 5) * speed + jitter, 5.0) for t, jitter in zip(range(100, 130, 5), (0.03, -0.03, 0.02, 0, -0.02, 0.03))])
+    trace = _Trace(
+        'a',
+        [
+            _Answer(t, t + 10.0, t + 5 - (t + 5) * speed + jitter, 5.0)
+            for t, jitter in zip(range(100, 130, 5), (0.03, -0.03, 0.02, 0, -0.02, 0.03))
+        ],
+    )
     assert trace.speed(100) == pytest.approx(speed, abs=0.006) == trace.speed(140)
     for at_s in (75.0, 105.0, 117.0, 150.0):
         assert trace.lag_s(at_s) == pytest.approx(at_s * (1 - speed), abs=0.2)
@@ -153,14 +174,26 @@ def test_the_end_is_heard_too_and_nothing_twice():
 
 
 def test_toy_songs():
-    toy, rng = Toy(), rng_for(0, 'set list')
+    toy = Toy()
+    rng = rng_for(0, 'set list')
     for i in range(6):
         toy.add(f'song {i}', melody(i, 60))
-    mix = np.concatenate([melody(0, 60)[: 40 * RATE], melody(77, 30), melody(3, 60)[20 * RATE :], 0.1 * rng.standard_normal(15 * RATE)]).astype(np.float32)
+    mix = np.concatenate(
+        [
+            melody(0, 60)[: 40 * RATE],
+            melody(77, 30),
+            melody(3, 60)[20 * RATE :],
+            0.1 * rng.standard_normal(15 * RATE),
+        ]
+    ).astype(np.float32)
     first, second = find_songs([mix], toy)
     assert (first.track_id, second.track_id) == ('song 0', 'song 3')
     assert first.from_s == pytest.approx(0, abs=0.5) and first.to_s == pytest.approx(40, abs=5)
-    assert second.from_s == pytest.approx(70, abs=5) and second.to_s == pytest.approx(110, abs=5) and second.offset_s == pytest.approx(second.from_s - 50, abs=0.1)
+    assert (
+        second.from_s == pytest.approx(70, abs=5)
+        and second.to_s == pytest.approx(110, abs=5)
+        and second.offset_s == pytest.approx(second.from_s - 50, abs=0.1)
+    )
 
 
 def test_hours_need_no_more_memory_than_minutes():
@@ -184,7 +217,9 @@ def test_hours_need_no_more_memory_than_minutes():
 
 def a_list(songs, duration_s=200.0, query='mix.flac'):
     keys = ('from_s', 'to_s', 'title', 'artist')
-    return SetList(query, duration_s, [{'path': '/music/file name.ogg', **dict(zip(keys, s))} for s in songs], (), 0.0)
+    return SetList(
+        query, duration_s, [{'path': '/music/file name.ogg', **dict(zip(keys, s))} for s in songs], (), 0.0
+    )
 
 
 def sheet_of(*songs, to='mix.cue', **how):
@@ -211,9 +246,16 @@ def tracks_of(lines):
 
 
 def test_a_cue_sheet():
-    lines, left_out = sheet_of((4.5, 60, 'One', 'Somebody'), (61.2, 100, None, None), (150, 199, 'Two "and" three\nfour', 'Zoë'))
+    lines, left_out = sheet_of(
+        (4.5, 60, 'One', 'Somebody'), (61.2, 100, None, None), (150, 199, 'Two "and" three\nfour', 'Zoë')
+    )
     assert lines[0] == 'FILE "mix.flac" WAVE' and left_out == 0
-    assert tracks_of(lines) == [[337, 'One', 'Somebody'], [4590, 'file name', None], [7500, 'Unknown', None], [11250, "Two 'and' three\\nfour", 'Zoë']]
+    assert tracks_of(lines) == [
+        [337, 'One', 'Somebody'],
+        [4590, 'file name', None],
+        [7500, 'Unknown', None],
+        [11250, "Two 'and' three\\nfour", 'Zoë'],
+    ]
     assert '    INDEX 00 00:00:00' in lines and sum('INDEX 00' in line for line in lines) == 1
 
 
@@ -221,8 +263,13 @@ def test_cue_sheets_of_nothing_of_hours_and_of_songs_that_begin_together():
     assert tracks_of(sheet_of()[0]) == [[0, 'Unknown', None]]
     assert tracks_of(sheet_of((0.02, 190, 'One', None))[0]) == [[0, 'One', None]]
     late, _ = sheet_of((71_000, 71_990, 'Late', None), duration_s=72_000.0)
-    assert tracks_of(late) == [[0, 'Unknown', None], [71_000 * 75, 'Late', None]] and '    INDEX 01 1183:20:00' in late
-    assert [t[0] for t in tracks_of(sheet_of((0, 90, 'a', None), (90, 95, 'b', None), (90, 199, 'c', None))[0])] == [0, 6750, 6751]
+    assert (
+        tracks_of(late) == [[0, 'Unknown', None], [71_000 * 75, 'Late', None]]
+        and '    INDEX 01 1183:20:00' in late
+    )
+    assert [
+        t[0] for t in tracks_of(sheet_of((0, 90, 'a', None), (90, 95, 'b', None), (90, 199, 'c', None))[0])
+    ] == [0, 6750, 6751]
 
 
 def test_a_cue_sheet_of_many_songs_says_how_many_it_leaves_out():
@@ -234,7 +281,10 @@ def test_a_cue_sheet_of_many_songs_says_how_many_it_leaves_out():
 
 
 def test_the_recording_is_named_as_seen_from_the_sheet(tmp_path):
-    assert sheet_of(query=str(tmp_path / 'a' / 'x.mp3'), to=tmp_path / 'x.cue')[0][0] == f'FILE "{os.path.join("a", "x.mp3")}" MP3'
+    assert (
+        sheet_of(query=str(tmp_path / 'a' / 'x.mp3'), to=tmp_path / 'x.cue')[0][0]
+        == f'FILE "{os.path.join("a", "x.mp3")}" MP3'
+    )
     odd = os.fsdecode(b'caf\xe9 "x".aiff')
     assert sheet_of(query=odd)[0][0] == f'FILE "{os.fsdecode(b"caf")}\udce9 \'x\'.aiff" AIFF'
 
@@ -252,7 +302,9 @@ def test_compare():
     assert compare(on, [say('live', 10, 50)], {'live': 'a'})[0].found.tolist() == [True, False]
     quick = compare(on, [say('a', 10 / 1.1, 50 / 1.1)], tempo=1.1)[0]
     assert quick.from_error_s[0] == pytest.approx(0) and quick.to_error_s[0] == pytest.approx(0)
-    assert len(compare(Evening((), 9), [])[0]) == 0 and compare(Evening((), 9), [say('a', 1, 2)])[1].right.tolist() == [False]
+    assert len(compare(Evening((), 9), [])[0]) == 0 and compare(Evening((), 9), [say('a', 1, 2)])[
+        1
+    ].right.tolist() == [False]
 
 
 def test_a_recording_without_songs_is_compared_too():

@@ -24,7 +24,8 @@ TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)).astype(np.fl
 class Tags(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.found, self.text = [], ''
+        self.found = []
+        self.text = ''
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -51,7 +52,9 @@ def test_a_player_is_labelled_and_decodes():
     assert abs(peak_hz - 440) < 2 and abs(np.abs(x[4_000:20_000]).max() - 0.9) < 0.1
 
 
-@pytest.mark.parametrize('label', ['"><script>alert(1)</script>', "it's <b>bold</b> & 'quoted'", '\u266b \u2212 5 dB'])
+@pytest.mark.parametrize(
+    'label', ['"><script>alert(1)</script>', "it's <b>bold</b> & 'quoted'", '\u266b \u2212 5 dB']
+)
 def test_labels_cannot_leave_their_place(label):
     tags = Tags(show.player(TONE, label).data)
     assert [t for t, _ in tags.found] == ['figure', 'figcaption', 'audio']
@@ -69,7 +72,9 @@ def test_a_pair_is_two_players_that_wrap():
     page = show.before_after(TONE, TONE[:16_000], ('clean', 'noisy')).data
     tags = Tags(page)
     assert [a['aria-label'] for t, a in tags.found if t == 'audio'] == ['clean', 'noisy']
-    assert 'flex-wrap:wrap' in page and 'color:inherit' in page and not re.search(r'color:\s*#|background', page)
+    assert (
+        'flex-wrap:wrap' in page and 'color:inherit' in page and not re.search(r'color:\s*#|background', page)
+    )
 
 
 @pytest.mark.parametrize('bad', [np.zeros(0), np.zeros((2, 50)), np.array([0.0, np.nan, 0.1])])
@@ -108,7 +113,11 @@ def test_colours_differ_in_lightness():
 def test_spectrogram_axes_and_the_tone_in_it():
     ax = show.spectrogram(TONE, title='tone')
     level = np.asarray(ax.images[0].get_array())
-    assert ax.get_xlabel() == 'time (s)' and ax.get_ylabel() == 'frequency (kHz)' and ax.get_title(loc='left') == 'tone'
+    assert (
+        ax.get_xlabel() == 'time (s)'
+        and ax.get_ylabel() == 'frequency (kHz)'
+        and ax.get_title(loc='left') == 'tone'
+    )
     assert level.max() == pytest.approx(0, abs=1e-3)
     left, right, bottom, top = ax.images[0].get_extent()
     row_hz = level[:, level.shape[1] // 2].argmax() / (level.shape[0] - 1) * (top - bottom) * 1_000
@@ -140,4 +149,9 @@ def test_importing_show_does_not_import_matplotlib():
     import sys
 
     code = "import resonance_nb.show, sys; print([m for m in ('matplotlib', 'seaborn', 'pandas', 'IPython') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert (
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == '[]'
+    )

@@ -46,7 +46,9 @@ def test_two_parts_of_a_song_with_a_long_pause(method, songs):
     for name, x in songs.items():
         index.add(name, x)
     name, x = list(songs.items())[4]
-    clip = np.concatenate([x[5 * SAMPLE_RATE : 10 * SAMPLE_RATE], quiet(20), x[20 * SAMPLE_RATE : 26 * SAMPLE_RATE]])
+    clip = np.concatenate(
+        [x[5 * SAMPLE_RATE : 10 * SAMPLE_RATE], quiet(20), x[20 * SAMPLE_RATE : 26 * SAMPLE_RATE]]
+    )
     best = index.search(clip, 1)[0]
     assert best.track_id == name and best.confidence >= index.accept_confidence
     assert min(abs(best.offset_s - 5), abs(best.offset_s + 5)) < 0.3  # of the first part, or of the second
@@ -72,7 +74,9 @@ def test_where_the_sound_is(parts, expected):
     assert found == pytest.approx(np.array(expected), abs=0.1)
 
 
-@pytest.mark.parametrize('x', [np.zeros(0), np.zeros(1), np.full(100, np.nan), np.full(50_000, 0.5), np.full(50_000, np.inf)])
+@pytest.mark.parametrize(
+    'x', [np.zeros(0), np.zeros(1), np.full(100, np.nan), np.full(50_000, 0.5), np.full(50_000, np.inf)]
+)
 def test_nothing_that_sounds_is_left_whole(x):
     assert stretches(x.astype(np.float32)) == [slice(0, len(x))]
 

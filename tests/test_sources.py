@@ -1,4 +1,5 @@
 "Loaders of other collections, on fixtures in the official formats, and archives that mean harm."
+
 import hashlib
 import io
 import json
@@ -17,9 +18,25 @@ from resonance_nb.audio import encode, save
 from resonance_nb.core import ResonanceError
 from resonance_nb.corpora import Corpus, CorpusError
 from resonance_nb.download import DownloadError, WrongChecksum
-from resonance_nb.sources import (FMA_SHA1, SOURCES, ArchiveError, extract_tar, extract_zip, fetch_fma, fetch_jamendo,
-                                  fetch_mtg, fma_corpus, folder_corpus, jamendo_tracks, mtg_corpus, read_checksums, read_fma,
-                                  read_mtg, read_mtg_licences, read_mtg_names)
+from resonance_nb.sources import (
+    FMA_SHA1,
+    SOURCES,
+    ArchiveError,
+    extract_tar,
+    extract_zip,
+    fetch_fma,
+    fetch_jamendo,
+    fetch_mtg,
+    fma_corpus,
+    folder_corpus,
+    jamendo_tracks,
+    mtg_corpus,
+    read_checksums,
+    read_fma,
+    read_mtg,
+    read_mtg_licences,
+    read_mtg_names,
+)
 
 TONE = (0.2 * np.sin(np.arange(30 * 16_000) / 7)).astype('float32')
 FAST = dict(backoff_s=0.01, retries=2)
@@ -46,7 +63,9 @@ def web():
                 status, headers, answer = self.server.api(dict(urllib.parse.parse_qsl(query)))
                 body = json.dumps(answer).encode()
             else:
-                status, headers, body = (200, {}, self.server.files[path]) if path in self.server.files else (404, {}, b'')
+                status, headers, body = (
+                    (200, {}, self.server.files[path]) if path in self.server.files else (404, {}, b'')
+                )
             self.send_response(status)
             for k, v in {'Content-Length': str(len(body)), **headers}.items():
                 self.send_header(k, v)
@@ -57,7 +76,9 @@ def web():
             pass
 
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.files, server.api, server.url = {}, None, f'http://127.0.0.1:{server.server_port}'
+    server.files = {}
+    server.api = None
+    server.url = f'http://127.0.0.1:{server.server_port}'
     threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
     yield server
     server.shutdown()
@@ -100,7 +121,9 @@ def test_traversal_refused(tmp_path, make, extract, name):
 def test_links_and_devices_refused(tmp_path, kind):
     out = tmp_path / 'out'
     with pytest.raises(ArchiveError):
-        extract_tar(make_tar(tmp_path / 'a.tar', {'x.mp3': (kind, '../../etc/passwd' if kind < b'3' else '')}), out)
+        extract_tar(
+            make_tar(tmp_path / 'a.tar', {'x.mp3': (kind, '../../etc/passwd' if kind < b'3' else '')}), out
+        )
     assert list(out.iterdir()) == []
 
 
@@ -154,14 +177,18 @@ def test_flipped_bit_in_zip(tmp_path):
     assert not (tmp_path / 'out/x.mp3').exists()
 
 
-@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(
+    'method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
 def test_good_zip_resumes(tmp_path, method):
     path = make_zip(tmp_path / 'a.zip', {'d/x.mp3': b'x' * 100, 'd/y.mp3': b'y' * 50}, method)
     assert extract_zip(path, tmp_path / 'out') == ['d/x.mp3', 'd/y.mp3']
     (tmp_path / 'out/d/y.mp3').unlink()
     stamp = (tmp_path / 'out/d/x.mp3').stat().st_mtime_ns
     extract_zip(path, tmp_path / 'out', only=lambda n: True)
-    assert (tmp_path / 'out/d/y.mp3').read_bytes() == b'y' * 50 and (tmp_path / 'out/d/x.mp3').stat().st_mtime_ns == stamp
+    assert (tmp_path / 'out/d/y.mp3').read_bytes() == b'y' * 50 and (
+        tmp_path / 'out/d/x.mp3'
+    ).stat().st_mtime_ns == stamp
 
 
 # a folder
@@ -176,7 +203,9 @@ def test_folder(tmp_path, mp3):
     before = sorted(p for p in tmp_path.rglob('*'))
     corpus = folder_corpus(tmp_path)
     assert sorted(corpus.music['file']) == ['sub/one.mp3', 'two.flac'] and corpus.check() == []
-    assert [os.path.basename(p) for p, _ in corpus.notes] == ['broken.mp3'] and sorted(tmp_path.rglob('*')) == before
+    assert [os.path.basename(p) for p, _ in corpus.notes] == ['broken.mp3'] and sorted(
+        tmp_path.rglob('*')
+    ) == before
     first = corpus.music.index[corpus.music['file'] == 'two.flac'][0]
     (tmp_path / 'sub/one.mp3').unlink()
     assert folder_corpus(tmp_path).music.index.tolist() == [first]
@@ -213,21 +242,38 @@ FIELDS = [(g, f) for g, names in GROUPS.items() for f in names.split()]
 
 def fma_csv(rows):
     out = io.StringIO()
-    print(',' + ','.join(g for g, _ in FIELDS), ',' + ','.join(f for _, f in FIELDS), 'track_id' + ',' * len(FIELDS),
-          sep='\n', file=out)
+    print(
+        ',' + ','.join(g for g, _ in FIELDS),
+        ',' + ','.join(f for _, f in FIELDS),
+        'track_id' + ',' * len(FIELDS),
+        sep='\n',
+        file=out,
+    )
     for tid, values in rows.items():
         print(tid, *(f'"{values.get(k, "")}"' for k in FIELDS), sep=',', file=out)
     return out.getvalue()
 
 
 def fma_row(title, subset, split='training'):
-    return {('track', 'title'): title, ('artist', 'name'): 'AWOL', ('set', 'subset'): subset, ('set', 'split'): split,
-            ('track', 'duration'): '168', ('track', 'genre_top'): 'Hip-Hop', ('track', 'license'): 'Attribution 3.0',
-            ('artist', 'bio'): '<p>line one\nline two, with commas</p>', ('track', 'genres'): '[21]'}
+    return {
+        ('track', 'title'): title,
+        ('artist', 'name'): 'AWOL',
+        ('set', 'subset'): subset,
+        ('set', 'split'): split,
+        ('track', 'duration'): '168',
+        ('track', 'genre_top'): 'Hip-Hop',
+        ('track', 'license'): 'Attribution 3.0',
+        ('artist', 'bio'): '<p>line one\nline two, with commas</p>',
+        ('track', 'genres'): '[21]',
+    }
 
 
-TRACKS = {2: fma_row('Food', 'small'), 5: fma_row('None', 'small', 'test'), 10: fma_row('Freeway', 'medium'),
-          155320: fma_row('Far', 'large')}
+TRACKS = {
+    2: fma_row('Food', 'small'),
+    5: fma_row('None', 'small', 'test'),
+    10: fma_row('Freeway', 'medium'),
+    155320: fma_row('Far', 'large'),
+}
 
 
 def test_fma_layout(tmp_path, mp3):
@@ -238,11 +284,18 @@ def test_fma_layout(tmp_path, mp3):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(mp3)
     small = fma_corpus(tmp_path)
-    assert small.music['title'].to_dict() == {'fma-000002': 'Food', 'fma-000005': 'None'} and small.check() == []
-    assert small.music['official_split'].tolist() == ['training', 'test'] and (small.music['duration_s'] == 30).all()
+    assert (
+        small.music['title'].to_dict() == {'fma-000002': 'Food', 'fma-000005': 'None'} and small.check() == []
+    )
+    assert (
+        small.music['official_split'].tolist() == ['training', 'test']
+        and (small.music['duration_s'] == 30).all()
+    )
     large = fma_corpus(tmp_path, 'large')
     assert large.music['file'].tolist() == ['fma_large/155/155320.mp3'] and len(large.notes) == 3
-    assert {'small', 'medium', 'large'} == set(read_fma(tmp_path / 'fma_metadata/tracks.csv')[('set', 'subset')])
+    assert {'small', 'medium', 'large'} == set(
+        read_fma(tmp_path / 'fma_metadata/tracks.csv')[('set', 'subset')]
+    )
     with pytest.raises(CorpusError, match='unknown FMA subset'):
         fma_corpus(tmp_path, 'tiny')
 
@@ -256,9 +309,13 @@ def test_fma_bad_table(tmp_path, text):
 
 
 def test_fma_fetch(tmp_path, web, mp3):
-    meta = make_zip(tmp_path / 'm.zip', {'fma_metadata/tracks.csv': fma_csv(TRACKS), 'fma_metadata/README.txt': 'x'})
-    audio = make_zip(tmp_path / 's.zip', {'fma_small/000/000002.mp3': mp3, 'fma_small/000/000005.mp3': mp3,
-                                          'fma_small/checksums': 'x'})
+    meta = make_zip(
+        tmp_path / 'm.zip', {'fma_metadata/tracks.csv': fma_csv(TRACKS), 'fma_metadata/README.txt': 'x'}
+    )
+    audio = make_zip(
+        tmp_path / 's.zip',
+        {'fma_small/000/000002.mp3': mp3, 'fma_small/000/000005.mp3': mp3, 'fma_small/checksums': 'x'},
+    )
     web.files = {'/fma_metadata.zip': meta.read_bytes(), '/fma_small.zip': audio.read_bytes()}
     sha1 = {n: hashlib.sha1(web.files[f'/fma_{n}.zip']).hexdigest() for n in ('metadata', 'small')}
     kw = dict(progress=False, base_url=web.url + '/', **FAST)
@@ -274,16 +331,22 @@ def test_fma_fetch(tmp_path, web, mp3):
 # MTG-Jamendo: rows of the published tables
 
 HEAD = 'TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS\n'
-ROWS = ('track_0000214\tartist_000014\talbum_000031\t14/214.mp3\t30.0\tgenre---punkrock\n',
-        'track_0000382\tartist_000020\talbum_000046\t82/382.mp3\t211.1\tgenre---classical\tinstrument---voice\n',
-        'track_1376256\tartist_490499\talbum_161779\t56/1376256.mp3\t166.0\tgenre---easylistening\tmood/theme---calm\n')
-META = ('TRACK_ID\tARTIST_ID\tALBUM_ID\tTRACK_NAME\tARTIST_NAME\tALBUM_NAME\tRELEASEDATE\tURL\n'
-        'track_0000214\tartist_000014\talbum_000031\tA "quote\tBand\tDemo\t2004-12-28\thttp://www.jamendo.com/track/214\n'
-        'track_0000382\tartist_000020\talbum_000046\tLong name\t\tOther\tAlbum\t2005-01-01\thttp://www.jamendo.com/track/382\n')
-LICENCES = ('14/214.mp3\n  Sourced from Jamendo: http://www.jamendo.com/track/214\n'
-            '  Available under a Creative Commons Attribution license: http://creativecommons.org/licenses/by/3.0/\n\n'
-            '82/382.mp3\n  Sourced from Jamendo: http://www.jamendo.com/track/382\n'
-            '  Available under a Creative Commons license: http://creativecommons.org/licenses/by-nc-sa/2.0/\n')
+ROWS = (
+    'track_0000214\tartist_000014\talbum_000031\t14/214.mp3\t30.0\tgenre---punkrock\n',
+    'track_0000382\tartist_000020\talbum_000046\t82/382.mp3\t211.1\tgenre---classical\tinstrument---voice\n',
+    'track_1376256\tartist_490499\talbum_161779\t56/1376256.mp3\t166.0\tgenre---easylistening\tmood/theme---calm\n',
+)
+META = (
+    'TRACK_ID\tARTIST_ID\tALBUM_ID\tTRACK_NAME\tARTIST_NAME\tALBUM_NAME\tRELEASEDATE\tURL\n'
+    'track_0000214\tartist_000014\talbum_000031\tA "quote\tBand\tDemo\t2004-12-28\thttp://www.jamendo.com/track/214\n'
+    'track_0000382\tartist_000020\talbum_000046\tLong name\t\tOther\tAlbum\t2005-01-01\thttp://www.jamendo.com/track/382\n'
+)
+LICENCES = (
+    '14/214.mp3\n  Sourced from Jamendo: http://www.jamendo.com/track/214\n'
+    '  Available under a Creative Commons Attribution license: http://creativecommons.org/licenses/by/3.0/\n\n'
+    '82/382.mp3\n  Sourced from Jamendo: http://www.jamendo.com/track/382\n'
+    '  Available under a Creative Commons license: http://creativecommons.org/licenses/by-nc-sa/2.0/\n'
+)
 
 
 def test_mtg_readers(tmp_path):
@@ -291,14 +354,27 @@ def test_mtg_readers(tmp_path):
     rows = read_mtg(tmp_path / 'a.tsv')
     assert [len(r['TAGS']) for r in rows] == [1, 2, 2] and rows[1]['DURATION'] == 211.1
     (tmp_path / 'm.tsv').write_text(META)
-    assert read_mtg_names(tmp_path / 'm.tsv') == {'track_0000214': ('A "quote', 'Band'), 'track_0000382': ('Long name', 'Other')}
+    assert read_mtg_names(tmp_path / 'm.tsv') == {
+        'track_0000214': ('A "quote', 'Band'),
+        'track_0000382': ('Long name', 'Other'),
+    }
     (tmp_path / 'l.txt').write_text(LICENCES)
     assert read_mtg_licences(tmp_path / 'l.txt')['82/382.mp3'] == (
-        'http://creativecommons.org/licenses/by-nc-sa/2.0/', 'http://www.jamendo.com/track/382')
+        'http://creativecommons.org/licenses/by-nc-sa/2.0/',
+        'http://www.jamendo.com/track/382',
+    )
 
 
-@pytest.mark.parametrize('text', ['', 'id,path\n', HEAD + 'track_1\tartist\n', HEAD + 'track_1\ta\tb\t01/1.mp3\tlong\tx\n',
-                                  HEAD + 'track_1\ta\tb\t../1.mp3\t3.0\tx\n'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        'id,path\n',
+        HEAD + 'track_1\tartist\n',
+        HEAD + 'track_1\ta\tb\t01/1.mp3\tlong\tx\n',
+        HEAD + 'track_1\ta\tb\t../1.mp3\t3.0\tx\n',
+    ],
+)
 def test_mtg_bad_table(tmp_path, text):
     (tmp_path / 'a.tsv').write_text(text)
     with pytest.raises(CorpusError) as e:
@@ -309,13 +385,19 @@ def test_mtg_bad_table(tmp_path, text):
 def test_mtg_fetch(tmp_path, web, mp3):
     tar = make_tar(tmp_path / 'x.tar', {'14/214.low.mp3': mp3, '82/382.low.mp3': mp3}).read_bytes()
     meta, sums = '/meta/data/', '/meta/data/download/raw_30s_audio-low_sha256_'
-    song, part = hashlib.sha256(mp3).hexdigest(), 'raw_30s_audio-low-00.tar'
+    song = hashlib.sha256(mp3).hexdigest()
+    part = 'raw_30s_audio-low-00.tar'
     web.files = {
-        meta + 'raw_30s_cleantags_50artists.tsv': (HEAD + ''.join(ROWS)).encode(), meta + 'raw.meta.tsv': META.encode(),
-        '/meta/audio_licenses.txt': LICENCES.encode(), f'/audio/audio-low/{part}': tar,
-        **{f'{meta}splits/split-0/autotagging-{s}.tsv': (HEAD + r).encode()
-           for s, r in zip(('train', 'validation', 'test'), ROWS)},
-        sums + 'tars.txt': f'{hashlib.sha256(tar).hexdigest()} {part}\n{"0" * 64} raw_30s_audio-low-01.tar\n'.encode(),
+        meta + 'raw_30s_cleantags_50artists.tsv': (HEAD + ''.join(ROWS)).encode(),
+        meta + 'raw.meta.tsv': META.encode(),
+        '/meta/audio_licenses.txt': LICENCES.encode(),
+        f'/audio/audio-low/{part}': tar,
+        **{
+            f'{meta}splits/split-0/autotagging-{s}.tsv': (HEAD + r).encode()
+            for s, r in zip(('train', 'validation', 'test'), ROWS)
+        },
+        sums
+        + 'tars.txt': f'{hashlib.sha256(tar).hexdigest()} {part}\n{"0" * 64} raw_30s_audio-low-01.tar\n'.encode(),
         sums + 'tracks.txt': f'{song} 14/214.low.mp3\n{song} 82/382.low.mp3\n'.encode(),
     }
     kw = dict(progress=False, audio_url=web.url + '/audio/', meta_url=web.url + '/meta/', **FAST)
@@ -337,7 +419,13 @@ def test_mtg_wrong_track_refused(tmp_path, web, mp3):
     name = '/meta/data/download/raw_30s_audio-low_sha256_tars.txt'
     web.files[name] = f'{hashlib.sha256(tar).hexdigest()} raw_30s_audio-low-00.tar\n'.encode()
     with pytest.raises(ArchiveError, match='not the track'):
-        fetch_mtg(tmp_path / 'other', progress=False, audio_url=web.url + '/audio/', meta_url=web.url + '/meta/', **FAST)
+        fetch_mtg(
+            tmp_path / 'other',
+            progress=False,
+            audio_url=web.url + '/audio/',
+            meta_url=web.url + '/meta/',
+            **FAST,
+        )
     assert not (tmp_path / 'other/audio/14/214.low.mp3').exists()
 
 
@@ -359,18 +447,50 @@ def jamendo(n, page_s=None, refuse=()):
         if api.first:
             return api.first.pop(0)
         if q.get('client_id') != 'my-id':
-            return 200, {}, {'headers': {'status': 'failed', 'code': 5, 'error_message': f'Invalid {q.get("client_id")}'},
-                             'results': []}
-        start, limit = int(q['offset']), int(q['limit'])
-        results = [{'id': str(i), 'name': f'Song {i}', 'duration': 30, 'artist_name': 'Someone',
-                    'license_ccurl': 'http://creativecommons.org/licenses/by/3.0/', 'audiodownload_allowed': i % 3 != 0,
-                    'audiodownload': f'{api.url}/dl/{i}?from=app-my-id' if i % 3 else '',
-                    'musicinfo': {'vocalinstrumental': 'instrumental', 'tags': {'genres': ['rock', 'pop']}}}
-                   for i in range(n)[start:start + limit]]
-        return 200, {}, {'headers': {'status': 'success', 'code': 0, 'error_message': '', 'results_count': len(results)},
-                         'results': results}
+            return (
+                200,
+                {},
+                {
+                    'headers': {
+                        'status': 'failed',
+                        'code': 5,
+                        'error_message': f'Invalid {q.get("client_id")}',
+                    },
+                    'results': [],
+                },
+            )
+        start = int(q['offset'])
+        limit = int(q['limit'])
+        results = [
+            {
+                'id': str(i),
+                'name': f'Song {i}',
+                'duration': 30,
+                'artist_name': 'Someone',
+                'license_ccurl': 'http://creativecommons.org/licenses/by/3.0/',
+                'audiodownload_allowed': i % 3 != 0,
+                'audiodownload': f'{api.url}/dl/{i}?from=app-my-id' if i % 3 else '',
+                'musicinfo': {'vocalinstrumental': 'instrumental', 'tags': {'genres': ['rock', 'pop']}},
+            }
+            for i in range(n)[start : start + limit]
+        ]
+        return (
+            200,
+            {},
+            {
+                'headers': {
+                    'status': 'success',
+                    'code': 0,
+                    'error_message': '',
+                    'results_count': len(results),
+                },
+                'results': results,
+            },
+        )
 
-    api.asked, api.first, api.url = [], [], ''
+    api.asked = []
+    api.first = []
+    api.url = ''
     return api
 
 
@@ -380,7 +500,10 @@ def test_jamendo_pages(web, monkeypatch):
     web.api.url = web.url
     tracks = jamendo_tracks(250, 'rock  live', url=web.url + '/api')
     assert len({t['id'] for t in tracks}) == 250 and all(int(t['id']) % 3 for t in tracks)
-    assert web.api.asked[-1]['tags'] == 'rock live' and [q['offset'] for q in web.api.asked[-2:]] == ['0', '200']
+    assert web.api.asked[-1]['tags'] == 'rock live' and [q['offset'] for q in web.api.asked[-2:]] == [
+        '0',
+        '200',
+    ]
     assert len(jamendo_tracks(1000, url=web.url + '/api')) == 300  # all there are
 
 
@@ -411,12 +534,27 @@ def test_jamendo_fetch(tmp_path, web, mp3):
     assert sorted(corpus.music.index) == ['jamendo-1', 'jamendo-2', 'jamendo-4'] and corpus.check() == []
     assert [n for n, _ in corpus.notes] == ['music/jamendo-5.mp3']
     row = corpus.music.loc['jamendo-1']
-    assert row['source_sha256'] == hashlib.sha256(mp3).hexdigest() and row['vocals'] == 'no' and row['genre'] == 'rock pop'
-    assert not any('my-id' in p.read_text() for p in tmp_path.glob('*.csv')) and 'my-id' not in str(corpus.notes)
+    assert (
+        row['source_sha256'] == hashlib.sha256(mp3).hexdigest()
+        and row['vocals'] == 'no'
+        and row['genre'] == 'rock pop'
+    )
+    assert not any('my-id' in p.read_text() for p in tmp_path.glob('*.csv')) and 'my-id' not in str(
+        corpus.notes
+    )
 
 
 def test_sources_table():
-    assert list(SOURCES) == ['starter', 'open', 'fma-small', 'fma-medium', 'fma-large', 'fma-full', 'mtg-jamendo', 'jamendo']
+    assert list(SOURCES) == [
+        'starter',
+        'open',
+        'fma-small',
+        'fma-medium',
+        'fma-large',
+        'fma-full',
+        'mtg-jamendo',
+        'jamendo',
+    ]
     assert all(what and '\n' not in what and callable(f) for what, f in SOURCES.values())
 
 

@@ -36,14 +36,20 @@ def whole(tmp_path_factory):
 
 
 def bytes_of(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for kind in ('music', 'noise', 'rir') for p in sorted((folder / kind).iterdir())}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for kind in ('music', 'noise', 'rir')
+        for p in sorted((folder / kind).iterdir())
+    }
 
 
 def test_more_than_a_thousand_pieces_and_none_with_reserved_rights():
     offer = S.pieces()
     assert len(offer) > 1_000
     assert len(set(offer)) == len(offer)
-    assert not [k for k in offer if k.startswith(('palestrina', 'essenFolksong', 'leadSheet', 'josquin', 'trecento'))]
+    assert not [
+        k for k in offer if k.startswith(('palestrina', 'essenFolksong', 'leadSheet', 'josquin', 'trecento'))
+    ]
     assert 'monteverdi/madrigal.5.4.mxl' not in offer
 
 
@@ -129,7 +135,11 @@ def test_made_twice_is_the_same_corpus(few, whole, tmp_path):
     made = S.make_starter(tmp_path / 'a', n_pieces=3, jobs=3, progress=False)
     assert bytes_of(tmp_path / 'a') == bytes_of(whole.folder)
     assert made.checksum() == whole.checksum() and made.check() == [] and len(made.music) == 3
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / 'a').rglob('*.*') if p.suffix in ('.ogg', '.csv', '.flac')}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in (tmp_path / 'a').rglob('*.*')
+        if p.suffix in ('.ogg', '.csv', '.flac')
+    }
     S.make_starter(tmp_path / 'a', n_pieces=3, progress=False)
     assert before == {p: p.stat().st_mtime_ns for p in before}
     with pytest.raises(ResonanceError, match='another starter corpus'):
@@ -163,15 +173,21 @@ def test_a_bad_score_costs_only_itself(few, tmp_path, monkeypatch):
 
 def test_a_missing_library_is_named(monkeypatch):
     real = S.importlib.util.find_spec
-    monkeypatch.setattr(S.importlib.util, 'find_spec', lambda name: None if name == 'tinysoundfont' else real(name))
+    monkeypatch.setattr(
+        S.importlib.util, 'find_spec', lambda name: None if name == 'tinysoundfont' else real(name)
+    )
     with pytest.raises(MissingExtra, match='pip install --no-deps tinysoundfont'):
         S.make_starter()
 
 
 def test_version_groups_only_where_a_song_comes_twice(few, tmp_path):
     (tmp_path / '.rows').mkdir()
-    for i, (key, v) in enumerate([('bach/bwv66.6.mxl', 0), ('bach/bwv66.6.mxl', 1), ('airdsAirs/book1.abc#2', 0)]):
-        row = dict(id=f'x{i}', kind='music', file=f'music/x{i}.ogg', version_group=key.split('.')[0], duration_s=1.0)
+    for i, (key, v) in enumerate(
+        [('bach/bwv66.6.mxl', 0), ('bach/bwv66.6.mxl', 1), ('airdsAirs/book1.abc#2', 0)]
+    ):
+        row = dict(
+            id=f'x{i}', kind='music', file=f'music/x{i}.ogg', version_group=key.split('.')[0], duration_s=1.0
+        )
         (tmp_path / '.rows' / f'music-{i}.json').write_text(json.dumps(row))
     for kind, make in (('noise', S.render_noise), ('rir', S.render_room)):
         (tmp_path / '.rows' / f'{kind}-0.json').write_text(json.dumps(make(0)[1]))
@@ -187,4 +203,8 @@ def test_an_older_version_is_made_anew(few, tmp_path, monkeypatch):
     stray.write_bytes(b'of an older version')
     monkeypatch.setattr(S, 'VERSION', S.VERSION + 1)
     made = S.make_starter(tmp_path, n_pieces=1, jobs=1, progress=False)
-    assert not stray.exists() and made.check() == [] and json.loads((tmp_path / 'starter.json').read_text())['version'] == S.VERSION
+    assert (
+        not stray.exists()
+        and made.check() == []
+        and json.loads((tmp_path / 'starter.json').read_text())['version'] == S.VERSION
+    )

@@ -60,12 +60,16 @@ def check_blocks(blocks, block_s=0.25):
 
 # ---- the last seconds
 
-lengths = some.lists(some.tuples(some.integers(0, 900), some.sampled_from([0, 0, 0, 0, 1, 30, 200, 399, 400, 5_000])), max_size=25)
+lengths = some.lists(
+    some.tuples(some.integers(0, 900), some.sampled_from([0, 0, 0, 0, 1, 30, 200, 399, 400, 5_000])),
+    max_size=25,
+)
 
 
 def stream_of(cuts, seed=0):
     "Blocks of these lengths, each after a gap of so many samples, in random numbers."
-    rng, at = np.random.default_rng(seed), 0
+    rng = np.random.default_rng(seed)
+    at = 0
     for n, lost in cuts:
         at += lost
         yield Block(at / RATE, rng.uniform(0.1, 1, n).astype(np.float32), lost / RATE)
@@ -75,7 +79,9 @@ def stream_of(cuts, seed=0):
 @settings(max_examples=80, deadline=None)
 @given(lengths)
 def test_ring_holds_the_end_of_everything(cuts):
-    ring, everything, begun = RingBuffer(400 / RATE), np.zeros(0, np.float32), 0
+    ring = RingBuffer(400 / RATE)
+    everything = np.zeros(0, np.float32)
+    begun = 0
     for b in stream_of(cuts):
         lost = round(b.start_s * RATE) - len(everything)
         if lost >= 400 or begun == len(everything):
@@ -116,23 +122,32 @@ def test_ring_begins_anew_with_another_stream(sound):
 @pytest.mark.parametrize('bad', [0, -1, float('nan'), float('inf'), 1e-9])
 def test_lengths_that_mean_nothing_are_refused(bad, tmp_path, sound):
     path = write(tmp_path / 'a.wav', sound[:, None])
-    for call in (RingBuffer, RingBuffer(1).last, lambda s: list(st.every([], s)), lambda s: st.from_file(path, s),
-                 lambda s: st.from_raw(io.BytesIO(), block_s=s), lambda s: st.with_back_pressure([], s)):
+    for call in (
+        RingBuffer,
+        RingBuffer(1).last,
+        lambda s: list(st.every([], s)),
+        lambda s: st.from_file(path, s),
+        lambda s: st.from_raw(io.BytesIO(), block_s=s),
+        lambda s: st.with_back_pressure([], s),
+    ):
         with pytest.raises(ResonanceError, match='no length'):
             call(bad)
 
 
 def test_an_hour_in_flat_memory(sound):
     "Blocks of lengths that fit nowhere, through steps and buffer."
-    ring, pieces = RingBuffer(10), [sound[:n] for n in (3_999, 4_001, 60_000, 1, 12_345)]
+    ring = RingBuffer(10)
+    pieces = [sound[:n] for n in (3_999, 4_001, 60_000, 1, 12_345)]
 
     def hour():
         at, i = 0, 0
         while at < 3_600 * RATE:
             yield Block(at / RATE, pieces[i % 5])
-            at, i = at + len(pieces[i % 5]), i + 1
+            at = at + len(pieces[i % 5])
+            i = i + 1
 
-    n, early = 0, None
+    n = 0
+    early = None
     tracemalloc.start()
     try:
         for step in st.every(hour()):
@@ -188,7 +203,9 @@ def test_steps_do_not_depend_on_the_blocks(cuts, empty):
         places = sorted({0, 3_333, *places})
         for a, b in zip(places, [*places[1:], len(x)]):
             at = a + 1_000 * (a >= 3_333)
-            yield from (Block(at / RATE, x[a:a], 1_000 / RATE * (a == 3_333 and i == 0)) for i in range(empty))
+            yield from (
+                Block(at / RATE, x[a:a], 1_000 / RATE * (a == 3_333 and i == 0)) for i in range(empty)
+            )
             yield Block(at / RATE, x[a:b], 1_000 / RATE * (a == 3_333 and not empty))
 
     as_told = lambda blocks: [(s.start_s, s.gap_s, s.samples.tobytes()) for s in blocks]
@@ -222,7 +239,9 @@ def test_steps_come_as_soon_as_they_are_full(sound):
 def test_one_sample_and_nothing():
     assert list(st.every([])) == [] and list(st.every([Block(0.0, np.zeros(0, np.float32))])) == []
     (only,) = st.every([Block(0.3, np.ones(1, np.float32))])
-    assert only.start_s == 0.25 and len(only.samples) == 4_000 and only.samples[800] == only.samples.sum() == 1
+    assert (
+        only.start_s == 0.25 and len(only.samples) == 4_000 and only.samples[800] == only.samples.sum() == 1
+    )
 
 
 # ---- silence
@@ -231,7 +250,16 @@ def test_one_sample_and_nothing():
 def test_silence():
     rng = np.random.default_rng(0)
     hiss = rng.standard_normal(RATE).astype(np.float32)
-    for nothing in ([], np.zeros(9), np.full(9, 0.5), np.array([0.3]), hiss * 9e-5, hiss * 9e-5 - 0.1, np.array([np.nan] * 9), [np.inf, np.nan, 0, 0]):
+    for nothing in (
+        [],
+        np.zeros(9),
+        np.full(9, 0.5),
+        np.array([0.3]),
+        hiss * 9e-5,
+        hiss * 9e-5 - 0.1,
+        np.array([np.nan] * 9),
+        [np.inf, np.nan, 0, 0],
+    ):
         assert st.silent(nothing) is True
     for something in (hiss * 1.2e-4, hiss, np.r_[np.zeros(RATE), hiss * 1e-3]):
         assert st.silent(something) is False
@@ -248,7 +276,8 @@ def hostile(tmp_path_factory):
 
 def test_hostile_files(hostile):
     for path, expectation in hostile:
-        heard, said = [], None
+        heard = []
+        said = None
         try:
             with st.from_file(path, report=(told := []).append) as source:
                 for block in source:
@@ -258,14 +287,18 @@ def test_hostile_files(hostile):
         check_blocks(heard)
         assert said is None or '\n' not in str(said)
         odd = path.name in ('nan.wav', 'inf.wav')
-        assert len(told) == odd and all('non-finite' in line and line.isprintable() for line in told), path.name
+        assert len(told) == odd and all('non-finite' in line and line.isprintable() for line in told), (
+            path.name
+        )
         if path.name in ('nan.wav', 'inf.wav'):  # refused by `audio.load`; a listener goes on
             assert said is None and len(joined(heard)) == 4 * RATE and joined(heard)[30_000] == 0
         elif expectation == 'ok':
             assert said is None and np.array_equal(joined(heard), audio.load(path)), path.name
         elif expectation == 'partial':
             assert isinstance(said, audio.TruncatedAudio) and heard, path.name
-            assert np.array_equal(joined(heard), np.concatenate(list(take_all(audio.stream(path))))), path.name
+            assert np.array_equal(joined(heard), np.concatenate(list(take_all(audio.stream(path))))), (
+                path.name
+            )
         else:
             assert isinstance(said, audio.AudioError) and not heard, path.name
 
@@ -294,7 +327,8 @@ def test_twenty_hours_are_opened_and_left_in_flat_memory(tmp_path):
     with open(tmp_path / 'night.wav', 'wb') as f:
         f.write(wav_header(data=size, riff=size + 36))
         f.truncate(44 + size)
-    before, ring = open_files(), RingBuffer(10)
+    before = open_files()
+    ring = RingBuffer(10)
     tracemalloc.start()
     try:
         with st.from_file(tmp_path / 'night.wav') as night:
@@ -313,7 +347,8 @@ def test_twenty_hours_are_opened_and_left_in_flat_memory(tmp_path):
 
 def test_a_file_at_its_own_pace(tmp_path, sound):
     path = write(tmp_path / 'a.wav', sound[: RATE // 2, None])
-    began, at = time.monotonic(), []
+    began = time.monotonic()
+    at = []
     with st.from_file(path, 0.1, realtime=True) as source:
         assert source.live
         for block in source:
@@ -336,13 +371,17 @@ class Drip(io.RawIOBase):
     "A pipe that gives what it likes: some bytes, or now and then nothing yet."
 
     def __init__(self, data, sizes):
-        self.data, self.sizes, self.at, self.i = data, sizes, 0, 0
+        self.data = data
+        self.sizes = sizes
+        self.at = 0
+        self.i = 0
 
     def readable(self):
         return True
 
     def read(self, n=-1):
-        n, self.i = min(n, self.sizes[self.i % len(self.sizes)]), self.i + 1
+        n = min(n, self.sizes[self.i % len(self.sizes)])
+        self.i = self.i + 1
         if n == 0:
             return None
         self.at += n
@@ -354,7 +393,11 @@ def packed(x, dtype):
     if dtype == 'int24':
         return b''.join(struct.pack('<i', int(v * (2**23 - 1)))[:3] for v in x.ravel())
     scale = {'int16': 2**15 - 1, 'int32': 2**31 - 1, 'uint8': 127}.get(dtype, 1)
-    return np.asarray(x.astype('float64') * scale + 128 * (dtype == 'uint8')).astype(np.dtype(dtype).newbyteorder('<')).tobytes()
+    return (
+        np.asarray(x.astype('float64') * scale + 128 * (dtype == 'uint8'))
+        .astype(np.dtype(dtype).newbyteorder('<'))
+        .tobytes()
+    )
 
 
 @pytest.mark.parametrize('rate', [8_000, 16_000, 22_050, 44_100, 48_000, 192_000])
@@ -369,14 +412,30 @@ def test_raw_samples_are_resampled_without_clicks(rate, channels):
 
 
 @settings(max_examples=60, deadline=None)
-@given(some.lists(some.integers(1, 999), min_size=1, max_size=8), some.binary(max_size=3), some.integers(1, 3_000))
+@given(
+    some.lists(some.integers(1, 999), min_size=1, max_size=8),
+    some.binary(max_size=3),
+    some.integers(1, 3_000),
+)
 def test_any_portions_give_the_same(sizes, odd, n):
     x = np.random.default_rng(2).integers(-32_768, 32_767, n).astype('<i2')
-    blocks = check_blocks(list(st.from_raw(Drip(x.tobytes() + odd[: len(odd) % 2], sizes), block_s=0.01)), 0.01)
+    blocks = check_blocks(
+        list(st.from_raw(Drip(x.tobytes() + odd[: len(odd) % 2], sizes), block_s=0.01)), 0.01
+    )
     assert np.array_equal(joined(blocks), x / np.float32(32_768))
 
 
-@pytest.mark.parametrize('dtype, step', [('uint8', 2**-6), ('int16', 1e-4), ('int24', 1e-6), ('int32', 1e-7), ('float32', 1e-7), ('float64', 1e-7)])
+@pytest.mark.parametrize(
+    'dtype, step',
+    [
+        ('uint8', 2**-6),
+        ('int16', 1e-4),
+        ('int24', 1e-6),
+        ('int32', 1e-7),
+        ('float32', 1e-7),
+        ('float64', 1e-7),
+    ],
+)
 def test_kinds_of_samples(sound, dtype, step):
     x = sound[:5_000]
     assert np.abs(joined(st.from_raw(io.BytesIO(packed(x, dtype)), dtype=dtype)) - x).max() < step
@@ -396,9 +455,15 @@ def test_what_is_no_number_is_silence_and_stays_local(rate, bad):
     x = np.full(rate, 0.25, np.float32)
     x[rate // 2 : rate // 2 + 3] = bad
     told = []
-    y = joined(check_blocks(list(st.from_raw(io.BytesIO(x.tobytes()), rate, 1, 'float32', report=told.append))))
+    y = joined(
+        check_blocks(list(st.from_raw(io.BytesIO(x.tobytes()), rate, 1, 'float32', report=told.append)))
+    )
     assert told == ['the stream: holds non-finite samples (NaN or infinity); they are taken for silence']
-    assert np.abs(y[4_000:6_000] - 0.25).max() < 1e-3 and np.abs(y[10_000:12_000] - 0.25).max() < 1e-3 and y[8_000] < 0.1
+    assert (
+        np.abs(y[4_000:6_000] - 0.25).max() < 1e-3
+        and np.abs(y[10_000:12_000] - 0.25).max() < 1e-3
+        and y[8_000] < 0.1
+    )
 
 
 def test_short_pipes():
@@ -410,10 +475,21 @@ def test_short_pipes():
         assert np.array_equal(only.samples, [0.5] * n)
 
 
-@pytest.mark.parametrize('coding, step', [('PCM_U8', 2**-6), ('PCM_16', 1e-4), ('PCM_24', 1e-6), ('PCM_32', 1e-7), ('FLOAT', 1e-7), ('DOUBLE', 1e-7)])
+@pytest.mark.parametrize(
+    'coding, step',
+    [
+        ('PCM_U8', 2**-6),
+        ('PCM_16', 1e-4),
+        ('PCM_24', 1e-6),
+        ('PCM_32', 1e-7),
+        ('FLOAT', 1e-7),
+        ('DOUBLE', 1e-7),
+    ],
+)
 @pytest.mark.parametrize('container', ['WAV', 'WAVEX', 'RF64'])
 def test_wav_through_a_pipe(coding, step, container):
-    x, f = tone(0.5, channels=2), io.BytesIO()
+    x = tone(0.5, channels=2)
+    f = io.BytesIO()
     sf.write(f, x, RATE, format=container, subtype=coding)
     data = f.getvalue()
     for portions in ([1_001], [3, 40_000], [10**6]):
@@ -450,23 +526,41 @@ def test_a_pipe_that_breaks_off(sound):
                 raise OSError(5, 'Input/output error')
             return super().read(n)
 
-    source, heard = st.from_raw(Torn(data, [8_000])), []
+    source = st.from_raw(Torn(data, [8_000]))
+    heard = []
     with pytest.raises(audio.AudioError, match='breaks off: Input/output error'):
         for block in source:
             heard.append(block)
     assert len(joined(heard)) == 12_008
 
 
-@pytest.mark.parametrize('data, said', [
-    (b'OggS' + bytes(99), 'is not audio'), (b'fLaC' + bytes(99), 'is not audio'), (b'ID3\x03' + bytes(99), 'is not audio'),
-    (b'\0\0\0\x1cftypM4A ' + bytes(99), 'is not audio'), (b'0&\xb2u' + bytes(99), 'is not audio'),
-    (b'RIFX' + bytes(99), 'is not audio'), (b'RIFF' + bytes(99), 'is not audio'), (b'RIFF\0\0\0\0WAVEfmt ', 'is not audio'),
-    (wav_header()[:30], 'is not audio'), (wav_header()[:40], 'breaks off'), (wav_header()[:36] + b'data' + bytes(90), 'no samples'),
-    (wav_header(channels=0) + bytes(99), 'cannot be right'), (wav_header(rate=1) + bytes(99), 'cannot be right'),
-    (wav_header(channels=65_535) + bytes(99), 'cannot be right'), (wav_header(bits=12) + bytes(99), 'holds no samples|is not audio|cut off'),
-    (wav_header()[:20] + b'\x11\0' + wav_header()[22:] + bytes(99), 'holds no samples|is not audio|cannot be right'), (wav_header(data=0), 'holds no samples'),
-    (b'RIFF\0\0\0\0WAVEdata\0\0\0\0' + bytes(99), 'is not audio'), (b'RIFF\0\0\0\0WAVEdata\xff\xff\xff\xff' + bytes(99), 'is not audio'),
-])
+@pytest.mark.parametrize(
+    'data, said',
+    [
+        (b'OggS' + bytes(99), 'is not audio'),
+        (b'fLaC' + bytes(99), 'is not audio'),
+        (b'ID3\x03' + bytes(99), 'is not audio'),
+        (b'\0\0\0\x1cftypM4A ' + bytes(99), 'is not audio'),
+        (b'0&\xb2u' + bytes(99), 'is not audio'),
+        (b'RIFX' + bytes(99), 'is not audio'),
+        (b'RIFF' + bytes(99), 'is not audio'),
+        (b'RIFF\0\0\0\0WAVEfmt ', 'is not audio'),
+        (wav_header()[:30], 'is not audio'),
+        (wav_header()[:40], 'breaks off'),
+        (wav_header()[:36] + b'data' + bytes(90), 'no samples'),
+        (wav_header(channels=0) + bytes(99), 'cannot be right'),
+        (wav_header(rate=1) + bytes(99), 'cannot be right'),
+        (wav_header(channels=65_535) + bytes(99), 'cannot be right'),
+        (wav_header(bits=12) + bytes(99), 'holds no samples|is not audio|cut off'),
+        (
+            wav_header()[:20] + b'\x11\0' + wav_header()[22:] + bytes(99),
+            'holds no samples|is not audio|cannot be right',
+        ),
+        (wav_header(data=0), 'holds no samples'),
+        (b'RIFF\0\0\0\0WAVEdata\0\0\0\0' + bytes(99), 'is not audio'),
+        (b'RIFF\0\0\0\0WAVEdata\xff\xff\xff\xff' + bytes(99), 'is not audio'),
+    ],
+)
 def test_pipes_that_are_no_samples(data, said):
     if data == wav_header()[:36] + b'data' + bytes(90):  # a length of nothing: until the end
         assert len(joined(st.from_raw(io.BytesIO(data)))) == 43
@@ -477,7 +571,12 @@ def test_pipes_that_are_no_samples(data, said):
 
 
 @settings(max_examples=150, deadline=None)
-@given(some.binary(max_size=400), some.sampled_from([b'', b'RIFF', b'RIFF\0\0\0\0WAVE', wav_header()[:20], wav_header()[:36], wav_header()]))
+@given(
+    some.binary(max_size=400),
+    some.sampled_from(
+        [b'', b'RIFF', b'RIFF\0\0\0\0WAVE', wav_header()[:20], wav_header()[:36], wav_header()]
+    ),
+)
 def test_any_bytes_give_sound_or_one_line(data, before):
     try:
         check_blocks(list(st.from_raw(io.BytesIO(before + data), block_s=0.01)), 0.01)
@@ -509,7 +608,18 @@ def test_a_header_that_never_ends(monkeypatch):
     assert f.given < decode.OPENED_BYTES + (2 << 20)
 
 
-@pytest.mark.parametrize('wrong', [dict(rate=0), dict(rate=10**7), dict(channels=0), dict(channels=-1), dict(channels=5_000), dict(dtype='int12'), dict(dtype='object')])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(rate=0),
+        dict(rate=10**7),
+        dict(channels=0),
+        dict(channels=-1),
+        dict(channels=5_000),
+        dict(dtype='int12'),
+        dict(dtype='object'),
+    ],
+)
 def test_wrong_settings_of_a_pipe(wrong):
     with pytest.raises(ResonanceError):
         st.from_raw(io.BytesIO(bytes(99)), **wrong)
@@ -564,7 +674,12 @@ print(next(source).end_s, flush=True)
 if sys.argv[1] == 'close': source.close()
 '''
     for how in ('close', 'forget'):
-        p = subprocess.Popen([sys.executable, '-c', code, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        p = subprocess.Popen(
+            [sys.executable, '-c', code, how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         p.stdin.write(bytes(8_000))
         p.stdin.flush()
         assert p.wait() == 0, p.stderr.read()
@@ -590,13 +705,16 @@ def framed(x, folder, codec='libmp3lame', container='mp3', rate=RATE):
 
 @pytest.fixture(scope='module')
 def song():
-    x = np.tile(tone(5, RATE, 2), (2, 1)) + 0.02 * np.random.default_rng(1).standard_normal((10 * RATE, 2)).astype('float32')
+    x = np.tile(tone(5, RATE, 2), (2, 1)) + 0.02 * np.random.default_rng(1).standard_normal(
+        (10 * RATE, 2)
+    ).astype('float32')
     return x.astype('float32')
 
 
 def piped(data, step=3_000):
     "What is heard, and the complaint."
-    got, why = [np.zeros(0, np.float32)], ''
+    got = [np.zeros(0, np.float32)]
+    why = ''
     try:
         for block in st.from_pipe(Drip(data, [step])):
             got.append(block.samples)
@@ -606,10 +724,25 @@ def piped(data, step=3_000):
     return np.concatenate(got), why
 
 
-@pytest.mark.parametrize('codec, container', [('libmp3lame', 'mp3'), ('aac', 'adts'), ('aac', 'mpegts'), ('aac', 'flv'), ('aac', 'matroska'), ('wmav2', 'asf'), ('mp2', 'mpeg')])
+@pytest.mark.parametrize(
+    'codec, container',
+    [
+        ('libmp3lame', 'mp3'),
+        ('aac', 'adts'),
+        ('aac', 'mpegts'),
+        ('aac', 'flv'),
+        ('aac', 'matroska'),
+        ('wmav2', 'asf'),
+        ('mp2', 'mpeg'),
+    ],
+)
 def test_a_pipe_is_decoded_whatever_it_brings(song, tmp_path, codec, container):
     y, why = piped(framed(song, tmp_path, codec, container))
-    assert not why and abs(len(y) / RATE - 10) < 0.3 and audio.rms_db(y) == pytest.approx(audio.rms_db(song.mean(axis=1)), abs=1.5)
+    assert (
+        not why
+        and abs(len(y) / RATE - 10) < 0.3
+        and audio.rms_db(y) == pytest.approx(audio.rms_db(song.mean(axis=1)), abs=1.5)
+    )
 
 
 @pytest.mark.parametrize('container', ['FLAC', 'OGG', 'AIFF', 'AU'])
@@ -621,7 +754,10 @@ def test_a_file_in_a_pipe_is_the_file(song, tmp_path, container):
 
 
 def test_mp4_as_it_can_be_sent(song, tmp_path):
-    for options in ({'movflags': 'faststart'}, {'movflags': 'empty_moov+default_base_moof', 'frag_duration': '1000000'}):
+    for options in (
+        {'movflags': 'faststart'},
+        {'movflags': 'empty_moov+default_base_moof', 'frag_duration': '1000000'},
+    ):
         y, why = piped(write_av(tmp_path / 'x', song, RATE, options=options).read_bytes())
         assert not why and abs(len(y) / RATE - 10) < 0.2
     y, why = piped(write_av(tmp_path / 'x', song, RATE).read_bytes())
@@ -654,13 +790,24 @@ def test_what_is_damaged_on_the_way_is_silence_and_told(song, tmp_path):
 def test_heads_and_titles_of_a_radio_are_not_heard(song, tmp_path):
     mp3 = framed(song, tmp_path)
     plain, why = piped(mp3)
-    titled = b''.join(mp3[i : i + 4_096] + (b'\2' + b"StreamTitle='x';".ljust(32, b'\0') if i % 3 else b'\0') for i in range(0, len(mp3), 4_096))
+    titled = b''.join(
+        mp3[i : i + 4_096] + (b'\2' + b"StreamTitle='x';".ljust(32, b'\0') if i % 3 else b'\0')
+        for i in range(0, len(mp3), 4_096)
+    )
     for sent in (b'HTTP/1.0 200 OK\r\n\r\n' + mp3, b'ICY 200 OK\r\nicy-metaint:4096\r\n\r\n' + titled):
         y, why = piped(sent)
         assert not why and np.array_equal(y, plain)
 
 
-@pytest.mark.parametrize('data, said', [(b'hello', 'is text'), (b'<html>', 'is text'), (b'', 'holds no samples'), (bytes(range(256)) * 200, '--raw')])
+@pytest.mark.parametrize(
+    'data, said',
+    [
+        (b'hello', 'is text'),
+        (b'<html>', 'is text'),
+        (b'', 'holds no samples'),
+        (bytes(range(256)) * 200, '--raw'),
+    ],
+)
 def test_a_pipe_without_sound(data, said):
     y, why = piped(data)
     assert not len(y) and why.startswith('the stream: ') and said in why
@@ -669,7 +816,9 @@ def test_a_pipe_without_sound(data, said):
 def test_raw_samples_need_not_be_announced(sound):
     data = packed(sound, 'int16')
     for silence in (0, 40_000):
-        assert np.array_equal(piped(bytes(silence) + data)[0], joined(st.from_raw(io.BytesIO(bytes(silence) + data))))
+        assert np.array_equal(
+            piped(bytes(silence) + data)[0], joined(st.from_raw(io.BytesIO(bytes(silence) + data)))
+        )
     noise = np.random.default_rng(0).bytes(40_000)
     assert len(joined(st.from_raw(io.BytesIO(noise)))) == 20_000, 'said to be samples'
 
@@ -689,7 +838,12 @@ def test_zeros_without_an_end_are_refused(monkeypatch):
 
 def test_channels_that_cancel_are_heard(sound):
     x = np.stack([sound, -0.999 * sound], 1)
-    assert np.abs(joined(st.from_raw(io.BytesIO(packed(x, 'float32')), channels=2, dtype='float32')) - sound).max() < 1e-6
+    assert (
+        np.abs(
+            joined(st.from_raw(io.BytesIO(packed(x, 'float32')), channels=2, dtype='float32')) - sound
+        ).max()
+        < 1e-6
+    )
 
 
 def test_a_file_that_comes_where_samples_were_announced_is_told(song, tmp_path):
@@ -729,7 +883,9 @@ def test_the_oldest_go_and_the_loss_is_told():
         until(lambda: source._blocks.gi_frame is None or source._blocks.gi_frame.f_locals['queue'].ended)
         got = list(source)
     check_blocks(got)
-    assert [b.start_s for b in got] == [30.0, 30.25, 30.5, 30.75] and got[0].gap_s == 30 and source.lost_s == 30
+    assert (
+        [b.start_s for b in got] == [30.0, 30.25, 30.5, 30.75] and got[0].gap_s == 30 and source.lost_s == 30
+    )
     assert source.live
 
 
@@ -740,7 +896,8 @@ def test_nothing_is_lost_where_nobody_is_slow():
 
 
 def test_losses_in_the_middle():
-    go, gone = threading.Event(), threading.Event()
+    go = threading.Event()
+    gone = threading.Event()
 
     def blocks():
         yield Block(0.0, np.zeros(4_000, np.float32))
@@ -833,7 +990,12 @@ class FakeStream:
             sd.refuse -= 1
             raise PortAudioError('Error opening InputStream: Device unavailable [PaErrorCode -9985]')
         assert dtype == 'float32'
-        self.sd, self.device, self.rate, self.channels, self.blocksize, self.callback = sd, device, samplerate, channels, blocksize, callback
+        self.sd = sd
+        self.device = device
+        self.rate = samplerate
+        self.channels = channels
+        self.blocksize = blocksize
+        self.callback = callback
         self.active = self.closed = False
         sd.streams.append(self)
 
@@ -862,15 +1024,24 @@ class FakeSound:
     "As much of sounddevice as is used, with handles for what goes wrong."
 
     def __init__(self):
-        self.streams, self.tried, self.refuse, self.stumble, self.rude, self.again = [], 0, 0, 0, False, 0
+        self.streams = []
+        self.tried = 0
+        self.refuse = 0
+        self.stumble = 0
+        self.rude = False
+        self.again = 0
         self.inputs = [('Built-in', 0, 44_100.0), ('Speaker', 0, 48_000.0, 0), ('USB', 1, 16_000.0, 32)]
-        self.PortAudioError, self.default_input = PortAudioError, 2
+        self.PortAudioError = PortAudioError
+        self.default_input = 2
 
     def InputStream(self, **kwargs):
         return FakeStream(self, **kwargs)
 
     def _all(self):
-        return [dict(name=n, index=i, hostapi=h, default_samplerate=r, max_input_channels=c[0] if c else 1) for i, (n, h, r, *c) in enumerate(self.inputs)]
+        return [
+            dict(name=n, index=i, hostapi=h, default_samplerate=r, max_input_channels=c[0] if c else 1)
+            for i, (n, h, r, *c) in enumerate(self.inputs)
+        ]
 
     def query_devices(self, device=None, kind=None):
         if device is None and kind is None:
@@ -879,7 +1050,11 @@ class FakeSound:
             if self.default_input < 0:
                 raise PortAudioError('Error querying device -1')
             return self._all()[self.default_input]
-        found = [d for d in self._all() if device in (d['index'], d['name'], f'{d["name"]}, {self.query_hostapis(d["hostapi"])["name"]}')]
+        found = [
+            d
+            for d in self._all()
+            if device in (d['index'], d['name'], f'{d["name"]}, {self.query_hostapis(d["hostapi"])["name"]}')
+        ]
         if not found or not found[0]['max_input_channels']:
             raise ValueError(f'No {kind} device matching {device!r}')
         return found[0]
@@ -944,7 +1119,10 @@ def test_a_library_without_portaudio(monkeypatch, tmp_path):
 
 
 def test_devices(sd):
-    assert st.devices() == [st.Device(0, 'Built-in, ALSA', 1, 44_100, False), st.Device(2, 'USB, Core Audio', 32, 16_000, True)]
+    assert st.devices() == [
+        st.Device(0, 'Built-in, ALSA', 1, 44_100, False),
+        st.Device(2, 'USB, Core Audio', 32, 16_000, True),
+    ]
     sd.default_input = -1
     assert not any(d.default for d in st.devices())
     sd.inputs = []
@@ -954,12 +1132,26 @@ def test_devices(sd):
         st.devices()
 
 
-@pytest.mark.parametrize('device, rate, channels, index', [(None, 16_000, 2, 2), (0, 44_100, 1, 0), ('0', 44_100, 1, 0), ('USB', 16_000, 2, 2), ('Built-in, ALSA', 44_100, 1, 0)])
+@pytest.mark.parametrize(
+    'device, rate, channels, index',
+    [
+        (None, 16_000, 2, 2),
+        (0, 44_100, 1, 0),
+        ('0', 44_100, 1, 0),
+        ('USB', 16_000, 2, 2),
+        ('Built-in, ALSA', 44_100, 1, 0),
+    ],
+)
 def test_a_microphone_is_opened_as_it_likes(sd, clock, device, rate, channels, index):
     x = tone(2.0, rate)[:, 0]
     with st.from_microphone(device) as source:
         (mic,) = sd.streams
-        assert (mic.rate, mic.channels, mic.device, mic.blocksize) == (rate, channels, index, round(rate * 0.05)) and source.live
+        assert (mic.rate, mic.channels, mic.device, mic.blocksize) == (
+            rate,
+            channels,
+            index,
+            round(rate * 0.05),
+        ) and source.live
         play(mic, clock, x)
         got = [next(source) for _ in range(7)]
     check_blocks(got)
@@ -996,7 +1188,9 @@ def test_a_microphone_goes_and_comes_back(sd, clock, how):
         (mic,) = sd.streams
         play(mic, clock, np.full(8_800, 0.5))
         first = [next(source), next(source)]
-        sd.refuse, sd.stumble, sd.inputs = 3, 1, [('New', 0, 8_000.0), *sd.inputs[:1], ('USB', 1, 48_000.0)]
+        sd.refuse = 3
+        sd.stumble = 1
+        sd.inputs = [('New', 0, 8_000.0), *sd.inputs[:1], ('USB', 1, 48_000.0)]
         sd.inputs[:0] = [('Another', 0, 8_000.0)]  # it has another number now, and another rate
 
         def returns():
@@ -1011,15 +1205,26 @@ def test_a_microphone_goes_and_comes_back(sd, clock, how):
         thread.join()
     check_blocks([*first, rest[0]], 0.25)
     assert [len(b.samples) for b in (*first, *rest)] == [4_000, 4_000, 800, 4_000, 4_000, 4_000]
-    assert rest[1].gap_s == pytest.approx(59.95, abs=1e-3) and rest[1].start_s == pytest.approx(0.55 + 59.95, abs=1e-3)
+    assert rest[1].gap_s == pytest.approx(59.95, abs=1e-3) and rest[1].start_s == pytest.approx(
+        0.55 + 59.95, abs=1e-3
+    )
     assert np.abs(rest[0].samples - 0.5).max() < 1e-6 and np.abs(rest[2].samples - 0.25).max() < 1e-3
-    assert source.lost_s == rest[1].gap_s and mic.closed and sd.streams[-1].rate == 48_000 and sd.streams[-1].device == 3
-    assert lines == ['USB: the microphone is gone; trying again until it is back', 'USB: the microphone is back'] and sd.again >= 5
+    assert (
+        source.lost_s == rest[1].gap_s
+        and mic.closed
+        and sd.streams[-1].rate == 48_000
+        and sd.streams[-1].device == 3
+    )
+    assert (
+        lines == ['USB: the microphone is gone; trying again until it is back', 'USB: the microphone is back']
+        and sd.again >= 5
+    )
 
 
 def test_a_microphone_that_opens_and_stays_quiet_is_told_once(sd, clock):
     lines = []
     with st.from_microphone(report=lines.append) as source:
+
         def later():
             until(lambda: len(sd.streams) > 3)
             while not any(s.active for s in sd.streams):
@@ -1092,7 +1297,11 @@ def test_a_machine_that_slept(sd, clock):
         play(mic, clock, np.full(32_000, 0.2))
         got = [next(source) for _ in range(11)]
     gaps = [b for b in got if b.gap_s]
-    assert len(gaps) == 1 and gaps[0].gap_s == pytest.approx(3_600, abs=0.01) and 1 <= gaps[0].start_s - 3_600 < 1.2
+    assert (
+        len(gaps) == 1
+        and gaps[0].gap_s == pytest.approx(3_600, abs=0.01)
+        and 1 <= gaps[0].start_s - 3_600 < 1.2
+    )
     assert source.lost_s == gaps[0].gap_s
 
 
@@ -1116,8 +1325,12 @@ def test_clocks_that_differ_are_no_loss(sd, clock, ppm):
     "Hours with a sound card that is too fast or too slow, and callbacks that jitter."
     rng = np.random.default_rng(0)
     mic = st._Microphone(sd, None, 0.05, 8.0, print, threading.Event())
-    at, pieces = 1_000.0, 3 * 3_600 * 4
-    lost = [mic.lost(at + 0.25 * i * (1 + ppm * 1e-6) + late, 0.25, 0.0, False) for i, late in enumerate(rng.uniform(0, 0.2, pieces))]
+    at = 1_000.0
+    pieces = 3 * 3_600 * 4
+    lost = [
+        mic.lost(at + 0.25 * i * (1 + ppm * 1e-6) + late, 0.25, 0.0, False)
+        for i, late in enumerate(rng.uniform(0, 0.2, pieces))
+    ]
     assert sum(lost) == 0
 
 

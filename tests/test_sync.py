@@ -14,7 +14,9 @@ def copy(root, tmp_path_factory):
     "A copy of what nbdev reads and writes."
     here = tmp_path_factory.mktemp('sync')
     for name in ('nbs', 'resonance_nb'):
-        shutil.copytree(root / name, here / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        shutil.copytree(
+            root / name, here / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
+        )
     for name in ('settings.ini', 'setup.py', 'README.md'):
         shutil.copy(root / name, here / name)
     return here
@@ -32,7 +34,9 @@ def nbdev(here, command):
 def changed(root, here, folder, pattern):
     names = {p.name for base in (root, here) for p in (base / folder).glob(pattern)} - {'_modidx.py'}
     assert names
-    same = lambda n: (here / folder / n).exists() and filecmp.cmp(root / folder / n, here / folder / n, shallow=False)
+    same = lambda n: (
+        (here / folder / n).exists() and filecmp.cmp(root / folder / n, here / folder / n, shallow=False)
+    )
     return sorted(n for n in names if not (root / folder / n).exists() or not same(n))
 
 
@@ -51,4 +55,6 @@ def test_package_is_exported(root, copy):
 
 def test_index_of_the_package_is_current(root, copy):
     nbdev(copy, 'export')
-    assert filecmp.cmp(root / 'resonance_nb/_modidx.py', copy / 'resonance_nb/_modidx.py', shallow=False), 'run nbdev_export'
+    assert filecmp.cmp(root / 'resonance_nb/_modidx.py', copy / 'resonance_nb/_modidx.py', shallow=False), (
+        'run nbdev_export'
+    )

@@ -22,7 +22,16 @@ from resonance_nb import train  # noqa: E402
 from resonance_nb.encoders import Settings, load  # noqa: E402
 from resonance_nb.train import Lamb, Recipe, changed, fit, loggers_for  # noqa: E402
 
-TINY = Recipe(encoder=Settings('cnn3', 16), n_songs=6, steps=30, scenes=1, venues=('hard-mix',), warmup=2, validate_every=10, precision='32-true')
+TINY = Recipe(
+    encoder=Settings('cnn3', 16),
+    n_songs=6,
+    steps=30,
+    scenes=1,
+    venues=('hard-mix',),
+    warmup=2,
+    validate_every=10,
+    precision='32-true',
+)
 
 
 @pytest.fixture(scope='module')
@@ -71,8 +80,15 @@ fit(recipe, corpus, list(corpus.music.index), Path(sys.argv[1]), validate=weight
 def run(folder, changes, more=None, kill_at=None):
     "Train in a process of its own; `kill_at` is the step after which it is killed."
     code = SCRIPT.format(tests=os.path.dirname(__file__), changes=changes, more=more or {})
-    env = {'ELSEWHERE_PROCESS': str(os.getpid()), **os.environ}  # goes on as this process would: they are on one machine
-    process = subprocess.Popen([sys.executable, '-c', code, str(folder)], start_new_session=True, stderr=subprocess.PIPE, text=True, env=env)
+    # goes on as this process would: they are on one machine
+    env = {'ELSEWHERE_PROCESS': str(os.getpid()), **os.environ}
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, str(folder)],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
     if kill_at is None:
         _, err = process.communicate()
         assert process.returncode == 0, err[-2000:]
@@ -89,18 +105,30 @@ def run(folder, changes, more=None, kill_at=None):
     process.communicate()
 
 
-@pytest.mark.parametrize('changes, kills', [
-    ({}, (3, 14)),
-    ({'loss': 'hybrid', 'memory': 40, 'learned_temperature': True, 'schedule': 'plateau', 'near': 0.5}, (14,)),
-    ({'loss': 'triplet', 'optimiser': 'lamb', 'masked': 0.5}, (14,)),
-], ids=['plain', 'hybrid', 'triplet'])
+@pytest.mark.parametrize(
+    'changes, kills',
+    [
+        ({}, (3, 14)),
+        (
+            {'loss': 'hybrid', 'memory': 40, 'learned_temperature': True, 'schedule': 'plateau', 'near': 0.5},
+            (14,),
+        ),
+        ({'loss': 'triplet', 'optimiser': 'lamb', 'masked': 0.5}, (14,)),
+    ],
+    ids=['plain', 'hybrid', 'triplet'],
+)
 def test_a_killed_run_goes_on_to_the_same_model(one_thread, corpus, ids, tmp_path, changes, kills):
     for kill_at in kills:
         run(tmp_path / 'killed', changes, kill_at=kill_at)
     for name in ('whole', 'killed'):
         fit(changed(TINY, changes), corpus, ids, tmp_path / name, validate=weight, workers=0, progress=False)
-    assert difference(tmp_path / 'whole' / 'encoder.safetensors', tmp_path / 'killed' / 'encoder.safetensors') < 1e-5
-    curves = [pd.read_csv(tmp_path / name / 'curve.csv').drop(columns='minutes') for name in ('whole', 'killed')]
+    assert (
+        difference(tmp_path / 'whole' / 'encoder.safetensors', tmp_path / 'killed' / 'encoder.safetensors')
+        < 1e-5
+    )
+    curves = [
+        pd.read_csv(tmp_path / name / 'curve.csv').drop(columns='minutes') for name in ('whole', 'killed')
+    ]
     pd.testing.assert_frame_equal(*curves, rtol=1e-4)
 
 
@@ -111,14 +139,23 @@ def test_two_processes_learn_together(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number(corpus, ids, tmp_path, monkeypatch):
-    real, steps = train._loss, []
+    real = train._loss
+    steps = []
 
     def sometimes(self, a, b, songs):
         steps.append(1)
         return real(self, a, b, songs) * (float('nan') if len(steps) in (3, 7) else 1)
 
     monkeypatch.setattr(train, '_loss', sometimes)
-    found = fit(changed(TINY, {'steps': 10}), corpus, ids, tmp_path / 'some', validate=weight, workers=0, progress=False)
+    found = fit(
+        changed(TINY, {'steps': 10}),
+        corpus,
+        ids,
+        tmp_path / 'some',
+        validate=weight,
+        workers=0,
+        progress=False,
+    )
     encoder, card = load(found)
     assert card['broken_steps'] == 2 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
     monkeypatch.setattr(train, '_loss', lambda self, a, b, songs: real(self, a, b, songs) * float('nan'))
@@ -132,7 +169,8 @@ def test_a_broken_gradient_of_a_finite_loss_is_skipped(corpus, ids, tmp_path, mo
 
     def sometimes(self, a, b, songs):
         zero = (a - a.detach()).abs().sum()
-        return real(self, a, b, songs) + (torch.sqrt(zero) if self.global_step in (3, 6) else 0)  # the root's slope at zero is infinite
+        # the root's slope at zero is infinite
+        return real(self, a, b, songs) + (torch.sqrt(zero) if self.global_step in (3, 6) else 0)
 
     monkeypatch.setattr(train, '_loss', sometimes)
     recipe = changed(TINY, {'steps': 10, 'optimiser': optimiser, 'rate': 1e-3})
@@ -144,12 +182,30 @@ def test_a_broken_song_is_left_out_and_counted(corpus, ids, tmp_path):
     shutil.copytree(corpus.folder, tmp_path / 'c')
     broken = Corpus(tmp_path / 'c')
     broken.path('music', ids[4]).write_bytes(b'noise')
-    card = load(fit(changed(TINY, {'steps': 2, 'validate_every': 2}), broken, ids, tmp_path / 'run', validate=weight, workers=0, progress=False))[1]
+    card = load(
+        fit(
+            changed(TINY, {'steps': 2, 'validate_every': 2}),
+            broken,
+            ids,
+            tmp_path / 'run',
+            validate=weight,
+            workers=0,
+            progress=False,
+        )
+    )[1]
     assert list(card['skipped']) == [ids[4]] and card['songs'] == len(ids) - 1
 
 
 def test_it_stops_when_it_gets_no_better(corpus, ids, tmp_path):
-    found = fit(changed(TINY, {'validate_every': 2, 'patience': 3}), corpus, ids, tmp_path, validate=lambda e: {'top1': 0.5}, workers=0, progress=False)
+    found = fit(
+        changed(TINY, {'validate_every': 2, 'patience': 3}),
+        corpus,
+        ids,
+        tmp_path,
+        validate=lambda e: {'top1': 0.5},
+        workers=0,
+        progress=False,
+    )
     assert load(found)[1]['steps'] == 2 and pd.read_csv(tmp_path / 'curve.csv').step.tolist() == [2, 4, 6, 8]
 
 
@@ -157,7 +213,13 @@ def test_another_recipe_is_refused(corpus, ids, tmp_path):
     fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, workers=0, progress=False)
     for other in ({'rate': 0.5}, {'seed': 3}):
         with pytest.raises(ResonanceError, match='another recipe'):
-            fit(changed(TINY, {'steps': 2, 'validate_every': 2} | other), corpus, ids, tmp_path, progress=False)
+            fit(
+                changed(TINY, {'steps': 2, 'validate_every': 2} | other),
+                corpus,
+                ids,
+                tmp_path,
+                progress=False,
+            )
     with pytest.raises(ResonanceError, match='other songs'):
         fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids[:-1], tmp_path, progress=False)
 
@@ -175,10 +237,18 @@ def test_a_run_keeps_the_precision_it_began_with(corpus, ids, tmp_path, monkeypa
     with pytest.raises(ZeroDivisionError):
         fit(recipe, corpus, ids, tmp_path, validate=stops, workers=0, progress=False)
     monkeypatch.setattr(train, 'precision_here', lambda device: '32-true')  # it is taken to another machine
-    used, real = [], train._trainer
-    monkeypatch.setattr(train, '_trainer', lambda recipe, *a: used.append(recipe.precision) or real(recipe, *a))
+    used = []
+    real = train._trainer
+    monkeypatch.setattr(
+        train, '_trainer', lambda recipe, *a: used.append(recipe.precision) or real(recipe, *a)
+    )
     card = load(fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False))[1]
-    assert used == ['bf16-mixed'] and card['precision'] == 'bf16-mixed' and card['recipe']['precision'] == 'auto' and card['steps'] == 4
+    assert (
+        used == ['bf16-mixed']
+        and card['precision'] == 'bf16-mixed'
+        and card['recipe']['precision'] == 'auto'
+        and card['steps'] == 4
+    )
     with pytest.raises(ResonanceError, match='another recipe'):
         fit(changed(recipe, {'precision': '32-true'}), corpus, ids, tmp_path, progress=False)
     fresh = load(fit(recipe, corpus, ids, tmp_path / 'fresh', validate=weight, workers=0, progress=False))[1]
@@ -193,10 +263,17 @@ def test_a_run_begun_before_cards_told_the_precision_goes_on(corpus, ids, tmp_pa
     assert fit(recipe, corpus, ids, tmp_path, progress=False) == tmp_path / 'encoder.safetensors'
 
 
-@pytest.mark.parametrize('told, has, want', [
-    ({}, {'avx512_bf16': True}, 'bf16-mixed'), ({}, {'amx_bf16': True}, 'bf16-mixed'), ({}, {'avx512_f': True}, '32-true'), ({}, {}, '32-true'),
-    ({'ONEDNN_MAX_CPU_ISA': 'AVX2'}, {'avx512_bf16': True}, '32-true'), ({'ONEDNN_MAX_CPU_ISA': 'avx512_core_amx'}, {'amx_bf16': True}, 'bf16-mixed'),
-])
+@pytest.mark.parametrize(
+    'told, has, want',
+    [
+        ({}, {'avx512_bf16': True}, 'bf16-mixed'),
+        ({}, {'amx_bf16': True}, 'bf16-mixed'),
+        ({}, {'avx512_f': True}, '32-true'),
+        ({}, {}, '32-true'),
+        ({'ONEDNN_MAX_CPU_ISA': 'AVX2'}, {'avx512_bf16': True}, '32-true'),
+        ({'ONEDNN_MAX_CPU_ISA': 'avx512_core_amx'}, {'amx_bf16': True}, 'bf16-mixed'),
+    ],
+)
 def test_half_precision_where_the_processor_multiplies_it(monkeypatch, told, has, want):
     monkeypatch.delenv('ONEDNN_MAX_CPU_ISA', raising=False)
     for name, value in told.items():
@@ -220,9 +297,19 @@ def test_loggers_are_asked_for_by_name(tmp_path):
 
 
 def test_csv_logs_are_always_there(corpus, ids, tmp_path):
-    fit(changed(TINY, {'steps': 10, 'validate_every': 5}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    fit(
+        changed(TINY, {'steps': 10, 'validate_every': 5}),
+        corpus,
+        ids,
+        tmp_path,
+        validate=weight,
+        workers=0,
+        progress=False,
+    )
     log = pd.read_csv(tmp_path / 'log' / 'from-0' / 'metrics.csv')
-    assert {'loss', 'picked_right', 'step'} <= set(log) and pd.read_csv(tmp_path / 'curve.csv').step.tolist() == [5, 10]
+    assert {'loss', 'picked_right', 'step'} <= set(log) and pd.read_csv(
+        tmp_path / 'curve.csv'
+    ).step.tolist() == [5, 10]
     assert json.loads((tmp_path / 'recipe.json').read_text())['songs'] == len(ids)
 
 
@@ -230,7 +317,8 @@ def test_lamb_moves_layers_by_their_own_size():
     small, large = (torch.nn.Parameter(torch.full((4,), x)) for x in (0.01, 100.0))
     optimiser = Lamb([small, large], lr=0.1, weight_decay=0.0)
     before = [p.detach().clone() for p in (small, large)]
-    small.grad, large.grad = torch.ones(4), torch.ones(4)
+    small.grad = torch.ones(4)
+    large.grad = torch.ones(4)
     optimiser.step()
     for old, new in zip(before, (small, large)):
         assert ((new - old).norm() / old.norm()).item() == pytest.approx(0.1, rel=1e-4)
@@ -247,7 +335,15 @@ def test_a_run_that_was_stopped_goes_on_for_as_long_again(corpus, ids, tmp_path)
 
 @pytest.mark.parametrize('name', ['checkpoint.ckpt', 'recipe.json'])
 def test_a_damaged_run_is_told_in_one_line(corpus, ids, tmp_path, name):
-    fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    fit(
+        changed(TINY, {'steps': 2, 'validate_every': 2}),
+        corpus,
+        ids,
+        tmp_path,
+        validate=weight,
+        workers=0,
+        progress=False,
+    )
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
     with pytest.raises(ResonanceError, match='cannot be read') as error:
         fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, progress=False)
@@ -255,22 +351,63 @@ def test_a_damaged_run_is_told_in_one_line(corpus, ids, tmp_path, name):
 
 
 def test_sup_con_takes_other_windows_of_a_song_as_right(corpus, ids, tmp_path):
-    assert load(fit(changed(TINY, {'steps': 2, 'validate_every': 2, 'loss': 'sup-con'}), corpus, ids, tmp_path, validate=weight, workers=0, progress=False))[1]['steps'] == 2
+    assert (
+        load(
+            fit(
+                changed(TINY, {'steps': 2, 'validate_every': 2, 'loss': 'sup-con'}),
+                corpus,
+                ids,
+                tmp_path,
+                validate=weight,
+                workers=0,
+                progress=False,
+            )
+        )[1]['steps']
+        == 2
+    )
 
 
 def test_a_run_may_begin_with_another_ones_weights(corpus, ids, tmp_path):
     few = changed(TINY, {'steps': 2, 'validate_every': 2, 'rate': 0.0, 'decay': 0.0})
     first = fit(few, corpus, ids, tmp_path / 'first', validate=weight, workers=0, progress=False)
-    still = fit(changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second', validate=weight, start=first, facts={'revision': 'abc'}, workers=0, progress=False)
+    still = fit(
+        changed(few, {'seed': 1}),
+        corpus,
+        ids,
+        tmp_path / 'second',
+        validate=weight,
+        start=first,
+        facts={'revision': 'abc'},
+        workers=0,
+        progress=False,
+    )
     card = load(still)[1]
-    assert {k: v for k, v in load(first)[0].named_parameters()}.keys() == {k: v for k, v in load(still)[0].named_parameters()}.keys()
+    assert {k: v for k, v in load(first)[0].named_parameters()}.keys() == {
+        k: v for k, v in load(still)[0].named_parameters()
+    }.keys()
     weights = [[p.detach() for p in load(path)[0].parameters()] for path in (first, still)]
     assert all(torch.equal(a, b) for a, b in zip(*weights)), 'at a rate of zero it stays what it began with'
     assert card['started_from']['digest'] == load(first)[1]['digest'] and card['revision'] == 'abc'
     with pytest.raises(ResonanceError, match='another recipe'):  # a run that began elsewhere is another run
-        fit(changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second', validate=weight, workers=0, progress=False)
+        fit(
+            changed(few, {'seed': 1}),
+            corpus,
+            ids,
+            tmp_path / 'second',
+            validate=weight,
+            workers=0,
+            progress=False,
+        )
     with pytest.raises(ResonanceError, match='has the settings'):
-        fit(changed(few, {'encoder.dim': 32}), corpus, ids, tmp_path / 'third', start=first, workers=0, progress=False)
+        fit(
+            changed(few, {'encoder.dim': 32}),
+            corpus,
+            ids,
+            tmp_path / 'third',
+            start=first,
+            workers=0,
+            progress=False,
+        )
 
 
 def test_the_command_trains_and_says_how_it_was_called(corpus, tmp_path):
@@ -278,14 +415,35 @@ def test_the_command_trains_and_says_how_it_was_called(corpus, tmp_path):
 
     from resonance_nb.cli import cli
 
-    few = {'steps': '4', 'n_songs': '6', 'validate_every': '2', 'warmup': '1', 'scenes': '1', 'encoder.body': 'cnn3', 'precision': '32-true'}
-    words = ['train', '--corpus', str(corpus.folder), '--out', str(tmp_path / 'run'), '--workers', '0', '--json', *(w for pair in few.items() for w in ('--set', *pair))]
+    few = {
+        'steps': '4',
+        'n_songs': '6',
+        'validate_every': '2',
+        'warmup': '1',
+        'scenes': '1',
+        'encoder.body': 'cnn3',
+        'precision': '32-true',
+    }
+    words = [
+        'train',
+        '--corpus',
+        str(corpus.folder),
+        '--out',
+        str(tmp_path / 'run'),
+        '--workers',
+        '0',
+        '--json',
+        *(w for pair in few.items() for w in ('--set', *pair)),
+    ]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output + str(done.exception)
     told = json.loads(done.stdout.strip().splitlines()[-1])
     card = load(tmp_path / 'run' / 'encoder.safetensors')[1]
     assert told['steps'] == card['steps'] and set(card['validation']) == {'top1', '5 dB, 2 s'}
-    assert card['command'].startswith('resonance train --profile quick') and '--set encoder.body cnn3' in card['command']
+    assert (
+        card['command'].startswith('resonance train --profile quick')
+        and '--set encoder.body cnn3' in card['command']
+    )
     assert {'revision', 'package_hash', 'versions', 'recipe', 'seed', 'front_check'} <= set(card)
     wrong = CliRunner().invoke(cli, [*words, '--set', 'speed', '9'])
     assert wrong.exit_code != 0 and 'a recipe has no speed' in str(wrong.output) + str(wrong.exception)

@@ -13,7 +13,17 @@ from resonance_nb import trials
 from resonance_nb.core import ResonanceError
 from resonance_nb.runs import Results
 from resonance_nb.starter import make_starter
-from resonance_nb.trials import TRIALS_VERSION, Pool, _lines, as_line, difference, differences, file_differences, reported_differences, show_differences
+from resonance_nb.trials import (
+    TRIALS_VERSION,
+    Pool,
+    _lines,
+    as_line,
+    difference,
+    differences,
+    file_differences,
+    reported_differences,
+    show_differences,
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -27,7 +37,8 @@ def test_the_mean_is_the_mean_and_lies_within(seeds, songs, clips, seed):
 
 
 def test_the_interval_covers_no_difference():
-    rng, missed = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    missed = 0
     songs = np.repeat(np.arange(40), 3).astype(str).tolist()
     for i in range(120):
         hard = np.repeat(rng.random(40), 3)  # some songs are harder, for both
@@ -38,16 +49,28 @@ def test_the_interval_covers_no_difference():
 
 
 def frame(**changes):
-    rows = [{'group': 'g' if name != 'base' else '', 'change': name, 'seed': s, 'right': right} for name, many in changes.items() for s, right in many.items()]
+    rows = [
+        {'group': 'g' if name != 'base' else '', 'change': name, 'seed': s, 'right': right}
+        for name, many in changes.items()
+        for s, right in many.items()
+    ]
     return pd.DataFrame(rows)
 
 
 def test_verdicts():
     songs = [str(i) for i in range(50)]
-    no, yes = [False] * 50, [True] * 50
+    no = [False] * 50
+    yes = [True] * 50
     half = [i % 2 == 0 for i in range(50)]
-    table = differences(frame(base={0: half, 1: half}, up={0: yes, 1: yes}, down={0: no, 1: no}, same={1: half}), songs).set_index('change')
-    assert table.verdict.to_dict() == {'base': 'the base', 'up': 'better', 'down': 'worse', 'same': 'no difference seen'}
+    table = differences(
+        frame(base={0: half, 1: half}, up={0: yes, 1: yes}, down={0: no, 1: no}, same={1: half}), songs
+    ).set_index('change')
+    assert table.verdict.to_dict() == {
+        'base': 'the base',
+        'up': 'better',
+        'down': 'worse',
+        'same': 'no difference seen',
+    }
     assert table.seeds.to_dict() == {'base': 2, 'up': 2, 'down': 2, 'same': 1}
     assert table.difference['up'] == 0.5 and table.n['same'] == 50
 
@@ -60,8 +83,12 @@ def test_trials_without_a_common_seed_are_refused():
 def test_what_is_filed_is_read_back(tmp_path):
     songs = [str(i) for i in range(30)]
     rng = np.random.default_rng(3)
-    made = frame(base={0: rng.random(30) < 0.5, 1: rng.random(30) < 0.5}, up={0: rng.random(30) < 0.9, 1: rng.random(30) < 0.9}).assign(minutes=[1.0, 2.0, 3.0, 4.0], weights=7)
-    table, results = differences(made, songs), Results('99_made', corpus='c')
+    made = frame(
+        base={0: rng.random(30) < 0.5, 1: rng.random(30) < 0.5},
+        up={0: rng.random(30) < 0.9, 1: rng.random(30) < 0.9},
+    ).assign(minutes=[1.0, 2.0, 3.0, 4.0], weights=7)
+    table = differences(made, songs)
+    results = Results('99_made', corpus='c')
     file_differences(results, made, table)
     path = tmp_path / 'data' / 'results' / '99_made.json'
     path.parent.mkdir(parents=True)
@@ -97,8 +124,18 @@ def test_trials_still_find_what_the_stored_ones_found(tmp_path):
     from resonance_nb.train import Recipe, changed
     from resonance_nb.windows import Levels
 
-    golden = Recipe(encoder=Settings('cnn3', 16), levels=Levels((5, 15), (0, 10), 6), n_songs=8, steps=9, scenes=1, rate=5e-4,
-                    venues=('hard-mix', 'club'), warmup=2, validate_every=3, precision='32-true')
+    golden = Recipe(
+        encoder=Settings('cnn3', 16),
+        levels=Levels((5, 15), (0, 10), 6),
+        n_songs=8,
+        steps=9,
+        scenes=1,
+        rate=5e-4,
+        venues=('hard-mix', 'club'),
+        warmup=2,
+        validate_every=3,
+        precision='32-true',
+    )
     assert TRIALS_VERSION == OF_VERSION
     np.testing.assert_allclose(losses_of(golden, tmp_path / 'golden'), GOLDEN, atol=NEAR)
     half = changed(golden, {'precision': 'bf16-mixed'})
@@ -111,9 +148,12 @@ def test_questions_are_as_hard_as_those_of_the_stored_trials():
     pytest.importorskip('torch')
     from resonance_nb.network import shipped
 
-    pool, asked = lambda db: Pool(make_starter(n_pieces=24), None, (db,), n=64, max_songs=8), SimpleNamespace(encoder=shipped())
+    pool = lambda db: Pool(make_starter(n_pieces=24), None, (db,), n=64, max_songs=8)
+    asked = SimpleNamespace(encoder=shipped())
     right = lambda db: pool(db).right(asked).sum()
-    assert abs(right(-12.0) - 57) <= 3 and right(-9.0) > 60, 'as above: raise `trials.TRIALS_VERSION` or put it back'
+    assert abs(right(-12.0) - 57) <= 3 and right(-9.0) > 60, (
+        'as above: raise `trials.TRIALS_VERSION` or put it back'
+    )
 
 
 def test_lines_of_another_version_do_not_count(tmp_path, monkeypatch):
@@ -137,18 +177,30 @@ def test_windows_are_found_by_their_own_and_not_held_against_their_song():
     pool = Pool(make_starter(n_pieces=24), None, (20.0, 0.0), n=12, max_songs=6)
     assert len(pool.tracks) == 24 and pool.tracks[:12] == pool.tracks[12:], 'the same windows at each level'
     clean, heard, songs = pool._asked[0]
-    assert clean.shape == heard.shape == (12, 8_000) and not torch.equal(heard, pool._asked[1][1]) and torch.equal(clean, pool._asked[1][0])
-    places = {tuple(x[:50].tolist()): i for part in (clean, *(a[1] for a in pool._asked)) for i, x in enumerate(part)}
+    assert (
+        clean.shape == heard.shape == (12, 8_000)
+        and not torch.equal(heard, pool._asked[1][1])
+        and torch.equal(clean, pool._asked[1][0])
+    )
+    places = {
+        tuple(x[:50].tolist()): i
+        for part in (clean, *(a[1] for a in pool._asked))
+        for i, x in enumerate(part)
+    }
 
     def knows(answer):
         "An encoder that names the windows by their numbers; what it takes a heard one for is `answer(number)`."
         clean_ones = {tuple(x[:50].tolist()) for x in clean}
         number = lambda x: places[x] if x in clean_ones else answer(places[x])
-        return SimpleNamespace(encoder=lambda x: np.eye(12, dtype=np.float32)[[number(tuple(row[:50].tolist())) for row in x]])
+        return SimpleNamespace(
+            encoder=lambda x: np.eye(12, dtype=np.float32)[[number(tuple(row[:50].tolist())) for row in x]]
+        )
 
     assert pool.right(knows(lambda i: i)).all()
     stranger = lambda i: next(j for j in range(12) if songs[j] != songs[i])
     assert not pool.right(knows(stranger)).any()
     twin = lambda i: next(j for j in range(12) if j != i and songs[j] == songs[i])
     other = pool.right(knows(twin))[:12]  # nothing else is like it, so the first that may be named wins
-    assert other.tolist() == [i == min(k for k in range(12) if k == i or songs[k] != songs[i]) for i in range(12)]
+    assert other.tolist() == [
+        i == min(k for k in range(12) if k == i or songs[k] != songs[i]) for i in range(12)
+    ]

@@ -20,8 +20,12 @@ NAMES = list(VENUES)
 
 def tune(seconds, seed=0):
     "Notes with overtones and pauses: something with a beginning, a middle and an end."
-    rng, t = rng_for(seed, 'tune'), np.arange(4_000) / 16_000
-    notes = [sum(np.sin(2 * np.pi * f * k * t) / k for k in (1, 2, 3, 5)) * np.exp(-5 * t) for f in 150 * 2 ** (rng.integers(0, 36, int(seconds * 4)) / 12)]
+    rng = rng_for(seed, 'tune')
+    t = np.arange(4_000) / 16_000
+    notes = [
+        sum(np.sin(2 * np.pi * f * k * t) / k for k in (1, 2, 3, 5)) * np.exp(-5 * t)
+        for f in 150 * 2 ** (rng.integers(0, 36, int(seconds * 4)) / 12)
+    ]
     return (0.2 * np.concatenate(notes)).astype(np.float32)
 
 
@@ -41,9 +45,12 @@ def draws(bank):
     made = []
     for i in range(240):
         x = tune(2.0, i % 7)
-        asked, where = float(rng_for(1, 'asked', i).uniform(-15, 25)), (synthesised(), bank)[i % 2]
+        asked = float(rng_for(1, 'asked', i).uniform(-15, 25))
+        where = (synthesised(), bank)[i % 2]
         loudness = ('rms', 'rms', 'lufs')[i % 3]
-        out, r = degrade(x[16_000:], NAMES[i % 6], asked, rng_for(0, 'draw', i), where, x[:16_000], loudness=loudness)
+        out, r = degrade(
+            x[16_000:], NAMES[i % 6], asked, rng_for(0, 'draw', i), where, x[:16_000], loudness=loudness
+        )
         made.append((x, asked, where, loudness, out, r))
     return made
 
@@ -51,7 +58,9 @@ def draws(bank):
 def test_the_ratio_is_the_asked_one_measured_by_hand(draws):
     for x, asked, where, loudness, _, r in draws:
         whole = np.concatenate([x])
-        music, noise = venue._in_the_air(r, whole, 16_000, 16_000, where, 10 ** (r.measured['input_gain_db'] / 20))
+        music, noise = venue._in_the_air(
+            r, whole, 16_000, 16_000, where, 10 ** (r.measured['input_gain_db'] / 20)
+        )
         noise = noise[16_000:] * 10 ** (r.measured['crowd_gain_db'] / 20)
         got = lufs(music[16_000:]) - lufs(noise) if loudness == 'lufs' else db(music[16_000:]) - db(noise)
         assert abs(got - asked) <= (0.3 if loudness == 'lufs' else 0.1), (r.venue, loudness)
@@ -60,7 +69,12 @@ def test_the_ratio_is_the_asked_one_measured_by_hand(draws):
 
 def test_what_comes_out_is_sound(draws):
     for x, _, _, _, out, r in draws:
-        assert out.shape == (16_000,) and out.dtype == np.float32 and np.isfinite(out).all() and np.abs(out).max() <= 1, r.venue
+        assert (
+            out.shape == (16_000,)
+            and out.dtype == np.float32
+            and np.isfinite(out).all()
+            and np.abs(out).max() <= 1
+        ), r.venue
         assert np.abs(out).max() > 1e-3
 
 
@@ -81,7 +95,8 @@ def test_a_record_plays_the_same_bytes_after_a_trip_through_json(draws):
 def lag(clean, heard, reach=400):
     "Samples by which the recording is late, by whitened cross-correlation between 300 and 3,000 Hz."
     n = 2 * len(clean)
-    s, f = np.fft.rfft(heard, n) * np.conj(np.fft.rfft(clean, n)), np.fft.rfftfreq(n, 1 / 16_000)
+    s = np.fft.rfft(heard, n) * np.conj(np.fft.rfft(clean, n))
+    f = np.fft.rfftfreq(n, 1 / 16_000)
     s = np.where((f > 300) & (f < 3_000), s / (np.abs(s) + 1e-9), 0)
     r = np.fft.irfft(s, n)
     return int(np.abs(np.concatenate([r[-reach:], r[: reach + 1]])).argmax()) - reach
@@ -89,7 +104,8 @@ def lag(clean, heard, reach=400):
 
 def test_the_music_is_where_it_was(bank):
     "A noise burst shows its place better than a tune; drift apart, every venue leaves it within two milliseconds."
-    x, late = (0.2 * np.random.default_rng(3).normal(size=48_000)).astype(np.float32), []
+    x = (0.2 * np.random.default_rng(3).normal(size=48_000)).astype(np.float32)
+    late = []
     for i in range(90):
         r = VENUES[NAMES[i % 6]].draw(rng_for(2, i), bank, None, 2.0, 1.0)
         r = replace(r, source=tuple(s for s in r.source if s['stage'] != 'drift'))
@@ -122,15 +138,19 @@ def test_with_everything_off_the_clip_comes_through():
 def test_the_past_is_heard_and_the_end_is_not_moved_to_the_beginning(bank):
     x = tune(4.0)
     r = replace(VENUES['arena'].draw(rng_for(5), bank, None, 2.0, 2.0), phone=())
-    loud, quiet = x[:32_000], np.zeros(32_000, np.float32)
+    loud = x[:32_000]
+    quiet = np.zeros(32_000, np.float32)
     nothing = np.zeros(32_000, np.float32)
     tail = venue._in_the_air(r, np.concatenate([loud, nothing]), 32_000, 32_000, bank, 1.0)[0][32_000:]
-    ahead = venue._in_the_air(r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, 1.0)[0]
+    ahead = venue._in_the_air(
+        r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, 1.0
+    )[0]
     assert db(tail[:8_000]) > db(tail[-8_000:]) > -200
     assert np.abs(ahead[: 32_000 + 15_000]).max() < 1e-3 * np.abs(ahead).max()
 
 
-CALM = replace(VENUES['theatre'], codec=venue.Maybe(0.0, VENUES['theatre'].codec.of))  # encoders decide anew for every rounding error
+# encoders decide anew for every rounding error
+CALM = replace(VENUES['theatre'], codec=venue.Maybe(0.0, VENUES['theatre'].codec.of))
 
 
 def test_the_level_of_the_recording_does_not_matter():
@@ -157,10 +177,14 @@ def test_the_same_seed_gives_the_same_concerts_in_two_processes(root, tmp_path):
     for n in '12':
         (tmp_path / n).mkdir()
         env = {**os.environ, 'OMP_NUM_THREADS': n, 'PYTHONHASHSEED': n}
-        done = subprocess.run([sys.executable, '-c', CODE, str(tmp_path / n)], cwd=root, capture_output=True, text=True, env=env)
+        done = subprocess.run(
+            [sys.executable, '-c', CODE, str(tmp_path / n)], cwd=root, capture_output=True, text=True, env=env
+        )
         assert done.returncode == 0, done.stderr[-2_000:]
         told.append([Record.from_json(line) for line in done.stdout.splitlines()])
-    assert len(told[0]) == len(NAMES) and [replace(r, measured={}) for r in told[0]] == [replace(r, measured={}) for r in told[1]]
+    assert len(told[0]) == len(NAMES) and [replace(r, measured={}) for r in told[0]] == [
+        replace(r, measured={}) for r in told[1]
+    ]
     for name, one, other in zip(NAMES, *told):
         assert one.measured == pytest.approx(other.measured, abs=0.01)
         a, b = (np.load(tmp_path / n / f'{name}.npy') for n in '12')
@@ -183,9 +207,24 @@ def test_nothing_global_is_touched(bank):
 def test_the_record_is_plain_json_with_every_value(draws):
     *_, r = draws[0]
     d = json.loads(r.to_json())
-    assert {s['stage'] for s in d['source']} >= {'equalise', 'compress', 'limit'} and d['scene']['layers'] and d['room']['distance_m'] > 0
-    assert d['measured'].keys() >= {'snr_db', 'clean_start_s', 'input_gain_db', 'crowd_gain_db', 'microphone_gain_db'}
-    for text, why in (('{}', 'no record'), ('nonsense', 'no record'), (json.dumps(d | {'version': 99}), 'version 99'), (json.dumps(d | {'room': 3}), 'no record')):
+    assert (
+        {s['stage'] for s in d['source']} >= {'equalise', 'compress', 'limit'}
+        and d['scene']['layers']
+        and d['room']['distance_m'] > 0
+    )
+    assert d['measured'].keys() >= {
+        'snr_db',
+        'clean_start_s',
+        'input_gain_db',
+        'crowd_gain_db',
+        'microphone_gain_db',
+    }
+    for text, why in (
+        ('{}', 'no record'),
+        ('nonsense', 'no record'),
+        (json.dumps(d | {'version': 99}), 'version 99'),
+        (json.dumps(d | {'room': 3}), 'no record'),
+    ):
         with pytest.raises(ResonanceError, match=why):
             Record.from_json(text)
 
@@ -197,10 +236,19 @@ def test_a_record_of_another_bank_is_refused(bank):
         replay(x, r, synthesised())
 
 
-@pytest.mark.parametrize('x, snr_db, why', [
-    (np.zeros(16_000), 0, 'silent'), (np.full(16_000, np.nan), 0, 'NaN'), (np.full(16_000, np.inf), 0, 'NaN'), (np.zeros(0), 0, 'no samples'),
-    (np.ones((2, 100)), 0, 'one row'), (np.ones(16_000), 61, '-60 to 60'), (np.ones(16_000), -61, '-60 to 60'), (np.ones(16_000), float('nan'), '-60 to 60'),
-])
+@pytest.mark.parametrize(
+    'x, snr_db, why',
+    [
+        (np.zeros(16_000), 0, 'silent'),
+        (np.full(16_000, np.nan), 0, 'NaN'),
+        (np.full(16_000, np.inf), 0, 'NaN'),
+        (np.zeros(0), 0, 'no samples'),
+        (np.ones((2, 100)), 0, 'one row'),
+        (np.ones(16_000), 61, '-60 to 60'),
+        (np.ones(16_000), -61, '-60 to 60'),
+        (np.ones(16_000), float('nan'), '-60 to 60'),
+    ],
+)
 def test_what_cannot_be_played_is_told_in_one_line(x, snr_db, why):
     with pytest.raises(ResonanceError, match=why) as e:
         degrade(x, 'club', snr_db, rng_for(0))
@@ -243,8 +291,13 @@ def test_draws_stay_within_their_distributions(bank):
         for i in range(40):
             r = v.draw(rng_for(0, name, i), bank)
             eq = next(s for s in r.source if s['stage'] == 'equalise')
-            assert v.pa_high_pass_hz.low <= eq['high_pass_hz'] <= v.pa_high_pass_hz.high and v.pa_low_pass_hz.low <= eq['low_pass_hz'] <= v.pa_low_pass_hz.high
-            assert v.distance_m.low <= r.room.distance_m <= v.distance_m.high and (r.room.kind == 'open-air') == (name == 'festival')
+            assert (
+                v.pa_high_pass_hz.low <= eq['high_pass_hz'] <= v.pa_high_pass_hz.high
+                and v.pa_low_pass_hz.low <= eq['low_pass_hz'] <= v.pa_low_pass_hz.high
+            )
+            assert v.distance_m.low <= r.room.distance_m <= v.distance_m.high and (
+                r.room.kind == 'open-air'
+            ) == (name == 'festival')
             drift = next((s for s in r.source if s['stage'] == 'drift'), {'stretch': 1, 'pitch_cents': 0})
             assert 0.98 <= drift['stretch'] <= 1.02 and abs(drift['pitch_cents']) <= 20
 
@@ -252,7 +305,8 @@ def test_draws_stay_within_their_distributions(bank):
 def test_a_bank_never_leaves_its_split():
     corpus = default_corpus()
     for split in ('train', 'test'):
-        bank, own = Bank(corpus, split, rooms_per_venue=10), set(corpus.split('rir', split).index)
+        bank = Bank(corpus, split, rooms_per_venue=10)
+        own = set(corpus.split('rir', split).index)
         sounds = set(corpus.split('noise', split).index)
         for name in NAMES:
             for i in range(10):
@@ -294,36 +348,47 @@ def test_simulated_rooms_can_be_drawn():
     bank = Bank(shoebox=True, rooms_per_venue=8)
     seen = {bank.room(VENUES['club'], i).kind for i in range(8)}
     assert seen == {'shoebox', 'statistical'}
-    r = replace(VENUES['club'].draw(rng_for(0), bank, 10.0), room=next(x for x in (bank.room(VENUES['club'], i) for i in range(8)) if x.kind == 'shoebox'))
+    r = replace(
+        VENUES['club'].draw(rng_for(0), bank, 10.0),
+        room=next(x for x in (bank.room(VENUES['club'], i) for i in range(8)) if x.kind == 'shoebox'),
+    )
     assert np.isfinite(replay(tune(1.0), r, bank)).all()
 
 
 @pytest.mark.parametrize('name', ['club', 'arena'])
 def test_blocks_play_the_same_concert_as_a_whole(name):
     x = tune(24.0)
-    made, r = degrade_long(lambda: (x[i : i + 7_001] for i in range(0, len(x), 7_001)), name, 4.0, rng_for(21), block_s=5.0)
+    made, r = degrade_long(
+        lambda: (x[i : i + 7_001] for i in range(0, len(x), 7_001)), name, 4.0, rng_for(21), block_s=5.0
+    )
     parts = list(made)
-    out, whole = np.concatenate(parts), degrade(x, name, 4.0, rng_for(21))[0]
+    out = np.concatenate(parts)
+    whole = degrade(x, name, 4.0, rng_for(21))[0]
     assert out.shape == x.shape and np.abs(out).max() <= 1 and max(map(len, parts)) == 80_000
     assert abs(r.measured['snr_db'] - 4) <= 0.1
     drifts = any(s['stage'] == 'drift' for s in r.source)
     assert np.corrcoef(out[:79_000], whole[:79_000])[0, 1] > 0.9
     if not drifts:
         assert np.corrcoef(out, whole)[0, 1] > 0.9
-    jumps, seams = np.abs(np.diff(out)), np.zeros(len(out) - 1, bool)
+    jumps = np.abs(np.diff(out))
+    seams = np.zeros(len(out) - 1, bool)
     for seam in range(80_000, len(out), 80_000):
         seams[seam - 20 : seam + 820] = True
-    assert jumps[seams].max() <= 1.25 * jumps[~seams].max()  # a hard cut between two concerts would jump by more than the music does
+    # a hard cut between two concerts would jump by more than the music does
+    assert jumps[seams].max() <= 1.25 * jumps[~seams].max()
 
 
 def test_long_recordings_need_bounded_memory():
     "Three times the length needs no more memory; keeping the recording once would take 7.7 MB more."
     import tracemalloc
 
-    block, peaks = tune(20.0), []
+    block = tune(20.0)
+    peaks = []
     for blocks in (9, 3, 9):  # the first call fills caches
         tracemalloc.start()
-        for _ in degrade_long(lambda: (block for _ in range(blocks)), 'theatre', 10.0, rng_for(0), block_s=20.0)[0]:
+        for _ in degrade_long(
+            lambda: (block for _ in range(blocks)), 'theatre', 10.0, rng_for(0), block_s=20.0
+        )[0]:
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -331,6 +396,10 @@ def test_long_recordings_need_bounded_memory():
 
 
 def test_a_silent_or_empty_or_broken_recording_of_any_length_is_told():
-    for blocks, why in (([np.zeros(1_000)], 'silent'), ([], 'no samples'), ([np.ones(10), np.full(10, np.nan)], 'NaN')):
+    for blocks, why in (
+        ([np.zeros(1_000)], 'silent'),
+        ([], 'no samples'),
+        ([np.ones(10), np.full(10, np.nan)], 'NaN'),
+    ):
         with pytest.raises(ResonanceError, match=why):
             list(degrade_long(lambda: iter(blocks), 'club', 0.0, rng_for(0))[0])

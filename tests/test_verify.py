@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from scipy.ndimage import convolve1d, maximum_filter
 
 from resonance_nb.core import rng_for
-from resonance_nb.verify import FEWEST, agreement, highest, padded, places, ranges, realign, soft_map, without_loudest
+from resonance_nb.verify import (
+    FEWEST,
+    agreement,
+    highest,
+    padded,
+    places,
+    ranges,
+    realign,
+    soft_map,
+    without_loudest,
+)
 
 
 def levels(seed, shape=(90, 60)):
@@ -28,22 +38,33 @@ def test_the_map_is_scipys_maximum_filter(seed):
 @given(st.integers(0, 20), st.integers(0, 15), st.integers(0, 20), st.integers(1, 40), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
 def test_the_highest_is_scipys_maximum_filter(seed, frames, bins, rows, columns):
-    frames, bins, x = 2 * frames + 1, 2 * bins + 1, levels(seed, (rows, columns))
+    frames = 2 * frames + 1
+    bins = 2 * bins + 1
+    x = levels(seed, (rows, columns))
     np.testing.assert_array_equal(highest(x, frames, bins), maximum_filter(x, (frames, bins), mode='nearest'))
 
 
 @given(st.floats(-60, 30))
 @settings(max_examples=20, deadline=None)
 def test_gain_changes_nothing(gain_db):
-    np.testing.assert_allclose(soft_map(levels(1) + np.float32(gain_db), floor_db=-300), soft_map(levels(1), floor_db=-300), atol=2e-3)
+    np.testing.assert_allclose(
+        soft_map(levels(1) + np.float32(gain_db), floor_db=-300),
+        soft_map(levels(1), floor_db=-300),
+        atol=2e-3,
+    )
 
 
 def test_silence_is_like_no_peak():
     level_db = levels(2)
     level_db[30:60] = -100
     cells = soft_map(level_db)
-    assert abs(cells[35:55]).max() < 1e-6 and cells.std() == pytest.approx(1, abs=1e-4)  # silence speaks for nothing and against nothing
-    for nothing in (np.full((20, 60), -100, np.float32), np.zeros((0, 60), np.float32), np.full((5, 60), -30, np.float32)):
+    # silence speaks for nothing and against nothing
+    assert abs(cells[35:55]).max() < 1e-6 and cells.std() == pytest.approx(1, abs=1e-4)
+    for nothing in (
+        np.full((20, 60), -100, np.float32),
+        np.zeros((0, 60), np.float32),
+        np.full((5, 60), -30, np.float32),
+    ):
         assert not soft_map(nothing).any()
 
 
@@ -62,7 +83,11 @@ def scene(seed):
     return ends, frames, rng.integers(0, 60, 400), soft_map(levels(seed))
 
 
-@given(st.integers(0, 20), st.lists(st.tuples(st.integers(0, 2), st.integers(-80, 240)), min_size=1, max_size=12), st.integers(-3, 3))
+@given(
+    st.integers(0, 20),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(-80, 240)), min_size=1, max_size=12),
+    st.integers(-3, 3),
+)
 @settings(max_examples=40, deadline=None)
 def test_agreement_is_the_loop(seed, suspected, shift):
     ends, frames, bins, cells = scene(seed)
@@ -71,12 +96,16 @@ def test_agreement_is_the_loop(seed, suspected, shift):
     at = places(frames, bins, start, ends[track], ends[track + 1], len(cells))
     expected = []
     for t, s in zip(track, start):
-        mine = [(f - s, b) for f, b in zip(frames, bins) if ends[t] <= f < ends[t + 1] and 0 <= f - s < len(cells)]
+        mine = [
+            (f - s, b) for f, b in zip(frames, bins) if ends[t] <= f < ends[t + 1] and 0 <= f - s < len(cells)
+        ]
         under = [cells[f + shift, b] for f, b in mine if 0 <= f + shift < len(cells)]
         expected.append(sum(under) / np.sqrt(max(len(mine), FEWEST)))
     np.testing.assert_allclose(agreement(padded(cells), at, (shift,))[0], expected, atol=1e-4)
     few = np.arange(0, len(start), 2)
-    np.testing.assert_allclose(agreement(padded(cells), at.only(few), (shift,))[0], np.array(expected)[few], atol=1e-4)
+    np.testing.assert_allclose(
+        agreement(padded(cells), at.only(few), (shift,))[0], np.array(expected)[few], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize('pitch', [0.99, 1.006])
@@ -89,16 +118,20 @@ def test_bent_agreement_is_the_loop(speed, pitch):
         mine = [(f - s, b) for f, b in zip(frames, bins) if low <= f < high and 0 <= f - s < len(cells)]
         total = 0
         for f, b in mine:
-            f2, b2 = round((f - len(cells) / 2) * speed + len(cells) / 2), min(max(round((b + 10) * pitch) - 10, 0), cells.shape[1] - 1)
+            f2 = round((f - len(cells) / 2) * speed + len(cells) / 2)
+            b2 = min(max(round((b + 10) * pitch) - 10, 0), cells.shape[1] - 1)
             total += cells[f2, b2] if 0 <= f2 < len(cells) else 0
         expected.append(total / np.sqrt(max(len(mine), FEWEST)))
     np.testing.assert_allclose(agreement(padded(cells), at, (0,), speed, pitch, 10)[0], expected, atol=1e-4)
-    np.testing.assert_allclose(agreement(padded(cells), at, (0,), speed, np.full(2, pitch), 10)[0], expected, atol=1e-4)
+    np.testing.assert_allclose(
+        agreement(padded(cells), at, (0,), speed, np.full(2, pitch), 10)[0], expected, atol=1e-4
+    )
 
 
 def test_noise_agrees_by_about_one():
     rng = rng_for(5, 'chance')
-    frames, bins = np.sort(rng.integers(0, 50_000, 20_000)), rng.integers(0, 60, 20_000)
+    frames = np.sort(rng.integers(0, 50_000, 20_000))
+    bins = rng.integers(0, 60, 20_000)
     start = rng.integers(100, 49_000, 3_000)
     at = places(frames, bins, start, np.zeros(3_000, int), np.full(3_000, 50_000), 90)
     z = agreement(padded(soft_map(levels(5))), at)
@@ -107,7 +140,9 @@ def test_noise_agrees_by_about_one():
 
 def test_the_best_alignment_gives_its_own_agreement():
     ends, frames, bins, cells = scene(7)
-    at = places(frames, bins, np.array([20, 300, 240]), np.array([0, 260, 200]), np.array([200, 500, 260]), len(cells))
+    at = places(
+        frames, bins, np.array([20, 300, 240]), np.array([0, 260, 200]), np.array([200, 500, 260]), len(cells)
+    )
     maps = [padded(cells), padded(np.roll(cells, 1, 0))]
     best = realign(maps, at, 10, toll=0.0)
     for i in range(3):
@@ -120,7 +155,8 @@ def test_the_best_alignment_gives_its_own_agreement():
 
 def test_what_one_moment_says_is_left_out():
     cells = np.zeros((100, 60), np.float32)
-    frames, bins = np.arange(0, 100, 2), np.arange(50)
+    frames = np.arange(0, 100, 2)
+    bins = np.arange(50)
     at = places(frames, bins, np.array([0]), np.array([0]), np.array([100]), 100)
     cells[frames[:10], bins[:10]] = 3  # all in the first fifth
     maps = [padded(cells)]

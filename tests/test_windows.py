@@ -33,7 +33,11 @@ def test_what_cannot_be_read_is_left_out_and_told(corpus, tmp_path):
     broken.path('music', ids[1]).write_bytes(b'no sound at all')
     broken.path('music', ids[2]).write_bytes(b'')
     found = pack(broken, ids, tmp_path / 'p')
-    assert found.ids == [ids[0], ids[3]] and set(found.skipped) == {ids[1], ids[2]} and all(found.skipped.values())
+    assert (
+        found.ids == [ids[0], ids[3]]
+        and set(found.skipped) == {ids[1], ids[2]}
+        and all(found.skipped.values())
+    )
     assert pack(broken, ids, tmp_path / 'p').skipped == found.skipped
     with pytest.raises(ResonanceError, match='none of the 2 songs can be read'):
         pack(broken, ids[1:3], tmp_path / 'q')
@@ -66,7 +70,9 @@ def test_pieces_are_cut_from_their_song_alone(quarters, data):
     x = np.random.default_rng(0).integers(-30_000, 30_000, starts[-1]).astype(np.int16)
     ids = [str(i) for i in range(len(lengths))]
     music = Packed(ids, np.arange(len(ids)), starts, x, np.zeros(len(x) // 2_000), {})
-    row, start, n = data.draw(st.integers(0, len(ids) - 1)), data.draw(st.integers(-6_000, 12_000)), data.draw(st.integers(0, 9_000))
+    row = data.draw(st.integers(0, len(ids) - 1))
+    start = data.draw(st.integers(-6_000, 12_000))
+    n = data.draw(st.integers(0, 9_000))
     own = x[starts[row] : starts[row + 1]] / np.float32(32_768)
     expected = [own[i] if 0 <= i < len(own) else 0 for i in range(start, start + n)]
     assert music.read(row, start, n).tolist() == expected
@@ -86,13 +92,19 @@ def test_a_batch_has_each_song_once_and_neighbours_if_asked(music):
 def test_both_views_are_the_same_sound_when_nothing_is_done_to_it(music):
     views = Views(Sampler(music, 5, Cut(shift_s=0.0), seed=1), None)
     clean, heard, songs = views.batch(4)
-    assert torch.equal(clean, heard) and clean.shape == (10, RATE) and torch.equal(songs, songs[::2].repeat_interleave(2))
+    assert (
+        torch.equal(clean, heard)
+        and clean.shape == (10, RATE)
+        and torch.equal(songs, songs[::2].repeat_interleave(2))
+    )
     shifted = Views(Sampler(music, 5, Cut(shift_s=0.25), seed=1), None)
     drawn = shifted.sampler.draw(4)
     clean, heard, _ = shifted.batch(4)
     for i, (row, start) in enumerate(zip(drawn.rows, drawn.starts)):
         for k in range(2):
-            np.testing.assert_array_equal(heard[2 * i + k], music.read(row, start + drawn.heard_at[i, k], RATE))
+            np.testing.assert_array_equal(
+                heard[2 * i + k], music.read(row, start + drawn.heard_at[i, k], RATE)
+            )
 
 
 def test_processes_change_nothing(music):
@@ -103,7 +115,11 @@ def test_processes_change_nothing(music):
 
 def test_levels_move():
     levels = Levels((5, 15), (-5, 10), 100)
-    assert levels.at(0) == (5, 15) and levels.at(50) == (0, 12.5) and levels.at(10**6) == (-5, 10) == Levels((5, 15), (-5, 10), 0).at(0)
+    assert (
+        levels.at(0) == (5, 15)
+        and levels.at(50) == (0, 12.5)
+        and levels.at(10**6) == (-5, 10) == Levels((5, 15), (-5, 10), 0).at(0)
+    )
 
 
 def test_a_silent_song_is_no_endless_search(tmp_path):

@@ -16,7 +16,8 @@ from resonance_nb.core import Match, assert_same_answers
 
 
 class Toy:
-    name, accept_confidence = 'toy', 0.6
+    name = 'toy'
+    accept_confidence = 0.6
 
     def __init__(self):
         self.songs = {}
@@ -36,9 +37,12 @@ class Toy:
             self.songs[track_id] = self.notes(samples)
 
     def search(self, samples, k=5):
-        clip, found = self.notes(samples), []
+        clip = self.notes(samples)
+        found = []
         for track_id, song in sorted(self.songs.items()):
-            agree = [np.mean(song[i : i + len(clip)] == clip) for i in range(len(song) - len(clip) + 1)] or [0.0]
+            agree = [np.mean(song[i : i + len(clip)] == clip) for i in range(len(song) - len(clip) + 1)] or [
+                0.0
+            ]
             found.append(Match(track_id, float(max(agree)), float(np.argmax(agree)) / 4, float(max(agree))))
         return sorted(found, key=lambda m: -m.score)[:k]
 
@@ -52,7 +56,11 @@ class Toy:
     def save(self, folder):
         if os.environ.get('TOY_FULL'):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        np.savez(Path(folder) / 'songs.npz', ballast=np.zeros(int(os.environ.get('TOY_BALLAST', 0)), np.uint8), **self.songs)
+        np.savez(
+            Path(folder) / 'songs.npz',
+            ballast=np.zeros(int(os.environ.get('TOY_BALLAST', 0)), np.uint8),
+            **self.songs,
+        )
 
     @classmethod
     def load(cls, folder):
@@ -68,7 +76,8 @@ class StreamToy(Toy):
     name = 'stream-toy'
 
     def add_stream(self, track_id, blocks):
-        notes, rest = [], np.zeros(0, np.float32)
+        notes = []
+        rest = np.zeros(0, np.float32)
         for block in blocks:
             rest = np.concatenate([rest, block])
             whole = len(rest) // 4000 * 4000
@@ -80,7 +89,8 @@ class StreamToy(Toy):
 
 def melody(seed, seconds=4, rate=16_000):
     "Four notes a second: shape (n,)."
-    rng, t = np.random.default_rng(seed), np.arange(rate // 4) / rate
+    rng = np.random.default_rng(seed)
+    t = np.arange(rate // 4) / rate
     notes = 220 * 2 ** (rng.integers(0, 30, seconds * 4) / 12)
     return np.concatenate([0.4 * np.sin(2 * np.pi * f * t) for f in notes]).astype(np.float32)
 
@@ -99,11 +109,21 @@ def write_songs(folder, n, seconds=4, first=0):
 def truth(catalog, songs=40, method='toy'):
     "What a catalogue knows, without what may differ between two runs: songs, what is indexed, answers."
     rows = [{k: v for k, v in song.items() if k != 'added_at'} for song in catalog.songs()]
-    indexed = sorted((r['recording_id'], r['method']) for r in catalog._rows('SELECT recording_id, method FROM indexed'))
+    indexed = sorted(
+        (r['recording_id'], r['method']) for r in catalog._rows('SELECT recording_id, method FROM indexed')
+    )
     answers = []
     for i in range(0, songs, 5):
         a = catalog.identify(melody(i)[16_000:48_000], method=method, top=3)
-        answers.append((a.decision, [{k: m[k] for k in ('track_id', 'score', 'offset_s', 'confidence', 'title')} for m in a.matches]))
+        answers.append(
+            (
+                a.decision,
+                [
+                    {k: m[k] for k in ('track_id', 'score', 'offset_s', 'confidence', 'title')}
+                    for m in a.matches
+                ],
+            )
+        )
     return rows, indexed, answers
 
 
@@ -135,7 +155,9 @@ def format_of(folder):
     import sqlite3
 
     db = sqlite3.connect(folder / 'catalogue.sqlite')
-    tables = db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('unreadable', 'sounds')").fetchone()[0]
+    tables = db.execute(
+        "SELECT count(*) FROM sqlite_master WHERE name IN ('unreadable', 'sounds')"
+    ).fetchone()[0]
     version = db.execute('PRAGMA user_version').fetchone()[0]
     db.close()
     return version, tables
@@ -151,7 +173,13 @@ def main(argv):
     core.METHODS['toy'] = 'toy:Toy'
     try:
         with catalog.Catalog(argv[0], create=True) as c:
-            report = c.index(argv[1], argv[4] if len(argv) > 4 else 'toy', jobs=int(argv[2]), batch_files=int(argv[3]), progress=False)
+            report = c.index(
+                argv[1],
+                argv[4] if len(argv) > 4 else 'toy',
+                jobs=int(argv[2]),
+                batch_files=int(argv[3]),
+                progress=False,
+            )
     except core.ResonanceError as e:
         print(e, file=sys.stderr)
         return 2

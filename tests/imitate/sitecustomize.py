@@ -15,8 +15,11 @@ import sys
 
 SPECTRA = {'rfft', 'irfft', 'dct'}
 WATCHED = {
-    'numpy.fft': SPECTRA, 'scipy.fft': SPECTRA, 'torch.fft': SPECTRA,
-    'resonance_nb.encoders': {'Encoder.of_maps'}, 'resonance_nb.network': {'Network.of_maps'},
+    'numpy.fft': SPECTRA,
+    'scipy.fft': SPECTRA,
+    'torch.fft': SPECTRA,
+    'resonance_nb.encoders': {'Encoder.of_maps'},
+    'resonance_nb.network': {'Network.of_maps'},
 }
 
 
@@ -54,7 +57,9 @@ def watch(module, names):
         place = functools.reduce(lambda at, part: getattr(at, part, None), owner, module)
         plain = getattr(place, last, None)
         if plain is not None:
-            told = functools.wraps(plain)(lambda *args, _plain=plain, **kwargs: disturbed(_plain(*args, **kwargs)))
+            told = functools.wraps(plain)(
+                lambda *args, _plain=plain, **kwargs: disturbed(_plain(*args, **kwargs))
+            )
             setattr(place, last, told)
 
 
