@@ -35,7 +35,7 @@ right = []
 kinds = []
 with bench.fixed_threads():
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        found = recognizer.evidence(bench.render(query, corpus, cache))
+        found = recognizer.rank(bench.render(query, corpus, cache))
         errors.append(found.error[:5] if found.track_ids else np.full(5, np.nan))
         bits.append(found.bits)
         varied.append(found.varied)

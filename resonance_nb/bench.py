@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, counted, no_bar, rng_for
+from .core import ResonanceError, accepts_from, atomic_write, counted, no_bar, rng_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -510,7 +510,7 @@ def run(
                 if n == 0:
                     r.search(samples, k)  # warm-up, not counted
                 took_s, matches = timed(lambda: r.search(samples, k))
-                outcome = _outcome(queries[i], matches, k, getattr(r, 'accept_confidence', 0.5))
+                outcome = _outcome(queries[i], matches, k, accepts_from(r))
                 mine[i] = (
                     {'system': r.name, 'k': k} | _facts(queries[i]) | outcome | {'elapsed_ms': 1000 * took_s}
                 )

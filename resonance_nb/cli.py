@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .core import METHODS, ResonanceError, cache_folder, counted, method_class, no_bar
+from .core import Calibrated, METHODS, ResonanceError, cache_folder, counted, method_class, no_bar
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'songs', 'remove',
@@ -288,6 +288,12 @@ def _tell_limits(found, songs) -> None:
         whole = command(f'identify --all {shlex.quote(name)}', songs.folder)
         _remark(f'{name}: only the first {_clock(found.heard_s)}{of} were heard; every song of it: {whole}')
 
+# %% ../nbs/92_cli.ipynb #7a3c78cc
+def _tell_guess(recognizer) -> None:
+    "Remark, before any answer, that the confidences of this recogniser are not calibrated."
+    if isinstance(recognizer, Calibrated) and not recognizer.calibrated:
+        _remark('the confidences were fitted for another model than the one in use: take them as guesses')
+
 # %% ../nbs/92_cli.ipynb #99f3a271
 def _set_text(found) -> str:
     "The songs of a recording for people: when each begins and ends, what it is, how sure that is."
@@ -436,7 +442,7 @@ def identify(files, catalog, method, top, whole, cue, as_json):
 
     sandbox.warm()  # it starts while the catalogue is read
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
-        songs.ready(method)
+        _tell_guess(songs.ready(method))
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')
@@ -908,6 +914,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
         recognizer = songs.ready(method)
+        _tell_guess(recognizer)
         with _source(source, device, samples, meter.remark) as blocks:
             for event in decided(meter.watch(blocks), recognizer, false_per_hour):
                 told = _told(event, songs)

@@ -15,11 +15,12 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import Recognizer, ResonanceError
-from .embedding import Embedder, usable
+from .embedding import Embedder
 from .fuse import FRONT, LEAD, Fused
 from .landmarks import level_blocks
 from .match import best_songs, between
 from .network import HOP_S
+from .recogniser import usable
 from .stream import Block, RingBuffer, silent
 
 # %% auto #0

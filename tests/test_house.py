@@ -284,6 +284,7 @@ FLOORS = [
     'audio',
     'show',
     'calibration',
+    'recogniser',
     'catalog songlist corpora starter download sources',
     'rooms crowd chain',
     'venue',
