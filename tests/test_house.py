@@ -285,7 +285,7 @@ FLOORS = [
     'catalog songlist corpora starter download sources show',
     'rooms crowd chain',
     'venue',
-    'augment',
+    'augment degraded',
     'windows',
     'network',
     'encoders losses',
@@ -301,7 +301,9 @@ FLOORS = [
     'services',
     'runs',
     'report trials',
-    'book cli front',
+    'book front cli_options',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train',
+    'cli',
 ]
 
 
