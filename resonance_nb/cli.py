@@ -5,55 +5,90 @@
 # %% ../nbs/92_cli.ipynb #47bcb624
 from __future__ import annotations
 
-import importlib
+import json
 import os
+import shlex
+import stat
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import click
 
 from . import __version__
-from .core import ResonanceError
+from .core import METHODS, ResonanceError, cache_folder, counted, method_class, no_bar
 
 # %% auto #0
-__all__ = ['MODULES', 'Commands', 'cli', 'complain', 'main']
+__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'main', 'cli', 'catalog_option', 'index', 'identify', 'songs', 'remove',
+           'check', 'listen', 'corpus', 'corpus_list', 'corpus_fetch', 'corpus_check', 'Level', 'corpus_option',
+           'bank_of', 'degrade', 'asking', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud', 'train', 'export',
+           'run', 'book']
 
-# %% ../nbs/92_cli.ipynb #93d1ca2c
-MODULES = {  # name of a command -> the module it is defined in
-    'bench': 'cli_bench',
-    'book': 'cli_train',
-    'check': 'cli_catalog',
-    'corpus': 'cli_corpus',
-    'degrade': 'cli_corpus',
-    'export': 'cli_train',
-    'identify': 'cli_identify',
-    'index': 'cli_catalog',
-    'listen': 'cli_listen',
-    'remove': 'cli_catalog',
-    'run': 'cli_train',
-    'songs': 'cli_catalog',
-    'train': 'cli_train',
-}
+# %% ../nbs/92_cli.ipynb #18ff0726
+def main(
+    args: list[str] | None = None,  # the words after `resonance`; None: those of this process
+) -> None:
+    "Run the command and exit: 0 done, 2 bad usage or input, 130 interrupted."
+    try:
+        status = _invoke(args)
+        sys.stdout.flush()  # here, where a full disk can still be told in one line
+    except click.exceptions.Abort:
+        status = 130
+    except KeyboardInterrupt:
+        status = 130
+    except click.UsageError as e:
+        if type(e).__name__ == 'NoArgsIsHelpError':  # click 8.2 and later
+            click.echo(e.format_message(), err=True)
+            sys.exit(2)
+        where = e.ctx.command_path if e.ctx else 'resonance'
+        status = _complain(f'{where}: {e.format_message()} (see {where} --help)')
+    except (click.ClickException, ResonanceError) as e:
+        status = _complain(f'resonance: {e.format_message() if isinstance(e, click.ClickException) else e}')
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as e:
+        status = _complain(
+            f'resonance: {e.strerror or e}' + (f': {os.fsdecode(e.filename)}' if e.filename else '')
+        )
+        with suppress(OSError):  # what could not be written is not tried again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status or 0)
 
-# %% ../nbs/92_cli.ipynb #521aa041
-class Commands(Mapping):
-    "The commands by name; a command's module is imported when the command is looked up."
+# %% ../nbs/92_cli.ipynb #33ecb95d
+def _complain(text: str) -> int:
+    "One line on standard error."
+    line = ' '.join(text.split())
+    click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
+    return 2
 
-    def __getitem__(self, name: str) -> click.Command:
-        return getattr(importlib.import_module(f'resonance_nb.{MODULES[name]}'), name)
+# %% ../nbs/92_cli.ipynb #e2c2cea7
+def _invoke(args: list[str] | None):
+    "Run the command; unlike `click`'s own way, a pipe that was closed is told apart from a failure."
+    # there click expands patterns, and completes words for a shell
+    if os.name == 'nt' or '_RESONANCE_COMPLETE' in os.environ:
+        return cli.main(args, prog_name='resonance', standalone_mode=False)
+    try:
+        with cli.make_context('resonance', sys.argv[1:] if args is None else [*args]) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as e:
+        return e.exit_code
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(MODULES)
+# %% ../nbs/92_cli.ipynb #8edbc3ce
+def _one_thread() -> None:
+    "For a command that answers one question: threads that wait for each other cost more than they give. Before NumPy is imported."
+    for library in ('OMP', 'OPENBLAS', 'MKL'):
+        os.environ.setdefault(f'{library}_NUM_THREADS', '1')
 
-    def __len__(self) -> int:
-        return len(MODULES)
+
+def _remark(text: str) -> None:
+    "A line on standard error that is no complaint."
+    click.echo(f'resonance: {text}', err=True)
 
 # %% ../nbs/92_cli.ipynb #e1eb6c12
-@click.group(
-    commands=Commands(),
-    context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
-)
+@click.group(context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 @click.version_option(__version__, message='%(prog)s %(version)s')
 def cli():
     """Which song is playing in this noisy room?
@@ -74,60 +109,1590 @@ def cli():
       resonance corpus fetch starter
     """
 
-# %% ../nbs/92_cli.ipynb #33ecb95d
-def complain(
-    text: str,  # what is wrong, and what to do about it
-) -> int:  # the exit status
-    "Print one line on standard error."
-    line = ' '.join(text.split())
-    click.echo(line.encode('utf-8', 'backslashreplace').decode(), err=True)
-    return 2
+# %% ../nbs/92_cli.ipynb #8e43a3a0
+def catalog_option(
+    text: str,  # what the catalogue is to this command
+):
+    "The option that names the catalogue's folder."
+    return click.option('--catalog', required=True, type=click.Path(path_type=Path), metavar='DIR', help=text)
 
-# %% ../nbs/92_cli.ipynb #e2c2cea7
-def _invoke(args: list[str] | None):
-    "Run the command. Unlike `click`'s own way, this tells a pipe that was closed apart from a failure."
-    # there click expands patterns, and completes words for a shell
-    if os.name == 'nt' or '_RESONANCE_COMPLETE' in os.environ:
-        return cli.main(args, prog_name='resonance', standalone_mode=False)
+
+method_option = click.option(
+    '--method', type=click.Choice(list(METHODS)), help='The recogniser. Without it: the best one there is.'
+)
+
+# %% ../nbs/92_cli.ipynb #e49f03cf
+json_option = click.option(
+    '--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.'
+)
+
+# %% ../nbs/92_cli.ipynb #ebec3c98
+def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
+    "What indexing did: the count on standard output, each file that could not be read on standard error."
+    from resonance_nb.catalog import command, show_path
+
+    for line in report.lines():
+        click.echo(line, err=True)
+    if as_json:
+        told = {
+            'catalog': os.fspath(songs.folder),
+            'songs': len(songs),
+            'added': report.added,
+            'unchanged': report.unchanged,
+        }
+        told |= {'moved': report.moved, 'retagged': report.retagged}
+        told |= {'missing': report.missing, 'pruned': pruned, 'passed_over': dict(report.passed_over)}
+        told |= {
+            k: [{'path': p, 'reason': why} for p, why in getattr(report, k)] for k in ('failed', 'notes')
+        }
+        click.echo(json.dumps(told))
+    elif report.added or report.unchanged:
+        failed = f', {len(report.failed)} not readable' if report.failed else ''
+        forgotten = f', {pruned} forgotten' if pruned else ''
+        there = f'{counted(len(songs), "song")} in {show_path(songs.folder)}'
+        found = [
+            f'{n} {what}' for n, what in ((report.moved, 'moved'), (report.retagged, 'with new tags')) if n
+        ]
+        again = f' in sound ({", ".join(found)})' if found else ''
+        click.echo(f'{report.added} added, {report.unchanged} unchanged{again}{failed}{forgotten}; {there}')
+    _tell_passed_over(report.passed_over)
+    if report.missing and not as_json:
+        look, forget = (command(f'{word} --missing', songs.folder) for word in ('songs', 'remove'))
+        click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
+    if not report.added and not report.unchanged:
+        raise ResonanceError(
+            'nothing was indexed: ' + ('no file could be read' if report.failed else _nothing_in(paths))
+        )
+
+# %% ../nbs/92_cli.ipynb #aa23feb2
+def _tell_passed_over(kinds) -> None:
+    "What is no recording, counted by suffix, on standard error."
+    from resonance_nb.catalog import show_path
+
+    if kinds:
+        told = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(8))
+        more = f' and {counted(len(kinds) - 8, "other kind")}' if len(kinds) > 8 else ''
+        click.echo(show_path(f'passed over: {told}{more}'), err=True)
+
+# %% ../nbs/92_cli.ipynb #3f797d4b
+def _nothing_in(paths) -> str:
+    "That there is no music, and where it was looked for."
+    from resonance_nb.catalog import show_path
+
+    places = [show_path(path) for path in paths]
+    more = f' and {counted(len(places) - 3, "other place")}' if len(places) > 3 else ''
+    return f'no audio files were found in {", ".join(places[:3])}{more}'
+
+# %% ../nbs/92_cli.ipynb #c65103f0
+def _prune(songs, paths, report, wait: bool) -> int:
+    "Forget the songs of these places whose files are gone, and count them."
+    from resonance_nb.catalog import show_path
+    from resonance_nb.songlist import prune
+
+    removal, kept = prune(songs, paths, wait)
+    report.missing = len(songs.missing(paths))
+    for place in kept:
+        _remark(
+            f'nothing of {show_path(place)} is forgotten: no song is left there, perhaps a disk is not plugged in'
+        )
+    return len(removal.songs)
+
+# %% ../nbs/92_cli.ipynb #8ec5b451
+@cli.command()
+@click.argument('paths', nargs=-1, required=True, type=click.Path(), metavar='FOLDER|FILE...')
+@catalog_option('The catalogue: a folder, made if missing.')
+@method_option
+@click.option(
+    '--jobs',
+    default=None,
+    type=click.IntRange(1),
+    metavar='N',
+    help='Processes that decode and fingerprint.  [default: one for each core]',
+)
+@click.option(
+    '--wait/--no-wait',
+    default=True,
+    show_default=True,
+    help='Wait while another process writes to the catalogue.',
+)
+@click.option(
+    '--again',
+    is_flag=True,
+    help='Read every file, also those whose date and size are as they were: some programs write tags so.',
+)
+@click.option('--prune', is_flag=True, help='Forget songs of these folders whose files are gone.')
+@json_option
+def index(paths, catalog, method, jobs, wait, again, prune, as_json):
+    """Add music to a catalogue.
+
+    Folders are searched for audio of any kind. Files that are there already are skipped, so the same command
+    takes in what is new, and goes on where an interruption left it. Files that cannot be read are listed;
+    exit status 2 says that a path you named is not there, or that nothing was indexed.
+
+    \b
+      resonance index ~/Music --catalog my.catalogue
+    """
+    _one_thread()
+    from resonance_nb.audio import find_audio, quiet_decoders
+    from resonance_nb.catalog import DATABASE, Catalog, show_path
+
+    if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
+        raise ResonanceError(f'there is no {show_path(paths[0])}')
+    lost = [p for p in paths if not os.path.exists(p)]
+    if not (catalog / DATABASE).exists():  # nor for a folder without music
+        found, bad = find_audio(paths, passed_over := Counter())
+        if not found and not bad:
+            _tell_passed_over(passed_over)
+            raise ResonanceError(f'nothing was indexed: {_nothing_in(paths)}')
+    with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
+        report = songs.index(paths, method, jobs=jobs, wait=wait, rehash=again)
+        pruned = _prune(songs, paths, report, wait) if prune else 0
+        _tell(report, songs, paths, as_json, pruned)
+    return 2 if lost else 0
+
+# %% ../nbs/92_cli.ipynb #51dd776a
+def _clock(seconds: float) -> str:
+    "1:02.5 for 62.5 s."
+    sign = '-' if seconds < -0.05 else ''
+    tenths = round(abs(seconds) * 10)
+    return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
+
+# %% ../nbs/92_cli.ipynb #e30892f7
+def _answer(found) -> str:
+    "An identification for people: one line for the decision, one more for each further candidate."
+    from resonance_nb.catalog import show_path
+
+    def song(m):
+        name = ' – '.join(str(m[k]) for k in ('artist', 'title') if m[k]) or m['path']
+        gone = '  (its file is gone)' if m.get('missing') else ''
+        of = 'another version of ' if m.get('another_version') else ''
+        return f'{of}{show_path(name)}  (at {_clock(m["offset_s"])}, confidence {m["confidence"]:.1%}){gone}'
+
+    head = f'{show_path(found.query)}: '
+    if found.decision == 'match':
+        lines = [head + song(found.matches[0])] + ['    or ' + song(m) for m in found.matches[1:]]
+        return '\n'.join(lines)
+    return head + 'no match' + (f'; nearest: {song(found.matches[0])}' if found.matches else '')
+
+# %% ../nbs/92_cli.ipynb #019ed335
+def _tell_limits(found, songs) -> None:
+    "What was not heard of a file, and what is damaged in it."
+    from resonance_nb.catalog import command, show_path
+
+    name = show_path(found.query)
+    problems = found.problems
+    for problem in problems:
+        _remark(f'{name}: {problem}')
+    if getattr(found, 'heard_s', None) is not None:
+        of = f' of {_clock(found.duration_s)}' if found.duration_s else ''
+        whole = command(f'identify --all {shlex.quote(name)}', songs.folder)
+        _remark(f'{name}: only the first {_clock(found.heard_s)}{of} were heard; every song of it: {whole}')
+
+# %% ../nbs/92_cli.ipynb #99f3a271
+def _set_text(found) -> str:
+    "The songs of a recording for people: when each begins and ends, what it is, how sure that is."
+    from resonance_nb.catalog import show_path
+
+    head = f'{show_path(found.query)}: {counted(len(found.songs), "song") if found.songs else "no song of the catalogue"} in {_clock(found.duration_s)}'
+    width = len(_clock(found.duration_s))
+    lines = [head]
+    for song in found.songs:
+        name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or song['path']
+        gone = '  (its file is gone)' if song.get('missing') else ''
+        times = f'{_clock(song["from_s"]):>{width}} – {_clock(song["to_s"]):>{width}}'
+        lines.append(f'  {times}  {show_path(name)}  (confidence {song["confidence"]:.1%}){gone}')
+    return '\n'.join(lines)
+
+# %% ../nbs/92_cli.ipynb #887bfaa7
+def _ask_all(songs, query, method: str | None):
+    "Every song of a recording, with a bar while it lasts."
+    from resonance_nb.setlist import set_list
+
+    return set_list(songs, query, method, _bar_of_time, _pipe(os.fspath(query)))
+
+# %% ../nbs/92_cli.ipynb #49a2a670
+def _check_cue(cue: Path, queries: list) -> None:
+    "Can a cue sheet be written there, and of this recording?"
+    from resonance_nb.catalog import show_path
+
+    if len(queries) > 1:
+        raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
+    if _is_piped(os.fspath(queries[0])):
+        raise ResonanceError(
+            f'a cue sheet names the file it is of, and {show_path(queries[0])} is a pipe: save the recording first, or leave out --cue'
+        )
+    if cue.exists() and not cue.is_file():
+        raise ResonanceError(
+            f'cannot write the cue sheet {show_path(cue)}: it is a device or a pipe; name a file'
+        )
+    trial = cue.with_name(f'.{cue.name}.{os.getpid()}.part')
+    with _writing_cue(cue), open(trial, 'xb'):
+        pass
+    trial.unlink()
+
+# %% ../nbs/92_cli.ipynb #f70cfa4a
+@contextmanager
+def _writing_cue(cue: Path):
+    "What goes wrong is told of the file that was named."
+    from resonance_nb.catalog import show_path
+
     try:
-        with cli.make_context('resonance', sys.argv[1:] if args is None else [*args]) as context:
-            return cli.invoke(context)
-    except click.exceptions.Exit as e:
-        return e.exit_code
-
-# %% ../nbs/92_cli.ipynb #a8a0c77c
-def _quieten() -> None:
-    "Send what is still to be printed nowhere: nobody reads it, or it cannot be written."
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _refusal(e: OSError) -> str:
-    "Return what the system refused, and of which file."
-    return f'resonance: {e.strerror or e}' + (f': {os.fsdecode(e.filename)}' if e.filename else '')
-
-# %% ../nbs/92_cli.ipynb #18ff0726
-def main(
-    args: list[str] | None = None,  # the words after `resonance`; None: those of this process
-) -> None:
-    "Run the command and exit: 0 done, 2 bad usage or input, 130 interrupted."
-    try:
-        status = _invoke(args)
-        sys.stdout.flush()  # here, where a full disk can still be told in one line
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        status = 130
-    except click.UsageError as e:
-        if type(e).__name__ == 'NoArgsIsHelpError':  # click 8.2 and later
-            click.echo(e.format_message(), err=True)
-            sys.exit(2)
-        where = e.ctx.command_path if e.ctx else 'resonance'
-        status = complain(f'{where}: {e.format_message()} (see {where} --help)')
-    except (click.ClickException, ResonanceError) as e:
-        status = complain(f'resonance: {e.format_message() if isinstance(e, click.ClickException) else e}')
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        _quieten()
-        status = 0
+        yield
     except OSError as e:
-        status = complain(_refusal(e))
-        with suppress(OSError):
-            _quieten()
-    sys.exit(status or 0)
+        why = e.strerror or str(e)
+        if not cue.parent.is_dir():
+            why = f'there is no folder {show_path(cue.parent)}'
+        raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: {why}') from e
+
+# %% ../nbs/92_cli.ipynb #cb42d10f
+def _write_cue(found, cue: Path) -> None:
+    "The songs of a recording as a cue sheet."
+    from resonance_nb.catalog import show_path
+    from resonance_nb.core import atomic_write
+    from resonance_nb.setlist import CUE_TRACKS, cue_sheet
+
+    sheet, left_out = cue_sheet(found, cue)
+    with _writing_cue(cue), atomic_write(cue) as part:
+        part.write_bytes(sheet)
+    if left_out:
+        _remark(
+            f'{show_path(cue)}: more than the {CUE_TRACKS} that a cue sheet can hold; the last {counted(left_out, "song")} left out'
+        )
+
+# %% ../nbs/92_cli.ipynb #96b631f3
+def _bar_of_time(blocks, duration_s: float | None):
+    "Hand on blocks of samples; a bar on standard error shows how much was heard."
+    from tqdm import tqdm
+
+    from resonance_nb.audio import SAMPLE_RATE
+
+    bar = None
+    heard = 0
+    told = 0
+    total = round(duration_s or 0) or None
+    try:
+        for block in blocks:
+            yield block
+            heard += len(block)
+            if bar is None and max(heard / SAMPLE_RATE, duration_s or 0) >= 120:
+                bar = tqdm(
+                    None,
+                    'identify',
+                    total,
+                    unit='s',
+                    file=sys.stderr,
+                    dynamic_ncols=True,
+                    leave=False,
+                    disable=no_bar(),
+                )
+            if bar is not None:
+                bar.update(heard // SAMPLE_RATE - told)
+                told = heard // SAMPLE_RATE
+    finally:
+        if bar is not None:
+            bar.close()
+
+# %% ../nbs/92_cli.ipynb #6b40683c
+@cli.command()
+@click.argument('files', nargs=-1, required=True, type=click.Path(), metavar='FILE...')
+@catalog_option('The catalogue to ask.')
+@method_option
+@click.option(
+    '--top',
+    default=None,
+    type=click.IntRange(1),
+    metavar='K',
+    help='Candidates to list.  [default: 1; 5 with --json]',
+)
+@click.option(
+    '--all',
+    'whole',
+    is_flag=True,
+    help='Every song of a file, with its times: for mixes, concerts, broadcasts.',
+)
+@click.option(
+    '--cue',
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar='FILE.cue',
+    help='With --all, of one recording: write a cue sheet, too.',
+)
+@json_option
+def identify(files, catalog, method, top, whole, cue, as_json):
+    """Say which song is playing in a recording, or that it is none in the catalogue.
+
+    A folder stands for the audio files in it, and - for what comes on standard input. Of a long recording the
+    first five minutes are heard; --all hears all of it, to its end.
+
+    \b
+      resonance identify recording.m4a --catalog my.catalogue
+      resonance identify clips/ --catalog my.catalogue --json
+      resonance identify --all mix.mp3 --cue mix.cue --catalog my.catalogue
+    """
+    _one_thread()
+    _check_whole(whole, cue, top)
+    from resonance_nb import sandbox
+    from resonance_nb.audio import find_audio, quiet_decoders
+    from resonance_nb.catalog import Catalog
+
+    sandbox.warm()  # it starts while the catalogue is read
+    with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
+        songs.ready(method)
+        queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
+        if not queries:
+            raise ResonanceError('no audio files were found there')
+        if cue:
+            _check_cue(cue, queries)
+        ask = (
+            (lambda q: _ask_all(songs, q, method))
+            if whole
+            else (lambda q: _ask_one(songs, q, method, top or (5 if as_json else 1)))
+        )
+        return 2 if _ask_each(queries, ask, songs, whole, as_json, cue) else 0
+
+# %% ../nbs/92_cli.ipynb #51884f42
+def _check_whole(whole: bool, cue: Path | None, top: int | None) -> None:
+    "Options that do not go together."
+    if cue and not whole:
+        raise click.UsageError('--cue goes with --all')
+    if whole and top:
+        raise click.UsageError('--top does not go with --all, which tells every song and no candidates')
+    if cue and cue.suffix.lower() != '.cue':
+        raise click.UsageError(f'--cue wants a name that ends in .cue, not {cue.name!r}')
+
+# %% ../nbs/92_cli.ipynb #93f2a413
+def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None = None) -> int:
+    "Print the answers one by one; returns how many files could not be asked about."
+    from resonance_nb.songlist import mark_missing
+
+    failed = 0
+    nothing = (
+        {'duration_s': 0.0, 'songs': [], 'problems': []} if whole else {'decision': 'no-match', 'matches': []}
+    )
+    for query in queries if whole else _progress(queries, 'identify'):
+        try:
+            found = ask(query)
+            mark_missing(songs, found.songs if whole else found.matches)
+            text = _set_text if whole else _answer
+            click.echo(json.dumps(found.as_dict()) if as_json else text(found))
+            _tell_limits(found, songs)
+        except ResonanceError as e:
+            failed += 1
+            click.echo(f'resonance: {e}', err=True)
+            if as_json:
+                click.echo(
+                    json.dumps({'query': os.fspath(query), **nothing, 'elapsed_ms': 0.0, 'error': str(e)})
+                )
+            continue
+        if cue:
+            _write_cue(found, cue)
+    return failed
+
+# %% ../nbs/92_cli.ipynb #b063c6b7
+def _ask_one(songs, query, method: str | None, top: int):
+    "Which song a file is, or what comes through a pipe: of that as much is heard as of a file."
+    from resonance_nb.catalog import _Blocks, _heard
+
+    if (f := _pipe(os.fspath(query))) is None:
+        return songs.identify(query, method, top)
+    samples, told = _heard(_Blocks(os.fspath(query), piped=_beginning(f)))
+    return replace(songs.identify(samples, method, top), query=os.fspath(query), **told)
+
+# %% ../nbs/92_cli.ipynb #87696732
+def _beginning(f):
+    "The blocks of a pipe, until more has come than is heard."
+    from resonance_nb.catalog import QUERY_S
+    from resonance_nb.stream import from_pipe
+
+    with from_pipe(f) as blocks:
+        for block in blocks:
+            yield block.samples
+            if block.end_s > QUERY_S:
+                return
+
+# %% ../nbs/92_cli.ipynb #47c61bc0
+def _progress(items, what):
+    "A bar on standard error when there is more than a handful to wait for."
+    from tqdm import tqdm
+
+    return tqdm(
+        items, what, unit='file', disable=no_bar(len(items) >= 10), file=sys.stderr, dynamic_ncols=True
+    )
+
+# %% ../nbs/92_cli.ipynb #5a6e0002
+def _song_text(song: dict) -> str:
+    "A song as one line."
+    from resonance_nb.catalog import show_path
+
+    name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or os.path.basename(song['path'])
+    album = f' ({song["album"]})' if song['album'] else ''
+    gone = '  (its file is gone)' if song['missing'] else ''
+    methods = ', '.join(song['methods']) or 'in no index'
+    head = f'{song["track_id"]}  {_clock(song["duration_s"] or 0):>8}  '
+    return show_path(f'{head}{name}{album}  [{methods}]  {song["path"]}{gone}')
+
+# %% ../nbs/92_cli.ipynb #6e43c1f0
+def _overview_text(there: dict, folder: Path) -> str:
+    "What a catalogue holds, as one line."
+    from resonance_nb.catalog import show_path
+
+    methods = ', '.join(f'{method} {n}' for method, n in there['methods'].items()) or 'no index'
+    odd = [counted(there['missing'], 'file') + ' gone (--missing)'] if there['missing'] else []
+    odd += (
+        [counted(there['unreadable'], 'file') + ' not readable (--unreadable)'] if there['unreadable'] else []
+    )
+    size = f'{there["bytes"] / 1e6:.1f} MB in {show_path(folder)}'
+    songs = f'{counted(there["songs"], "song")}, {there["duration_s"] / 3600:.1f} hours'
+    return '; '.join([songs, methods, size, *odd])
+
+# %% ../nbs/92_cli.ipynb #5a6e0004
+def _list(catalog, words: tuple, fields: dict, missing: bool, unreadable: bool, as_json: bool) -> None:
+    "Print what is there, or what could not be read."
+    from resonance_nb.catalog import show_path
+    from resonance_nb.songlist import list_songs, list_unreadable, overview
+
+    if unreadable:
+        for entry in list_unreadable(catalog, words):
+            text = f'{show_path(entry["path"])}: {entry["reason"]} ({entry["seen_at"]})'
+            click.echo(json.dumps(entry) if as_json else text)
+        return
+    found = [song for song in list_songs(catalog, words, **fields) if song['missing'] or not missing]
+    for song in found:
+        click.echo(json.dumps(song) if as_json else _song_text(song))
+    if not as_json:
+        some = f'{len(found)} of ' if words or missing or any(fields.values()) else ''
+        click.echo(some + _overview_text(overview(catalog), catalog.folder))
+
+# %% ../nbs/92_cli.ipynb #05baf4d0
+def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
+    "Write the titles to a CSV, or take them back from one."
+    from resonance_nb.catalog import show_path
+
+    if out:
+        told = {'file': os.fspath(out), 'songs': catalog.export_csv(out)}
+        click.echo(json.dumps(told) if as_json else f'{counted(told["songs"], "song")} in {show_path(out)}')
+        return
+    report = catalog.import_csv(back)
+    if as_json:
+        told = {'file': os.fspath(back), 'updated': report.updated, 'unchanged': report.unchanged}
+        told['unknown'] = [{'line': line, 'row': row} for line, row in report.unknown]
+        click.echo(json.dumps(told))
+    for line, row in report.unknown:
+        click.echo(f'{show_path(back)}, line {line}: no song fits {row}', err=True)
+    if not report.updated and not report.unchanged:
+        raise ResonanceError(f'nothing was imported: {show_path(back)} has no row that fits a song here')
+    if not as_json:
+        changed = f'{counted(report.updated, "song")} changed, {report.unchanged} as before'
+        click.echo(f'{changed}, {len(report.unknown)} unknown')
+
+# %% ../nbs/92_cli.ipynb #5a6e0005
+@cli.command()
+@click.argument('words', nargs=-1, metavar='[TEXT]...')
+@catalog_option('The catalogue.')
+@click.option('--title', metavar='TEXT', help='What must occur in the title.')
+@click.option('--artist', metavar='TEXT', help='What must occur in the artist.')
+@click.option('--album', metavar='TEXT', help='What must occur in the album.')
+@click.option('--missing', is_flag=True, help='Only songs whose file is gone.')
+@click.option('--unreadable', is_flag=True, help='Instead, the files that could not be read, and why.')
+@click.option(
+    '--export',
+    'out',
+    type=click.Path(path_type=Path),
+    metavar='FILE.csv',
+    help='Write titles, artists and so on to a table.',
+)
+@click.option(
+    '--import',
+    'back',
+    type=click.Path(path_type=Path),
+    metavar='FILE.csv',
+    help='Take such a table back; empty cells change nothing.',
+)
+@json_option
+def songs(words, catalog, title, artist, album, missing, unreadable, out, back, as_json):
+    """List what is indexed, or look for songs.
+
+    Every word must occur in the title, artist, album or path, several words in quotes as one phrase; case and
+    accents do not matter. Tags that are wrong are put right in a spreadsheet: --export, edit, --import.
+
+    \b
+      resonance songs --catalog my.catalogue
+      resonance songs bjork joga --catalog my.catalogue
+      resonance songs --missing --catalog my.catalogue
+      resonance songs --export titles.csv --catalog my.catalogue
+    """
+    from resonance_nb.catalog import Catalog
+
+    fields = {'title': title, 'artist': artist, 'album': album}
+    flags = {'--missing': missing, '--unreadable': unreadable, '--export': out, '--import': back}
+    chosen = [flag for flag, given in flags.items() if given]
+    if len(chosen) > 1:
+        raise click.UsageError(f'{chosen[0]} and {chosen[1]} do not go together')
+    if chosen and chosen[0] != '--missing' and any(fields.values()) or (out or back) and words:
+        raise click.UsageError(f'{chosen[0]} takes nothing to look for')
+    with Catalog(catalog, report=_remark) as known:
+        if out or back:
+            _table(known, out, back, as_json)
+        else:
+            _list(known, words, fields, missing, unreadable, as_json)
+
+# %% ../nbs/92_cli.ipynb #5a6e0007
+@cli.command()
+@click.argument('names', nargs=-1, type=click.Path(), metavar='[SONG]...')
+@catalog_option('The catalogue.')
+@click.option('--missing', is_flag=True, help='Songs whose file is gone: all of them, or those among SONG.')
+@click.option('--dry-run', is_flag=True, help='Only say what would be removed.')
+@click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes.')
+@json_option
+def remove(names, catalog, missing, dry_run, wait, as_json):
+    """Forget songs: they are not answered any more.
+
+    SONG is a track id or a path, as `resonance songs` lists them, or a folder, which stands for the songs
+    that are nowhere else. All of it is removed or, when a name is not known, nothing. Your files are not touched;
+    indexing them again brings the songs back. A disk that is not plugged in looks like files that are gone:
+    look with --dry-run first.
+
+    \b
+      resonance remove "Music/Old songs" --catalog my.catalogue
+      resonance remove --missing --dry-run --catalog my.catalogue
+    """
+    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.songlist import remove as forget
+
+    if not names and not missing:
+        raise click.UsageError('name the songs to remove, or give --missing')
+    with Catalog(catalog, report=_remark) as known:
+        done = forget(known, names, missing, dry_run, wait)
+        for song in done.songs:
+            click.echo(json.dumps(song) if as_json else _song_text(song))
+        for entry in done.unreadable:
+            click.echo(json.dumps(entry) if as_json else f'{show_path(entry["path"])}: {entry["reason"]}')
+        if not as_json:
+            kept = f'; {len(done.kept)} kept, found in other folders too' if done.kept else ''
+            files = f' and {counted(len(done.unreadable), "unreadable file")}' if done.unreadable else ''
+            gone = f'{counted(len(done.songs), "song")}{files} {"would be " if dry_run else ""}removed'
+            click.echo(f'{gone}{kept}; {counted(len(known), "song")} in {show_path(catalog)}')
+
+# %% ../nbs/92_cli.ipynb #06d8bcac
+def _tell_unverified(catalog) -> None:
+    "One line on standard error where not every byte can be checked."
+    if old := catalog.unverified():
+        without = f'{counted(len(old), "segment")} without checksums (made by an earlier version, or SHA256SUMS was deleted)'
+        click.echo(f'{without}: bytes that change there may go unseen', err=True)
+
+
+def _who(problem, reports: dict) -> str:
+    "Was it repaired here? Not if its songs were found in order, a moment later."
+    here = not problem.songs or any(
+        report.added for method, report in reports.items() if problem.method in (method, None)
+    )
+    return 'repaired' if here else 'repaired by another process'
+
+# %% ../nbs/92_cli.ipynb #5a6e0009
+@cli.command()
+@catalog_option('The catalogue.')
+@click.option('--repair', is_flag=True, help='Remove left-over folders, index damaged songs again.')
+@json_option
+def check(catalog, repair, as_json):
+    """Look for damage, and say what to do about it.
+
+    The files of an index are compared with their checksums. Exit status 0: all is well, or was repaired;
+    2: something is left to do. What is whole is never touched.
+
+    \b
+      resonance check --catalog my.catalogue
+      resonance check --repair --catalog my.catalogue
+    """
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.songlist import lacking, repair as mend
+
+    with quiet_decoders(), Catalog(catalog, report=_remark) as known:
+        found = known.problems()
+        reports = mend(known, found) if repair else {}
+        for line in (line for report in reports.values() for line in report.lines()):
+            click.echo(line, err=True)
+        left = known.problems() if repair and found else found
+        mended = [problem for problem in found if problem not in left]
+        short = {problem: n for problem in mended if (n := lacking(known, problem))}
+        for problem in [*mended, *left]:
+            told = {'kind': problem.kind, 'problem': problem.what, 'todo': problem.todo}
+            told['repaired'] = problem not in left and problem not in short
+            todo = (
+                f'{counted(short[problem], "song")} could not be indexed again'
+                if problem in short
+                else problem.todo
+            )
+            text = (
+                f'{_who(problem, reports)}: {problem.what}' if told['repaired'] else f'{problem.what}: {todo}'
+            )
+            click.echo(json.dumps(told) if as_json else text)
+        if not as_json:
+            for method, report in reports.items():
+                click.echo(f'{counted(report.added, "song")} indexed again ({method})')
+            fine = f'all is well: {counted(len(known), "song")} in {show_path(catalog)}'
+            click.echo(f'{counted(n, "problem")} left' if (n := len(left) + len(short)) else fine)
+        if not any(problem.kind == 'database' for problem in left):
+            _tell_unverified(known)
+    return 2 if left or short else 0
+
+# %% ../nbs/92_cli.ipynb #88029c1b
+_STDIN = ('-', '/dev/stdin', '/dev/fd/0')
+
+
+def _is_piped(path: str) -> bool:
+    "Is it standard input, a named pipe or a device?"
+    with suppress(OSError, ValueError):
+        return path in _STDIN or not (stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode))
+    return False
+
+# %% ../nbs/92_cli.ipynb #3196d2b7
+def _pipe(path: str):
+    "Standard input, a named pipe or a device, open for reading; None for a file, and for what is not there."
+    if path in _STDIN:
+        if sys.stdin is None:
+            raise ResonanceError('standard input is closed; send sound into it, or name a file')
+        if sys.stdin.isatty():
+            raise ResonanceError(
+                f'{path} is a terminal here; send sound into it: curl -s URL | resonance ... {path}'
+            )
+        return sys.stdin.buffer
+    return open(path, 'rb') if _is_piped(path) else None
+
+# %% ../nbs/92_cli.ipynb #d9ba3851
+def _source(source: str | None, device: str | None, raw: dict | None, report):
+    "The blocks of a microphone, of a pipe, or of a file; what is odd about them is reported in one line."
+    from resonance_nb import stream
+
+    if source is None:
+        return stream.from_microphone(device, report=report)
+    if f := _pipe(source):
+        return stream.from_pipe(f, report=report) if raw is None else stream.from_raw(f, report=report, **raw)
+    return stream.from_file(source, report=report)
+
+# %% ../nbs/92_cli.ipynb #cb3cd004
+def _told(event, songs) -> dict:
+    "An event as one object: what happened, when, to which song."
+    from resonance_nb.catalog import real_path
+
+    found = event.as_dict()
+    names = {k: None for k in ('title', 'artist', 'path')}
+    if event.track_id:
+        song = songs.song(event.track_id)
+        names = {'title': song['title'], 'artist': song['artist'], 'path': real_path(song['path'])}
+        # a song is lost some seconds after its end
+        found['offset_s'] = min(found['offset_s'], song['duration_s'] or found['offset_s'])
+    return (
+        {'event': found.pop('kind'), 'time_s': found.pop('time_s'), 'track_id': found.pop('track_id')}
+        | names
+        | found
+    )
+
+# %% ../nbs/92_cli.ipynb #3921d0d2
+def _said(told: dict) -> str:
+    "An event for people."
+    from resonance_nb.catalog import show_path
+
+    head = f'{_clock(told["time_s"]):>9}  {told["event"]:9}'
+    if not told['track_id']:
+        return head.rstrip()
+    name = ' – '.join(str(told[k]) for k in ('artist', 'title') if told[k]) or told['path']
+    return f'{head}  {show_path(name)}  (at {_clock(told["offset_s"])}, confidence {told["confidence"]:.1%})'
+
+# %% ../nbs/92_cli.ipynb #f3e7ebfb
+class _Meter:
+    "The line that moves on a terminal: level and state; nothing elsewhere."
+
+    def __init__(self, shown: bool):
+        self.shown = shown
+        self.state = 'listening'
+
+    def watch(self, blocks):
+        "Hand on the blocks, and draw."
+        import numpy as np
+
+        for block in blocks:
+            if self.shown:
+                level_db = 10 * np.log10(float(np.mean(block.samples**2)) + 1e-10)
+                bar = '▁▂▃▄▅▆▇█'[int(np.clip((level_db + 60) / 60 * 8, 0, 7))]
+                click.echo(
+                    f'\r\x1b[2K{_clock(block.end_s):>9}  {bar} {level_db:4.0f} dB  {self.state}',
+                    nl=False,
+                    err=True,
+                )
+            yield block
+
+    def clear(self) -> None:
+        "Make room for a line that stays."
+        if self.shown:
+            click.echo('\r\x1b[2K', nl=False, err=True)
+
+    def say(self, text: str, state: str) -> None:
+        "A line that stays."
+        self.clear()
+        click.echo(text)
+        self.state = state
+
+    def remark(self, text: str) -> None:
+        "A line on standard error that stays."
+        self.clear()
+        _remark(text)
+
+# %% ../nbs/92_cli.ipynb #d82dbbbd
+@cli.command()
+@catalog_option('The catalogue to ask.')
+@click.option(
+    '--input',
+    'source',
+    metavar='FILE|-',
+    help='A file, or - for standard input: a radio, a file of any kind, raw samples.  [default: the microphone]',
+)
+@method_option
+@click.option('--device', metavar='NAME', help='The microphone, by a part of its name or by its number.')
+@click.option(
+    '--raw',
+    is_flag=True,
+    help='Standard input is raw samples, also where they do not look like it; so say the three that follow.',
+)
+@click.option(
+    '--rate',
+    'rate_hz',
+    default=16_000,
+    show_default=True,
+    type=click.IntRange(1_000, 768_000),
+    metavar='HZ',
+    help='Of raw samples on standard input.',
+)
+@click.option(
+    '--channels',
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help='Of raw samples on standard input.',
+)
+@click.option(
+    '--dtype',
+    default='int16',
+    show_default=True,
+    type=click.Choice(['int16', 'float32']),
+    help='Of raw samples on standard input.',
+)
+@click.option(
+    '--false-per-hour',
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar='N',
+    help='Wrong songs in an hour of strangers that are put up with: fewer take longer. Fitted to hours of unknown songs and of crowds.',
+)
+@json_option
+def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false_per_hour, as_json):
+    """Say which song is playing, as it plays.
+
+    One line for each change: listening, candidate, match, lost. A song that is not in the catalogue is passed over in silence.
+
+    \b
+      resonance listen --catalog my.catalogue
+      resonance listen --catalog my.catalogue --input concert.mp3 --json
+      curl -s RADIO | resonance listen --catalog my.catalogue --input -
+      arecord -t raw -f S16_LE -r 16000 | resonance listen --catalog my.catalogue --input - --raw
+    """
+    _one_thread()
+    from resonance_nb import sandbox
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.decide import listen as decided
+
+    samples = _raw_options(source, {'rate': rate_hz, 'channels': channels, 'dtype': dtype})
+    if source is not None:
+        sandbox.warm()
+    meter = _Meter(sys.stderr.isatty() and not as_json)
+    with quiet_decoders(), Catalog(catalog, report=_remark) as songs:
+        recognizer = songs.ready(method)
+        with _source(source, device, samples, meter.remark) as blocks:
+            for event in decided(meter.watch(blocks), recognizer, false_per_hour):
+                told = _told(event, songs)
+                meter.say(
+                    json.dumps(told) if as_json else _said(told),
+                    told['event'] if not told['title'] else f'{told["event"]}: {told["title"]}',
+                )
+                sys.stdout.flush()
+
+# %% ../nbs/92_cli.ipynb #a7877954
+def _raw_options(source: str | None, samples: dict) -> dict | None:
+    "What the options of this command say of raw samples; None when they say nothing, or nothing that matters."
+    given = click.get_current_context().get_parameter_source
+    said = [
+        name.removesuffix('_hz')
+        for name in ('raw', 'rate_hz', 'channels', 'dtype')
+        if given(name).name == 'COMMANDLINE'
+    ]
+    if said and (source is None or os.path.isfile(source)):
+        _remark(f'--{said[0]} is for raw samples (--input -); files and microphones say it themselves')
+    return samples if said else None
+
+# %% ../nbs/92_cli.ipynb #5badd437
+@cli.group()
+def corpus():
+    """Make, list and check the corpora that the book measures on."""
+
+# %% ../nbs/92_cli.ipynb #39193c48
+@corpus.command('list')
+@json_option
+def corpus_list(as_json):
+    """List the corpora that can be fetched, and the one in use."""
+    from resonance_nb.sources import SOURCES
+
+    used = os.environ.get('RESONANCE_CORPUS') or 'starter'
+    for name, (what, _) in SOURCES.items():
+        click.echo(json.dumps({'name': name, 'about': what}) if as_json else f'{name:12} {what}')
+    if not as_json:
+        click.echo(f'in use: {used} (set RESONANCE_CORPUS to a corpus folder to change it)')
+
+# %% ../nbs/92_cli.ipynb #1886ccc3
+@corpus.command('fetch')
+@click.argument('name')
+@click.option(
+    '--to',
+    'folder',
+    type=click.Path(path_type=Path),
+    metavar='DIR',
+    help='Where to put it.  [default: corpora/NAME in the cache folder]',
+)
+@click.option('--limit', type=click.IntRange(1), metavar='N', help='Take at most N tracks, for a first look.')
+def corpus_fetch(name, folder, limit):
+    """Make a corpus, or go on making it after an interruption.
+
+    \b
+      resonance corpus fetch starter
+      resonance corpus fetch open --to corpora/open
+    """
+    from resonance_nb.sources import SOURCES
+
+    if name not in SOURCES:
+        raise ResonanceError(f'there is no corpus {name!r}; choose from: {", ".join(SOURCES)}')
+    if folder is None and name != 'starter':
+        folder = cache_folder('corpora', name)
+    made = SOURCES[name][1](folder, limit=limit)
+    for note in getattr(made, 'notes', None) or []:
+        click.echo(note if isinstance(note, str) else ': '.join(map(str, note)), err=True)
+    if not len(made.music):
+        raise ResonanceError(
+            f'no song has arrived in {made.folder}: look at the lines above, and run the same command again to go on'
+        )
+    counts = ((made.music, 'song'), (made.noise, 'crowd'), (made.rir, 'room'))
+    click.echo(f'{made.folder}: {", ".join(counted(len(table), what) for table, what in counts)}')
+    click.echo(f'to use it: export RESONANCE_CORPUS={made.folder}')
+
+# %% ../nbs/92_cli.ipynb #0edffb5c
+@corpus.command('check')
+@click.argument('folder', type=click.Path(path_type=Path), metavar='DIR')
+@click.option('--full', is_flag=True, help='Decode every file, not only its header.')
+def corpus_check(folder, full):
+    """Check a corpus folder: tables, files, lengths; exit 2 when something is wrong."""
+    from resonance_nb.corpora import Corpus
+
+    problems = Corpus(folder).check(full=full)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        raise ResonanceError(f'{folder} has {counted(len(problems), "problem")}')
+    click.echo(f'{folder} is whole')
+
+# %% ../nbs/92_cli.ipynb #c0a5e002
+def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
+    "What is degraded into what, and the name that its draw hangs on; raises `ResonanceError` when nothing is there."
+    from collections import Counter
+
+    from resonance_nb.audio import FORMATS, find_audio
+    from resonance_nb.catalog import show_path
+
+    if not source.is_dir():
+        to = out / f'{source.stem}.flac' if out.is_dir() else out
+        if to.suffix.lower() not in FORMATS:
+            raise ResonanceError(f'{show_path(to)}: choose a name that ends in one of: {" ".join(FORMATS)}')
+        return [(source, to, source.name)]
+    found, problems = find_audio([source])
+    for path, why in problems:
+        click.echo(f'resonance: {show_path(path)}: {why}', err=True)
+    made = out.resolve()  # inside the source, it holds what an earlier call made
+    if made != source.resolve() and made.is_relative_to(source.resolve()):
+        found = [p for p in found if not p.resolve().is_relative_to(made)]
+    if not found:
+        raise ResonanceError('no audio files were found there')
+    inside = [p.relative_to(source) for p in found]
+    short = [r.with_suffix('.flac') for r in inside]
+    times = Counter(short)
+    names = [s if times[s] == 1 else r.with_name(f'{r.name}.flac') for r, s in zip(inside, short)]
+    return [(p, out / to, os.fspath(r)) for p, to, r in zip(found, names, inside)]
+
+# %% ../nbs/92_cli.ipynb #c0a5e004
+_AT_ONCE_S = 600.0
+
+
+def _degrade_one(source: Path, to: Path, venue: str, snr_db, seed: tuple, bank, loudness: str):
+    "Degrade one file into another; gives the record."
+    from resonance_nb import audio
+    from resonance_nb.core import rng_for
+    from resonance_nb.venue import degrade, degrade_long
+
+    rng = rng_for(*seed)
+    venue = VENUE_NAMES[int(rng.integers(len(VENUE_NAMES)))] if venue == 'any' else venue
+    if to.exists() and to.samefile(source):
+        raise ResonanceError(f'{audio.printable(to)}: would overwrite what is read; choose another place')
+    samples = audio.load(source, 0.0, _AT_ONCE_S + 1)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    whole = len(samples) <= _AT_ONCE_S * audio.SAMPLE_RATE
+    if not whole and loudness != 'rms':
+        raise ResonanceError(f'{audio.printable(source)}: is too long for --loudness {loudness}; use rms')
+    try:
+        if whole:
+            made, record = degrade(samples, venue, snr_db, rng, bank, loudness=loudness)
+        else:
+            made, record = degrade_long(lambda: audio.stream(source), venue, snr_db, rng, bank)
+    except audio.AudioError:  # names its file
+        raise
+    except ResonanceError as e:
+        raise ResonanceError(f'{audio.printable(source)}: {e}') from e
+    audio.save(to, made)
+    return record
+
+# %% ../nbs/92_cli.ipynb #c0a5e005
+class Level(click.ParamType):
+    "A number of dB, or `none`."
+
+    name = 'dB'
+
+    def convert(self, value, param, ctx):
+        try:
+            return value if not isinstance(value, str) else None if value == 'none' else float(value)
+        except ValueError:
+            self.fail(f'{value!r} is neither a number nor none', param, ctx)
+
+# %% ../nbs/92_cli.ipynb #693fcd09
+# of `venue.VENUES`, which is slow to import
+VENUE_NAMES = ('living-room', 'club', 'theatre', 'arena', 'festival', 'phone-on-shoulder')
+
+
+def corpus_option(
+    text: str,  # what the corpus is to this command
+):
+    "The option that names a corpus folder."
+    return click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help=text)
+
+# %% ../nbs/92_cli.ipynb #1632223f
+def bank_of(
+    folder: Path | None,  # a corpus folder; None: the one in `RESONANCE_CORPUS`, if any
+    split: str,  # its part
+):
+    "Rooms and crowds: a corpus's, or simulated and synthesised ones."
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.venue import Bank, synthesised
+
+    folder = folder or os.environ.get('RESONANCE_CORPUS')
+    return Bank(Corpus(folder), split) if folder else synthesised()
+
+# %% ../nbs/92_cli.ipynb #c0a5e006
+@cli.command()
+@click.argument('source', type=click.Path(exists=True, path_type=Path), metavar='IN')
+@click.argument('out', type=click.Path(path_type=Path), metavar='OUT')
+@click.option(
+    '--venue',
+    default='club',
+    show_default=True,
+    type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']),
+    help='Where the music is played; any: drawn for each file.',
+)
+@click.option(
+    '--snr-db', default='0', show_default=True, type=Level(), help='Music over crowd, dB; none: no crowd.'
+)
+@click.option(
+    '--seed', default=0, show_default=True, type=click.IntRange(0), help='Another seed, another concert.'
+)
+@click.option(
+    '--loudness',
+    default='rms',
+    show_default=True,
+    type=click.Choice(['rms', 'lufs']),
+    help='What the ratio compares.',
+)
+@corpus_option(
+    'Measured rooms and recorded crowds.  [default: the corpus in RESONANCE_CORPUS, else simulated ones]'
+)
+@click.option(
+    '--split',
+    default='train',
+    show_default=True,
+    type=click.Choice(['train', 'validation', 'test']),
+    help='Which part of the corpus.',
+)
+@json_option
+def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
+    """Make a concert recording of clean music.
+
+    IN is a file or a folder; a folder's files become FLAC files of the same names in the folder OUT.
+    The same seed gives the same concert; with the same versions on one machine, byte for byte.
+
+    \b
+      resonance degrade song.flac heard.flac --venue club --snr-db 0 --seed 1
+      resonance degrade ~/Music heard/ --venue any --snr-db -5 --json > concerts.jsonl
+    """
+    _one_thread()
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.catalog import show_path
+
+    bank = bank_of(folder, split)
+    failed = 0
+    with quiet_decoders():
+        for path, to, name in _progress(_targets(source, out), 'degrade'):
+            try:
+                record = _degrade_one(path, to, venue, snr_db, (seed, 'degrade', name), bank, loudness)
+            except (ResonanceError, OSError) as e:
+                failed += 1
+                click.echo(
+                    f'resonance: {e if isinstance(e, ResonanceError) else f"{show_path(to)}: {e.strerror}"}',
+                    err=True,
+                )
+                continue
+            told = {'input': os.fspath(path), 'output': os.fspath(to)} | asdict(record)
+            click.echo(json.dumps(told) if as_json else _concert_text(to, record, show_path))
+    return 2 if failed else 0
+
+# %% ../nbs/92_cli.ipynb #c0a5e008
+def _concert_text(to, record, show_path) -> str:
+    "A record in one line."
+    m = record.measured
+    crowd = 'no crowd' if record.snr_db is None else f'crowd at {round(m["snr_db"], 1) + 0.0:g} dB'
+    room = f'{record.room.kind} room' + (f', RT60 {m["rt60_s"]:.1f} s' if 'rt60_s' in m else '')
+    return f'{show_path(to)}: {record.venue}, {crowd}, {room}, {record.room.distance_m:.0f} m away'
+
+# %% ../nbs/92_cli.ipynb #d7b43985
+class Numbers(click.ParamType):
+    "A list of numbers separated by commas; `clean` stands for no crowd."
+
+    name = 'numbers'
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        try:
+            return [None if w.strip() == 'clean' else float(w) for w in value.split(',')]
+        except ValueError:
+            self.fail(f'{value!r} is no list like 10,0,-5', param, ctx)
+
+# %% ../nbs/92_cli.ipynb #33c00001
+def asking(
+    command,  # a function to be made a command
+):
+    "The options that decide which questions are asked, in the order of the help."
+    split = click.Choice(['train', 'validation', 'test'])
+    options = [
+        click.option(
+            '--snr-db',
+            default='clean,10,0,-5',
+            show_default=True,
+            type=Numbers(),
+            help='Music over crowd, dB.',
+        ),
+        click.option('--durations', default='5', show_default=True, type=Numbers(), help='Clip lengths, s.'),
+        click.option(
+            '--split',
+            default='validation',
+            show_default=True,
+            type=split,
+            help='Where the queries come from.',
+        ),
+        click.option(
+            '--venue',
+            type=click.Choice([*VENUE_NAMES, 'hard-mix', 'any']),
+            help='Play the clips there.  [default: nowhere, only a crowd is added]',
+        ),
+        click.option(
+            '--excerpts', default=1, show_default=True, type=click.IntRange(1), help='Clips per song.'
+        ),
+        click.option(
+            '--seed',
+            default=0,
+            show_default=True,
+            type=click.IntRange(0),
+            help='Another seed, other clips and crowds.',
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+# %% ../nbs/92_cli.ipynb #91773591
+@cli.group(invoke_without_command=True, subcommand_metavar='[COMMAND [ARGS]...]')
+@corpus_option('A corpus folder.  [default: the one in use]')
+@click.option(
+    '--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.'
+)
+@asking
+@click.option(
+    '--out',
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='Write every answer here: a CSV, or JSON lines when it ends in .jsonl.',
+)
+@click.pass_context
+def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed, out):
+    """Measure recognisers on degraded clips of a corpus.
+
+    A third of the queries are songs that are not in the catalogue.
+    The commands below bring the same questions to services that cannot be run here.
+
+    \b
+      resonance bench --snr-db clean,5,0,-5 --durations 2,5,10 --out answers.csv
+      resonance bench --venue any --snr-db 5,0
+    """
+    from resonance_nb import bench as b
+
+    if ctx.invoked_subcommand:
+        stray = [
+            p.opts[0]
+            for p in ctx.command.params
+            if ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE
+        ]
+        if stray:
+            raise click.UsageError(
+                f'{", ".join(stray)}: put the options behind the word {ctx.invoked_subcommand}'
+            )
+        return
+    classes = [method_class(m.strip()) for m in methods.split(',')]
+    corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed)
+    answers = _asked(b, corpus, plan, queries, classes, venue)
+    click.echo(_bench_text(answers, b))
+    if out:
+        if out.suffix == '.jsonl':
+            answers.to_json(out, orient='records', lines=True)
+        else:
+            answers.to_csv(out, index=False)
+        click.echo(f'{counted(len(answers), "answer")} in {out}')
+
+# %% ../nbs/92_cli.ipynb #33c00002
+def _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs=None):
+    "The corpus, who is known to it, and what is asked: the same for every command."
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.starter import default_corpus
+
+    corpus = Corpus(folder) if folder else default_corpus()
+    plan = b.protocol(corpus, split, seed=seed)
+    return corpus, plan, b.make_queries(corpus, plan, snr_db, durations, excerpts, seed, max_tracks=max_songs)
+
+# %% ../nbs/92_cli.ipynb #c0a5e009
+def _asked(b, corpus, plan, queries, classes, venue):
+    "The answers of every method, in a venue when one is named."
+    import pandas as pd
+
+    at = None
+    if venue:
+        from resonance_nb.venue import Bank
+
+        at = b.in_venue(Bank(corpus, plan.split), VENUE_NAMES if venue == 'any' else [venue], plan.seed)
+    answers = []
+    for cls in classes:
+        recognizer = cls()
+        b.index(recognizer, corpus, plan.catalogue_ids)
+        answers.append(b.run(recognizer, queries, corpus, degrade=at))
+    return pd.concat(answers)
+
+# %% ../nbs/92_cli.ipynb #dee61e05
+def _bench_text(answers, b) -> str:
+    "The summary as plain text, one line a condition."
+    lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {"top-5":>7} {"n":>5}']
+    for r in b.summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
+        top1 = f'{r["top1"]:.1%} [{r["top1_low"]:.1%}, {r["top1_high"]:.1%}]'
+        lines.append(
+            f'{r["system"]:12} {r["duration_s"]:>4g}s {b.snr_label(r["snr_db"]):>10} {top1:>24} {r["top5"]:>7.1%} {r["n"]:>5}'
+        )
+    for system, part in answers.groupby('system'):
+        wrong = b.false_accepts_at_default(part).set_index('kind').loc['all']
+        lines.append(
+            f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}'
+        )
+    return '\n'.join(lines)
+
+# %% ../nbs/92_cli.ipynb #33c00004
+@bench.command('pack')
+@corpus_option('A corpus folder.  [default: the one in use]')
+@click.option(
+    '--out',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='The pack; the same command goes on where it was stopped.',
+)
+@asking
+@click.option(
+    '--max-songs',
+    type=click.IntRange(1),
+    metavar='N',
+    help='At most N known songs, and unknown ones in proportion.',
+)
+@click.option(
+    '--rate',
+    'rate_hz',
+    default='16000',
+    show_default=True,
+    type=click.Choice(['16000', '44100', '48000']),
+    help='Sample rate, Hz.',
+)
+@click.option(
+    '--with-songs',
+    is_flag=False,
+    flag_value='copy',
+    type=click.Choice(['copy', 'link', 'flac']),
+    help="Put the catalogue's songs in, too.",
+)
+def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max_songs, rate_hz, with_songs):
+    """Write the questions as sound files, for a service to answer.
+
+    The songs of the corpus are not yours to publish: read INSTRUCTIONS.md in the pack first.
+
+    \b
+      resonance bench pack --split test --snr-db clean,0 --durations 5,10 --max-songs 40 --out questions/
+    """
+    from resonance_nb import bench as b
+    from resonance_nb import packs
+
+    corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs)
+    how = dict(venue=venue, rate_hz=int(rate_hz), with_songs=with_songs or '', seed=seed)
+    packed = packs.pack(corpus, queries, plan, out, **how)
+    minutes = sum(q.duration_s for q in packed.queries) / 60
+    questions = f'{counted(len(packed.files), "question")} ({minutes:.1f} minutes)'
+    click.echo(f'{questions} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
+    if private := packs.not_to_share(corpus, packed):
+        click.echo(
+            f'resonance: do not pass on what is made of songs whose licence forbids derived works: {", ".join(private)}',
+            err=True,
+        )
+    click.echo(f'give away everything but {out / "answers.json"}; {out / "INSTRUCTIONS.md"} says the rest')
+
+# %% ../nbs/92_cli.ipynb #33c00006
+@bench.command('import')
+@click.argument('files', nargs=-1, required=True, type=click.Path(path_type=Path), metavar='FILE...')
+@click.option(
+    '--pack',
+    'folder',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='What was asked.',
+)
+@click.option('--service', required=True, metavar='NAME', help='Who answered, e.g. ShazamKit.')
+@click.option(
+    '--out',
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='The record.  [default: data/services/NAME.json]',
+)
+@click.option(
+    '--own-catalogue', is_flag=True, help="The service searched its own collection, not the pack's catalogue."
+)
+@click.option('--notes', default='', help='Version, settings, date of the run: kept in the record.')
+def bench_import(files, folder, service, out, own_catalogue, notes):
+    """Read what a service answered to a pack: CSV, JSON or JSON lines.
+
+    The record it writes makes the service a row of the book's tables.
+
+    \b
+      resonance bench import answers.csv --pack questions/ --service ShazamKit --notes "iOS 18.2"
+    """
+    from resonance_nb import bench as b
+    from resonance_nb import services
+    from resonance_nb.packs import Pack
+
+    service = services.service_name(service)
+    made = services.services_folder()
+    if out is None and made is None:
+        raise ResonanceError('outside of a checkout, say where the record goes: --out FILE.json')
+    record = services.import_answers(
+        files, Pack.load(folder), service, own_catalogue=own_catalogue, notes=notes
+    )
+    for note in [
+        f'resonance: {kind}: {line}' for kind in ('ambiguous', 'unmatched') for line in record[kind]
+    ]:
+        click.echo(note, err=True)
+    frame = services.frame(record)
+    if not len(frame):
+        raise ResonanceError('none of these answers can be counted')
+    out = services.save_record(record, out or made / f'{service}.json')
+    click.echo(_bench_text(frame, b))
+    counts = ', '.join(
+        f'{n} {kind}' for kind, n in services.count_answers(record).items() if n or kind == 'unanswered'
+    )
+    click.echo(f'{counted(len(record["questions"]), "question")}: {counts}; recorded in {out}')
+
+# %% ../nbs/92_cli.ipynb #33c00008
+@bench.command('acrcloud')
+@click.option(
+    '--pack',
+    'folder',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='What `resonance bench pack` wrote.',
+)
+@click.option(
+    '--out',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='The answers, JSON lines; what is in it is not asked again.',
+)
+@click.option('--limit', type=click.IntRange(1), metavar='N', help='Ask at most N questions now.')
+@click.option(
+    '--rate',
+    'queries_per_s',
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100, min_open=True),
+    help='Requests a second, at most.',
+)
+@click.option('--seed', default=0, show_default=True, type=int, help='Of the waiting after failures.')
+def bench_acrcloud(folder, out, limit, queries_per_s, seed):
+    """Ask ACRCloud the questions of a pack.
+
+    Needs ACRCLOUD_HOST, ACRCLOUD_ACCESS_KEY and ACRCLOUD_ACCESS_SECRET in the environment.
+    Every question may cost money; every answer is kept, and the same command asks only what is missing.
+
+    \b
+      resonance bench acrcloud --pack questions/ --out answers.jsonl
+    """
+    from resonance_nb.acrcloud import AcrCloud, answer_pack
+    from resonance_nb.core import rng_for
+    from resonance_nb.packs import Pack
+
+    client = AcrCloud.from_environment(rng_for(seed, 'acrcloud'), queries_per_s=queries_per_s)
+    counts = answer_pack(client, Pack.load(folder), out, limit=limit)
+    kept = counted(counts['kept'] + counts['asked'], 'answer')
+    for file, why in counts['failed']:
+        click.echo(f'resonance: {file}: {why}', err=True)
+    click.echo(f'{kept} in {out} ({counts["asked"]} new), {counted(counts["left"], "question")} left')
+    if not counts['failed'] and not counts['left']:
+        click.echo(f'now: resonance bench import {out} --pack {folder} --service ACRCloud')
+    return 2 if counts['failed'] else 0
+
+# %% ../nbs/92_cli.ipynb #92a1b772
+@cli.command()
+@click.option(
+    '--profile',
+    default='quick',
+    show_default=True,
+    type=click.Choice(['quick', 'study']),
+    help='The recipe: a few minutes, or an hour and more on two cores.',
+)
+@corpus_option('Where the songs, rooms and crowds are.  [default: the corpus in use]')
+@click.option(
+    '--out',
+    type=click.Path(path_type=Path),
+    metavar='DIR',
+    help='The run; one that was stopped goes on.  [default: runs/train/PROFILE]',
+)
+@click.option(
+    '--start',
+    type=click.Path(path_type=Path),
+    metavar='ENCODER',
+    help='Begin with these weights: an encoder.safetensors, or "shipped".',
+)
+@click.option(
+    '--set',
+    'changes',
+    multiple=True,
+    nargs=2,
+    metavar='NAME VALUE',
+    help='Another choice than the recipe has, e.g. --set rate 0.001 --set encoder.body cnn4',
+)
+@click.option(
+    '--stop-after',
+    type=click.FloatRange(0, min_open=True),
+    metavar='MINUTES',
+    help='Stop then; the run can go on later.',
+)
+@click.option(
+    '--workers',
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar='N',
+    help='Processes that prepare batches.',
+)
+@click.option(
+    '--devices',
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar='N',
+    help='Graphics cards, or processes, that learn.',
+)
+@click.option(
+    '--logger', type=click.Choice(['mlflow', 'wandb']), help='Where to log, beside the CSV files of the run.'
+)
+@json_option
+def train(profile, folder, out, start, changes, stop_after, workers, devices, logger, as_json):
+    """Train an encoder on the train split of a corpus.
+
+    Validation songs decide which version is kept; test songs are not touched.
+
+    \b
+      resonance train --profile quick
+      resonance train --profile study --stop-after 60
+    """
+    from resonance_nb import runs, train as t
+    from resonance_nb.encoders import load
+    from resonance_nb.network import WEIGHTS
+
+    recipe = t.changed(t.PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
+    corpus = _corpus_in_use(folder)
+    out = out or Path('runs') / 'train' / profile
+    loggers = t.loggers_for(logger, out) if logger else None
+    command = [
+        'resonance',
+        'train',
+        '--profile',
+        profile,
+        *(['--start', str(start)] if start else []),
+        *(word for pair in changes for word in ('--set', *pair)),
+    ]
+    facts = {
+        'command': shlex.join(command),
+        **runs.git_state(Path(runs.__file__).parent),
+        'package_hash': runs.package_hash(),
+        'versions': runs.versions(),
+    }
+    path = t.fit(
+        recipe,
+        corpus,
+        list(corpus.split('music', 'train').index),
+        out,
+        bank_of(corpus.folder, 'train'),
+        _checker(corpus, profile),
+        start=WEIGHTS if str(start) == 'shipped' else start,
+        facts=facts,
+        workers=workers,
+        devices=devices,
+        loggers=loggers,
+        stop_after_s=60 * stop_after if stop_after else None,
+    )
+    if not path.exists():
+        raise ResonanceError(
+            f'stopped before the first validation; run the same command again to go on (the run is in {out})'
+        )
+    card = load(path)[1]
+    told = {
+        'encoder': str(path),
+        'steps': card['steps'],
+        'minutes': card['minutes'],
+        'validation': card['validation'],
+    }
+    right = f'right for {card["validation"].get("top1", 0):.1%} of the validation clips'
+    click.echo(json.dumps(told) if as_json else f'{path}: {counted(card["steps"], "step")}, {right}')
+
+# %% ../nbs/92_cli.ipynb #92a1b773
+def _corpus_in_use(folder: Path | None):
+    "The corpus that was named, or the one in use."
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.starter import default_corpus
+
+    return Corpus(folder) if folder else default_corpus()
+
+# %% ../nbs/92_cli.ipynb #e56f7e8a
+def _checker(corpus, profile: str):
+    "What an encoder of this profile is asked between the steps: validation songs in the hard mix."
+    from resonance_nb import bench as b
+    from resonance_nb.embedding import Embedding
+
+    study = profile == 'study'
+    concert = b.in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
+    levels = (5.0, 0.0, -5.0) if study else (5.0,)
+    ask = b.Exam(
+        corpus,
+        'validation',
+        levels,
+        (2.0, 5.0) if study else (2.0,),
+        concert,
+        75 if study else 5,
+        None if study else 20,
+    )
+    return lambda encoder: ask(Embedding(encoder))
+
+# %% ../nbs/92_cli.ipynb #48293d43
+@cli.command()
+@click.argument('encoder', type=click.Path(path_type=Path), metavar='ENCODER')
+@click.option(
+    '--to',
+    'out',
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar='FILE',
+    help='The .onnx file to write.',
+)
+def export(encoder, out):
+    """Write a trained encoder for machines without torch, as ONNX.
+
+    ENCODER is an encoder.safetensors of `resonance train`, or "shipped".
+
+    \b
+      resonance export runs/train/quick/encoder.safetensors --to my-encoder.onnx
+    """
+    from resonance_nb.encoders import export_onnx, load
+    from resonance_nb.network import WEIGHTS
+
+    export_onnx(load(WEIGHTS if str(encoder) == 'shipped' else encoder)[0], out)
+    click.echo(out)
+
+# %% ../nbs/92_cli.ipynb #b4d46f85
+@cli.command()
+@click.argument('chapter')
+@click.option(
+    '-p',
+    'parameters',
+    nargs=2,
+    multiple=True,
+    metavar='NAME VALUE',
+    help='A parameter of the chapter; repeat as needed.',
+)
+@click.option(
+    '--profile', default='quick', show_default=True, help='quick, or study for the reported settings.'
+)
+@click.option('--force', is_flag=True, help='Run again although a finished run is there.')
+@click.option('--report', is_flag=True, help='Make this run the reported one (data/results).')
+def run(chapter, parameters, profile, force, report):
+    """Rerun a chapter of the book with other parameters.
+
+    The run lands in runs/CHAPTER/, beside the reported one.
+
+    \b
+      resonance run 34_classical -p seed 1 -p snr_db "[10, 0, -10]"
+    """
+    from resonance_nb import runs
+
+    given = {name: runs.parse_value(value) for name, value in parameters}
+    done = runs.run_chapter(chapter, given, profile=profile, force=force)
+    if done.metrics:
+        table = done.table()
+        click.echo(table.head(20).to_string(index=False, float_format='{:.3f}'.format, na_rep=''))
+        if len(table) > 20:
+            click.echo(f'… and {len(table) - 20} more in {done.folder / "metrics.json"}')
+    click.echo(f'{done.folder / "out.ipynb"}')
+    if report:
+        click.echo(f'reported in {runs.collect(done)}')
+        runs.fill_readme()
+
+# %% ../nbs/92_cli.ipynb #ddff80d3
+@cli.command()
+@click.option('--fresh', is_flag=True, help='Forget every page made before.')
+@click.option(
+    '--jobs',
+    default=None,
+    type=click.IntRange(1),
+    metavar='N',
+    help='Pages that are executed at a time.  [default: one for each core, four at most]',
+)
+def book(fresh, jobs):
+    """Build the book, warnings as errors, and check its pages."""
+    from resonance_nb.book import build
+    from resonance_nb.starter import default_corpus
+
+    default_corpus()  # made here if need be, where its progress can be seen
+    click.echo(f'the book is ready: {build(fresh=fresh, jobs=jobs)}')

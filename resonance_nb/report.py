@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import bench
+from .calibration import expected_calibration_error
 from .core import ResonanceError
 from .runs import Results, reported, reported_value
 
@@ -93,7 +94,7 @@ def file_honesty(
         if len(judged):
             results.add(
                 'calibration_error',
-                bench.expected_calibration_error(judged.confidence, judged['rank'] == 1),
+                expected_calibration_error(judged.confidence, judged['rank'] == 1),
                 n=len(judged),
                 system=system,
             )
