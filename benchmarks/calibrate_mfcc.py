@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench
+from resonance_nb.queries import make_protocol, make_queries, query_set_hash, render, snr_label
 from resonance_nb.core import Match, atomic_write, project_root, rng_for
 from resonance_nb.mfcc import Chroma, Mfcc, features, lab_measures
 from resonance_nb.starter import default_corpus
@@ -35,8 +36,8 @@ for cls in (Mfcc, Chroma):  # a class reads its file when it is made
         (MODELS / f'{cls.name}.json').write_text(json.dumps(UNFITTED))
 
 corpus = default_corpus()
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 systems = [
     Mfcc(),
     Chroma(),
@@ -50,7 +51,7 @@ for system in systems:
 asked = [[] for _ in systems]
 cache = {}
 for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s)), 'ask', disable=None):
-    samples = bench.render(query, corpus, cache)
+    samples = render(query, corpus, cache)
     for system, found in zip(systems, asked):
         found.append((query, *system.ranking(samples)[:2]))
 
@@ -90,7 +91,7 @@ def fit(system, found):
             'split': 'validation',
             'seed': SEED,
             'queries': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-            'query_set': bench.query_set_hash(queries),
+            'query_set': query_set_hash(queries),
             'false_accepts_allowed': FALSE_ACCEPTS,
         },
     }
@@ -111,4 +112,4 @@ for name, system, found in zip(names, systems, asked):
             ]
             table = lab_measures(part, len(system), rng_for(SEED, 'intervals'))
             figures = ', '.join(f'{m} {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]' for m, r in table.iterrows())
-            print(f'{name}, {duration_s} s, {bench.snr_label(snr_db)}: {figures}, n = {len(part)}')
+            print(f'{name}, {duration_s} s, {snr_label(snr_db)}: {figures}, n = {len(part)}')

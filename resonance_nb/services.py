@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import bench
+from . import bench, show
+from .queries import in_venue, Protocol, Query, query_set_hash, QuerySet, render
 from .audio import SAMPLE_RATE, encode, printable, resample
 from resonance_nb.core import (
     METHODS,
@@ -106,7 +107,7 @@ def _facts_of(corpus, queries, protocol, venue, rate_hz: int, seed: int) -> dict
     return {
         'format': FORMAT,
         'version': VERSION,
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'venue': venue,
         'rate_hz': int(rate_hz),
         'seed': int(seed),
@@ -120,10 +121,10 @@ class Pack:
     "A query set as a folder of sound files, and the key to it."
 
     folder: Path  # holds everything
-    queries: bench.QuerySet  # what is asked
+    queries: QuerySet  # what is asked
     files: dict[str, tuple[str, str]]  # file name -> (query_id, sha256 of the file)
     songs: dict[str, tuple[str, str]]  # track_id -> (title, artist), of the whole corpus
-    protocol: bench.Protocol  # who is in the catalogue
+    protocol: Protocol  # who is in the catalogue
     facts: dict  # format, query_set, venue, rate_hz, seed, catalogue, corpus
 
     @classmethod
@@ -168,9 +169,7 @@ def _load_pack(folder: Path) -> Pack:
         }
         files = {str(f): (str(q), str(sha)) for f, q, sha in d['files']}
         songs = {str(t): (str(title), str(artist)) for t, title, artist in d['songs']}
-        protocol = bench.Protocol(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in d['protocol'].items()}
-        )
+        protocol = Protocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in d['protocol'].items()})
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ServiceError(
             f'{printable(folder / _KEY)} is no key of a pack ({type(e).__name__}: {e})'
@@ -179,12 +178,12 @@ def _load_pack(folder: Path) -> Pack:
         raise ServiceError(
             f'{printable(folder)} is {facts["format"]} version {facts["version"]}; this package reads {FORMAT} version {VERSION}'
         )
-    queries = bench.QuerySet.load(folder / _KEY)
+    queries = QuerySet.load(folder / _KEY)
     ids = [q.query_id for q in queries]
     named = all(re.fullmatch(r'q\d+\.wav', f) for f in files)
     if (
         not named
-        or bench.query_set_hash(queries) != facts['query_set']
+        or query_set_hash(queries) != facts['query_set']
         or sorted(q for q, _ in files.values()) != sorted(ids)
     ):
         raise ServiceError(f'{printable(folder / _KEY)} was changed: its questions are not those it names')
@@ -281,7 +280,7 @@ def _degrader(corpus, protocol, venue):
 
     # an unknown one is refused before anything is written
     names = list(VENUES) if venue == 'any' else [venue_named(venue).name]
-    return bench.in_venue(Bank(corpus, protocol.split), names, protocol.seed)
+    return in_venue(Bank(corpus, protocol.split), names, seed=protocol.seed)
 
 # %% ../nbs/33_services.ipynb #411c3967
 def _write_questions(corpus, queries, folder: Path, facts: dict, degrade, done: dict, progress: bool) -> dict:
@@ -304,7 +303,7 @@ def _write_questions(corpus, queries, folder: Path, facts: dict, degrade, done: 
             path = where / name_of[i]
             sha = done.get(path.name)
             if sha is None or not path.is_file() or path.is_symlink() or sha256_file(path) != sha:
-                data = wav_bytes(bench.render(queries[i], corpus, cache, degrade), facts['rate_hz'])
+                data = wav_bytes(render(queries[i], corpus, cache, degrade), facts['rate_hz'])
                 with atomic_write(path) as part:
                     part.write_bytes(data)
                 sha = hashlib.sha256(data).hexdigest()
@@ -473,8 +472,8 @@ collection can be imported with `--own-catalogue`; it is then not the same test,
 # %% ../nbs/33_services.ipynb #33a00029
 def pack(
     corpus,  # a `corpora.Corpus` on disk
-    queries,  # of `bench.make_queries`
-    protocol: bench.Protocol,  # who is in the catalogue
+    queries,  # of `queries.make_queries`
+    protocol: Protocol,  # who is in the catalogue
     folder: str | os.PathLike,  # made when missing; must be empty or this very pack
     # a venue's name or 'any', as `resonance bench --venue`; None: only a crowd is added
     venue: str | None = None,
@@ -996,7 +995,7 @@ def _system(record: dict) -> str:
 # %% ../nbs/33_services.ipynb #04016810
 def _row(q: dict, service: str, k: int) -> dict:
     "One row of `bench.run`, from one question of a record."
-    query = bench.Query(**q['query'])
+    query = Query(**q['query'])
     spoken = q['status'] == 'match'
     value = lambda x, default: default if x is None else float(x)
     matches = [
@@ -1008,7 +1007,7 @@ def _row(q: dict, service: str, k: int) -> dict:
         )
         for m in q.get('matches', ())
     ]
-    row = {'system': service, 'k': k} | bench._facts(query) | bench._outcome(query, matches, k, 0.5)
+    row = {'system': service, 'k': k} | bench.query_facts(query) | bench.outcome(query, matches, k, 0.5)
     return row | {'accepted': spoken and bool(matches), 'elapsed_ms': value(q.get('elapsed_ms'), math.nan)}
 
 # %% ../nbs/33_services.ipynb #9b7f5895
@@ -1025,7 +1024,7 @@ def frame(
     told = (
         ('match', 'no-match') if unanswered == 'leave out' else ('match', 'no-match', 'unanswered', 'error')
     )
-    empty = bench.Query('', 'noise', '', 0.0, 0.0, None, '', 0.0)
+    empty = Query('', 'noise', '', 0.0, 0.0, None, '', 0.0)
     nothing = _row({'query': asdict(empty), 'status': 'no-match'}, '', k)
     silent = lambda q: q if q['status'] in ('match', 'no-match') else q | {'matches': []}
     out = [_row(silent(q), _system(record), k) for q in record['questions'] if q['status'] in told]
@@ -1064,7 +1063,7 @@ def read_record(
         if (d['format'], d['version']) != ('resonance service answers', 1):
             raise ValueError(f'{d["format"]} version {d["version"]}')
         d['service'] = service_name(d['service'])
-        if bench.query_set_hash([bench.Query(**q['query']) for q in d['questions']]) != d['query_set']:
+        if query_set_hash([Query(**q['query']) for q in d['questions']]) != d['query_set']:
             raise ValueError('its questions are not those it names')
         count_answers(d), frame(d), d['venue'], d['date'], d['notes'], d['corpus']['name'], d['own_catalogue']
     except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -1090,7 +1089,7 @@ def records(
     "All imported records, by name of their files."
     source = Path(source) if source is not None else services_folder()
     paths = [] if source is None else [source] if source.suffix == '.json' else sorted(source.glob('*.json'))
-    wanted = None if queries is None else bench.query_set_hash(queries)
+    wanted = None if queries is None else query_set_hash(queries)
     found = [read_record(p) for p in paths]
     return [r for r in found if wanted is None or (r['query_set'], r['venue']) == (wanted, venue)]
 
@@ -1163,11 +1162,11 @@ def status(
 
 # %% ../nbs/33_services.ipynb #33a00066
 def complete(
-    table: bench.HtmlTable,  # of `bench.table`, of one or several systems
+    table: show.HtmlTable,  # of `report.table`, of one or several systems
     queries,  # the query set it is about
     venue: str | None = None,  # where its clips were played
     folder: str | os.PathLike | None = None,  # of records; the project's own by default
-) -> bench.HtmlTable:
+) -> show.HtmlTable:
     "The table with a row 'not yet run' for every known service that has not answered these questions."
     import pandas as pd
 
@@ -1184,7 +1183,7 @@ def complete(
     index = pd.MultiIndex.from_tuples([(s, '–') for s in waiting], names=shown.index.names)
     more = pd.DataFrame(NOT_YET, index=index, columns=shown.columns)
     caption = re.search(r'<caption>(.*?)</caption>', table.html, re.S)
-    return bench.HtmlTable(pd.concat([shown, more]), html.unescape(caption[1]) if caption else '')
+    return show.HtmlTable(pd.concat([shown, more]), html.unescape(caption[1]) if caption else '')
 
 # %% ../nbs/33_services.ipynb #33a00071
 def signature(

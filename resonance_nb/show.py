@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'before_after', 'style', 'waveform', 'spectrogram', 'constellation',
-           'lines_with_band']
+__all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'before_after', 'style', 'axes_for', 'waveform', 'spectrogram',
+           'constellation', 'lines_with_band', 'error_bars', 'HtmlTable']
 
 # %% ../nbs/04_show.ipynb #c1ba1df4
 def _check(
@@ -149,11 +150,13 @@ def style(
     return settings
 
 # %% ../nbs/04_show.ipynb #3e315cf6
-def _axes(
-    ax: Axes | None,  # where to draw; a new figure in the house style when not given
+def axes_for(
+    ax: Axes | None = None,  # where to draw; a new figure in the house style when not given
     height: float = 2.6,  # of the new figure, inches
+    *,
+    width: float = 7.0,  # of the new figure, inches
 ) -> Axes:
-    "The given axes, or new ones."
+    "Give the axes back, or make new ones in the house style."
     if ax is not None:
         return ax
     import matplotlib as mpl
@@ -161,7 +164,7 @@ def _axes(
 
     if mpl.rcParams['svg.hashsalt'] != 'resonance':
         style()
-    return plt.subplots(figsize=(7.0, height))[1]
+    return plt.subplots(figsize=(width, height))[1]
 
 # %% ../nbs/04_show.ipynb #8f62011f
 def waveform(
@@ -172,7 +175,7 @@ def waveform(
 ) -> Axes:
     "Draw the range of the samples over time, seconds."
     x = _check(samples)
-    ax = _axes(ax, 1.8)
+    ax = axes_for(ax, 1.8)
     step = max(1, len(x) // 1_400)
     columns = x[: len(x) // step * step].reshape(-1, step)
     t = np.arange(len(columns)) * step / sample_rate_hz
@@ -193,7 +196,7 @@ def spectrogram(
     from resonance_nb.audio import stft
 
     x = _check(samples)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     power = np.abs(stft(x, n_fft=1_024, hop=256)) ** 2
     level_db = 10 * np.log10(np.maximum(power / max(power.max(), 1e-20), 1e-20))
     every = max(1, level_db.shape[1] // 1_000)  # no more columns than pixels
@@ -250,7 +253,7 @@ def lines_with_band(
     missing = [c for c in (x, 'value', 'low', 'high', *([hue] if hue else [])) if c not in table]
     if missing:
         raise ResonanceError(f'cannot draw the curve: the table has no column {missing[0]!r}')
-    ax = _axes(ax, 3.4)
+    ax = axes_for(ax, 3.4)
     groups = table.groupby(hue, sort=False) if hue else [('', table)]
     for i, (name, rows) in enumerate(groups):
         rows = rows.sort_values(x)
@@ -266,3 +269,42 @@ def lines_with_band(
     if hue:
         ax.legend()
     return ax
+
+# %% ../nbs/04_show.ipynb #b5ad36a0
+def error_bars(
+    ax: Axes,  # where to draw
+    x,  # places on the horizontal axis, shape (n,)
+    value,  # shape (n,)
+    low,  # lower bounds, shape (n,)
+    high,  # upper bounds, shape (n,)
+    *,
+    label: str | None = None,  # of the line, in the legend
+    marker: str = 'o',  # of the points
+) -> None:
+    "Draw a line through points with their intervals."
+    value, low, high = (np.asarray(v, float) for v in (value, low, high))
+    lengths = np.maximum(0, [value - low, high - value])
+    ax.errorbar(x, value, lengths, marker=marker, ms=5, lw=1.7, elinewidth=1, capsize=2, label=label)
+
+# %% ../nbs/04_show.ipynb #8d2c91b7
+class HtmlTable:
+    "A table that shows itself in a notebook; `frame` holds its texts, `html` its page form."
+
+    def __init__(
+        self,
+        frame,  # DataFrame of strings
+        caption: str = '',  # plain text above it
+    ):
+        self.frame = frame
+        # a line may end before an interval, not within it
+        page = re.sub(r'(\[[^\]<>]*), ', r'\1,&nbsp;', frame.to_html(border=0, justify='left'))
+        if caption:
+            text = html.escape(caption, quote=False)
+            page = page.replace('<thead>', f'<caption>{text}</caption><thead>', 1)
+        self.html = f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="table">{page}</div>'
+
+    def _repr_html_(self):
+        return self.html
+
+    def __repr__(self):
+        return self.frame.to_string()
