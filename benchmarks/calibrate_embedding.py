@@ -8,14 +8,13 @@ of a song in the catalogue is also judged as if the song and its versions were n
 one is nearly as similar to the other) are no strangers to each other, and answers that take one for the other are set aside.
 """
 
-import json
-
 import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
 from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
-from resonance_nb.core import atomic_write, project_root
+from resonance_nb.calibration import Calibration, confidences, fit, save, threshold_at
+from resonance_nb.core import project_root
 from resonance_nb.embedding import Embedding, evidence_features
 from resonance_nb.starter import default_corpus, make_starter
 
@@ -83,22 +82,19 @@ for _, query, ids, scores, n in found:
         rows.append((evidence_features(scores[kept], n)[0], kind == 'known' and best == query.track_id, kind))
 
 features, right, kinds = (np.array(x) for x in zip(*rows))
-coefficients = bench.fit_calibration(features, right)
-confidence = bench.calibrated(coefficients, features)
+coefficients = fit(features, right)
+confidence = confidences(coefficients, features)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(
-    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
-    for kind in ('unknown', 'noise')
-)
+accept = threshold_at(FALSE_ACCEPTS, confidence, kinds)
 print(
-    f'accepted and right, all known: {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}; named right: {np.mean(right[kinds == "known"]):.1%}'
+    f'accepted and right, all known: {np.mean((confidence >= accept)[kinds == "known"] & right[kinds == "known"]):.1%}; named right: {np.mean(right[kinds == "known"]):.1%}'
 )
-fitted = {
-    'intercept': float(coefficients[0]),
-    'weights': [float(w) for w in coefficients[1:]],
-    'accept_confidence': float(np.nextafter(threshold, 1)),
-    'encoder': recognizer.digest,
-    'fitted_on': {
+fitted = Calibration(
+    {'encoder': recognizer.digest},
+    float(coefficients[0]),
+    dict(zip(recognizer.calibration.weights, map(float, coefficients[1:]))),
+    accept,
+    fitted_on={
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),
         'split': 'validation',
@@ -111,8 +107,6 @@ fitted = {
         'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
-}
-path = project_root() / 'resonance_nb' / 'models' / 'embedding.json'
-with atomic_write(path) as part:
-    part.write_text(json.dumps(fitted, indent=2) + '\n')
-print(json.dumps(fitted, indent=2))
+)
+save(project_root() / 'resonance_nb' / 'models' / 'embedding.json', [fitted])
+print(fitted)

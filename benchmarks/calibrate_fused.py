@@ -11,7 +11,6 @@ other, and answers that take one for the other are set aside. `--index DIR` keep
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -29,7 +28,8 @@ from resonance_nb.queries import (
     snr_label,
     song_of,
 )
-from resonance_nb.core import atomic_write, project_root
+from resonance_nb.calibration import Calibration, confidences, fit, load_all, save, threshold_at
+from resonance_nb.core import project_root
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus, make_starter
 
@@ -116,9 +116,9 @@ def fitted_weights(found: list[tuple]) -> dict[str, float]:
     return {'cosine': round(float(w[0]), 2), 'agreement': round(float(w[1]), 3)}
 
 
-before = json.loads(FILE.read_text())
+before = load_all(FILE)[0].constants
 recognizer._weights = fitted_weights(found_now(('known',)))
-print('weights before', before['weights'], 'and now', recognizer._weights)
+print('weights before', before['score_weights'], 'and now', recognizer._weights)
 found = found_now(('known', 'unknown', 'noise'))
 kin = {
     (q.track_id, e.track_ids[0])
@@ -147,15 +147,12 @@ rows = [
 features = np.array([e.features[0] for e, *_ in rows])
 kinds = np.array([r[1] for r in rows])
 right = np.array([r[2] for r in rows])
-coefficients = bench.fit_calibration(features, right)
-confidence = bench.calibrated(coefficients, features)
+coefficients = fit(features, right)
+confidence = confidences(coefficients, features)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(
-    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
-    for kind in ('unknown', 'noise')
-)
+accept = threshold_at(FALSE_ACCEPTS, confidence, kinds)
 print(
-    f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}'
+    f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence >= accept)[kinds == "known"] & right[kinds == "known"]):.1%}'
 )
 for place in heard_in:
     for snr_db in SNRS_DB:
@@ -167,20 +164,16 @@ for place in heard_in:
         print(
             place,
             snr_label(snr_db),
-            *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence > threshold))[h]):.0%}' for h in here),
+            *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence >= accept))[h]):.0%}' for h in here),
             sep='  ',
         )
-told = {
-    'weights': recognizer._weights,
-    'floor': floor,
-    'few': before.get('few', {'songs': [1, 200], 'logit': [0.0, 0.0]}),
-    'noise': before['noise'],
-    'steady': before['steady'],
-    'intercept': float(coefficients[0]),
-    'coefficients': [float(w) for w in coefficients[1:]],
-    'accept_confidence': float(np.nextafter(threshold, 1)),
-    'model': recognizer.model_name,
-    'fitted_on': {
+fitted = Calibration(
+    {'model': recognizer.model_name},
+    float(coefficients[0]),
+    dict(zip(recognizer.calibration.weights, map(float, coefficients[1:]))),
+    accept,
+    before | {'score_weights': recognizer._weights, 'floor': floor},
+    {
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),
         'split': 'validation',
@@ -193,7 +186,6 @@ told = {
         'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
-}
-with atomic_write(FILE) as part:
-    part.write_text(json.dumps(told, indent=2) + '\n')
-print(json.dumps(told, indent=2))
+)
+save(FILE, [fitted])
+print(fitted)

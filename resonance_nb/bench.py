@@ -18,7 +18,6 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, no_bar
-from .metrics import wilson
 from .queries import Query, make_protocol, make_queries, render, snr_label
 from .timing import fixed_threads, timed
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['index', 'outcome', 'query_facts', 'run', 'ValidationSet', 'fit_calibration', 'calibrated', 'reliability',
-           'expected_calibration_error', 'plot_calibration']
+__all__ = ['index', 'outcome', 'query_facts', 'run', 'ValidationSet']
 
 # %% ../nbs/10_bench.ipynb #523e1ec3
 def index(
@@ -203,103 +201,3 @@ class ValidationSet:
         return {'top1': float(right.mean())} | {
             name: float(right[of == name].mean()) for *_, name in sorted(set(cells))
         }
-
-# %% ../nbs/10_bench.ipynb #d8587eee
-def _columns(features):
-    "Features as a matrix, shape (n, d)."
-    x = np.asarray(features, np.float64)
-    return x[:, None] if x.ndim == 1 else x
-
-# %% ../nbs/10_bench.ipynb #77e13716
-def fit_calibration(
-    features,  # shape (n,) or (n, d), e.g. the lead
-    correct,  # one truth value per answer, shape (n,)
-    penalty: float = 1.0,  # on the slopes, in units of the features' standard deviations
-) -> np.ndarray:
-    "Logistic regression by maximum penalised likelihood: [bias, slope, …], shape (d + 1,), for the features as they are."
-    from scipy.optimize import minimize
-
-    x = _columns(features)
-    y = np.asarray(correct, bool)
-    if len(x) != len(y) or not len(y) or not np.isfinite(x).all():
-        raise ResonanceError('a calibration needs finite features and one truth value for each')
-    mean = x.mean(0)
-    scale = np.where(x.std(0) > 0, x.std(0), 1)
-    z = np.column_stack([np.ones(len(x)), (x - mean) / scale])
-    sign = np.where(y, 1.0, -1.0)
-    pull = np.r_[1e-6, np.full(x.shape[1], penalty)]
-
-    def loss(w):
-        margin = sign * (z @ w)
-        slope = -sign * np.exp(-np.logaddexp(0, margin))
-        return np.logaddexp(0, -margin).sum() + 0.5 * pull @ w**2, z.T @ slope + pull * w
-
-    w = minimize(loss, np.zeros(z.shape[1]), jac=True, method='BFGS', options={'gtol': 1e-6}).x
-    return np.r_[w[0] - (w[1:] * mean / scale).sum(), w[1:] / scale]
-
-# %% ../nbs/10_bench.ipynb #af24aa20
-def calibrated(
-    coefficients,  # of `fit_calibration`, shape (d + 1,)
-    features,  # shape (n,) or (n, d)
-) -> np.ndarray:
-    "Probabilities of being right, shape (n,)."
-    x = _columns(features)
-    return np.exp(-np.logaddexp(0, -(coefficients[0] + x @ np.asarray(coefficients[1:]))))
-
-# %% ../nbs/10_bench.ipynb #b83eb386
-def reliability(
-    confidence,  # promised probabilities, shape (n,), in [0, 1]
-    correct,  # one truth value each, shape (n,)
-    bins: int = 10,  # of equal width over [0, 1]
-) -> pd.DataFrame:
-    "For each bin that is not empty: its edges, the mean confidence, the share that was right with Wilson's interval, and n."
-    import pandas as pd
-
-    p = np.asarray(confidence, np.float64)
-    y = np.asarray(correct, bool)
-    if p.shape != y.shape or not ((p >= 0) & (p <= 1)).all():
-        raise ResonanceError('confidences must be in [0, 1], one truth value for each')
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    rows = []
-    for b in np.unique(which):
-        here = which == b
-        share, low, high = wilson(int(y[here].sum()), int(here.sum()))
-        rows.append(
-            {
-                'from': b / bins,
-                'to': (b + 1) / bins,
-                'confidence': p[here].mean(),
-                'share': share,
-                'low': low,
-                'high': high,
-                'n': int(here.sum()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-# %% ../nbs/10_bench.ipynb #1d808edc
-def expected_calibration_error(
-    confidence,  # promised probabilities, shape (n,)
-    correct,  # one truth value each, shape (n,)
-    bins: int = 10,  # of equal width
-) -> float:
-    "Mean distance between confidence and share right over bins, weighted by their sizes; 0 is honest."
-    r = reliability(confidence, correct, bins)
-    return float((r['n'] * (r['confidence'] - r['share']).abs()).sum() / r['n'].sum()) if len(r) else math.nan
-
-# %% ../nbs/10_bench.ipynb #e2788114
-def plot_calibration(
-    curves,  # of `reliability`: one, or {label: curve}
-    ax=None,  # matplotlib axes
-):
-    "Share that was right against the confidence, with intervals and the diagonal of honesty; gives the axes."
-    from resonance_nb import show
-
-    ax = show.axes_for(ax, 4.0, width=4.5)
-    ax.plot([0, 1], [0, 1], color='0.5', lw=1, ls='--')
-    for label, r in (curves if isinstance(curves, dict) else {None: curves}).items():
-        show.error_bars(ax, r['confidence'], r['share'], r['low'], r['high'], label=label)
-        if label:
-            ax.legend()
-    ax.set(xlabel='confidence', ylabel='share right', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return ax

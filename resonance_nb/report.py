@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import metrics, openset, show
-from .bench import expected_calibration_error
+from .calibration import expected_calibration_error
 from .core import ResonanceError
 from .queries import snr_label
 from .runs import Results, reported, reported_value

@@ -96,6 +96,42 @@ def before_after(
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LIGHTNESS = 'magma'  # colour map of spectrograms: lightness alone tells the level
 
+# %% ../nbs/04_show.ipynb #df3dec22
+_HOUSE = {
+    'figure.figsize': (7.0, 3.4),
+    'figure.dpi': 110,
+    'savefig.dpi': 110,
+    'figure.constrained_layout.use': True,
+    'figure.facecolor': 'white',
+    'savefig.facecolor': 'white',
+    'savefig.transparent': False,
+    'axes.facecolor': 'white',
+    'text.color': '#222222',
+    'axes.labelcolor': '#222222',
+    'axes.edgecolor': '#555555',
+    'xtick.color': '#222222',
+    'ytick.color': '#222222',
+    'font.size': 11,
+    'axes.titlesize': 12,
+    'axes.labelsize': 11,
+    'legend.fontsize': 10,
+    'xtick.labelsize': 10,
+    'ytick.labelsize': 10,
+    'lines.linewidth': 1.8,
+    'lines.markersize': 5,
+    'image.cmap': LIGHTNESS,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.color': '#dddddd',
+    'grid.linewidth': 0.6,
+    'axes.axisbelow': True,
+    'legend.frameon': False,
+    'axes.titlelocation': 'left',
+    'svg.hashsalt': 'resonance',
+    'axes.unicode_minus': True,
+}
+
 # %% ../nbs/04_show.ipynb #080edb48
 def style(
     **changes,  # rc settings to change, dots as double underscores, e.g. axes__grid=False
@@ -104,46 +140,8 @@ def style(
     import matplotlib as mpl
     import seaborn as sns
 
-    mine = {
-        'figure.figsize': (7.0, 3.4),
-        'figure.dpi': 110,
-        'savefig.dpi': 110,
-        'figure.constrained_layout.use': True,
-        'figure.facecolor': 'white',
-        'savefig.facecolor': 'white',
-        'savefig.transparent': False,
-        'axes.facecolor': 'white',
-        'text.color': '#222222',
-        'axes.labelcolor': '#222222',
-        'axes.edgecolor': '#555555',
-        'xtick.color': '#222222',
-        'ytick.color': '#222222',
-        'font.size': 11,
-        'axes.titlesize': 12,
-        'axes.labelsize': 11,
-        'legend.fontsize': 10,
-        'xtick.labelsize': 10,
-        'ytick.labelsize': 10,
-        'axes.prop_cycle': mpl.cycler(color=COLOURS),
-        'lines.linewidth': 1.8,
-        'lines.markersize': 5,
-        'image.cmap': LIGHTNESS,
-        'axes.spines.top': False,
-        'axes.spines.right': False,
-        'axes.grid': True,
-        'grid.color': '#dddddd',
-        'grid.linewidth': 0.6,
-        'axes.axisbelow': True,
-        'legend.frameon': False,
-        'axes.titlelocation': 'left',
-        'svg.hashsalt': 'resonance',
-        'axes.unicode_minus': True,
-    }
-    settings = {
-        **sns.axes_style('whitegrid'),
-        **mine,
-        **{k.replace('__', '.'): v for k, v in changes.items()},
-    }
+    settings = sns.axes_style('whitegrid') | _HOUSE | {'axes.prop_cycle': mpl.cycler(color=COLOURS)}
+    settings |= {k.replace('__', '.'): v for k, v in changes.items()}
     settings['font.family'] = ['sans-serif']
     settings['font.sans-serif'] = ['DejaVu Sans']
     mpl.rcParams.update(settings)

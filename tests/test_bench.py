@@ -670,46 +670,6 @@ def test_crowds_alone_count_in_every_cell_of_their_length(corpus, queries):
     assert (openset.summarise_open(df, threshold=0.6).accepted_correct == 1).all()
 
 
-# --- calibration
-
-
-def test_calibration_is_sklearns():
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    x = rng.normal(3, 20, (300, 2))
-    y = rng.random(300) < 1 / (1 + np.exp(-(0.1 * x[:, 0] - 0.05 * x[:, 1])))
-    z = (x - x.mean(0)) / x.std(0)
-    ref = LogisticRegression(C=1.0, tol=1e-10).fit(z, y)
-    ours = bench.calibrated(bench.fit_calibration(x, y), x)
-    assert ours == pytest.approx(ref.predict_proba(z)[:, 1], abs=1e-4)
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=30))
-def test_calibration_is_finite_even_when_separable(y):
-    x = np.where(y, 1e3, -1e3) + np.arange(len(y))
-    p = bench.calibrated(bench.fit_calibration(x, y), x)
-    assert np.isfinite(p).all() and ((p >= 0) & (p <= 1)).all()
-
-
-def test_calibration_refuses_nonsense():
-    for x, y in (([], []), ([1.0, np.nan], [True, False]), ([1.0], [True, False])):
-        with pytest.raises(ResonanceError):
-            bench.fit_calibration(x, y)
-
-
-def test_reliability_and_its_error_by_hand():
-    p = [0.05, 0.05, 0.95, 1.0, 0.5]
-    y = [False, True, True, True, False]
-    r = bench.reliability(p, y)
-    assert r['from'].tolist() == pytest.approx([0.0, 0.5, 0.9]) and r.n.tolist() == [2, 1, 2]
-    assert bench.expected_calibration_error(p, y) == pytest.approx((2 * 0.45 + 0.5 + 2 * 0.025) / 5)
-    assert bench.expected_calibration_error([1.0, 0.0], [True, False]) == 0
-    assert bench.expected_calibration_error([1.0, 0.0], [False, True]) == 1
-    with pytest.raises(ResonanceError):
-        bench.reliability([1.2], [True])
-
-
 # --- what is shown
 
 
@@ -761,8 +721,6 @@ def test_figures_show_the_numbers():
     assert [line.get_ydata()[0] for line in report.plot_cmc(both).lines] == [0.5, 1]
     roc = openset.open_set(df)
     assert report.plot_roc({'a': roc}).lines[0].get_ydata().tolist() == roc.correct_accept_rate.tolist()
-    reliability = bench.reliability([0.2, 0.9], [False, True])
-    assert bench.plot_calibration(reliability).lines[1].get_ydata().tolist() == [0, 1]
     axes = report.plot_accuracy(metrics.summarise(pd.concat([df, df.assign(system='b')])))
     assert len(axes) == 2
     plt.close('all')

@@ -35,7 +35,6 @@ from resonance_nb.fuse import (
     SCANNED,
     Evidence,
     Fused,
-    calibration,
     features,
     shipped_codebook,
 )  # noqa: E402
@@ -771,7 +770,7 @@ def test_evidence_is_what_search_answers(index, known, music):
     )
     np.testing.assert_allclose(told.score, [m.score for m in found], atol=7e-4)  # an answer has three digits
     np.testing.assert_allclose(told.start_s, [m.offset_s for m in found], atol=7e-4)
-    weights = calibration(index.model_name)['weights']
+    weights = index.calibration.constants['score_weights']
     np.testing.assert_allclose(
         told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5
     )
@@ -987,18 +986,16 @@ def test_it_fulfils_the_contract(index):
 
 def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
     assert index.calibrated, 'run benchmarks/calibrate_fused.py'
-    fitted = calibration(index.model_name)
-    assert (
-        len(fitted['coefficients']) == 9
-        and set(fitted['weights']) == {'cosine', 'agreement'}
-        and set(fitted['floor']) == {'rival', 'others', 'agreement'}
-    )
-    sizes = fitted['few']['songs']
-    off = fitted['few']['logit']
+    fitted = index.calibration
+    constants = fitted.constants
+    assert len(fitted.weights) == 9 and set(constants['score_weights']) == {'cosine', 'agreement'}
+    assert set(constants['floor']) == {'rival', 'others', 'agreement'}
+    sizes = constants['few']['songs']
+    off = constants['few']['logit']
     assert sizes == sorted(sizes) and off == sorted(off, reverse=True) and off[0] > 0 == off[-1], (
         'the smaller the catalogue, the more is asked'
     )
-    assert not calibration('another model')['calibrated']
+    assert not fitted.is_for({'model': 'another model'})
 
 
 # ---- in a catalogue

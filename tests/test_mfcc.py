@@ -34,7 +34,6 @@ from resonance_nb.mfcc import (  # noqa: E402
     Mfcc,
     MfccFront,
     averages,
-    calibration,
     chroma,
     confusions,
     fit_space,
@@ -384,10 +383,12 @@ def test_merging_another_front_end_is_refused():
 
 @both
 def test_the_calibration_is_of_this_front_end(cls):
-    fitted = calibration(cls.name)
-    assert fitted['front_end'] == cls().front.digest() and cls().calibrated and not cls(cell_s=5.0).calibrated
-    assert 0.5 < cls().accept_confidence < 1 and fitted['fitted_on']['split'] == 'validation'
-    assert fitted['weights'][0] < 0 < fitted['weights'][1]  # near is good, and a far fifth too
+    fitted = cls().calibration
+    assert fitted.fitted_for['front_end'] == cls().front.digest()
+    assert cls().calibrated and not cls(cell_s=5.0).calibrated and not cls(scope='song').calibrated
+    assert 0.5 < cls().accept_confidence < 1 and fitted.fitted_on['split'] == 'validation'
+    # near is good, and a far fifth too
+    assert fitted.weights['distance'] < 0 < fitted.weights['fifth_distance']
 
 
 @both
