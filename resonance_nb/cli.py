@@ -1361,14 +1361,15 @@ def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max
     \b
       resonance bench pack --split test --snr-db clean,0 --durations 5,10 --max-songs 40 --out questions/
     """
-    from resonance_nb import services
+    from resonance_nb import packs
 
     corpus, plan, queries = _questions(folder, snr_db, durations, split, excerpts, seed, max_songs)
-    made = services.pack(corpus, queries, plan, out, venue, int(rate_hz), with_songs or '', seed)
-    minutes = sum(q.duration_s for q in made.queries) / 60
-    asked = f'{counted(len(made.files), "question")} ({minutes:.1f} minutes)'
-    click.echo(f'{asked} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
-    if private := services.not_to_share(corpus, made):
+    how = dict(venue=venue, rate_hz=int(rate_hz), with_songs=with_songs or '', seed=seed)
+    packed = packs.pack(corpus, queries, plan, out, **how)
+    minutes = sum(q.duration_s for q in packed.queries) / 60
+    questions = f'{counted(len(packed.files), "question")} ({minutes:.1f} minutes)'
+    click.echo(f'{questions} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
+    if private := packs.not_to_share(corpus, packed):
         click.echo(
             f'resonance: do not pass on what is made of songs whose licence forbids derived works: {", ".join(private)}',
             err=True,
@@ -1406,12 +1407,15 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
       resonance bench import answers.csv --pack questions/ --service ShazamKit --notes "iOS 18.2"
     """
     from resonance_nb import services
+    from resonance_nb.packs import Pack
 
     service = services.service_name(service)
     made = services.services_folder()
     if out is None and made is None:
         raise ResonanceError('outside of a checkout, say where the record goes: --out FILE.json')
-    record = services.import_answers(files, services.Pack.load(folder), service, own_catalogue, notes)
+    record = services.import_answers(
+        files, Pack.load(folder), service, own_catalogue=own_catalogue, notes=notes
+    )
     for note in [
         f'resonance: {kind}: {line}' for kind in ('ambiguous', 'unmatched') for line in record[kind]
     ]:
@@ -1462,18 +1466,19 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
     \b
       resonance bench acrcloud --pack questions/ --out answers.jsonl
     """
+    from resonance_nb.acrcloud import AcrCloud, answer_pack
     from resonance_nb.core import rng_for
-    from resonance_nb.services import AcrCloud, Pack, answer_pack
+    from resonance_nb.packs import Pack
 
     client = AcrCloud.from_environment(rng_for(seed, 'acrcloud'), queries_per_s=queries_per_s)
-    told = answer_pack(client, Pack.load(folder), out, limit)
-    kept = counted(told['kept'] + told['asked'], 'answer')
-    for file, why in told['failed']:
+    counts = answer_pack(client, Pack.load(folder), out, limit=limit)
+    kept = counted(counts['kept'] + counts['asked'], 'answer')
+    for file, why in counts['failed']:
         click.echo(f'resonance: {file}: {why}', err=True)
-    click.echo(f'{kept} in {out} ({told["asked"]} new), {counted(told["left"], "question")} left')
-    if not told['failed'] and not told['left']:
+    click.echo(f'{kept} in {out} ({counts["asked"]} new), {counted(counts["left"], "question")} left')
+    if not counts['failed'] and not counts['left']:
         click.echo(f'now: resonance bench import {out} --pack {folder} --service ACRCloud')
-    return 2 if told['failed'] else 0
+    return 2 if counts['failed'] else 0
 
 # %% ../nbs/92_cli.ipynb #92a1b772
 @cli.command()
