@@ -1245,8 +1245,6 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
       resonance bench --snr-db clean,5,0,-5 --durations 2,5,10 --out answers.csv
       resonance bench --venue any --snr-db 5,0
     """
-    from resonance_nb import bench as b
-
     if ctx.invoked_subcommand:
         stray = [
             p.opts[0]
@@ -1259,9 +1257,9 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
             )
         return
     classes = [method_class(m.strip()) for m in methods.split(',')]
-    corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed)
-    answers = _asked(b, corpus, plan, queries, classes, venue)
-    click.echo(_bench_text(answers, b))
+    corpus, plan, queries = _questions(folder, snr_db, durations, split, excerpts, seed)
+    answers = _asked(corpus, plan, queries, classes, venue)
+    click.echo(_bench_text(answers))
     if out:
         if out.suffix == '.jsonl':
             answers.to_json(out, orient='records', lines=True)
@@ -1270,43 +1268,54 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
         click.echo(f'{counted(len(answers), "answer")} in {out}')
 
 # %% ../nbs/92_cli.ipynb #33c00002
-def _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs=None):
+def _questions(folder, snr_db, durations, split, excerpts, seed, max_songs=None):
     "The corpus, who is known to it, and what is asked: the same for every command."
     from resonance_nb.corpora import Corpus
+    from resonance_nb.queries import make_protocol, make_queries
     from resonance_nb.starter import default_corpus
 
     corpus = Corpus(folder) if folder else default_corpus()
-    plan = b.protocol(corpus, split, seed=seed)
-    return corpus, plan, b.make_queries(corpus, plan, snr_db, durations, excerpts, seed, max_tracks=max_songs)
+    plan = make_protocol(corpus, split, seed=seed)
+    queries = make_queries(
+        corpus, plan, snr_db, durations, excerpts=excerpts, seed=seed, max_tracks=max_songs
+    )
+    return corpus, plan, queries
 
 # %% ../nbs/92_cli.ipynb #c0a5e009
-def _asked(b, corpus, plan, queries, classes, venue):
+def _asked(corpus, plan, queries, classes, venue):
     "The answers of every method, in a venue when one is named."
     import pandas as pd
 
+    from resonance_nb import bench
+
     at = None
     if venue:
+        from resonance_nb.queries import in_venue
         from resonance_nb.venue import Bank
 
-        at = b.in_venue(Bank(corpus, plan.split), VENUE_NAMES if venue == 'any' else [venue], plan.seed)
+        at = in_venue(Bank(corpus, plan.split), VENUE_NAMES if venue == 'any' else [venue], seed=plan.seed)
     answers = []
     for cls in classes:
         recognizer = cls()
-        b.index(recognizer, corpus, plan.catalogue_ids)
-        answers.append(b.run(recognizer, queries, corpus, degrade=at))
+        bench.index(recognizer, corpus, plan.catalogue_ids)
+        answers.append(bench.run(recognizer, queries, corpus, degrade=at))
     return pd.concat(answers)
 
 # %% ../nbs/92_cli.ipynb #dee61e05
-def _bench_text(answers, b) -> str:
+def _bench_text(answers) -> str:
     "The summary as plain text, one line a condition."
+    from resonance_nb.metrics import summarise
+    from resonance_nb.openset import false_accepts_at_default
+    from resonance_nb.queries import snr_label
+
     lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {"top-5":>7} {"n":>5}']
-    for r in b.summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
+    for r in summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
         top1 = f'{r["top1"]:.1%} [{r["top1_low"]:.1%}, {r["top1_high"]:.1%}]'
         lines.append(
-            f'{r["system"]:12} {r["duration_s"]:>4g}s {b.snr_label(r["snr_db"]):>10} {top1:>24} {r["top5"]:>7.1%} {r["n"]:>5}'
+            f'{r["system"]:12} {r["duration_s"]:>4g}s {snr_label(r["snr_db"]):>10} {top1:>24} {r["top5"]:>7.1%} {r["n"]:>5}'
         )
     for system, part in answers.groupby('system'):
-        wrong = b.false_accepts_at_default(part).set_index('kind').loc['all']
+        wrong = false_accepts_at_default(part).set_index('kind').loc['all']
         lines.append(
             f'{system}: false accepts at the default decision {wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}'
         )
@@ -1352,10 +1361,9 @@ def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max
     \b
       resonance bench pack --split test --snr-db clean,0 --durations 5,10 --max-songs 40 --out questions/
     """
-    from resonance_nb import bench as b
     from resonance_nb import packs
 
-    corpus, plan, queries = _questions(b, folder, snr_db, durations, split, excerpts, seed, max_songs)
+    corpus, plan, queries = _questions(folder, snr_db, durations, split, excerpts, seed, max_songs)
     how = dict(venue=venue, rate_hz=int(rate_hz), with_songs=with_songs or '', seed=seed)
     packed = packs.pack(corpus, queries, plan, out, **how)
     minutes = sum(q.duration_s for q in packed.queries) / 60
@@ -1398,7 +1406,6 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
     \b
       resonance bench import answers.csv --pack questions/ --service ShazamKit --notes "iOS 18.2"
     """
-    from resonance_nb import bench as b
     from resonance_nb import services
     from resonance_nb.packs import Pack
 
@@ -1417,7 +1424,7 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
     if not len(frame):
         raise ResonanceError('none of these answers can be counted')
     out = services.save_record(record, out or made / f'{service}.json')
-    click.echo(_bench_text(frame, b))
+    click.echo(_bench_text(frame))
     counts = ', '.join(
         f'{n} {kind}' for kind, n in services.count_answers(record).items() if n or kind == 'unanswered'
     )
@@ -1599,20 +1606,21 @@ def _corpus_in_use(folder: Path | None):
 # %% ../nbs/92_cli.ipynb #e56f7e8a
 def _checker(corpus, profile: str):
     "What an encoder of this profile is asked between the steps: validation songs in the hard mix."
-    from resonance_nb import bench as b
+    from resonance_nb.bench import ValidationSet
     from resonance_nb.embedding import Embedding
+    from resonance_nb.queries import in_venue
 
     study = profile == 'study'
-    concert = b.in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
+    concert = in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
     levels = (5.0, 0.0, -5.0) if study else (5.0,)
-    ask = b.Exam(
+    ask = ValidationSet(
         corpus,
         'validation',
-        levels,
-        (2.0, 5.0) if study else (2.0,),
-        concert,
-        75 if study else 5,
-        None if study else 20,
+        snr_db=levels,
+        durations_s=(2.0, 5.0) if study else (2.0,),
+        degrade=concert,
+        n_others=75 if study else 5,
+        max_tracks=None if study else 20,
     )
     return lambda encoder: ask(Embedding(encoder))
 
