@@ -59,37 +59,41 @@ def query_options(
 # %% ../nbs/92g_cli_bench.ipynb #33c00002
 def _questions(folder, snr_db, durations, split, excerpts, seed, max_songs=None):
     "Return the corpus, who is known to it, and what is asked: the same for every command."
-    from resonance_nb.bench import make_queries, protocol
     from resonance_nb.corpora import Corpus
+    from resonance_nb.queries import make_protocol, make_queries
     from resonance_nb.starter import default_corpus
 
     corpus = Corpus(folder) if folder else default_corpus()
-    plan = protocol(corpus, split, seed=seed)
-    return corpus, plan, make_queries(corpus, plan, snr_db, durations, excerpts, seed, max_tracks=max_songs)
+    plan = make_protocol(corpus, split, seed=seed)
+    how = dict(excerpts=excerpts, seed=seed, max_tracks=max_songs)
+    return corpus, plan, make_queries(corpus, plan, snr_db, durations, **how)
 
 # %% ../nbs/92g_cli_bench.ipynb #c0a5e009
 def _answers(corpus, plan, queries, classes, venue):
     "Return the answers of every recogniser, one row each."
     import pandas as pd
 
-    from resonance_nb import bench as b
+    from resonance_nb.bench import index, run
+    from resonance_nb.queries import in_venue
     from resonance_nb.venue import Bank
 
     degrade = None
     if venue:
         names = VENUE_NAMES if venue == 'any' else [venue]
-        degrade = b.in_venue(Bank(corpus, plan.split), names, plan.seed)
+        degrade = in_venue(Bank(corpus, plan.split), names, seed=plan.seed)
     answers = []
     for cls in classes:
         recognizer = cls()
-        b.index(recognizer, corpus, plan.catalogue_ids)
-        answers.append(b.run(recognizer, queries, corpus, degrade=degrade))
+        index(recognizer, corpus, plan.catalogue_ids)
+        answers.append(run(recognizer, queries, corpus, degrade=degrade))
     return pd.concat(answers)
 
 # %% ../nbs/92g_cli_bench.ipynb #dee61e05
 def _summary_text(answers) -> str:
     "Return the summary of answers as plain text, one line a condition."
-    from resonance_nb.bench import false_accepts_at_default, snr_label, summarise
+    from resonance_nb.metrics import summarise
+    from resonance_nb.openset import false_accepts_at_default
+    from resonance_nb.queries import snr_label
 
     lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {"top-5":>7} {"n":>5}']
     for r in summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
@@ -111,7 +115,7 @@ def _save_answers(answers, out: Path) -> None:
         answers.to_csv(out, index=False)
     click.echo(f'{counted(len(answers), "answer")} in {out}')
 
-# %% ../nbs/92g_cli_bench.ipynb #9f88e6af
+# %% ../nbs/92g_cli_bench.ipynb #a7425cca
 def _check_stray(ctx: click.Context) -> None:
     "Raise `UsageError` for options that stand before the name of a command within."
     stray = [
@@ -198,14 +202,15 @@ def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max
     \b
       resonance bench pack --split test --snr-db clean,0 --durations 5,10 --max-songs 40 --out questions/
     """
-    from resonance_nb import services
+    from resonance_nb import packs
 
     corpus, plan, queries = _questions(folder, snr_db, durations, split, excerpts, seed, max_songs)
-    pack = services.pack(corpus, queries, plan, out, venue, int(rate_hz), with_songs or '', seed)
-    minutes = sum(q.duration_s for q in pack.queries) / 60
-    questions = f'{counted(len(pack.files), "question")} ({minutes:.1f} minutes)'
+    how = dict(venue=venue, rate_hz=int(rate_hz), with_songs=with_songs or '', seed=seed)
+    packed = packs.pack(corpus, queries, plan, out, **how)
+    minutes = sum(q.duration_s for q in packed.queries) / 60
+    questions = f'{counted(len(packed.files), "question")} ({minutes:.1f} minutes)'
     click.echo(f'{questions} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
-    if private := services.not_to_share(corpus, pack):
+    if private := packs.not_to_share(corpus, packed):
         licence = 'do not pass on what is made of songs whose licence forbids derived works'
         click.echo(f'resonance: {licence}: {", ".join(private)}', err=True)
     click.echo(f'give away everything but {out / "answers.json"}; {out / "INSTRUCTIONS.md"} says the rest')
@@ -251,10 +256,12 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
       resonance bench import answers.csv --pack questions/ --service ShazamKit --notes "iOS 18.2"
     """
     from resonance_nb import services
+    from resonance_nb.packs import Pack
 
     service = services.service_name(service)
     out = _record_file(out, service)
-    record = services.import_answers(files, services.Pack.load(folder), service, own_catalogue, notes)
+    how = dict(own_catalogue=own_catalogue, notes=notes)
+    record = services.import_answers(files, Pack.load(folder), service, **how)
     for kind in ('ambiguous', 'unmatched'):
         for line in record[kind]:
             click.echo(f'resonance: {kind}: {line}', err=True)
@@ -303,11 +310,12 @@ def bench_acrcloud(folder, out, limit, queries_per_s, seed):
     \b
       resonance bench acrcloud --pack questions/ --out answers.jsonl
     """
+    from resonance_nb.acrcloud import AcrCloud, answer_pack
     from resonance_nb.core import rng_for
-    from resonance_nb.services import AcrCloud, Pack, answer_pack
+    from resonance_nb.packs import Pack
 
     client = AcrCloud.from_environment(rng_for(seed, 'acrcloud'), queries_per_s=queries_per_s)
-    counts = answer_pack(client, Pack.load(folder), out, limit)
+    counts = answer_pack(client, Pack.load(folder), out, limit=limit)
     kept = counted(counts['kept'] + counts['asked'], 'answer')
     for file, why in counts['failed']:
         click.echo(f'resonance: {file}: {why}', err=True)

@@ -33,7 +33,7 @@ def _report_dict(report, catalog, pruned: int) -> dict:
         **reasons,
     }
 
-# %% ../nbs/92c_cli_catalog.ipynb #e8efb74c
+# %% ../nbs/92c_cli_catalog.ipynb #d2642047
 def _report_text(report, catalog, pruned: int) -> str:
     "Return what indexing did as one line for people."
     from resonance_nb.catalog import show_path

@@ -30,15 +30,17 @@ def _corpus_in_use(folder: Path | None):
 # %% ../nbs/92h_cli_train.ipynb #e56f7e8a
 def _validation(corpus, profile: str) -> Callable:
     "Make the function that says how well an encoder does on validation songs."
-    from resonance_nb.bench import Exam, in_venue
+    from resonance_nb.bench import ValidationSet
     from resonance_nb.degraded import bank_of
     from resonance_nb.embedding import Embedding
+    from resonance_nb.queries import in_venue
 
     concert = in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
-    if profile == 'study':
-        exam = Exam(corpus, 'validation', (5.0, 0.0, -5.0), (2.0, 5.0), concert, n_others=75)
-    else:
-        exam = Exam(corpus, 'validation', (5.0,), (2.0,), concert, n_others=5, max_tracks=20)
+    size = {
+        'quick': dict(snr_db=(5.0,), durations_s=(2.0,), n_others=5, max_tracks=20),
+        'study': dict(snr_db=(5.0, 0.0, -5.0), durations_s=(2.0, 5.0), n_others=75),
+    }
+    exam = ValidationSet(corpus, 'validation', degrade=concert, **size[profile])
     return lambda encoder: exam(Embedding(encoder))
 
 # %% ../nbs/92h_cli_train.ipynb #9b0f0c60
