@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonance_nb import audio, bench
+from resonance_nb import audio
+from resonance_nb.queries import song_of
 from resonance_nb import fuse as module
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import (
@@ -291,7 +292,7 @@ def test_what_is_no_music_of_the_catalogue_is_refused(index):
 def validation():
     "Songs of the corpus in use, a clip of each of the first eight, and clips of other songs."
     corpus = default_corpus()
-    own = bench.song_of(corpus.music)
+    own = song_of(corpus.music)
     names = corpus.split('music', 'validation').index.tolist()
     songs = of_songs(**{t: corpus.load('music', t, duration_s=SONG_S) for t in names[:N_SONGS]})
     strangers = [t for t in names[N_SONGS:] if own[t] not in {own[s] for s in names[:N_SONGS]}][:22]

@@ -279,8 +279,8 @@ def imports_of(path):
 
 FLOORS = [
     'core',
-    'decode',
-    'sandbox kinds',
+    'decode timing metrics',
+    'sandbox kinds openset',
     'audio',
     'show',
     'calibration',
@@ -288,8 +288,8 @@ FLOORS = [
     'catalog songlist corpora starter download sources',
     'rooms crowd chain',
     'venue',
-    'augment',
-    'windows',
+    'augment degraded queries',
+    'windows bench',
     'network',
     'encoders losses',
     'index match',
@@ -300,11 +300,15 @@ FLOORS = [
     'decide',
     'concert',
     'setlist',
-    'bench',
+    'packs',
+    'answers',
     'services',
+    'acrcloud',
     'runs',
     'report trials',
-    'book cli front',
+    'book front cli_options',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train',
+    'cli',
 ]
 
 
