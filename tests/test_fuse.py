@@ -1146,7 +1146,7 @@ def test_the_command_speaks_the_contract(tmp_path, music, known):
         and [a['query'] for a in answers] == ['known.wav', 'stranger.wav', 'silence.wav']
     )
     for answer in answers:
-        assert set(answer) == {'query', 'decision', 'matches', 'elapsed_ms'}
+        assert set(answer) == {'query', 'decision', 'matches', 'calibrated', 'elapsed_ms'}
         for match in answer['matches']:
             assert set(match) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
             assert 0 <= match['confidence'] <= 1 and len(match['track_id']) == 16
