@@ -282,6 +282,7 @@ FLOORS = [
     'decode',
     'sandbox kinds',
     'audio',
+    'voices mix scores',
     'show',
     'calibration',
     'catalog songlist corpora starter download sources',
