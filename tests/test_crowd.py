@@ -185,7 +185,7 @@ def old_loop(noise, n, start=0, fade_s=0.5):
 )
 def test_a_loop_is_what_it_was_sample_for_sample(m, n, start, fade_s):
     noise = np.random.default_rng(m).normal(size=m).astype(np.float32)
-    assert crowd.loop(noise, n, start, fade_s).tobytes() == old_loop(noise, n, start, fade_s).tobytes()
+    assert crowd.loop(noise, n, start, fade_s=fade_s).tobytes() == old_loop(noise, n, start, fade_s).tobytes()
 
 
 @settings(max_examples=60, deadline=None)
