@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches, usable
+from .calibration import load as load_calibration
 from .core import Match, OtherVersion, ResonanceError, SongIndex
 from .core import as_matches, best_first, first_line, probability, reading
 from .embedding import clip_vectors
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['CANDIDATES', 'FINALISTS', 'SHIFTS_FRAMES', 'NEAREST', 'LONGEST_S', 'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY',
-           'CLEAR_DB', 'shipped_noises', 'calibration', 'Fused', 'Query', 'Checked', 'check_peaks', 'Candidates',
-           'features']
+           'CLEAR_DB', 'shipped_noises', 'Fused', 'Query', 'Checked', 'check_peaks', 'Candidates', 'features']
 
 # %% ../nbs/52_fuse.ipynb #7fa7f52e
 @lru_cache(maxsize=1)
@@ -50,16 +50,6 @@ def shipped_noises() -> np.ndarray:
     return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(
         np.float32
     )
-
-# %% ../nbs/52_fuse.ipynb #554dfe4a
-def calibration(
-    model_name: str,  # of a recogniser
-) -> dict:
-    "What was fitted: weights of the two numbers, coefficients of the confidence, the acceptance threshold; `calibrated` is False for another model than it was fitted for."
-    fitted = json.loads(
-        (resources.files('resonance_nb') / 'models' / 'fused.json').read_text(encoding='utf-8')
-    )
-    return fitted | {'calibrated': fitted['model'] == model_name}
 
 # %% ../nbs/52_fuse.ipynb #68cd3f11
 class Fused(SongIndex):
@@ -81,18 +71,19 @@ class Fused(SongIndex):
                 f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}'
             )
         self.digest = self.encoder.digest
-        fitted = calibration(self.model_name)
-        self.accept_confidence = fitted['accept_confidence']
-        self.calibrated = fitted['calibrated']
-        self._weights = fitted['weights']
-        self._floor = fitted['floor']
-        self._noise = fitted['noise']
-        self._steady = fitted['steady']
+        fitted_for = {'model': self.model_name}
+        self.calibration = load_calibration(self.name, fitted_for)
+        self.accept_confidence = self.calibration.accept_confidence
+        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
+        constants = self.calibration.constants
+        self._weights = constants['score_weights']
+        self._floor = constants['floor']
+        self._noise = constants['noise']
+        self._steady = constants['steady']
         self._noises = (
             shipped_noises() if self.calibrated else np.zeros((1, self.encoder.settings.dim), np.float32)
         )
-        self._coefficients = np.array([fitted['intercept'], *fitted['coefficients']])
-        self._few = fitted['few']
+        self._few = constants['few']
 
     @property
     def model_name(self) -> str:
@@ -158,7 +149,7 @@ class Fused(SongIndex):
     ) -> np.ndarray:
         "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
         few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
-        logit = self._coefficients[0] - few + found.features @ self._coefficients[1:] - found.penalty
+        logit = self.calibration.log_odds(found.features) - few - found.penalty
         # half the probability that is accepted
         refused = np.log(self.accept_confidence / (2 - self.accept_confidence))
         return np.where(found.steady, np.minimum(logit, refused), logit)
