@@ -17,6 +17,7 @@ from speeds import clips
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
 from resonance_nb.calibration import Calibration, confidences, load_all, save, threshold_at
 from resonance_nb.calibration import fit as fit_confidence
 from resonance_nb.core import project_root
@@ -44,15 +45,15 @@ DURATIONS_S = (2, 5, 10)
 
 corpus = default_corpus()
 more = make_starter(n_pieces=600)
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
 heard_in = {
     'crowd': None,
-    'hard-mix': bench.in_venue(bank, ['hard-mix']),
-    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'hard-mix': in_venue(bank, ['hard-mix']),
+    'six venues': in_venue(bank, list(venue.VENUES)),
 }
-versions = bench.song_of(corpus.music)
+versions = song_of(corpus.music)
 recognizers = [Landmarks(), DenseLandmarks()]
 for recognizer in recognizers:
     bench.index(recognizer, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
@@ -93,7 +94,7 @@ def share_audio():
         measure_disk=False,
     )
     for query in (q for q in queries if q.kind != 'noise' and q.snr_db is None):
-        found = all_songs.evidence(bench.render(query, corpus, cache))
+        found = all_songs.evidence(render(query, corpus, cache))
         own = found.score[np.array(found.track_ids) == query.track_id]
         pairs |= {
             (query.track_id, t) for t, z in zip(found.track_ids, found.score) if len(own) and z > own[0] / 2
@@ -106,7 +107,7 @@ kin = share_audio()
 for degrade in heard_in.values():
     cache = {}
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        clip = bench.render(query, corpus, cache, degrade)
+        clip = render(query, corpus, cache, degrade)
         for recognizer in recognizers:
             rows[recognizer.name] += judged(recognizer.evidence(clip), query)
 
@@ -145,7 +146,7 @@ def fit(recognizer):
             'pairs_that_share_audio': len(kin) // 2,
             'set_aside': len(rows[recognizer.name]) - len(strangers),
             'answers': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-            'query_set': bench.query_set_hash(queries),
+            'query_set': query_set_hash(queries),
             'false_accepts_allowed': FALSE_ACCEPTS,
             'candidates': recognizer.asking.candidates,
         },

@@ -11,7 +11,8 @@ from dataclasses import asdict
 import numpy as np
 from tqdm import tqdm
 
-from resonance_nb import bench
+from resonance_nb import bench, timing
+from resonance_nb.queries import make_protocol, make_queries, query_set_hash, render
 from resonance_nb.calibration import Calibration, confidences, fit, save, threshold_at
 from resonance_nb.chromaprint import Chromaprint, features
 from resonance_nb.core import project_root
@@ -22,8 +23,8 @@ FALSE_ACCEPTS = 0.01
 EXCERPTS = 2
 
 corpus = default_corpus()
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 recognizer = Chromaprint()
 bench.index(recognizer, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
 
@@ -33,9 +34,9 @@ bits = []
 varied = []
 right = []
 kinds = []
-with bench.fixed_threads():
+with timing.fixed_threads():
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        found = recognizer.evidence(bench.render(query, corpus, cache))
+        found = recognizer.evidence(render(query, corpus, cache))
         errors.append(found.error[:5] if found.track_ids else np.full(5, np.nan))
         bits.append(found.bits)
         varied.append(found.varied)
@@ -71,7 +72,7 @@ fitted = Calibration(
         'seed': SEED,
         'queries': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
         'answered': int(heard.sum()),
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
 )

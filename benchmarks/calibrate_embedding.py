@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
 from resonance_nb.calibration import Calibration, confidences, fit, save, threshold_at
 from resonance_nb.core import project_root
 from resonance_nb.embedding import Embedding, evidence_features
@@ -25,15 +26,15 @@ DURATIONS_S = (2, 5, 10)
 
 corpus = default_corpus()
 more = make_starter(n_pieces=600)
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
 heard_in = {
     'crowd': None,
-    'hard-mix': bench.in_venue(bank, ['hard-mix']),
-    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'hard-mix': in_venue(bank, ['hard-mix']),
+    'six venues': in_venue(bank, list(venue.VENUES)),
 }
-versions = bench.song_of(corpus.music)
+versions = song_of(corpus.music)
 recognizer = Embedding()
 bench.index(
     recognizer,
@@ -48,7 +49,7 @@ found = []
 for place, degrade in heard_in.items():
     cache = {}
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        ids, scores, _, n = recognizer.ranking(bench.render(query, corpus, cache, degrade))
+        ids, scores, _, n = recognizer.ranking(render(query, corpus, cache, degrade))
         found.append((place, query, ids[:60], scores[:60], n))
 
 kin = set()
@@ -103,7 +104,7 @@ fitted = Calibration(
         'pairs_that_share_audio': len(kin) // 2,
         'set_aside': aside,
         'answers': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
 )

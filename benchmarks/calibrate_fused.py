@@ -19,6 +19,15 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.queries import (
+    in_venue,
+    make_protocol,
+    make_queries,
+    query_set_hash,
+    render,
+    snr_label,
+    song_of,
+)
 from resonance_nb.calibration import Calibration, confidences, fit, load_all, save, threshold_at
 from resonance_nb.core import project_root
 from resonance_nb.fuse import Fused
@@ -37,15 +46,15 @@ options = parser.parse_args()
 
 corpus = default_corpus()
 more = make_starter(n_pieces=600)
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
 heard_in = {
-    'hard-mix': bench.in_venue(bank, ['hard-mix']),
-    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'hard-mix': in_venue(bank, ['hard-mix']),
+    'six venues': in_venue(bank, list(venue.VENUES)),
     'crowd': None,
 }
-versions = bench.song_of(corpus.music)
+versions = song_of(corpus.music)
 by_song = {}
 for track, song in versions.items():
     by_song.setdefault(song, set()).add(track)
@@ -70,7 +79,7 @@ for place, degrade in heard_in.items():
     for query in tqdm(
         sorted(queries, key=lambda q: (q.kind, q.noise_key)), place, disable=None, mininterval=10
     ):
-        asked.append((place, query, recognizer.hear(bench.render(query, corpus, cache, degrade))))
+        asked.append((place, query, recognizer.hear(render(query, corpus, cache, degrade))))
 
 
 def found_now(kinds: tuple[str, ...]) -> list[tuple]:
@@ -154,7 +163,7 @@ for place in heard_in:
         ]
         print(
             place,
-            bench.snr_label(snr_db),
+            snr_label(snr_db),
             *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence >= accept))[h]):.0%}' for h in here),
             sep='  ',
         )
@@ -174,7 +183,7 @@ fitted = Calibration(
         'pairs_that_share_audio': len(kin) // 2,
         'set_aside': len(found) - len(rows),
         'answers': dict(Counter(kinds.tolist())),
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
 )

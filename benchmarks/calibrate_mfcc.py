@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench
+from resonance_nb.queries import make_protocol, make_queries, query_set_hash, render, snr_label
 from resonance_nb.calibration import Calibration, confidences, save, threshold_at
 from resonance_nb.calibration import fit as fit_confidence
 from resonance_nb.core import Match, project_root, rng_for
@@ -23,8 +24,8 @@ EXCERPTS = 2
 MODELS = project_root() / 'resonance_nb' / 'models'
 
 corpus = default_corpus()
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 systems = [
     Mfcc(),
     Chroma(),
@@ -38,7 +39,7 @@ for system in systems:
 asked = [[] for _ in systems]
 cache = {}
 for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s)), 'ask', disable=None):
-    samples = bench.render(query, corpus, cache)
+    samples = render(query, corpus, cache)
     for system, found in zip(systems, asked):
         found.append((query, *system.ranking(samples)[:2]))
 
@@ -73,7 +74,7 @@ def fit(system, found):
             'split': 'validation',
             'seed': SEED,
             'queries': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-            'query_set': bench.query_set_hash(queries),
+            'query_set': query_set_hash(queries),
             'false_accepts_allowed': FALSE_ACCEPTS,
         },
     )
@@ -93,4 +94,4 @@ for name, system, found in zip(names, systems, asked):
             ]
             table = lab_measures(part, len(system), rng_for(SEED, 'intervals'))
             figures = ', '.join(f'{m} {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]' for m, r in table.iterrows())
-            print(f'{name}, {duration_s} s, {bench.snr_label(snr_db)}: {figures}, n = {len(part)}')
+            print(f'{name}, {duration_s} s, {snr_label(snr_db)}: {figures}, n = {len(part)}')

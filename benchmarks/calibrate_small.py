@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from resonance_nb import bench, venue
+from resonance_nb import venue
+from resonance_nb.queries import song_of
 from resonance_nb.audio import rms_db
 from resonance_nb.calibration import load_all, save
 from resonance_nb.core import project_root, rng_for
@@ -96,7 +97,7 @@ def main():
     corpus = default_corpus()
     others = make_starter(n_pieces=600)
     whole = Fused.load(o.index)
-    versions = bench.song_of(corpus.music)
+    versions = song_of(corpus.music)
     asked = clips(corpus, others, whole)
     fitted = load_all(FILE)[0]
     off = []

@@ -117,17 +117,12 @@ def plot_reliability(
     ax: Axes | None = None,  # where to draw
 ) -> Axes:
     "Draw the share right against the confidence, with intervals and the diagonal of honesty."
-    import matplotlib.pyplot as plt
-
     from resonance_nb import show
 
-    if ax is None:
-        show.style()
-        ax = plt.subplots(figsize=(4.5, 4), layout='constrained')[1]
+    ax = show.axes_for(ax, 4.0, width=4.5)
     ax.plot([0, 1], [0, 1], color='0.5', lw=1, ls='--')
     for label, r in (curves if isinstance(curves, dict) else {None: curves}).items():
-        bars = np.maximum(0, [r['share'] - r['low'], r['high'] - r['share']])
-        ax.errorbar(r['confidence'], r['share'], bars, marker='o', elinewidth=1, capsize=2, label=label)
+        show.error_bars(ax, r['confidence'], r['share'], r['low'], r['high'], label=label)
         if label:
             ax.legend()
     ax.set(xlabel='confidence', ylabel='share right', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))

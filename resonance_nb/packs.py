@@ -20,7 +20,7 @@ from string import Template
 
 import numpy as np
 
-from . import bench
+from .queries import in_venue, Protocol, query_set_hash, QuerySet, render
 from .audio import SAMPLE_RATE, encode, printable, resample
 from .core import ResonanceError, atomic_write, no_bar, rng_for, sha256_file
 from .corpora import safe_id
@@ -57,7 +57,7 @@ _FACTS = ('format', 'version', 'query_set', 'venue', 'rate_hz', 'seed', 'catalog
 def _facts_of(corpus, queries, protocol, venue, rate_hz: int, seed: int) -> dict:
     "Say what decides every byte of a pack."
     ids = '\n'.join(protocol.catalogue_ids).encode('utf-8', 'surrogateescape')
-    query_set = bench.query_set_hash(queries)
+    query_set = query_set_hash(queries)
     catalogue = hashlib.sha256(ids).hexdigest()[:16]
     corpus_facts = {'name': corpus.name, 'checksum': corpus.checksum()}
     values = (FORMAT, VERSION, query_set, venue, int(rate_hz), int(seed), catalogue, corpus_facts)
@@ -75,10 +75,10 @@ class Pack:
     "A query set as a folder of sound files, and the key to it."
 
     folder: Path  # holds everything
-    queries: bench.QuerySet  # what is asked
+    queries: QuerySet  # what is asked
     files: dict[str, tuple[str, str]]  # file name -> (query_id, sha256 of the file)
     songs: dict[str, tuple[str, str]]  # track_id -> (title, artist), of the whole corpus
-    protocol: bench.Protocol  # who is in the catalogue
+    protocol: Protocol  # who is in the catalogue
     facts: dict  # format, query_set, venue, rate_hz, seed, catalogue, corpus
 
     @classmethod
@@ -114,20 +114,20 @@ _JOURNAL = '.pack.jsonl'
 _LOCK = '.pack.lock'
 
 
-def _parts_of(key: dict) -> tuple[dict, dict, dict, bench.Protocol]:
+def _parts_of(key: dict) -> tuple[dict, dict, dict, Protocol]:
     "Read facts, files, songs and protocol from a key; raises `KeyError` … when one is not there."
     facts = {name: key[name] for name in _FACTS}
     files = {str(file): (str(query_id), str(sha)) for file, query_id, sha in key['files']}
     songs = {str(track_id): (str(title), str(artist)) for track_id, title, artist in key['songs']}
     fields = {name: tuple(v) if isinstance(v, list) else v for name, v in key['protocol'].items()}
-    return facts, files, songs, bench.Protocol(**fields)
+    return facts, files, songs, Protocol(**fields)
 
 # %% ../nbs/33_packs.ipynb #f538b183
 def _fits(facts: dict, files: dict, queries) -> bool:
     "Tell whether a key's questions are those that it names."
     named = all(re.fullmatch(r'q\d+\.wav', file) for file in files)
     asks = sorted(query_id for query_id, _ in files.values())
-    same_set = bench.query_set_hash(queries) == facts['query_set']
+    same_set = query_set_hash(queries) == facts['query_set']
     return named and same_set and asks == sorted(q.query_id for q in queries)
 
 # %% ../nbs/33_packs.ipynb #98d8888f
@@ -150,7 +150,7 @@ def _load_pack(folder: Path) -> Pack:
     if (facts['format'], facts['version']) != (FORMAT, VERSION):
         what = f'{facts["format"]} version {facts["version"]}'
         raise ServiceError(f'{printable(folder)} is {what}; this package reads {FORMAT} version {VERSION}')
-    queries = bench.QuerySet.load(path)
+    queries = QuerySet.load(path)
     if not _fits(facts, files, queries):
         raise ServiceError(f'{printable(path)} was changed: its questions are not those it names')
     return Pack(folder, queries, files, songs, protocol, facts)
@@ -272,7 +272,7 @@ def _write_questions(corpus, queries, folder: Path, facts: dict, degrade, done: 
             path = where / names[i]
             sha = done.get(path.name)
             if not _is_file(path, sha):
-                data = wav_bytes(bench.render(queries[i], corpus, cache, degrade), facts['rate_hz'])
+                data = wav_bytes(render(queries[i], corpus, cache, degrade), facts['rate_hz'])
                 with atomic_write(path) as part:
                     part.write_bytes(data)
                 sha = hashlib.sha256(data).hexdigest()
@@ -290,7 +290,7 @@ def _degrader(corpus, protocol, venue):
 
     # an unknown one is refused before anything is written
     names = list(VENUES) if venue == 'any' else [venue_named(venue).name]
-    return bench.in_venue(Bank(corpus, protocol.split), names, protocol.seed)
+    return in_venue(Bank(corpus, protocol.split), names, seed=protocol.seed)
 
 # %% ../nbs/33_packs.ipynb #8d75883a
 def _bring(source: Path, target: Path, how: str) -> None:
@@ -433,8 +433,8 @@ def _check_wishes(queries, with_songs: str, rate_hz: int) -> None:
 # %% ../nbs/33_packs.ipynb #1fbe5481
 def pack(
     corpus,  # a `corpora.Corpus` on disk
-    queries,  # of `bench.make_queries`
-    protocol: bench.Protocol,  # who is in the catalogue
+    queries,  # of `queries.make_queries`
+    protocol: Protocol,  # who is in the catalogue
     folder: str | os.PathLike,  # made when missing; must be empty or this very pack
     *,
     # a venue's name or 'any', as `resonance bench --venue`; None: only a crowd is added

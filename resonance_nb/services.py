@@ -15,7 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import bench
+from . import bench, show
+from .queries import Query, query_set_hash
 from .answers import Answer, Names, read_answers, shortened
 from .audio import printable
 from .core import METHODS, Match, ResonanceError, project_root
@@ -205,7 +206,7 @@ def _system(record: dict) -> str:
 # %% ../nbs/33b_services.ipynb #7cfee472
 def _row(q: dict, service: str, k: int) -> dict:
     "One row of `bench.run`, from one question of a record."
-    query = bench.Query(**q['query'])
+    query = Query(**q['query'])
     says_match = q['status'] == 'match'
     value = lambda x, default: default if x is None else float(x)
     matches = [
@@ -217,7 +218,7 @@ def _row(q: dict, service: str, k: int) -> dict:
         )
         for m in q.get('matches', ())
     ]
-    row = {'system': service, 'k': k} | bench._facts(query) | bench._outcome(query, matches, k, 0.5)
+    row = {'system': service, 'k': k} | bench.query_facts(query) | bench.outcome(query, matches, k, 0.5)
     elapsed_ms = value(q.get('elapsed_ms'), math.nan)
     return row | {'accepted': says_match and bool(matches), 'elapsed_ms': elapsed_ms}
 
@@ -237,7 +238,7 @@ def frame(
     counted = {'leave out': ('match', 'no-match'), 'no-match': ('match', 'no-match', 'unanswered', 'error')}
     if unanswered not in counted:
         raise ServiceError(f"unanswered questions are 'leave out' or 'no-match', not {unanswered!r}")
-    empty = bench.Query('', 'noise', '', 0.0, 0.0, None, '', 0.0)
+    empty = Query('', 'noise', '', 0.0, 0.0, None, '', 0.0)
     nothing = _row({'query': asdict(empty), 'status': 'no-match'}, '', k)
     silent = lambda q: q if q['status'] in ('match', 'no-match') else q | {'matches': []}
     questions = [q for q in record['questions'] if q['status'] in counted[unanswered]]
@@ -278,7 +279,7 @@ def _check_record(d: dict) -> None:
     "Raises `ValueError`, `KeyError` … when a JSON object is no record."
     if (d['format'], d['version']) != ('resonance service answers', 1):
         raise ValueError(f'{d["format"]} version {d["version"]}')
-    if bench.query_set_hash([bench.Query(**q['query']) for q in d['questions']]) != d['query_set']:
+    if query_set_hash([Query(**q['query']) for q in d['questions']]) != d['query_set']:
         raise ValueError('its questions are not those it names')
     count_answers(d), frame(d), d['venue'], d['date'], d['notes'], d['corpus']['name'], d['own_catalogue']
 
@@ -314,7 +315,7 @@ def records(
     "Read all imported records, by name of their files."
     source = Path(source) if source is not None else services_folder()
     paths = [] if source is None else [source] if source.suffix == '.json' else sorted(source.glob('*.json'))
-    wanted = None if queries is None else bench.query_set_hash(queries)
+    wanted = None if queries is None else query_set_hash(queries)
     every = [read_record(p) for p in paths]
     return [r for r in every if wanted is None or (r['query_set'], r['venue']) == (wanted, venue)]
 
@@ -386,7 +387,7 @@ def status(
     return pd.DataFrame(out, columns=['service', 'state', *empty, *_WORDS]).set_index('service')
 
 # %% ../nbs/33b_services.ipynb #c4205d66
-def _with_systems(table: bench.HtmlTable) -> pd.DataFrame:
+def _with_systems(table: show.HtmlTable) -> pd.DataFrame:
     "A table's numbers with the system in the index; a table of one system names its rows by level alone."
     import pandas as pd
 
@@ -397,12 +398,12 @@ def _with_systems(table: bench.HtmlTable) -> pd.DataFrame:
 
 # %% ../nbs/33b_services.ipynb #fc7c8e4e
 def complete(
-    table: bench.HtmlTable,  # of `bench.table`, of one or several systems
+    table: show.HtmlTable,  # of `report.table`, of one or several systems
     queries,  # the query set it is about
     *,
     venue: str | None = None,  # where its clips were played
     folder: str | os.PathLike | None = None,  # of records; the project's own by default
-) -> bench.HtmlTable:
+) -> show.HtmlTable:
     "Add a row 'not yet run' for every known service that has not answered these questions."
     import pandas as pd
 
@@ -417,4 +418,4 @@ def complete(
     index = pd.MultiIndex.from_tuples([(s, '–') for s in waiting], names=shown.index.names)
     more = pd.DataFrame(NOT_YET, index=index, columns=shown.columns)
     caption = re.search(r'<caption>(.*?)</caption>', table.html, re.S)
-    return bench.HtmlTable(pd.concat([shown, more]), html.unescape(caption[1]) if caption else '')
+    return show.HtmlTable(pd.concat([shown, more]), html.unescape(caption[1]) if caption else '')

@@ -25,7 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import melody
 
-from resonance_nb import acrcloud, audio, bench, packs, services
+from resonance_nb import acrcloud, audio, bench, metrics, openset, packs, report, services
+from resonance_nb.queries import in_venue, make_protocol, make_queries, QuerySet, render
 from resonance_nb.acrcloud import AccessRefused, AcrCloud
 from resonance_nb.answers import Answer, Names, plain, read_answers
 from resonance_nb.cli import main
@@ -84,12 +85,12 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def plan(corpus):
-    return bench.protocol(corpus, 'train')
+    return make_protocol(corpus, 'train')
 
 
 @pytest.fixture(scope='module')
 def queries(corpus, plan):
-    return bench.make_queries(corpus, plan, (None, 0, -10), (2, 3))
+    return make_queries(corpus, plan, (None, 0, -10), (2, 3))
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +118,7 @@ def test_a_question_is_a_bare_wav(corpus, queries, packed):
     assert sorted(q for q, _ in packed.files.values()) == sorted(by_id) and len(packed.files) == len(queries)
     for file, (query_id, _) in packed.files.items():
         data, rate = sf.read(packed.path(file), dtype='int16', always_2d=True)
-        want = bench.render(by_id[query_id], corpus)
+        want = render(by_id[query_id], corpus)
         assert (
             rate == RATE and data.shape == (len(want), 1) and sf.info(packed.path(file)).subtype == 'PCM_16'
         )
@@ -176,14 +177,14 @@ def test_the_same_seed_gives_the_same_bytes(corpus, plan, queries, packed, tmp_p
 
 
 def test_another_rate(corpus, plan, queries, tmp_path):
-    few = bench.QuerySet(queries[:3])
+    few = QuerySet(queries[:3])
     made = packs.pack(corpus, few, plan, tmp_path / 'cd', rate_hz=44_100, progress=False)
     for file, (query_id, _) in made.files.items():
         query = next(q for q in few if q.query_id == query_id)
         data, rate = sf.read(made.path(file))
         assert (rate, len(data)) == (44_100, round(query.duration_s * 44_100))
         back = audio.load(made.path(file))
-        want = bench.render(query, corpus)
+        want = render(query, corpus)
         # white noise loses what lies close to half the rate
         assert np.corrcoef(back[200:-200], want[200 : len(back) - 200])[0, 1] > 0.95
 
@@ -204,11 +205,12 @@ def test_no_sound_no_question(bad):
 
 def test_a_killed_pack_goes_on(corpus, plan, queries, packed, tmp_path, monkeypatch):
     code = (
-        'import sys; sys.path.insert(0, sys.argv[3]); from resonance_nb import bench, packs; from resonance_nb.corpora import Corpus\n'
-        'c = Corpus(sys.argv[1]); p = bench.protocol(c, "train"); q = bench.make_queries(c, p, (None, 0, -10), (2, 3))\n'
-        'slow = bench.render\n'
+        'import sys; sys.path.insert(0, sys.argv[3]); from resonance_nb import packs; from resonance_nb.corpora import Corpus\n'
+        'from resonance_nb.queries import make_protocol, make_queries\n'
+        'c = Corpus(sys.argv[1]); p = make_protocol(c, "train"); q = make_queries(c, p, (None, 0, -10), (2, 3))\n'
+        'slow = packs.render\n'
         'def render(*a):\n    import time; time.sleep(0.05); return slow(*a)\n'
-        'bench.render = render; packs.pack(c, q, p, sys.argv[2], progress=False)'
+        'packs.render = render; packs.pack(c, q, p, sys.argv[2], progress=False)'
     )
     target = tmp_path / 'pack'
     for wanted in (4, 9):
@@ -223,8 +225,8 @@ def test_a_killed_pack_goes_on(corpus, plan, queries, packed, tmp_path, monkeypa
         Pack.load(target)
     (target / 'questions' / '.q0001.wav.1.part').write_bytes(b'left behind')
     asked = []
-    real = bench.render
-    monkeypatch.setattr(bench, 'render', lambda q, *a: (asked.append(q.query_id), real(q, *a))[1])
+    real = packs.render
+    monkeypatch.setattr(packs, 'render', lambda q, *a: (asked.append(q.query_id), real(q, *a))[1])
     made = packs.pack(corpus, queries, plan, target, progress=False)
     # one may lie there without its line in the journal
     assert len(queries) - len(there) <= len(asked) <= len(queries) - len(there) + 1
@@ -262,7 +264,7 @@ def test_a_foreign_folder_is_left_alone(corpus, plan, queries, packed, tmp_path)
         with pytest.raises(ServiceError, match='another pack'):
             packs.pack(corpus, queries, plan, packed.folder, progress=False, **how)
     with pytest.raises(ServiceError, match='another pack'):
-        packs.pack(corpus, bench.QuerySet(queries[:-1]), plan, packed.folder, progress=False)
+        packs.pack(corpus, QuerySet(queries[:-1]), plan, packed.folder, progress=False)
     assert files_of(packed.folder) == before
     (tmp_path / 'file').write_text('x')
     with pytest.raises(ServiceError, match='cannot write'):
@@ -281,13 +283,13 @@ def test_the_corpus_by_another_name_is_the_same_pack(corpus, plan, queries, pack
 def test_links_do_not_lead_out(corpus, plan, queries, tmp_path):
     away = tmp_path / 'away'
     target = tmp_path / 'pack'
-    away.mkdir(), packs.pack(corpus, bench.QuerySet(queries[:2]), plan, target, progress=False)
+    away.mkdir(), packs.pack(corpus, QuerySet(queries[:2]), plan, target, progress=False)
     for folder in ('questions', 'catalogue'):
         moved = target / f'{folder} moved'
         (target / folder).rename(moved)
         (target / folder).symlink_to(away)
         with pytest.raises(ServiceError, match='leads out'):
-            packs.pack(corpus, bench.QuerySet(queries[:2]), plan, target, progress=False)
+            packs.pack(corpus, QuerySet(queries[:2]), plan, target, progress=False)
         assert not list(away.iterdir())
         (target / folder).unlink(), moved.rename(target / folder)
 
@@ -307,7 +309,7 @@ def test_no_path_of_a_manifest_leads_out(tmp_path, corpus, plan, queries):
     with pytest.raises(ResonanceError, match='leads out'):
         packs.pack(
             Corpus(victim),
-            bench.QuerySet(queries[:1]),
+            QuerySet(queries[:1]),
             plan,
             tmp_path / 'pack2',
             with_songs='copy',
@@ -317,7 +319,7 @@ def test_no_path_of_a_manifest_leads_out(tmp_path, corpus, plan, queries):
 
 @pytest.mark.parametrize('how', ['copy', 'link'])
 def test_songs_come_along(how, corpus, plan, queries, tmp_path):
-    few = bench.QuerySet(queries[:1])
+    few = QuerySet(queries[:1])
     made = packs.pack(corpus, few, plan, tmp_path / 'pack', with_songs=how, progress=False)
     rows = list(csv.DictReader(io.StringIO((made.folder / 'catalogue' / 'catalogue.csv').read_text())))
     for r in rows:
@@ -336,7 +338,7 @@ def test_songs_come_along(how, corpus, plan, queries, tmp_path):
 
 def test_songs_in_a_form_that_every_system_reads(corpus, plan, queries, tmp_path):
     made = packs.pack(
-        corpus, bench.QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False
+        corpus, QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False
     )
     rows = list(csv.DictReader(io.StringIO((made.folder / 'catalogue' / 'catalogue.csv').read_text())))
     for r in rows:
@@ -344,9 +346,7 @@ def test_songs_in_a_form_that_every_system_reads(corpus, plan, queries, tmp_path
         assert song.suffix == '.flac' and packs.sha256_file(song) == r['sha256']
         assert np.abs(audio.load(song) - corpus.load('music', r['track_id'])).max() <= 2 / 32768
     before = song.stat().st_ino
-    packs.pack(
-        corpus, bench.QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False
-    )
+    packs.pack(corpus, QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False)
     assert song.stat().st_ino == before
 
 
@@ -361,7 +361,7 @@ def test_a_title_is_no_formula(corpus, plan, queries, tmp_path):
             'noise': corpus.noise,
         },
     )
-    made = packs.pack(evil, bench.QuerySet(queries[:1]), plan, tmp_path / 'pack', progress=False)
+    made = packs.pack(evil, QuerySet(queries[:1]), plan, tmp_path / 'pack', progress=False)
     row = next(csv.DictReader(io.StringIO((made.folder / 'catalogue' / 'catalogue.csv').read_text())))
     assert row['title'] == "'=HYPERLINK(\"x\")"
     back = read_answers(
@@ -383,7 +383,7 @@ def test_a_song_that_is_gone_is_told(corpus, plan, queries, tmp_path):
     with pytest.raises(ServiceError, match='missing'):
         packs.pack(
             Corpus(corpus.folder, tables=tables),
-            bench.QuerySet(queries[:1]),
+            QuerySet(queries[:1]),
             plan,
             tmp_path / 'p',
             progress=False,
@@ -393,14 +393,14 @@ def test_a_song_that_is_gone_is_told(corpus, plan, queries, tmp_path):
 def test_a_venue_is_the_bench_s_own(corpus, plan, queries, tmp_path):
     from resonance_nb.venue import synthesised
 
-    few = bench.QuerySet([q for q in queries if q.kind == 'known' and q.snr_db == 0][:2])
+    few = QuerySet([q for q in queries if q.kind == 'known' and q.snr_db == 0][:2])
     bank = synthesised()
     with pytest.MonkeyPatch.context() as m:
         m.setattr('resonance_nb.venue.Bank', lambda *_: bank)  # this corpus has no rooms
         made = packs.pack(corpus, few, plan, tmp_path / 'pack', venue='club', progress=False)
-    at = bench.in_venue(bank, ['club'], plan.seed)
+    at = in_venue(bank, ['club'], seed=plan.seed)
     for file, (query_id, _) in made.files.items():
-        want = bench.render(next(q for q in few if q.query_id == query_id), corpus, degrade=at)
+        want = render(next(q for q in few if q.query_id == query_id), corpus, degrade=at)
         assert np.abs(audio.load(made.path(file)) - want).max() < 2e-4
     with pytest.raises(ResonanceError, match='unknown venue'):
         packs.pack(corpus, few, plan, tmp_path / 'opera', venue='opera', progress=False)
@@ -449,7 +449,7 @@ def test_no_pack_at_all(tmp_path, corpus, plan):
     with pytest.raises(ServiceError, match='is no pack'):
         Pack.load(tmp_path / 'nowhere')
     with pytest.raises(ServiceError, match='no questions'):
-        packs.pack(corpus, bench.QuerySet(), plan, tmp_path / 'p')
+        packs.pack(corpus, QuerySet(), plan, tmp_path / 'p')
     assert not (tmp_path / 'p').exists()
 
 
@@ -745,8 +745,8 @@ def test_the_way_out_and_back_loses_nothing(black_box, packed, ours, tmp_path):
     assert set(told['system']) == {'Black Box'} and set(told['elapsed_ms']) == {7.5}
     timing = ['median_ms']
     exact = ['n', 'tracks', 'top1', 'top1_low', 'top1_high', 'top5', 'mrr', 'mean_rank']
-    a = bench.summarise(told)
-    b = bench.summarise(ours)
+    a = metrics.summarise(told)
+    b = metrics.summarise(ours)
     assert 0 < b['top1'].mean() < 1, 'a test that everything passes shows nothing'
     np.testing.assert_allclose(a[exact], b[exact], atol=0.02)  # 16 bits may move one answer in fifty
     np.testing.assert_allclose(a['offset_error_s'], b['offset_error_s'], atol=0.05)
@@ -760,23 +760,24 @@ def test_every_measure_takes_the_rows(black_box, packed, ours, tmp_path):
 
     told = services.frame(services.import_answers([written(tmp_path, black_box)], packed, 'Black Box'))
     both = pd.concat([ours, told], ignore_index=True)
-    assert len(bench.summarise(both)) == 2 * len(bench.summarise(ours))
-    apart = bench.compare(told, ours)
+    assert len(metrics.summarise(both)) == 2 * len(metrics.summarise(ours))
+    apart = metrics.compare(told, ours)
     assert (apart['difference'].abs() <= 0.05).all() and (apart['p'] > 0.05).all()
-    assert set(bench.table(bench.summarise(both)).frame.index.get_level_values(0)) == {
+    assert set(report.table(metrics.summarise(both)).frame.index.get_level_values(0)) == {
         'Black Box',
         'landmark',
     }
-    curve = bench.open_set(told)
-    assert curve['correct_accept_rate'].iloc[-1] > 0 and len(bench.cmc(told)) == 5
-    bench.plot_accuracy(bench.summarise(both))
-    bench.plot_roc(curve)
+    curve = openset.open_set(told)
+    assert curve['correct_accept_rate'].iloc[-1] > 0 and len(metrics.cmc(told)) == 5
+    report.plot_accuracy(metrics.summarise(both))
+    report.plot_roc(curve)
     plt.close('all')
-    own = bench.summarise_open(both, score='accepted', threshold=0.5)
+    own = openset.summarise_open(both, score='accepted', threshold=0.5)
     a, b = (own[own.system == s]['accepted_correct'].to_numpy() for s in ('Black Box', 'landmark'))
     np.testing.assert_allclose(a, b, atol=0.1)
     assert (
-        bench.false_accepts_at_default(told).set_index('kind').loc['all', 'n'] == (told.kind != 'known').sum()
+        openset.false_accepts_at_default(told).set_index('kind').loc['all', 'n']
+        == (told.kind != 'known').sum()
     )
 
 
@@ -817,7 +818,7 @@ def test_unanswered_and_failed_are_counted_apart(packed, tmp_path):
         'set aside': 0,
     }
     told = services.frame(record)
-    assert len(told) == 2 and bench.summarise(told, by=[])['top1'].item() == 0.5
+    assert len(told) == 2 and metrics.summarise(told, by=[])['top1'].item() == 0.5
     strict = services.frame(record, unanswered='no-match')
     assert (
         len(strict) == n
@@ -1008,7 +1009,7 @@ def test_who_has_not_been_asked_is_said(record, ours, queries, tmp_path):
     }
 
     both = pd.concat([ours, services.reported(queries, folder=tmp_path / 'services')])
-    table = bench.table(bench.summarise(both), caption='A & <b>')
+    table = report.table(metrics.summarise(both), caption='A & <b>')
     full = services.complete(table, queries, folder=tmp_path / 'services')
     assert full.html.count('not yet run') == 2 * 2 and 'A &amp; &lt;b&gt;' in full.html
     assert [s for s in full.frame.index.get_level_values('system') if s in services.SERVICES][-2:] == [
@@ -1017,18 +1018,18 @@ def test_who_has_not_been_asked_is_said(record, ours, queries, tmp_path):
     ]
     with pytest.raises(ServiceError, match='ShazamKit has answered'):
         services.complete(
-            bench.table(bench.summarise(ours, by=['system', 'duration_s', 'snr_db'])),
+            report.table(metrics.summarise(ours, by=['system', 'duration_s', 'snr_db'])),
             queries,
             folder=tmp_path / 'services',
         )
-    alone = services.complete(bench.table(bench.summarise(ours)), queries, folder=tmp_path / 'none')
+    alone = services.complete(report.table(metrics.summarise(ours)), queries, folder=tmp_path / 'none')
     assert alone.html.count('not yet run') == 3 * 2
 
 
 def test_no_record_changes_no_figure(ours, queries, tmp_path):
     both = pd.concat([ours, services.reported(queries, folder=tmp_path)])
     pd.testing.assert_frame_equal(both, ours)
-    pd.testing.assert_frame_equal(bench.summarise(both), bench.summarise(ours))
+    pd.testing.assert_frame_equal(metrics.summarise(both), metrics.summarise(ours))
 
 
 def test_the_project_s_own_records_are_whole(root):
@@ -1556,9 +1557,10 @@ def commanded(corpus, tmp_path_factory):
 def test_the_command_packs_what_bench_asks(commanded, corpus):
     out, words, said, err = commanded
     made = Pack.load(out)
-    plan = bench.protocol(corpus, 'train', seed=3)
+    plan = make_protocol(corpus, 'train', seed=3)
     assert (
-        list(made.queries) == list(bench.make_queries(corpus, plan, [None, -5], [2], 1, 3, max_tracks=4))
+        list(made.queries)
+        == list(make_queries(corpus, plan, [None, -5], [2], excerpts=1, seed=3, max_tracks=4))
         and made.protocol == plan
     )
     assert (
