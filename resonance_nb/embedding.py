@@ -10,20 +10,20 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, resample
+from .audio import SAMPLE_RATE, resample, usable
 from .core import ResonanceError, best_first
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
-from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows, usable
+from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
 __all__ = ['SILENT', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features', 'EmbeddingRanking']
 
-# %% ../nbs/41a_embedding.ipynb #ed55de95
+# %% ../nbs/41a_embedding.ipynb #40113164
 SILENT = 1e-5  # amplitude
 
-# %% ../nbs/41a_embedding.ipynb #40113164
+
 def clip_vectors(
     encoder,  # a `network.Network`, or what is asked like one
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)

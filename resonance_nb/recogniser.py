@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import search_stretches
+from .audio import search_stretches, usable
 from .calibration import Calibration
 from .calibration import load as load_calibration
 from resonance_nb.core import (
@@ -27,26 +27,8 @@ from resonance_nb.core import (
 )
 
 # %% auto #0
-__all__ = ['LOUDEST', 'usable', 'Ranking', 'nothing_heard', 'Damaged', 'Column', 'write_index', 'read_index', 'join_songs',
-           'split_songs', 'songs_of_rows', 'SongIndex']
-
-# %% ../nbs/05_recogniser.ipynb #94a1c474
-LOUDEST = 1e6  # a sample above this is broken: full scale is 1
-
-
-def usable(
-    samples: np.ndarray,  # mono, shape (n,), of any type
-) -> np.ndarray:
-    """Turn samples into `float32` that can be squared, shape (n,); what is broken becomes silence.
-
-    Sound of another shape raises `ResonanceError`.
-    """
-    x = np.asarray(samples)
-    if x.ndim != 1:
-        raise ResonanceError(f'a sound is one row of samples; this has shape {x.shape}')
-    if x.dtype == np.float32 and x.size and -LOUDEST < x.min() and x.max() < LOUDEST:  # False for NaN, too
-        return x
-    return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)
+__all__ = ['Ranking', 'nothing_heard', 'Damaged', 'Column', 'write_index', 'read_index', 'join_songs', 'split_songs',
+           'songs_of_rows', 'SongIndex']
 
 # %% ../nbs/05_recogniser.ipynb #5ef97e40
 @dataclass

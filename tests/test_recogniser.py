@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonance_nb.audio import SAMPLE_RATE
+from resonance_nb.audio import SAMPLE_RATE, usable
 from resonance_nb.calibration import Calibration
 from resonance_nb.core import (
     METHODS,
@@ -22,7 +22,7 @@ from resonance_nb.core import (
     VectorRecognizer,
     method_class,
 )
-from resonance_nb.recogniser import Column, Damaged, Ranking, SongIndex, nothing_heard, usable
+from resonance_nb.recogniser import Column, Damaged, Ranking, SongIndex, nothing_heard
 from resonance_nb.starter import make_starter
 
 
