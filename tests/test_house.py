@@ -279,6 +279,11 @@ def imports_of(path):
 
 FLOORS = [
     'core',
+    'files samples',
+    'chunks bitstreams',
+    'packets',
+    'ffmpeg',
+    'sndfile',
     'decode timing metrics',
     'sandbox kinds openset',
     'audio',
