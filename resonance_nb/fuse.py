@@ -16,7 +16,7 @@ import numpy as np
 from .audio import SAMPLE_RATE, resample, stretches, usable
 from .core import Match, ResonanceError, as_matches, best_first, probability
 from .embedding import clip_vectors
-from .index import Codebook, shipped_codebook
+from .codebook import Codebook, shipped_codebook
 from .landmarks import level_blocks, own_agreement, pack_peaks, unpack_peaks
 from .match import runner_up
 from .network import HOP_S, as_network

@@ -279,6 +279,11 @@ def imports_of(path):
 
 FLOORS = [
     'core',
+    'files samples',
+    'chunks bitstreams',
+    'packets',
+    'ffmpeg',
+    'sndfile',
     'decode timing metrics',
     'sandbox kinds openset',
     'audio',
@@ -293,7 +298,9 @@ FLOORS = [
     'windows bench',
     'network',
     'encoders losses',
-    'index match',
+    'codebook match',
+    'neighbours',
+    'index',
     'verify landmarks chromaprint mfcc embedding',
     'mining table',
     'train',
