@@ -148,7 +148,7 @@ def fit(recognizer):
             'answers': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
             'query_set': query_set_hash(queries),
             'false_accepts_allowed': FALSE_ACCEPTS,
-            'candidates': recognizer.asking.candidates,
+            'candidates': recognizer.search_settings.candidates,
         },
     )
 

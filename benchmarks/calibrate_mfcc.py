@@ -15,7 +15,8 @@ from resonance_nb.queries import make_protocol, make_queries, query_set_hash, re
 from resonance_nb.calibration import Calibration, confidences, save, threshold_at
 from resonance_nb.calibration import fit as fit_confidence
 from resonance_nb.core import Match, project_root, rng_for
-from resonance_nb.mfcc import Chroma, Mfcc, features, lab_measures
+from resonance_nb.lab import lab_measures
+from resonance_nb.mfcc import Chroma, Mfcc, features
 from resonance_nb.starter import default_corpus
 
 SEED = 0
