@@ -288,10 +288,11 @@ FLOORS = [
     'augment',
     'windows',
     'network',
-    'encoders losses',
+    'encoders losses recipe',
     'index match',
     'verify landmarks chromaprint mfcc embedding',
     'mining',
+    'batches',
     'train',
     'fuse stream',
     'decide',
@@ -300,7 +301,7 @@ FLOORS = [
     'bench',
     'services',
     'runs',
-    'report trials',
+    'report trials compare',
     'book cli front',
 ]
 
