@@ -21,10 +21,13 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from resonance_nb import bench, concert, venue
+from resonance_nb import concert, venue
+from resonance_nb.queries import make_protocol
+from resonance_nb import queries
 from resonance_nb.core import atomic_write, project_root, rng_for
-from resonance_nb.decide import Answer, Claim, Decider, Listener, Rules, threshold_for
+from resonance_nb.decide import Decider, Listener, Rules, threshold_for
 from resonance_nb.fuse import Fused
+from resonance_nb.session import Hypothesis, Observation
 from resonance_nb.starter import default_corpus
 
 # false alarms an hour for which the rules are chosen
@@ -74,20 +77,13 @@ class Kept(Decider):
 
     def __init__(self, rules):
         super().__init__(4.0, rules)
-        self.told = []
+        self.steps = []
 
-    def step(self, time_s, answers=()):
-        answers = list(answers)
-        self.told.append(
-            [
-                time_s,
-                [
-                    [a.began_s, [[c.track_id, round(c.lag_s, 3), round(c.logit, 3)] for c in a.claims[:8]]]
-                    for a in answers
-                ],
-            ]
-        )
-        return super().step(time_s, answers)
+    def step(self, time_s, observations=()):
+        observations = list(observations)
+        row = lambda h: [h.track_id, round(h.lag_s, 3), round(h.logit, 3)]
+        self.steps.append([time_s, [[o.began_s, [row(h) for h in o.hypotheses[:8]]] for o in observations]])
+        return super().step(time_s, observations)
 
 
 def record(job) -> str:
@@ -96,7 +92,7 @@ def record(job) -> str:
     fused = Fused.load(index)
     fused.retain(catalogue)
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'validation', seed=SEED)
+    plan = make_protocol(corpus, 'validation', seed=SEED)
     bank = venue.Bank(corpus, 'validation')
     evening, make = next((e, m) for n, e, m in streams(corpus, plan, bank) if n == name)
     blocks, made = make()
@@ -105,33 +101,33 @@ def record(job) -> str:
     for block in concert.blocks(blocks):
         listener.push(block)
     listener.end()
-    told = {
+    recorded = {
         'name': name,
         'tempo': concert.tempo_of(made),
         'model': fused.model_name,
-        'told': listener.decider.told,
+        'told': listener.decider.steps,
     }
     with atomic_write(path) as part:
-        part.write_text(json.dumps(told))
+        part.write_text(json.dumps(recorded))
     return name
 
 
-def replayed(told: list, rules: Rules, threshold: float) -> list:
+def replayed(steps: list, rules: Rules, threshold: float) -> list:
     "The events of a decider with these rules, which asks only for the stretches of its plan."
     decider = Decider(threshold, rules)
     events = []
-    for time_s, answers in told:
+    for time_s, recorded in steps:
         lengths = rules.plan_s[round(time_s * 4) % len(rules.plan_s)]
-        held = max((time_s - began for began, _ in answers), default=0)
+        held = max((time_s - began for began, _ in recorded), default=0)
         wanted = {round(min(s, held), 2) for s in lengths}
-        some = [
-            Answer(began, tuple(Claim(*c) for c in claims))
-            for began, claims in answers
+        observations = [
+            Observation(began, tuple(Hypothesis(*h) for h in hypotheses))
+            for began, hypotheses in recorded
             if any(abs(time_s - began - w) < 0.13 for w in wanted)
         ]
-        if answers and not some:
-            decider._heard_s = time_s
-        events += decider.step(time_s, some)
+        if recorded and not observations:
+            decider.heard_s = time_s
+        events += decider.step(time_s, observations)
     return events
 
 
@@ -195,9 +191,9 @@ def main():
     o = options()
     o.streams.mkdir(parents=True, exist_ok=True)
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'validation', seed=SEED)
+    plan = make_protocol(corpus, 'validation', seed=SEED)
     bank = venue.Bank(corpus, 'validation')
-    song_of = bench.song_of(corpus.music)
+    song_of = queries.song_of(corpus.music)
     played = {song_of[t] for t in plan.known_ids}
     catalogue = set(Fused.load(o.index)._songs) - set(plan.unknown_ids)
     without = {t for t in catalogue if song_of.get(t) not in played}
@@ -218,7 +214,7 @@ def main():
 
 def fit(o, corpus, found):
     "Try all rules, keep the best, write it down."
-    song_of = bench.song_of(corpus.music)
+    song_of = queries.song_of(corpus.music)
     lively, quiet = (
         [s for s in found if s['name'].startswith('evening') == which] for which in (True, False)
     )

@@ -128,7 +128,7 @@ def batches_of(
     "Make the batches of a recipe; concerts are prepared later."
     return Batches(recipe, sampler_of(recipe, corpus, music), bank, device, progress)
 
-# %% ../nbs/43b_batches.ipynb #ff5a4cc9
+# %% ../nbs/43b_batches.ipynb #b1035685
 def loader_of(
     batches: Batches,  # of a recipe
     first_step: int,  # a run that goes on begins where it stopped
@@ -139,8 +139,9 @@ def loader_of(
     "Make a torch `DataLoader` of the batches of a run, in order, from a step on."
     recipe = batches.recipe
     on_card = batches.device != 'cpu'
-    if recipe.concert_sets == 1 and not (on_card and workers):  # processes that are forked share it
-        batches.views(0)
+    if not workers or recipe.concert_sets == 1 and not on_card:  # processes that are forked share one set
+        for number in range(recipe.concert_sets):
+            batches.views(number)
     last_step = recipe.steps if not recipe.minutes else 2**40
     share = batches if world == 1 else Share(batches, world, rank)
     method = 'spawn' if on_card else 'fork'

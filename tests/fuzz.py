@@ -149,16 +149,16 @@ def tags(folder):
 @target
 def headers(folder):
     "What is looked for in files before and beside the decoders: Ogg pages, ID3, Xing, RIFF, FLAC between tags."
-    from resonance_nb import decode
+    from resonance_nb import bitstreams, chunks, files
 
     path = folder / 'x'
     looks = [
-        decode._behind_id3,
-        decode._flac_part,
-        decode._ogg_is_cut,
-        decode._ogg_needs_care,
-        decode._mp3_goes_on,
-        decode._long_wav_part,
+        files.behind_id3,
+        files.flac_part,
+        bitstreams.ogg_is_cut,
+        bitstreams.ogg_needs_care,
+        bitstreams.mp3_goes_on,
+        chunks.long_wav_part,
     ]
 
     def run(data):
@@ -167,12 +167,12 @@ def headers(folder):
         try:
             for look in looks:
                 if (
-                    look is not decode._ogg_is_cut
-                    and look is not decode._ogg_needs_care
+                    look is not bitstreams.ogg_is_cut
+                    and look is not bitstreams.ogg_needs_care
                     or data[:4] == b'OggS'
                 ):
                     look(fd)
-            decode._promised_chunk(data.decode('latin-1'))
+            chunks.promised_chunk(data.decode('latin-1'))
         finally:
             os.close(fd)
 
@@ -569,9 +569,9 @@ tables(
 
 
 def answers(path):
-    from resonance_nb import services
+    from resonance_nb.answers import read_answers
 
-    services.read_answers(path)
+    read_answers(path)
 
 
 tables(
@@ -608,11 +608,11 @@ tables(
 
 
 def pack(path):
-    from resonance_nb import services
+    from resonance_nb import packs
 
     (path.parent / 'pack').mkdir(exist_ok=True)
-    (path.parent / 'pack' / services._KEY).write_bytes(path.read_bytes())
-    services.Pack.load(path.parent / 'pack')
+    (path.parent / 'pack' / packs._KEY).write_bytes(path.read_bytes())
+    packs.Pack.load(path.parent / 'pack')
 
 
 tables(
@@ -729,7 +729,7 @@ def download_answers(folder):
             download._request(
                 Session(answer), 'https://x/y', part, trust=True, timeout_s=1, max_bytes=1_000, progress=None
             )
-        wait = download._retry_after(parts[3])
+        wait = download.retry_after_s(parts[3])
         assert wait is None or 0 <= wait <= download._PATIENCE_S
 
     return [
@@ -807,7 +807,7 @@ def child(name, seconds):
     os.nice(19)
     os.environ['RESONANCE_SANDBOX'] = '0' if name == 'decoder' else '1'
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
-        for module in 'catalog chromaprint corpora decode download embedding fuse index landmarks mfcc runs services songlist sources stream'.split():
+        for module in 'catalog chromaprint corpora decode download embedding fuse index landmarks mfcc answers packs runs services songlist sources stream'.split():
             importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):
             import mutagen

@@ -51,7 +51,7 @@ def test_another_trial_would_be_noticed(kept, changes):
 
 
 def test_numbers_of_16_bits_learn_the_same(kept):
-    from resonance_nb.train import precision_here
+    from resonance_nb.learning import precision_here
 
     if precision_here() != 'bf16-mixed':
         pytest.skip('this processor does not multiply 16-bit numbers')
