@@ -304,9 +304,9 @@ FLOORS = [
     'services',
     'acrcloud',
     'runs',
-    'report trials',
+    'report trials calibrate vectors',
     'book front cli_options',
-    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate',
     'cli',
 ]
 
