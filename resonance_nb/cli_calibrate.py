@@ -22,12 +22,14 @@ ENCODER_PARTS = ('codebook', 'noises')  # what is fitted to the encoder, and is 
 # %% ../nbs/92i_cli_calibrate.ipynb #4e4f9669
 def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
     "Calibrate a method, write its file, and return what to tell."
-    from resonance_nb import calibrate
+    from resonance_nb.adaptors import ADAPTORS
+    from resonance_nb.calibrate import calibrate, put
+    from resonance_nb.survey import quick as shrunk
 
-    survey = calibrate.ADAPTORS[method].survey
-    survey = calibrate.quick(survey) if quick else survey
-    outcome = calibrate.calibrate(method, corpus, folder=out / 'journal', survey=survey)
-    calibrate.put(out / outcome.file, outcome.calibration)
+    survey = ADAPTORS[method].survey
+    survey = shrunk(survey) if quick else survey
+    outcome = calibrate(method, corpus, folder=out / 'journal', survey=survey)
+    put(out / outcome.file, outcome.calibration)
     return {
         'fitted': method,
         'file': str(out / outcome.file),
