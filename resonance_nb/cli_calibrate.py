@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 
 from .cli_options import corpus_option, json_option
-from .core import METHODS
+from .core import METHODS, ResonanceError, rng_for
 
 # %% auto #0
-__all__ = ['ENCODER_PARTS', 'calibrate']
+__all__ = ['PARTS', 'calibrate']
 
 # %% ../nbs/92i_cli_calibrate.ipynb #d85f976a
-ENCODER_PARTS = ('codebook', 'noises')  # what is fitted to the encoder, and is no method
+PARTS = ('codebook', 'noises', 'small')  # what is fitted, and is no method
 
 # %% ../nbs/92i_cli_calibrate.ipynb #4e4f9669
 def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
@@ -40,35 +40,68 @@ def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
     }
 
 # %% ../nbs/92i_cli_calibrate.ipynb #fa9a77f8
-def _fit_part(part: str, corpus, out: Path, quick: bool) -> dict:
-    "Fit the codebook or the noises, write the file, and return what to tell."
-    from resonance_nb import vectors
-    from resonance_nb.network import shipped
+def _fit_codebook(corpus, out: Path, quick: bool) -> dict:
+    "Fit the codebook on train songs, write its file, and return what to tell."
+    from resonance_nb.vectors import train_codebook
 
-    out.mkdir(parents=True, exist_ok=True)
-    if part == 'codebook':
-        book, error = vectors.train_codebook(corpus, max_songs=20 if quick else None)
-        book.save(out / 'codebook.npz')
-        return {'fitted': part, 'file': str(out / 'codebook.npz'), 'squared_error': error}
-    directions = vectors.fit_noises(corpus, shipped(), max_sounds=8 if quick else None)
-    vectors.save_noises(out / 'noises.npy', directions)
-    return {'fitted': part, 'file': str(out / 'noises.npy'), 'directions': len(directions)}
+    book, error = train_codebook(corpus, max_songs=20 if quick else None)
+    book.save(out / 'codebook.npz')
+    return {'file': str(out / 'codebook.npz'), 'squared_error': error}
+
+# %% ../nbs/92i_cli_calibrate.ipynb #adea6b4e
+def _fit_noises(corpus, out: Path, quick: bool) -> dict:
+    "Fit the directions of noise on train crowds, write their file, and return what to tell."
+    from resonance_nb.network import shipped
+    from resonance_nb.vectors import fit_noises, save_noises
+
+    directions = fit_noises(corpus, shipped(), max_sounds=8 if quick else None)
+    save_noises(out / 'noises.npy', directions)
+    return {'file': str(out / 'noises.npy'), 'directions': len(directions)}
+
+# %% ../nbs/92i_cli_calibrate.ipynb #f6b30e3f
+def _fit_small(corpus, out: Path, quick: bool) -> dict:
+    "Fit the penalties of small catalogues, write them into the file of `fused`, and return what to tell."
+    from dataclasses import replace
+
+    from resonance_nb import small
+    from resonance_nb.calibration import load_all, save
+    from resonance_nb.fuse import Fused
+    from resonance_nb.queries import song_of
+    from resonance_nb.starter import make_starter
+    from resonance_nb.venue import Bank
+
+    index = out / 'journal' / 'fused-index'
+    if not (index / 'index.json').exists() or not (out / 'fused.json').exists():
+        raise ResonanceError(f'{out} holds no fit of fused yet: resonance calibrate fused --out {out}')
+    whole = Fused.load(index)
+    pieces = make_starter(n_pieces=600)
+    known = sorted(set(corpus.split('music', 'validation').index) & set(whole.songs))[: 8 if quick else None]
+    starters = [t for t in pieces.music.index if t in whole.songs and t not in corpus.music.index]
+    drawn = [starters[i] for i in rng_for(0, 'starters').permutation(len(starters))[: len(known)]]
+    bank = Bank(corpus, 'validation')
+    clips = [
+        clip
+        for source, ids in ((corpus, known), (pieces, drawn))
+        for clip in small.stranger_clips(source, ids, bank, whole)
+    ]
+    few = small.fit_small(whole, clips, song_of(corpus.music), draws=4 if quick else 16)
+    fitted = load_all(out / 'fused.json')
+    save(out / 'fused.json', [replace(c, constants=c.constants | {'few': few}) for c in fitted])
+    return {'file': str(out / 'fused.json'), 'largest_penalty': few['logit'][0]}
 
 # %% ../nbs/92i_cli_calibrate.ipynb #836a5312
-def _report(told: dict) -> str:
+def _report(fitted: dict) -> str:
     "Write what was fitted as one line."
-    if 'answered' not in told:
-        rest = {k: v for k, v in told.items() if k not in ('fitted', 'file')}
-        return f'{told["fitted"]}: {", ".join(f"{k} {v:.4g}" for k, v in rest.items())}; {told["file"]}'
-    wrong = ', '.join(f'{kind} {share:.1%}' for kind, share in told['answered'].items())
-    right = f'{told["accepted_right"]:.1%} of known songs are answered rightly'
-    return f'{told["fitted"]}: speaks from {told["accept_confidence"]:.3f}, {right}; answered all the same: {wrong}; {told["file"]}'
+    if 'answered' not in fitted:
+        rest = {k: v for k, v in fitted.items() if k not in ('fitted', 'file')}
+        return f'{fitted["fitted"]}: {", ".join(f"{k} {v:.4g}" for k, v in rest.items())}; {fitted["file"]}'
+    wrong = ', '.join(f'{kind} {share:.1%}' for kind, share in fitted['answered'].items())
+    right = f'{fitted["accepted_right"]:.1%} of known songs are answered rightly'
+    return f'{fitted["fitted"]}: speaks from {fitted["accept_confidence"]:.3f}, {right}; answered all the same: {wrong}; {fitted["file"]}'
 
 # %% ../nbs/92i_cli_calibrate.ipynb #421ec0c6
 @click.command()
-@click.argument(
-    'what', nargs=-1, required=True, type=click.Choice([*METHODS, *ENCODER_PARTS]), metavar='WHAT...'
-)
+@click.argument('what', nargs=-1, required=True, type=click.Choice([*METHODS, *PARTS]), metavar='WHAT...')
 @corpus_option('Whose validation songs are asked.  [default: the corpus in use]')
 @click.option(
     '--out',
@@ -84,17 +117,22 @@ def calibrate(what, folder, out, quick, as_json):
     """Fit what a recogniser brings along, on a corpus.
 
     WHAT is a method, whose confidence and threshold are fitted on validation songs and strangers;
-    or "codebook" or "noises", which are fitted to the encoder on the train split and come before "fused".
+    "codebook" or "noises", which are fitted to the encoder on the train split and come before "fused";
+    or "small", what "fused" takes off in a small catalogue, which comes behind it.
 
     \b
       resonance calibrate landmark --quick
-      resonance calibrate codebook noises fused --corpus open/ --out fitted/
+      resonance calibrate codebook noises fused small --corpus open/ --out fitted/
     """
     from resonance_nb.corpora import Corpus
     from resonance_nb.starter import default_corpus
 
     corpus = Corpus(folder) if folder else default_corpus()
+    out.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(what):
-        fit = _fit_part if name in ENCODER_PARTS else _fit_method
-        told = fit(name, corpus, out, quick)
-        click.echo(json.dumps(told) if as_json else _report(told))
+        if name in METHODS:
+            fitted = _fit_method(name, corpus, out, quick)
+        else:
+            fit = {'codebook': _fit_codebook, 'noises': _fit_noises, 'small': _fit_small}[name]
+            fitted = {'fitted': name} | fit(corpus, out, quick)
+        click.echo(json.dumps(fitted) if as_json else _report(fitted))

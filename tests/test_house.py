@@ -306,7 +306,7 @@ FLOORS = [
     'services',
     'acrcloud',
     'runs',
-    'report trials survey vectors',
+    'report trials survey vectors small',
     'adaptors',
     'calibrate',
     'book front cli_options',
