@@ -17,18 +17,21 @@ from .core import METHODS, ResonanceError, rng_for
 __all__ = ['PARTS', 'calibrate']
 
 # %% ../nbs/92i_cli_calibrate.ipynb #d85f976a
-PARTS = ('codebook', 'noises', 'small')  # what is fitted, and is no method
+PARTS = ('codebook', 'noises', 'small', 'listener')  # what is fitted, and is no method
 
 # %% ../nbs/92i_cli_calibrate.ipynb #4e4f9669
 def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
     "Calibrate a method, write its file, and return what to tell."
     from resonance_nb.adaptors import ADAPTORS
     from resonance_nb.calibrate import calibrate, put
+    from resonance_nb.calibration import MODELS, load_all, save
     from resonance_nb.survey import quick as shrunk
 
     survey = ADAPTORS[method].survey
     survey = shrunk(survey) if quick else survey
     outcome = calibrate(method, corpus, folder=out / 'journal', survey=survey)
+    if not (out / outcome.file).exists():  # what was fitted for other settings stays
+        save(out / outcome.file, load_all(MODELS / outcome.file))
     put(out / outcome.file, outcome.calibration)
     return {
         'fitted': method,
@@ -58,6 +61,14 @@ def _fit_noises(corpus, out: Path, quick: bool) -> dict:
     save_noises(out / 'noises.npy', directions)
     return {'file': str(out / 'noises.npy'), 'directions': len(directions)}
 
+# %% ../nbs/92i_cli_calibrate.ipynb #b6d5a259
+def _fused_index(out: Path) -> Path:
+    "Return the index that the fit of `fused` has left; where there is none, raise `ResonanceError`."
+    index = out / 'journal' / 'fused-index'
+    if not (index / 'index.json').exists() or not (out / 'fused.json').exists():
+        raise ResonanceError(f'{out} holds no fit of fused yet: resonance calibrate fused --out {out}')
+    return index
+
 # %% ../nbs/92i_cli_calibrate.ipynb #f6b30e3f
 def _fit_small(corpus, out: Path, quick: bool) -> dict:
     "Fit the penalties of small catalogues, write them into the file of `fused`, and return what to tell."
@@ -70,10 +81,7 @@ def _fit_small(corpus, out: Path, quick: bool) -> dict:
     from resonance_nb.starter import make_starter
     from resonance_nb.venue import Bank
 
-    index = out / 'journal' / 'fused-index'
-    if not (index / 'index.json').exists() or not (out / 'fused.json').exists():
-        raise ResonanceError(f'{out} holds no fit of fused yet: resonance calibrate fused --out {out}')
-    whole = Fused.load(index)
+    whole = Fused.load(_fused_index(out))
     pieces = make_starter(n_pieces=600)
     known = sorted(set(corpus.split('music', 'validation').index) & set(whole.songs))[: 8 if quick else None]
     starters = [t for t in pieces.music.index if t in whole.songs and t not in corpus.music.index]
@@ -88,6 +96,30 @@ def _fit_small(corpus, out: Path, quick: bool) -> dict:
     fitted = load_all(out / 'fused.json')
     save(out / 'fused.json', [replace(c, constants=c.constants | {'few': few}) for c in fitted])
     return {'file': str(out / 'fused.json'), 'largest_penalty': few['logit'][0]}
+
+# %% ../nbs/92i_cli_calibrate.ipynb #c1089fc1
+def _fit_listener(corpus, out: Path, quick: bool) -> dict:
+    "Choose the listener's rules, write their file, and return what to tell."
+    from functools import partial
+
+    from resonance_nb import tuning
+    from resonance_nb.core import atomic_write
+    from resonance_nb.corpora import Corpus
+    from resonance_nb.fuse import Fused
+    from resonance_nb.queries import song_of
+
+    if quick:
+        raise ResonanceError('there is no quick fit of the listener: it listens to hours of sound')
+    index = _fused_index(out)
+    reopen = partial(Corpus, corpus.folder)
+    listened = tuning.recordings(corpus, index, out / 'journal' / 'streams', reopen)
+    facts = {'corpus': corpus.name, 'split': 'validation', 'margin': 2.0, 'asked_per_hour': 0.5, 'seed': 0}
+    model = Fused.load(index).model_name
+    fitted = tuning.fit_listener(listened, song_of(corpus.music), model, facts=facts)
+    with atomic_write(out / 'listener.json') as part:
+        part.write_text(json.dumps(fitted, indent=1) + '\n', encoding='utf-8')
+    told = ('threshold', 'median_s', 'in_5_s', 'flips')
+    return {'file': str(out / 'listener.json')} | {k: fitted['fitted_on'][k] for k in told}
 
 # %% ../nbs/92i_cli_calibrate.ipynb #836a5312
 def _report(fitted: dict) -> str:
@@ -118,7 +150,7 @@ def calibrate(what, folder, out, quick, as_json):
 
     WHAT is a method, whose confidence and threshold are fitted on validation songs and strangers;
     "codebook" or "noises", which are fitted to the encoder on the train split and come before "fused";
-    or "small", what "fused" takes off in a small catalogue, which comes behind it.
+    or "small" and "listener", which come behind "fused" and use its index.
 
     \b
       resonance calibrate landmark --quick
@@ -133,6 +165,11 @@ def calibrate(what, folder, out, quick, as_json):
         if name in METHODS:
             fitted = _fit_method(name, corpus, out, quick)
         else:
-            fit = {'codebook': _fit_codebook, 'noises': _fit_noises, 'small': _fit_small}[name]
+            fit = {
+                'codebook': _fit_codebook,
+                'noises': _fit_noises,
+                'small': _fit_small,
+                'listener': _fit_listener,
+            }[name]
             fitted = {'fitted': name} | fit(corpus, out, quick)
         click.echo(json.dumps(fitted) if as_json else _report(fitted))

@@ -300,7 +300,7 @@ FLOORS = [
     'fuse',
     'decide',
     'concert',
-    'setlist',
+    'setlist tuning',
     'packs',
     'answers',
     'services',
