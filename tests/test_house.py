@@ -279,9 +279,15 @@ def imports_of(path):
 
 FLOORS = [
     'core',
+    'files samples',
+    'chunks bitstreams',
+    'packets',
+    'ffmpeg',
+    'sndfile',
     'decode timing metrics',
     'sandbox kinds openset',
     'audio',
+    'voices mix scores',
     'show',
     'calibration',
     'catalog songlist corpora starter download sources',
