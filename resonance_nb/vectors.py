@@ -15,7 +15,7 @@ import numpy as np
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, atomic_write, no_bar, rng_for
 from .embedding import Embedding, clip_vectors
-from .index import Codebook, fit_codebook
+from .codebook import Codebook, fit_codebook
 from .table import BLOCK
 
 if TYPE_CHECKING:
@@ -137,6 +137,6 @@ def train_codebook(
     blocks = np.concatenate([blocks_of(v) for *_, v in songs.embeddings()])
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(len(blocks), min(max_blocks, len(blocks)), replace=False))
-    book = rounded(fit_codebook(blocks[drawn], kind, seed, axes))
+    book = rounded(fit_codebook(blocks[drawn], kind, seed=seed, axes=axes))
     lost = blocks - book.decode(book.encode(blocks)) @ book.arrays['rotation']
     return book, float((lost**2).sum(1).mean() / BLOCK)
