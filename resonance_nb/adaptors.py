@@ -19,7 +19,7 @@ __all__ = ['ADAPTORS', 'pairs_that_share_audio', 'without_kin', 'Adaptor', 'Aver
 
 # %% ../nbs/54a_adaptors.ipynb #6a7d1d2c
 def pairs_that_share_audio(
-    rows: Sequence[Row],
+    rows: Sequence[Row],  # of all clips
 ) -> set[tuple[str, str]]:
     "Collect the pairs of songs that clean clips show to be alike, both ways round."
     pairs = {(r.track_id, other) for r in rows for other in r.alike if other != r.track_id}
@@ -27,7 +27,7 @@ def pairs_that_share_audio(
 
 
 def without_kin(
-    rows: Sequence[Row],
+    rows: Sequence[Row],  # of all clips
 ) -> list[Row]:
     "Set aside answers that take a song for another which shares its audio."
     kin = pairs_that_share_audio(rows)
@@ -58,23 +58,23 @@ class Adaptor:
         clip: np.ndarray,  # its sound, shape (n,)
         condition: str,  # where it was heard
     ) -> list[Row]:
-        "Ask, and judge the answer."
-        raise NotImplementedError
+        "Ask, and judge the answer: one row, or two for a known song."
+        return self._judge(query, clip, condition)
 
     def constants(
         self,
         rows: Sequence[Row],  # all that were judged, less those of songs that share audio
     ) -> dict:
         "Find the constants that go into the features and into the file."
-        return self.recognizer.calibration.constants
+        return self._constants(rows)
 
     def features(
         self,
-        row: Row,
+        row: Row,  # one answer
         constants: dict,  # as `constants` gave them
     ) -> np.ndarray:
         "Make the features of a row, shape (d,); NaN where there was no answer."
-        return np.array(row.evidence or [np.nan] * len(self.recognizer.calibration.weights))
+        return self._features(row, constants)
 
     def strangers(
         self,
@@ -85,6 +85,15 @@ class Adaptor:
         song = self.versions.get(query.track_id)
         return np.array([query.kind == 'noise' or self.versions.get(t) != song for t in track_ids], bool)
 
+    def _judge(self, query, clip, condition):
+        raise NotImplementedError
+
+    def _constants(self, rows):
+        return self.recognizer.calibration.constants
+
+    def _features(self, row, constants):
+        return np.array(row.evidence or [np.nan] * len(self.recognizer.calibration.weights))
+
 # %% ../nbs/54a_adaptors.ipynb #03c7317c
 class AveragesAdaptor(Adaptor):
     "For `mfcc` and `chroma`: how far the best and the fifth song are from a perfect score."
@@ -93,19 +102,19 @@ class AveragesAdaptor(Adaptor):
         (None, 20, 10, 5, 0, -5, -10), (1, 2, 3, 5, 10), 2, None, conditions=('crowd',), fillers=0
     )
 
-    def judge(self, query, clip, condition):
+    def _judge(self, query, clip, condition):
         ranking = self.recognizer.rank(clip, 1)
         best = ranking.track_ids[0] if ranking.track_ids else ''
         right = query.kind == 'known' and best == query.track_id
         return [Row(query.kind, query.track_id, best, right, ranking.score[:5].tolist())]
 
-    def constants(self, rows):
+    def _constants(self, rows):
         fifth = [r.evidence[4] for r in rows if len(r.evidence) > 4]
         if not fifth:
             raise ResonanceError('averages are calibrated with at least five songs in the catalogue')
         return {'usual_fifth': float(np.median(fifth))}
 
-    def features(self, row, constants):
+    def _features(self, row, constants):
         from resonance_nb.mfcc import features
 
         return features(np.array(row.evidence or [0.0]), constants['usual_fifth'])[0]
@@ -116,20 +125,20 @@ class ChromaprintAdaptor(Adaptor):
 
     survey = AveragesAdaptor.survey
 
-    def judge(self, query, clip, condition):
+    def _judge(self, query, clip, condition):
         found = self.recognizer.rank(clip, 5)
         best = found.track_ids[0] if found.track_ids else ''
         evidence = [*found.error[:5].tolist(), int(found.bits), float(found.varied)] if best else []
         right = query.kind == 'known' and best == query.track_id
         return [Row(query.kind, query.track_id, best, right, evidence)]
 
-    def constants(self, rows):
+    def _constants(self, rows):
         strangers = [r.evidence for r in rows if r.evidence and r.kind != 'known']
         fifth, bits, varied = np.array([e[-3:] for e in strangers if len(e) == 7 and e[4] < 0.5]).T
         law = np.stack([np.ones(len(bits)), np.log(bits), np.log(np.maximum(varied, 1e-3))], axis=1)
         return {'chance': np.linalg.lstsq(law, np.log(0.5 - fifth), rcond=None)[0].tolist()}
 
-    def features(self, row, constants):
+    def _features(self, row, constants):
         from resonance_nb.chromaprint import features
 
         if not row.evidence:
@@ -144,11 +153,15 @@ class LandmarkAdaptor(Adaptor):
     survey = Survey(speeds=(0.98, 1.02, 0.96, 1.04, 0.94, 1.06, 0.91, 1.09))
     negatives = ('unknown', 'noise', 'speed')
 
-    def __init__(self, recognizer, versions):
+    def __init__(
+        self,
+        recognizer,  # an empty one of the method
+        versions: dict[str, str],  # track id -> the song it is a version of
+    ):
         super().__init__(recognizer, versions)
         self._everything = None
 
-    def judge(self, query, clip, condition):
+    def _judge(self, query, clip, condition):
         from resonance_nb.landmarks import chance_agreement
 
         found = self.recognizer.rank(clip, 1)
@@ -190,7 +203,7 @@ class EmbeddingAdaptor(Adaptor):
 
     with_unknown = True
 
-    def judge(self, query, clip, condition):
+    def _judge(self, query, clip, condition):
         found = self.recognizer.rank(clip, 60)
         ids = found.track_ids[:60]
         score = found.score[:60]
@@ -249,36 +262,48 @@ class FusedAdaptor(Adaptor):
     with_unknown = True
     passes = ('weights', 'rows')
 
-    def __init__(self, recognizer, versions):
+    def __init__(
+        self,
+        recognizer,  # an empty one of the method
+        versions: dict[str, str],  # track id -> the song it is a version of
+    ):
         super().__init__(recognizer, versions)
         self._analysed = {}
 
-    def analyse(self, query, clip, condition):
+    def _analyse(self, query, clip, condition):
         "What the clip says, analysed once for both passes."
         key = condition, query.query_id
         if key not in self._analysed:
             self._analysed[key] = self.recognizer.hear(clip)
         return self._analysed[key]
 
-    def candidates(self, query, clip, condition):
-        "The first pass: how well each candidate of a known song's clip fits."
+    def candidates(
+        self,
+        query: Query,  # what was asked
+        clip: np.ndarray,  # its sound, shape (n,)
+        condition: str,  # where it was heard
+    ) -> list[Row]:
+        "Go through a clip for the first time: how well each candidate of a known song fits."
         if query.kind != 'known':
             return []
-        found = self.recognizer.evidence(self.analyse(query, clip, condition))
+        found = self.recognizer.evidence(self._analyse(query, clip, condition))
         if query.track_id not in found.track_ids:
             return []
         evidence = [found.track_ids.index(query.track_id), *found.cosine.tolist(), *found.agreement.tolist()]
         return [Row('known', query.track_id, evidence=evidence)]
 
-    def weigh(self, rows):
+    def weigh(
+        self,
+        rows: Sequence[Row],  # of the first pass
+    ) -> None:
         "Take the weights that the first pass gives; the recogniser reads them from its calibration."
         cases = [(np.reshape(r.evidence[1:], (2, -1)).T, int(r.evidence[0])) for r in rows]
         cosine, agreement = candidate_weights(cases)
         weights = {'cosine': round(float(cosine), 2), 'agreement': round(float(agreement), 3)}
         self.recognizer.calibration.constants['score_weights'].update(weights)
 
-    def judge(self, query, clip, condition):
-        heard = self.analyse(query, clip, condition)
+    def _judge(self, query, clip, condition):
+        heard = self._analyse(query, clip, condition)
         kinds = [query.kind] + ['unknown'] * (query.kind == 'known')
         rows = [self._row(query, kind, self._found(query, kind, heard)) for kind in kinds]
         return [r for r in rows if r.best]
@@ -301,7 +326,7 @@ class FusedAdaptor(Adaptor):
         row.alike = [best] if clean and found.cosine[0] > 0.6 and found.agreement[0] > 6 else []
         return row
 
-    def constants(self, rows):
+    def _constants(self, rows):
         levels = [r.levels for r in rows if r.levels and r.kind != 'known']
         shipped = self.recognizer.calibration.constants
         if not levels:

@@ -54,7 +54,7 @@ def fit_rows(
 # %% ../nbs/54b_calibrate.ipynb #78a84cfc
 def go_through(
     adaptor: Adaptor,  # with its songs indexed
-    clips: Sequence[Clip],
+    clips: Sequence[Clip],  # that are to be asked
     journal: Journal,  # what was judged before is not asked again
     *,
     progress: bool = True,  # show a bar

@@ -36,7 +36,7 @@ class StrangerAnswer:
 
 # %% ../nbs/54d_small.ipynb #517cd9f9
 def without_alike(
-    answers: Sequence[StrangerAnswer],
+    answers: Sequence[StrangerAnswer],  # of one size of a catalogue
 ) -> np.ndarray:
     "Give the log odds of the answers, shape (n,), less those between songs that share audio."
     kin = {(a.track_id, a.best) for a in answers if a.alike}
@@ -66,7 +66,7 @@ class StrangerClip:
 # %% ../nbs/54d_small.ipynb #35d57393
 def stranger_clips(
     source: Corpus,  # where the songs are
-    track_ids: Sequence[str],
+    track_ids: Sequence[str],  # of the songs that are heard
     bank: venue.Bank,  # rooms and crowds
     recognizer: Fused,  # that hears them
     *,
@@ -125,14 +125,14 @@ def stranger_answers(
 # %% ../nbs/54d_small.ipynb #c964c045
 def fit_small(
     whole: Fused,  # with the songs of the corpus and starter pieces
-    clips: Sequence[StrangerClip],
+    clips: Sequence[StrangerClip],  # that are asked
     versions: dict[str, str],  # track id of the corpus -> the song it is a version of
     *,
     sizes: Sequence[int] = (3, 8, 20, 50),  # of the catalogues
     large: int = 200,  # songs from which on nothing is taken off
     draws: int = 16,  # catalogues of each size
-    false_accepts: float = 0.005,
-    seed: int = 0,
+    false_accepts: float = 0.005,  # at most this share of strangers may pass
+    seed: int = 0,  # of the draws
     progress: bool = True,  # show a bar
 ) -> dict[str, list]:
     "Fit the penalties of small catalogues: `songs` and `logit`, as `Fused` reads them."

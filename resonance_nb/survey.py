@@ -106,7 +106,7 @@ class Clip:
 # %% ../nbs/54_survey.ipynb #7643ee51
 def questions(
     corpus: Corpus,  # whose validation songs are asked
-    survey: Survey,
+    survey: Survey,  # which clips
 ) -> tuple[Protocol, list[Query]]:
     "Divide the songs, and draw the questions of a survey."
     plan = make_protocol(corpus, 'validation', seed=survey.seed)

@@ -129,9 +129,9 @@ class Recording:
 
 # %% ../nbs/62c_tuning.ipynb #0a52d984
 def record(
-    programme: Programme,
+    programme: Programme,  # what is on
     recognizer,  # with the songs that the listener may name
-    corpus: Corpus,
+    corpus: Corpus,  # where the songs are
     bank: venue.Bank,  # rooms and crowds
 ) -> dict:
     "Listen to one programme; gives its steps and its tempo, to be written as JSON."
@@ -148,8 +148,8 @@ def record(
 # %% ../nbs/62c_tuning.ipynb #8cdc3c04
 def false_alarms(
     quiet: Sequence[Recording],  # in which nothing of the catalogue is played
-    rules: Rules,
-    threshold: float,
+    rules: Rules,  # how sums are made
+    threshold: float,  # sum at which a song is named
 ) -> int:
     "Count the names that are given although nothing known is played."
     return sum(e.kind == 'match' for r in quiet for e in replayed(r.steps, rules, threshold))
@@ -174,8 +174,8 @@ def falling_rates(
 # %% ../nbs/62c_tuning.ipynb #6fce85d3
 def waits(
     lively: Sequence[Recording],  # evenings with known songs
-    rules: Rules,
-    threshold: float,
+    rules: Rules,  # how sums are made
+    threshold: float,  # sum at which a song is named
     versions: dict[str, str],  # track id -> the song it is a version of
 ) -> tuple[pd.DataFrame, int]:
     "Judge the evenings: one row for each known song, as `concert.judge` gives it; and the number of wrong names."
@@ -211,8 +211,8 @@ class Trial:
 
 
 def tried(
-    rules: Rules,
-    recordings: Sequence[Recording],
+    rules: Rules,  # how sums are made
+    recordings: Sequence[Recording],  # lively and quiet ones
     versions: dict[str, str],  # track id -> the song it is a version of
     *,
     false_per_hour: float = 0.5,  # for which the threshold is chosen
@@ -246,7 +246,7 @@ def _record_into(path: Path, index: Path, left_out: list[str], name: str, open_c
 
 # %% ../nbs/62c_tuning.ipynb #e943f7c5
 def recordings(
-    corpus: Corpus,
+    corpus: Corpus,  # where the songs are
     index: Path,  # of a saved `Fused` with the songs of the corpus
     folder: Path,  # of the steps; what is there is not listened to again
     open_corpus: Callable[[], Corpus],  # opens the same corpus in another process
@@ -275,7 +275,7 @@ def recordings(
 
 # %% ../nbs/62c_tuning.ipynb #201cf2c6
 def fit_listener(
-    listened: Sequence[Recording],
+    listened: Sequence[Recording],  # lively and quiet ones
     versions: dict[str, str],  # track id -> the song it is a version of
     model_name: str,  # of the recogniser that was asked
     *,

@@ -30,7 +30,7 @@ __all__ = ['coloured_noise', 'noise_vectors', 'noise_directions', 'fit_noises', 
 def coloured_noise(
     exponent: float,  # power falls with the frequency to this power: 0 white, 1 pink, 2 brown
     *,
-    duration_s: float = 6.0,
+    duration_s: float = 6.0,  # of the noise
     seed: int = 0,  # of the noise
 ) -> np.ndarray:
     "Draw noise of an RMS of 0.1, shape (16 000 x duration_s,)."
@@ -41,7 +41,7 @@ def coloured_noise(
 
 # %% ../nbs/54c_vectors.ipynb #07af3253
 def noise_vectors(
-    encoder: Network,
+    encoder: Network,  # that is to hear them
     sounds: Sequence[np.ndarray],  # of noises, each shape (n,)
     *,
     every: int = 4,  # of so many vectors, one is taken: neighbours are alike
@@ -57,7 +57,7 @@ def noise_vectors(
 def noise_directions(
     vectors: np.ndarray,  # (n, dim) of noises
     *,
-    n_directions: int = 64,
+    n_directions: int = 64,  # means to find
     seed: int = 0,  # of the means to begin with
 ) -> np.ndarray:
     "Bring vectors to a few means of unit length by k-means, shape (n_directions, dim)."
@@ -74,10 +74,10 @@ def noise_directions(
 # %% ../nbs/54c_vectors.ipynb #d2017871
 def fit_noises(
     corpus: Corpus,  # whose noises of the train split are heard
-    encoder: Network,
+    encoder: Network,  # that is to hear them
     *,
     max_sounds: int | None = None,  # at most this many recordings
-    n_directions: int = 64,
+    n_directions: int = 64,  # means to find
     progress: bool = True,  # show a bar
 ) -> np.ndarray:
     "Find the directions of noise of an encoder, shape (n_directions, dim): recordings of two to thirty seconds, and coloured noise."
@@ -110,7 +110,7 @@ def blocks_of(
 
 # %% ../nbs/54c_vectors.ipynb #860ef8bd
 def rounded(
-    book: Codebook,
+    book: Codebook,  # in 32-bit floats
 ) -> Codebook:
     "Round a codebook to 16-bit floats, which is what its file holds."
     return Codebook(book.kind, {n: a.astype(np.float16).astype(np.float32) for n, a in book.arrays.items()})

@@ -290,6 +290,7 @@ FLOORS = [
     'voices mix scores',
     'show',
     'calibration',
+    'recogniser',
     'catalog songlist corpora starter download sources',
     'rooms crowd chain',
     'venue',
