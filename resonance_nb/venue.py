@@ -534,7 +534,7 @@ def _phone_steps(v: Venue, rng) -> tuple:
     target_db, time_s, drive_db, how = (
         d.draw(rng) for d in (v.agc_target_db, v.agc_time_s, v.overload_db, v.overload)
     )
-    codec = v.codec.draw(rng)
+    coding = v.codec.draw(rng)
     bits = v.bits.draw(rng)
     ppm = v.skew_ppm.draw(rng)
     agc = None if target_db is None else dynamics.AutoGain(target_db, 20.0, time_s)
@@ -543,7 +543,7 @@ def _phone_steps(v: Venue, rng) -> tuple:
         over = [('amplify', stages.Gain(drive_db)), ('hard_clip', dynamics.HardClip(-1.0))]
     elif drive_db is not None:
         over = [('saturate', dynamics.Saturator(how, drive_db))]
-    coded = codec.Codec(codec.split()[0], int(codec.split()[1])) if codec else None
+    coded = codec.Codec(coding.split()[0], int(coding.split()[1])) if coding else None
     return _steps(
         ('equalise', eq),
         ('auto_gain', agc),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import integrate, signal
 
-from resonance_nb import chain
+from resonance_nb import dynamics, warp
 from resonance_nb.chain import STAGES, apply, stage_from_dict, stage_to_dict
 from resonance_nb.codec import Codec, Quantiser, code_and_decode, codec_delay, quantise
 from resonance_nb.dynamics import (
@@ -901,7 +901,7 @@ def test_around_the_anchor_the_music_is_itself(anchor, rag):
 
 
 def test_neutral_drift_is_the_sound_itself(rag):
-    np.testing.assert_array_equal(drift(rag, None, Drift(), 5_000), rag)
+    np.testing.assert_array_equal(drift(rag, None, Drift(), anchor=5_000), rag)
     np.testing.assert_array_equal(skew(rag, None, ClockSkew(0.0)), rag)
 
 

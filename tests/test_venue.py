@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from resonance_nb import codec, venue, warp
+from resonance_nb import venue, warp
 from resonance_nb.audio import lufs
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
