@@ -302,6 +302,7 @@ FLOORS = [
     'mining table',
     'train',
     'stream',
+    'pipe microphone',
     'session',
     'fuse',
     'decide',
