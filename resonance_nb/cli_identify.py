@@ -27,6 +27,7 @@ from resonance_nb.cli_options import (
     open_pipe,
     progress,
     remark,
+    remark_guess,
 )
 
 from .core import ResonanceError, counted, no_bar
@@ -283,7 +284,7 @@ def identify(files, catalog, method, top, whole, cue, as_json):
 
     sandbox.warm()  # it starts while the catalogue is read
     with quiet_decoders(), Catalog(catalog, report=remark) as songs:
-        songs.ready(method)
+        remark_guess(songs.ready(method))
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')

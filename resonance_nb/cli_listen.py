@@ -20,6 +20,7 @@ from resonance_nb.cli_options import (
     one_thread,
     open_pipe,
     remark,
+    remark_guess,
 )
 
 # %% auto #0
@@ -193,6 +194,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=remark) as songs:
         recognizer = songs.ready(method)
+        remark_guess(recognizer)
         with _source(source, device, samples, meter.remark) as blocks:
             for event in events_of(meter.watch(blocks), recognizer, false_per_hour):
                 facts = _event_dict(event, songs)

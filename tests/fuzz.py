@@ -382,7 +382,7 @@ def codebook(folder):
     "A codebook in a file of arrays."
     import numpy as np
 
-    from resonance_nb.index import Codebook
+    from resonance_nb.codebook import Codebook
 
     path = folder / 'x.npz'
     Codebook('int8', {'ranges': np.ones((2, 4), np.float32)}).save(path)
