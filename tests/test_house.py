@@ -307,6 +307,7 @@ FLOORS = [
     'mining table',
     'train',
     'stream',
+    'pipe microphone',
     'session',
     'fuse',
     'decide',
