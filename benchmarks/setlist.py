@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from resonance_nb import concert, setlist, venue
-from resonance_nb.queries import make_protocol
 from resonance_nb import queries
+from resonance_nb.queries import make_protocol
 from resonance_nb.concert import Evening, Part
 from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused
@@ -164,7 +164,7 @@ def main():
     if o.index and (o.index / 'index.json').exists():
         fused = Fused.load(o.index)
     for track in corpus.music.index if o.index else catalogue:
-        if track not in fused._songs:
+        if track not in fused.songs:
             fused.add(track, corpus.load('music', track))
     if o.index:
         fused.save(o.index)
