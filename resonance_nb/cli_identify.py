@@ -79,7 +79,7 @@ def _print_limits(answer, catalog) -> None:
 def _beginning(pipe: BinaryIO) -> Iterator:
     "Yield the samples of a pipe, until more has come than is heard."
     from resonance_nb.catalog import QUERY_S
-    from resonance_nb.stream import from_pipe
+    from resonance_nb.pipe import from_pipe
 
     with from_pipe(pipe) as blocks:
         for block in blocks:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resonance_nb import audio, stream
+from resonance_nb import audio, pipe
 from resonance_nb.core import rng_for
 
 RATE = audio.SAMPLE_RATE
@@ -471,7 +471,7 @@ def test_one_is_not_many(tmp_path):
     status, out, err = resonance('songs', '--import', 'one.csv', '--catalog', 'c', cwd=tmp_path)
     assert err == 'resonance: one.csv, line 2: 1 cell under 2 column names\n'
     with pytest.raises(audio.AudioError, match='claims 1 channel at 9 Hz'):
-        stream.from_raw(io.BytesIO(bytes(99)), 9)
+        pipe.from_raw(io.BytesIO(bytes(99)), 9)
 
 
 def test_no_number_stands_before_a_noun_for_many(root):
