@@ -295,7 +295,7 @@ FLOORS = [
     'rooms crowd stages',
     'dynamics codec warp',
     'chain',
-    'venue',
+    'venue batched',
     'augment degraded queries',
     'windows bench',
     'network',
