@@ -129,7 +129,7 @@ json_option = click.option(
 # %% ../nbs/92_cli.ipynb #ebec3c98
 def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
     "What indexing did: the count on standard output, each file that could not be read on standard error."
-    from resonance_nb.catalog import command, show_path
+    from resonance_nb.store import command, show_path
 
     for line in report.lines():
         click.echo(line, err=True)
@@ -167,7 +167,7 @@ def _tell(report, songs, paths, as_json: bool, pruned: int = 0) -> None:
 # %% ../nbs/92_cli.ipynb #aa23feb2
 def _tell_passed_over(kinds) -> None:
     "What is no recording, counted by suffix, on standard error."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if kinds:
         told = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(8))
@@ -177,7 +177,7 @@ def _tell_passed_over(kinds) -> None:
 # %% ../nbs/92_cli.ipynb #3f797d4b
 def _nothing_in(paths) -> str:
     "That there is no music, and where it was looked for."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     places = [show_path(path) for path in paths]
     more = f' and {counted(len(places) - 3, "other place")}' if len(places) > 3 else ''
@@ -186,7 +186,7 @@ def _nothing_in(paths) -> str:
 # %% ../nbs/92_cli.ipynb #c65103f0
 def _prune(songs, paths, report, wait: bool) -> int:
     "Forget the songs of these places whose files are gone, and count them."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import prune
 
     removal, kept = prune(songs, paths, wait)
@@ -234,7 +234,8 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
     """
     _one_thread()
     from resonance_nb.audio import find_audio, quiet_decoders
-    from resonance_nb.catalog import DATABASE, Catalog, show_path
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.store import DATABASE, show_path
 
     if not any(os.path.lexists(p) for p in paths):  # no catalogue is made for a slip of the pen
         raise ResonanceError(f'there is no {show_path(paths[0])}')
@@ -245,7 +246,7 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
             _tell_passed_over(passed_over)
             raise ResonanceError(f'nothing was indexed: {_nothing_in(paths)}')
     with quiet_decoders(), Catalog(catalog, create=True, report=_remark) as songs:
-        report = songs.index(paths, method, jobs=jobs, wait=wait, rehash=again)
+        report = songs.index(paths, method=method, jobs=jobs, wait=wait, rehash=again)
         pruned = _prune(songs, paths, report, wait) if prune else 0
         _tell(report, songs, paths, as_json, pruned)
     return 2 if lost else 0
@@ -257,27 +258,10 @@ def _clock(seconds: float) -> str:
     tenths = round(abs(seconds) * 10)
     return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
 
-# %% ../nbs/92_cli.ipynb #e30892f7
-def _answer(found) -> str:
-    "An identification for people: one line for the decision, one more for each further candidate."
-    from resonance_nb.catalog import show_path
-
-    def song(m):
-        name = ' – '.join(str(m[k]) for k in ('artist', 'title') if m[k]) or m['path']
-        gone = '  (its file is gone)' if m.get('missing') else ''
-        of = 'another version of ' if m.get('another_version') else ''
-        return f'{of}{show_path(name)}  (at {_clock(m["offset_s"])}, confidence {m["confidence"]:.1%}){gone}'
-
-    head = f'{show_path(found.query)}: '
-    if found.decision == 'match':
-        lines = [head + song(found.matches[0])] + ['    or ' + song(m) for m in found.matches[1:]]
-        return '\n'.join(lines)
-    return head + 'no match' + (f'; nearest: {song(found.matches[0])}' if found.matches else '')
-
 # %% ../nbs/92_cli.ipynb #019ed335
 def _tell_limits(found, songs) -> None:
     "What was not heard of a file, and what is damaged in it."
-    from resonance_nb.catalog import command, show_path
+    from resonance_nb.store import command, show_path
 
     name = show_path(found.query)
     problems = found.problems
@@ -291,7 +275,7 @@ def _tell_limits(found, songs) -> None:
 # %% ../nbs/92_cli.ipynb #99f3a271
 def _set_text(found) -> str:
     "The songs of a recording for people: when each begins and ends, what it is, how sure that is."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     head = f'{show_path(found.query)}: {counted(len(found.songs), "song") if found.songs else "no song of the catalogue"} in {_clock(found.duration_s)}'
     width = len(_clock(found.duration_s))
@@ -313,7 +297,7 @@ def _ask_all(songs, query, method: str | None):
 # %% ../nbs/92_cli.ipynb #49a2a670
 def _check_cue(cue: Path, queries: list) -> None:
     "Can a cue sheet be written there, and of this recording?"
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if len(queries) > 1:
         raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
@@ -334,7 +318,7 @@ def _check_cue(cue: Path, queries: list) -> None:
 @contextmanager
 def _writing_cue(cue: Path):
     "What goes wrong is told of the file that was named."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     try:
         yield
@@ -347,7 +331,7 @@ def _writing_cue(cue: Path):
 # %% ../nbs/92_cli.ipynb #cb42d10f
 def _write_cue(found, cue: Path) -> None:
     "The songs of a recording as a cue sheet."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.core import atomic_write
     from resonance_nb.setlist import CUE_TRACKS, cue_sheet
 
@@ -462,8 +446,6 @@ def _check_whole(whole: bool, cue: Path | None, top: int | None) -> None:
 # %% ../nbs/92_cli.ipynb #93f2a413
 def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None = None) -> int:
     "Print the answers one by one; returns how many files could not be asked about."
-    from resonance_nb.songlist import mark_missing
-
     failed = 0
     nothing = (
         {'duration_s': 0.0, 'songs': [], 'problems': []} if whole else {'decision': 'no-match', 'matches': []}
@@ -471,8 +453,8 @@ def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None 
     for query in queries if whole else _progress(queries, 'identify'):
         try:
             found = ask(query)
-            mark_missing(songs, found.songs if whole else found.matches)
-            text = _set_text if whole else _answer
+            found = _with_missing(songs, found)
+            text = _set_text if whole else str
             click.echo(json.dumps(found.as_dict()) if as_json else text(found))
             _tell_limits(found, songs)
         except ResonanceError as e:
@@ -487,15 +469,29 @@ def _ask_each(queries, ask, songs, whole: bool, as_json: bool, cue: Path | None 
             _write_cue(found, cue)
     return failed
 
+# %% ../nbs/92_cli.ipynb #347da2a2
+def _with_missing(songs, answer):
+    "Say of each song of an answer, or of a set list, whether its file is gone."
+    from resonance_nb.songlist import mark_missing, missing_among
+
+    if hasattr(answer, 'matches'):
+        return replace(answer, matches=mark_missing(songs, answer.matches))
+    lost = missing_among(songs, [song['track_id'] for song in answer.songs])
+    for song in answer.songs:
+        if song['track_id'] in lost:
+            song['missing'] = True
+    return answer
+
 # %% ../nbs/92_cli.ipynb #b063c6b7
 def _ask_one(songs, query, method: str | None, top: int):
     "Which song a file is, or what comes through a pipe: of that as much is heard as of a file."
-    from resonance_nb.catalog import _Blocks, _heard
+    from resonance_nb.catalog import hear_query
+    from resonance_nb.workers import FileBlocks
 
     if (f := _pipe(os.fspath(query))) is None:
-        return songs.identify(query, method, top)
-    samples, told = _heard(_Blocks(os.fspath(query), piped=_beginning(f)))
-    return replace(songs.identify(samples, method, top), query=os.fspath(query), **told)
+        return songs.identify(query, method=method, top=top)
+    samples, told = hear_query(FileBlocks(os.fspath(query), piped=_beginning(f)))
+    return replace(songs.identify(samples, method=method, top=top), query=os.fspath(query), **told)
 
 # %% ../nbs/92_cli.ipynb #87696732
 def _beginning(f):
@@ -521,7 +517,7 @@ def _progress(items, what):
 # %% ../nbs/92_cli.ipynb #5a6e0002
 def _song_text(song: dict) -> str:
     "A song as one line."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or os.path.basename(song['path'])
     album = f' ({song["album"]})' if song['album'] else ''
@@ -533,7 +529,7 @@ def _song_text(song: dict) -> str:
 # %% ../nbs/92_cli.ipynb #6e43c1f0
 def _overview_text(there: dict, folder: Path) -> str:
     "What a catalogue holds, as one line."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     methods = ', '.join(f'{method} {n}' for method, n in there['methods'].items()) or 'no index'
     odd = [counted(there['missing'], 'file') + ' gone (--missing)'] if there['missing'] else []
@@ -547,7 +543,7 @@ def _overview_text(there: dict, folder: Path) -> str:
 # %% ../nbs/92_cli.ipynb #5a6e0004
 def _list(catalog, words: tuple, fields: dict, missing: bool, unreadable: bool, as_json: bool) -> None:
     "Print what is there, or what could not be read."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import list_songs, list_unreadable, overview
 
     if unreadable:
@@ -565,7 +561,7 @@ def _list(catalog, words: tuple, fields: dict, missing: bool, unreadable: bool, 
 # %% ../nbs/92_cli.ipynb #05baf4d0
 def _table(catalog, out: Path | None, back: Path | None, as_json: bool) -> None:
     "Write the titles to a CSV, or take them back from one."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if out:
         told = {'file': os.fspath(out), 'songs': catalog.export_csv(out)}
@@ -655,7 +651,8 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
       resonance remove "Music/Old songs" --catalog my.catalogue
       resonance remove --missing --dry-run --catalog my.catalogue
     """
-    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import remove as forget
 
     if not names and not missing:
@@ -703,7 +700,8 @@ def check(catalog, repair, as_json):
       resonance check --repair --catalog my.catalogue
     """
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import lacking, repair as mend
 
     with quiet_decoders(), Catalog(catalog, report=_remark) as known:
@@ -772,7 +770,7 @@ def _source(source: str | None, device: str | None, raw: dict | None, report):
 # %% ../nbs/92_cli.ipynb #cb3cd004
 def _told(event, songs) -> dict:
     "An event as one object: what happened, when, to which song."
-    from resonance_nb.catalog import real_path
+    from resonance_nb.store import real_path
 
     found = event.as_dict()
     names = {k: None for k in ('title', 'artist', 'path')}
@@ -790,7 +788,7 @@ def _told(event, songs) -> dict:
 # %% ../nbs/92_cli.ipynb #3921d0d2
 def _said(told: dict) -> str:
     "An event for people."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     head = f'{_clock(told["time_s"]):>9}  {told["event"]:9}'
     if not told['track_id']:
@@ -1004,7 +1002,7 @@ def _targets(source: Path, out: Path) -> list[tuple[Path, Path, str]]:
     from collections import Counter
 
     from resonance_nb.audio import FORMATS, find_audio
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if not source.is_dir():
         to = out / f'{source.stem}.flac' if out.is_dir() else out
@@ -1138,7 +1136,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
     """
     _one_thread()
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     bank = bank_of(folder, split)
     failed = 0

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'VectorRecognizer', 'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class',
            'default_method', 'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading',
-           'counted', 'no_bar', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
-           'cache_folder']
+           'counted', 'no_bar', 'SongIndex', 'rng_for', 'require_rng', 'as_samples', 'sha256_file', 'sha256_files',
+           'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class SongIndex:
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
     ) -> None:
         "Index one song; one of which there is nothing to keep, like silence, adds nothing."
-        self.add_stream(track_id, [samples])
+        self.add_stream(track_id, [as_samples(samples)])
 
     def add_stream(
         self,
@@ -337,6 +337,36 @@ def rng_for(
 
     key = [zlib.crc32(repr(n).encode()) for n in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *key]))
+
+# %% ../nbs/00_core.ipynb #97e7f2c0
+def require_rng(
+    rng: object,  # what was given
+) -> None:
+    "Refuse what is no generator of random numbers, a seed for example; raises `ResonanceError`."
+    import numpy as np
+
+    if not isinstance(rng, np.random.Generator):
+        raise ResonanceError(
+            f"rng must be a generator of random numbers, not {type(rng).__name__}: rng_for(1, 'a name') makes one"
+        )
+
+# %% ../nbs/00_core.ipynb #4b2aa03c
+def as_samples(
+    sound: object,  # what was given
+    what: str = 'a sound',  # it is
+) -> np.ndarray:  # the same numbers, shape (n,)
+    "Take a sound as an array; raises `ResonanceError` for what is not one row of numbers."
+    import numpy as np
+
+    if isinstance(sound, (str, bytes, os.PathLike)):
+        raise ResonanceError(f'{what} must be one row of samples, not {type(sound).__name__}')
+    try:
+        x = np.asarray(sound)
+    except ValueError as e:
+        raise ResonanceError(f'{what} must be one row of samples; this is none ({first_line(e)})') from e
+    if x.ndim != 1 or x.dtype.kind not in 'fiub':
+        raise ResonanceError(f'{what} must be one row of samples; it has shape {x.shape} and holds {x.dtype}')
+    return x
 
 # %% ../nbs/00_core.ipynb #eb916286
 def sha256_file(

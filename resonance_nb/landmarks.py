@@ -20,6 +20,7 @@ from resonance_nb.core import (
     OtherVersion,
     ResonanceError,
     as_matches,
+    as_samples,
     best_first,
     probability,
     reading,
@@ -438,7 +439,7 @@ class Landmarks:
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
     ) -> None:
         "Index one song; audio without a single hash (silence, a click) adds nothing."
-        self.add_stream(track_id, [samples])
+        self.add_stream(track_id, [as_samples(samples)])
 
     def add_stream(
         self,

@@ -367,7 +367,7 @@ def _write_catalogue(corpus, protocol, folder: Path, with_songs: str, progress: 
     "Write catalogue/catalogue.csv, and the songs when they are wanted; gives the licences."
     from tqdm import tqdm
 
-    from resonance_nb.catalog import _cell_out
+    from resonance_nb.tags import cell_out
 
     where = _inside(folder, 'catalogue')
     rows = []
@@ -384,7 +384,7 @@ def _write_catalogue(corpus, protocol, folder: Path, with_songs: str, progress: 
             ]
         )
     columns = ['track_id', 'title', 'artist', 'file', 'sha256', 'licence']
-    _write_text(where / 'catalogue.csv', _table_text(columns, [[_cell_out(x) for x in row] for row in rows]))
+    _write_text(where / 'catalogue.csv', _table_text(columns, [[cell_out(x) for x in row] for row in rows]))
     return [row[-1] for row in rows]
 
 # %% ../nbs/33_services.ipynb #8a8e50a2
@@ -647,9 +647,9 @@ def _text(value, field: str, where: str) -> str:
         return ', '.join(value).strip()
     if isinstance(value, (dict, list, bool)):
         raise ServiceError(f'{where}: {field} is {_short(value)}, not a text')
-    from resonance_nb.catalog import _cell_in
+    from resonance_nb.tags import cell_in
 
-    return _cell_in(str(value).strip())
+    return cell_in(str(value).strip())
 
 # %% ../nbs/33_services.ipynb #33a00041
 def _answer(cells: dict, where: str, source: str, nested: bool = False) -> Answer:

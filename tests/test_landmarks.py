@@ -496,7 +496,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
     with Catalog(folder / 'catalogue', create=True) as songs:
         report = songs.index(
-            [corpus.path('music', i) for i in plan.catalogue_ids], 'landmark', jobs=2, progress=False
+            [corpus.path('music', i) for i in plan.catalogue_ids], method='landmark', jobs=2, progress=False
         )
         assert not report.failed
         yield corpus, plan, songs
