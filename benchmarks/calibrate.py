@@ -10,7 +10,6 @@ two are no strangers to each other, and answers that take one for the other are 
 played too fast or too slow are heard too: they say nothing about the coefficients, but they must be named wrong as rarely.
 """
 
-import json
 from collections import namedtuple
 
 import numpy as np
@@ -18,8 +17,18 @@ from speeds import clips
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
-from resonance_nb.core import atomic_write, project_root
-from resonance_nb.landmarks import DENSE, FIRST, DenseLandmarks, Landmarks, chance_agreement
+from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
+from resonance_nb.calibration import Calibration, confidences, load_all, save, threshold_at
+from resonance_nb.calibration import fit as fit_confidence
+from resonance_nb.core import project_root
+from resonance_nb.landmarks import (
+    AGREEMENT_FEATURES,
+    DENSE,
+    FIRST,
+    DenseLandmarks,
+    Landmarks,
+    chance_agreement,
+)
 from resonance_nb.starter import default_corpus, make_starter
 
 SEED = 0
@@ -36,15 +45,15 @@ DURATIONS_S = (2, 5, 10)
 
 corpus = default_corpus()
 more = make_starter(n_pieces=600)
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
 heard_in = {
     'crowd': None,
-    'hard-mix': bench.in_venue(bank, ['hard-mix']),
-    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'hard-mix': in_venue(bank, ['hard-mix']),
+    'six venues': in_venue(bank, list(venue.VENUES)),
 }
-versions = bench.song_of(corpus.music)
+versions = song_of(corpus.music)
 recognizers = [Landmarks(), DenseLandmarks()]
 for recognizer in recognizers:
     bench.index(recognizer, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
@@ -85,7 +94,7 @@ def share_audio():
         measure_disk=False,
     )
     for query in (q for q in queries if q.kind != 'noise' and q.snr_db is None):
-        found = all_songs.evidence(bench.render(query, corpus, cache))
+        found = all_songs.evidence(render(query, corpus, cache))
         own = found.score[np.array(found.track_ids) == query.track_id]
         pairs |= {
             (query.track_id, t) for t, z in zip(found.track_ids, found.score) if len(own) and z > own[0] / 2
@@ -98,7 +107,7 @@ kin = share_audio()
 for degrade in heard_in.values():
     cache = {}
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        clip = bench.render(query, corpus, cache, degrade)
+        clip = render(query, corpus, cache, degrade)
         for recognizer in recognizers:
             rows[recognizer.name] += judged(recognizer.evidence(clip), query)
 
@@ -116,23 +125,18 @@ def fit(recognizer):
         np.array(x, dtype=object if i == 4 else None) for i, x in enumerate(zip(*strangers))
     )
     answered = np.isfinite(features[:, 0]) & (kinds != 'speed')
-    coefficients = bench.fit_calibration(features[answered], right[answered])
-    confidence = np.where(doubtful, 0, bench.calibrated(coefficients, np.nan_to_num(features)))
+    coefficients = fit_confidence(features[answered], right[answered])
+    confidence = np.where(doubtful, 0, confidences(coefficients, np.nan_to_num(features)))
     confidence[(kinds == 'speed') & right] = 0  # a song that is known at another speed is no mistake
     # the threshold holds for unknown songs, for crowds and for other speeds, each on its own
-    thresholds = {
-        k: float(np.quantile(confidence[kinds == k], 1 - FALSE_ACCEPTS, method='higher'))
-        for k in ('unknown', 'noise', 'speed')
-    }
-    print(recognizer.name, thresholds)
-    return {
-        'intercept': float(coefficients[0]),
-        'weights': [float(w) for w in coefficients[1:]],
-        'accept_confidence': float(np.nextafter(max(thresholds.values()), 1)),
-        'least_chance': LEAST_CHANCE[recognizer.name],
-        'front_end': recognizer.front.digest(),
-        'candidates': recognizer.asking.candidates,
-        'fitted_on': {
+    accept = threshold_at(FALSE_ACCEPTS, confidence, kinds, negatives=('unknown', 'noise', 'speed'))
+    return Calibration(
+        {'front_end': recognizer.front.digest()},
+        float(coefficients[0]),
+        dict(zip(AGREEMENT_FEATURES, map(float, coefficients[1:]))),
+        accept,
+        {'least_chance': LEAST_CHANCE[recognizer.name]},
+        {
             'corpus': corpus.name,
             'corpus_checksum': corpus.checksum(),
             'split': 'validation',
@@ -142,17 +146,17 @@ def fit(recognizer):
             'pairs_that_share_audio': len(kin) // 2,
             'set_aside': len(rows[recognizer.name]) - len(strangers),
             'answers': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-            'query_set': bench.query_set_hash(queries),
+            'query_set': query_set_hash(queries),
             'false_accepts_allowed': FALSE_ACCEPTS,
+            'candidates': recognizer.asking.candidates,
         },
-    }
+    )
 
 
 path = project_root() / 'resonance_nb' / 'models' / 'landmarks.json'
 # of the first version, which is not fitted again
-votes = next(f for f in json.loads(path.read_text()) if not f['candidates'])
-assert votes['front_end'] == FIRST[0].digest() and recognizers[1].front == DENSE[0]
+votes = next(c for c in load_all(path) if tuple(c.weights) != AGREEMENT_FEATURES)
+assert votes.is_for({'front_end': FIRST[0].digest()}) and recognizers[1].front == DENSE[0]
 fitted = [fit(r) for r in recognizers] + [votes]
-with atomic_write(path) as part:
-    part.write_text(json.dumps(fitted, indent=2) + '\n')
-print(json.dumps(fitted, indent=2))
+save(path, fitted)
+print(*fitted, sep='\n')

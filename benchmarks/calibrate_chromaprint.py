@@ -6,15 +6,16 @@ Writes resonance_nb/models/chromaprint.json. Test songs, crowds and rooms are no
 validation split, and a third of their songs are kept out of the catalogue.
 """
 
-import json
 from dataclasses import asdict
 
 import numpy as np
 from tqdm import tqdm
 
-from resonance_nb import bench
+from resonance_nb import bench, timing
+from resonance_nb.queries import make_protocol, make_queries, query_set_hash, render
+from resonance_nb.calibration import Calibration, confidences, fit, save, threshold_at
 from resonance_nb.chromaprint import Chromaprint, features
-from resonance_nb.core import atomic_write, project_root
+from resonance_nb.core import project_root
 from resonance_nb.starter import default_corpus
 
 SEED = 0
@@ -22,8 +23,8 @@ FALSE_ACCEPTS = 0.01
 EXCERPTS = 2
 
 corpus = default_corpus()
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 recognizer = Chromaprint()
 bench.index(recognizer, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
 
@@ -33,9 +34,9 @@ bits = []
 varied = []
 right = []
 kinds = []
-with bench.fixed_threads():
+with timing.fixed_threads():
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        found = recognizer.evidence(bench.render(query, corpus, cache))
+        found = recognizer.evidence(render(query, corpus, cache))
         errors.append(found.error[:5] if found.track_ids else np.full(5, np.nan))
         bits.append(found.bits)
         varied.append(found.varied)
@@ -52,33 +53,28 @@ chance = np.linalg.lstsq(law, np.log(0.5 - errors[fifth, 4]), rcond=None)[0].tol
 found = np.array(
     [features(e, int(b), v, chance)[0] for e, b, v in zip(errors[heard], bits[heard], varied[heard])]
 )
-coefficients = bench.fit_calibration(found, right[heard])
+coefficients = fit(found, right[heard])
 confidence = np.zeros(len(kinds))  # a clip that is not answered is not accepted
-confidence[heard] = bench.calibrated(coefficients, found)
+confidence[heard] = confidences(coefficients, found)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(
-    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
-    for kind in ('unknown', 'noise')
-)
+accept = threshold_at(FALSE_ACCEPTS, confidence, kinds)
 
-fitted = {
-    'intercept': float(coefficients[0]),
-    'weights': [float(w) for w in coefficients[1:]],
-    'chance': chance,
-    'accept_confidence': float(np.nextafter(threshold, 1)),
-    'front': asdict(recognizer.front),
-    'front_end': recognizer.front.digest(),
-    'fitted_on': {
+fitted = Calibration(
+    {'front_end': recognizer.front.digest(), **asdict(recognizer.front)},
+    float(coefficients[0]),
+    dict(zip(recognizer.calibration.weights, map(float, coefficients[1:]))),
+    accept,
+    {'chance': chance},
+    {
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),
         'split': 'validation',
         'seed': SEED,
         'queries': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
         'answered': int(heard.sum()),
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
-}
-with atomic_write(project_root() / 'resonance_nb' / 'models' / 'chromaprint.json') as part:
-    part.write_text(json.dumps(fitted, indent=2) + '\n')
-print(json.dumps(fitted, indent=2))
+)
+save(project_root() / 'resonance_nb' / 'models' / 'chromaprint.json', [fitted])
+print(fitted)

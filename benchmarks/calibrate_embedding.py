@@ -8,13 +8,13 @@ of a song in the catalogue is also judged as if the song and its versions were n
 one is nearly as similar to the other) are no strangers to each other, and answers that take one for the other are set aside.
 """
 
-import json
-
 import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
-from resonance_nb.core import atomic_write, project_root
+from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
+from resonance_nb.calibration import Calibration, confidences, fit, save, threshold_at
+from resonance_nb.core import project_root
 from resonance_nb.embedding import Embedding, evidence_features
 from resonance_nb.starter import default_corpus, make_starter
 
@@ -26,15 +26,15 @@ DURATIONS_S = (2, 5, 10)
 
 corpus = default_corpus()
 more = make_starter(n_pieces=600)
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
 heard_in = {
     'crowd': None,
-    'hard-mix': bench.in_venue(bank, ['hard-mix']),
-    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'hard-mix': in_venue(bank, ['hard-mix']),
+    'six venues': in_venue(bank, list(venue.VENUES)),
 }
-versions = bench.song_of(corpus.music)
+versions = song_of(corpus.music)
 recognizer = Embedding()
 bench.index(
     recognizer,
@@ -49,7 +49,7 @@ found = []
 for place, degrade in heard_in.items():
     cache = {}
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        ids, scores, _, n = recognizer.ranking(bench.render(query, corpus, cache, degrade))
+        ids, scores, _, n = recognizer.ranking(render(query, corpus, cache, degrade))
         found.append((place, query, ids[:60], scores[:60], n))
 
 kin = set()
@@ -82,22 +82,19 @@ for _, query, ids, scores, n in found:
         rows.append((evidence_features(scores[kept], n)[0], kind == 'known' and best == query.track_id, kind))
 
 features, right, kinds = (np.array(x) for x in zip(*rows))
-coefficients = bench.fit_calibration(features, right)
-confidence = bench.calibrated(coefficients, features)
+coefficients = fit(features, right)
+confidence = confidences(coefficients, features)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(
-    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
-    for kind in ('unknown', 'noise')
-)
+accept = threshold_at(FALSE_ACCEPTS, confidence, kinds)
 print(
-    f'accepted and right, all known: {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}; named right: {np.mean(right[kinds == "known"]):.1%}'
+    f'accepted and right, all known: {np.mean((confidence >= accept)[kinds == "known"] & right[kinds == "known"]):.1%}; named right: {np.mean(right[kinds == "known"]):.1%}'
 )
-fitted = {
-    'intercept': float(coefficients[0]),
-    'weights': [float(w) for w in coefficients[1:]],
-    'accept_confidence': float(np.nextafter(threshold, 1)),
-    'encoder': recognizer.digest,
-    'fitted_on': {
+fitted = Calibration(
+    {'encoder': recognizer.digest},
+    float(coefficients[0]),
+    dict(zip(recognizer.calibration.weights, map(float, coefficients[1:]))),
+    accept,
+    fitted_on={
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),
         'split': 'validation',
@@ -107,11 +104,9 @@ fitted = {
         'pairs_that_share_audio': len(kin) // 2,
         'set_aside': aside,
         'answers': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
-}
-path = project_root() / 'resonance_nb' / 'models' / 'embedding.json'
-with atomic_write(path) as part:
-    part.write_text(json.dumps(fitted, indent=2) + '\n')
-print(json.dumps(fitted, indent=2))
+)
+save(project_root() / 'resonance_nb' / 'models' / 'embedding.json', [fitted])
+print(fitted)

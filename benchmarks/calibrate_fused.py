@@ -11,7 +11,6 @@ other, and answers that take one for the other are set aside. `--index DIR` keep
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,17 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
-from resonance_nb.core import atomic_write, project_root
+from resonance_nb.queries import (
+    in_venue,
+    make_protocol,
+    make_queries,
+    query_set_hash,
+    render,
+    snr_label,
+    song_of,
+)
+from resonance_nb.calibration import Calibration, confidences, fit, load_all, save, threshold_at
+from resonance_nb.core import project_root
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus, make_starter
 
@@ -37,15 +46,15 @@ options = parser.parse_args()
 
 corpus = default_corpus()
 more = make_starter(n_pieces=600)
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
 bank = venue.Bank(corpus, 'validation')
 heard_in = {
-    'hard-mix': bench.in_venue(bank, ['hard-mix']),
-    'six venues': bench.in_venue(bank, list(venue.VENUES)),
+    'hard-mix': in_venue(bank, ['hard-mix']),
+    'six venues': in_venue(bank, list(venue.VENUES)),
     'crowd': None,
 }
-versions = bench.song_of(corpus.music)
+versions = song_of(corpus.music)
 by_song = {}
 for track, song in versions.items():
     by_song.setdefault(song, set()).add(track)
@@ -70,7 +79,7 @@ for place, degrade in heard_in.items():
     for query in tqdm(
         sorted(queries, key=lambda q: (q.kind, q.noise_key)), place, disable=None, mininterval=10
     ):
-        asked.append((place, query, recognizer.hear(bench.render(query, corpus, cache, degrade))))
+        asked.append((place, query, recognizer.hear(render(query, corpus, cache, degrade))))
 
 
 def found_now(kinds: tuple[str, ...]) -> list[tuple]:
@@ -107,9 +116,9 @@ def fitted_weights(found: list[tuple]) -> dict[str, float]:
     return {'cosine': round(float(w[0]), 2), 'agreement': round(float(w[1]), 3)}
 
 
-before = json.loads(FILE.read_text())
+before = load_all(FILE)[0].constants
 recognizer._weights = fitted_weights(found_now(('known',)))
-print('weights before', before['weights'], 'and now', recognizer._weights)
+print('weights before', before['score_weights'], 'and now', recognizer._weights)
 found = found_now(('known', 'unknown', 'noise'))
 kin = {
     (q.track_id, e.track_ids[0])
@@ -138,15 +147,12 @@ rows = [
 features = np.array([e.features[0] for e, *_ in rows])
 kinds = np.array([r[1] for r in rows])
 right = np.array([r[2] for r in rows])
-coefficients = bench.fit_calibration(features, right)
-confidence = bench.calibrated(coefficients, features)
+coefficients = fit(features, right)
+confidence = confidences(coefficients, features)
 # the threshold holds for unknown songs and for crowds, each on its own
-threshold = max(
-    float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
-    for kind in ('unknown', 'noise')
-)
+accept = threshold_at(FALSE_ACCEPTS, confidence, kinds)
 print(
-    f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence > threshold)[kinds == "known"] & right[kinds == "known"]):.1%}'
+    f'named right {np.mean(right[kinds == "known"]):.1%}, accepted and right {np.mean((confidence >= accept)[kinds == "known"] & right[kinds == "known"]):.1%}'
 )
 for place in heard_in:
     for snr_db in SNRS_DB:
@@ -157,21 +163,17 @@ for place in heard_in:
         ]
         print(
             place,
-            bench.snr_label(snr_db),
-            *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence > threshold))[h]):.0%}' for h in here),
+            snr_label(snr_db),
+            *(f'{np.mean(right[h]):.0%} {np.mean((right & (confidence >= accept))[h]):.0%}' for h in here),
             sep='  ',
         )
-told = {
-    'weights': recognizer._weights,
-    'floor': floor,
-    'few': before.get('few', {'songs': [1, 200], 'logit': [0.0, 0.0]}),
-    'noise': before['noise'],
-    'steady': before['steady'],
-    'intercept': float(coefficients[0]),
-    'coefficients': [float(w) for w in coefficients[1:]],
-    'accept_confidence': float(np.nextafter(threshold, 1)),
-    'model': recognizer.model_name,
-    'fitted_on': {
+fitted = Calibration(
+    {'model': recognizer.model_name},
+    float(coefficients[0]),
+    dict(zip(recognizer.calibration.weights, map(float, coefficients[1:]))),
+    accept,
+    before | {'score_weights': recognizer._weights, 'floor': floor},
+    {
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),
         'split': 'validation',
@@ -181,10 +183,9 @@ told = {
         'pairs_that_share_audio': len(kin) // 2,
         'set_aside': len(found) - len(rows),
         'answers': dict(Counter(kinds.tolist())),
-        'query_set': bench.query_set_hash(queries),
+        'query_set': query_set_hash(queries),
         'false_accepts_allowed': FALSE_ACCEPTS,
     },
-}
-with atomic_write(FILE) as part:
-    part.write_text(json.dumps(told, indent=2) + '\n')
-print(json.dumps(told, indent=2))
+)
+save(FILE, [fitted])
+print(fitted)

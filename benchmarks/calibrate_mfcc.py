@@ -7,13 +7,14 @@ crowds and rooms are not touched: queries come from the validation split, and a 
 the catalogue.
 """
 
-import json
-
 import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench
-from resonance_nb.core import Match, atomic_write, project_root, rng_for
+from resonance_nb.queries import make_protocol, make_queries, query_set_hash, render, snr_label
+from resonance_nb.calibration import Calibration, confidences, save, threshold_at
+from resonance_nb.calibration import fit as fit_confidence
+from resonance_nb.core import Match, project_root, rng_for
 from resonance_nb.mfcc import Chroma, Mfcc, features, lab_measures
 from resonance_nb.starter import default_corpus
 
@@ -21,22 +22,10 @@ SEED = 0
 FALSE_ACCEPTS = 0.01
 EXCERPTS = 2
 MODELS = project_root() / 'resonance_nb' / 'models'
-UNFITTED = {
-    'intercept': 0.0,
-    'weights': [0.0, 0.0],
-    'accept_confidence': 1.0,
-    'usual_fifth': 0.0,
-    'front_end': '',
-    'fitted_on': {},
-}
-
-for cls in (Mfcc, Chroma):  # a class reads its file when it is made
-    if not (MODELS / f'{cls.name}.json').exists():
-        (MODELS / f'{cls.name}.json').write_text(json.dumps(UNFITTED))
 
 corpus = default_corpus()
-plan = bench.protocol(corpus, 'validation', seed=SEED)
-queries = bench.make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
+plan = make_protocol(corpus, 'validation', seed=SEED)
+queries = make_queries(corpus, plan, excerpts=EXCERPTS, seed=SEED)
 systems = [
     Mfcc(),
     Chroma(),
@@ -50,7 +39,7 @@ for system in systems:
 asked = [[] for _ in systems]
 cache = {}
 for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s)), 'ask', disable=None):
-    samples = bench.render(query, corpus, cache)
+    samples = render(query, corpus, cache)
     for system, found in zip(systems, asked):
         found.append((query, *system.ranking(samples)[:2]))
 
@@ -63,42 +52,36 @@ def fit(system, found):
     ]
     right = np.array([bool(ids) and q.kind == 'known' and ids[0] == q.track_id for q, ids, _ in found])
     kinds = np.array([q.kind for q, _, _ in found])
-    coefficients = bench.fit_calibration(np.array(rows), right)
-    confidence = np.where(
-        [bool(ids) for _, ids, _ in found], bench.calibrated(coefficients, np.array(rows)), 0
-    )
+    coefficients = fit_confidence(np.array(rows), right)
+    confidence = np.where([bool(ids) for _, ids, _ in found], confidences(coefficients, np.array(rows)), 0)
     # the threshold holds for unknown songs and for crowds, each on its own
-    threshold = max(
-        float(np.quantile(confidence[kinds == kind], 1 - FALSE_ACCEPTS, method='higher'))
-        for kind in ('unknown', 'noise')
-    )
-    accepted = confidence > threshold
+    accept = threshold_at(FALSE_ACCEPTS, confidence, kinds)
+    accepted = confidence >= accept
     for kind in ('unknown', 'noise'):
         print(
             f'{system.name}: false accepts of {kind}: {accepted[kinds == kind].mean():.2%}, n = {(kinds == kind).sum()}'
         )
     print(f'{system.name}: accepted and right, all known: {(accepted & right)[kinds == "known"].mean():.1%}')
-    return {
-        'intercept': float(coefficients[0]),
-        'weights': [float(w) for w in coefficients[1:]],
-        'usual_fifth': usual,
-        'accept_confidence': float(np.nextafter(threshold, 1)),
-        'front_end': system.front.digest(),
-        'fitted_on': {
+    return Calibration(
+        {'front_end': system.front.digest(), 'scope': system.scope, 'scaling': system.scaling},
+        float(coefficients[0]),
+        dict(zip(system.calibration.weights, map(float, coefficients[1:]))),
+        accept,
+        {'usual_fifth': usual},
+        {
             'corpus': corpus.name,
             'corpus_checksum': corpus.checksum(),
             'split': 'validation',
             'seed': SEED,
             'queries': {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True))},
-            'query_set': bench.query_set_hash(queries),
+            'query_set': query_set_hash(queries),
             'false_accepts_allowed': FALSE_ACCEPTS,
         },
-    }
+    )
 
 
 for system, found in zip(systems[:2], asked):
-    with atomic_write(MODELS / f'{system.name}.json') as part:
-        part.write_text(json.dumps(fit(system, found), indent=2) + '\n')
+    save(MODELS / f'{system.name}.json', [fit(system, found)])
 
 names = ['mfcc', 'chroma', 'mfcc, whole songs', 'chroma, whole songs', 'mfcc, as the lab had it']
 for name, system, found in zip(names, systems, asked):
@@ -111,4 +94,4 @@ for name, system, found in zip(names, systems, asked):
             ]
             table = lab_measures(part, len(system), rng_for(SEED, 'intervals'))
             figures = ', '.join(f'{m} {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]' for m, r in table.iterrows())
-            print(f'{name}, {duration_s} s, {bench.snr_label(snr_db)}: {figures}, n = {len(part)}')
+            print(f'{name}, {duration_s} s, {snr_label(snr_db)}: {figures}, n = {len(part)}')

@@ -9,16 +9,18 @@ taken off so that one stranger in two hundred passes, as in a large catalogue. T
 """
 
 import argparse
-import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from resonance_nb import bench, venue
+from resonance_nb import venue
+from resonance_nb.queries import song_of
 from resonance_nb.audio import rms_db
-from resonance_nb.core import atomic_write, project_root, rng_for
+from resonance_nb.calibration import load_all, save
+from resonance_nb.core import project_root, rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus, make_starter
 
@@ -77,7 +79,7 @@ def answers(whole: Fused, asked: list[tuple], versions: dict, size: int) -> list
                 continue
             e = small.evidence(heard)
             if e.track_ids:
-                logit = float(small._coefficients[0] + e.features[0] @ small._coefficients[1:])
+                logit = float(small.calibration.log_odds(e.features)[0])
                 found.append(
                     (t, e.track_ids[0], logit, snr_db is None and e.cosine[0] > 0.6 and e.agreement[0] > 6)
                 )
@@ -95,9 +97,9 @@ def main():
     corpus = default_corpus()
     others = make_starter(n_pieces=600)
     whole = Fused.load(o.index)
-    versions = bench.song_of(corpus.music)
+    versions = song_of(corpus.music)
     asked = clips(corpus, others, whole)
-    told = json.loads(FILE.read_text())
+    fitted = load_all(FILE)[0]
     off = []
     accept = math.log(whole.accept_confidence / (1 - whole.accept_confidence))
     for size in SIZES:
@@ -110,10 +112,8 @@ def main():
             flush=True,
         )
     off = np.maximum.accumulate(off[::-1])[::-1].tolist()  # never more in a larger catalogue
-    with atomic_write(FILE) as part:
-        part.write_text(
-            json.dumps(told | {'few': {'songs': [*SIZES, 200], 'logit': [*off, 0.0]}}, indent=2) + '\n'
-        )
+    constants = fitted.constants | {'few': {'songs': [*SIZES, 200], 'logit': [*off, 0.0]}}
+    save(FILE, [replace(fitted, constants=constants)])
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from resonance_nb import audio, bench, chain, venue
+from resonance_nb import audio, chain, timing, venue
 from resonance_nb.augment import BatchDegrader, waveform_augmentation
 from resonance_nb.core import rng_for
 from resonance_nb.starter import default_corpus
@@ -59,7 +59,7 @@ def stages_s(clips, records):
 def main():
     corpus = default_corpus()
     bank = venue.Bank(corpus, 'train', rooms_per_venue=16)
-    print(f'{bench.machine()}\n{corpus}, torch {torch.__version__}\n')
+    print(f'{timing.machine()}\n{corpus}, torch {torch.__version__}\n')
 
     # one at a time: 5-s clips that know 3 s of past, as the studies do
     clips = clips_of(corpus, 36, 3.0, 5.0, 0.5)
@@ -68,7 +68,7 @@ def main():
         for i in range(len(clips))
     ]
     one_by_one(clips, records, bank, 3.0, 5.0)  # warm: rooms prepared, crowds decoded, codecs calibrated
-    took_s, _ = bench.time_it(lambda: one_by_one(clips, records, bank, 3.0, 5.0), repeats=3, warmup=0)
+    took_s, _ = timing.time_it(lambda: one_by_one(clips, records, bank, 3.0, 5.0), repeats=3, warmup=0)
     line(
         'one at a time, 5-s clips with 3 s of past, x real time per core',
         f'{5 * len(clips) / took_s:.0f}',
@@ -76,9 +76,9 @@ def main():
     )
     for name in NAMES:
         mine = [(x, r) for x, r in zip(clips, records) if r.venue == name]
-        took_s, _ = bench.time_it(lambda: one_by_one(*zip(*mine), bank, 3.0, 5.0), repeats=3, warmup=0)
+        took_s, _ = timing.time_it(lambda: one_by_one(*zip(*mine), bank, 3.0, 5.0), repeats=3, warmup=0)
         line(f'   {name}', f'{5 * len(mine) / took_s:.0f}')
-    with bench.fixed_threads():
+    with timing.fixed_threads():
         spent = stages_s(clips, records)
     for name, s in sorted(spent.items(), key=lambda x: -x[1]):
         used = sum(name in {q['stage'] for q in r.source + r.phone} for r in records)
@@ -98,7 +98,7 @@ def main():
 
     def alone_s():
         return (
-            bench.time_it(lambda: one_by_one(clips[few], records[few], bank, 1.0, 2.0), repeats=1, warmup=0)[
+            timing.time_it(lambda: one_by_one(clips[few], records[few], bank, 1.0, 2.0), repeats=1, warmup=0)[
                 0
             ]
             / 24
@@ -156,7 +156,7 @@ def main():
         for _ in range(3):
             one_s = alone_s()
             took_s = (
-                bench.time_it(
+                timing.time_it(
                     lambda: [theirs(x, rng_for(0, i)) for i, x in enumerate(inside)], repeats=1, warmup=0
                 )[0]
                 / 24

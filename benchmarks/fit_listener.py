@@ -21,7 +21,9 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from resonance_nb import bench, concert, venue
+from resonance_nb import concert, venue
+from resonance_nb.queries import make_protocol
+from resonance_nb import queries
 from resonance_nb.core import atomic_write, project_root, rng_for
 from resonance_nb.decide import Answer, Claim, Decider, Listener, Rules, threshold_for
 from resonance_nb.fuse import Fused
@@ -96,7 +98,7 @@ def record(job) -> str:
     fused = Fused.load(index)
     fused.retain(catalogue)
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'validation', seed=SEED)
+    plan = make_protocol(corpus, 'validation', seed=SEED)
     bank = venue.Bank(corpus, 'validation')
     evening, make = next((e, m) for n, e, m in streams(corpus, plan, bank) if n == name)
     blocks, made = make()
@@ -195,9 +197,9 @@ def main():
     o = options()
     o.streams.mkdir(parents=True, exist_ok=True)
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'validation', seed=SEED)
+    plan = make_protocol(corpus, 'validation', seed=SEED)
     bank = venue.Bank(corpus, 'validation')
-    song_of = bench.song_of(corpus.music)
+    song_of = queries.song_of(corpus.music)
     played = {song_of[t] for t in plan.known_ids}
     catalogue = set(Fused.load(o.index)._songs) - set(plan.unknown_ids)
     without = {t for t in catalogue if song_of.get(t) not in played}
@@ -218,7 +220,7 @@ def main():
 
 def fit(o, corpus, found):
     "Try all rules, keep the best, write it down."
-    song_of = bench.song_of(corpus.music)
+    song_of = queries.song_of(corpus.music)
     lively, quiet = (
         [s for s in found if s['name'].startswith('evening') == which] for which in (True, False)
     )

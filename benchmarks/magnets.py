@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.queries import in_venue, make_protocol, make_queries, render
 from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus
@@ -68,15 +69,15 @@ def made(duration_s, seed):
 def asked(corpus, plan, ear):
     "Kind of question, song or noise, and what was heard."
     bank = venue.Bank(corpus, plan.split)
-    queries = bench.make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
+    queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
     for places in (['hard-mix'], list(venue.VENUES)):
         cache = {}
-        degrade = bench.in_venue(bank, places)
+        degrade = in_venue(bank, places)
         for q in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'clips', disable=None):
             yield (
                 {'noise': 'crowd alone'}.get(q.kind, f'{q.kind} song'),
                 q.track_id,
-                ear.hear(bench.render(q, corpus, cache, degrade)),
+                ear.hear(render(q, corpus, cache, degrade)),
             )
     for name, x in ((i, corpus.load('noise', i)) for i in corpus.split('noise', plan.split).index):
         for j, n in enumerate((5 * RATE, 10 * RATE)):
@@ -94,7 +95,7 @@ def main():
     parser.add_argument('--split', choices=('validation', 'test'), default='validation')
     split = parser.parse_args().split
     corpus = default_corpus()
-    plan = bench.protocol(corpus, split, seed=SEED)
+    plan = make_protocol(corpus, split, seed=SEED)
     songs = Fused()
     magnets = Fused()
     bench.index(songs, corpus, plan.catalogue_ids, measure_disk=False)

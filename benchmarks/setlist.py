@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resonance_nb import bench, concert, setlist, venue
+from resonance_nb import concert, setlist, venue
+from resonance_nb.queries import make_protocol
+from resonance_nb import queries
 from resonance_nb.concert import Evening, Part
 from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused
@@ -88,7 +90,7 @@ def draw_mix(corpus, known: list[str], unknown: list[str], rng, n: int) -> Eveni
 
 def recordings(corpus, split: str):
     "Name, programme and what makes the recording, with its tempo."
-    plan = bench.protocol(corpus, split, seed=SEED)
+    plan = make_protocol(corpus, split, seed=SEED)
     bank = venue.Bank(corpus, split)
     known = list(plan.known_ids)
     unknown = list(plan.unknown_ids)
@@ -157,8 +159,8 @@ def main():
     o = p.parse_args()
     corpus = default_corpus()
     fused = Fused()
-    song_of = bench.song_of(corpus.music)
-    catalogue = bench.protocol(corpus, o.split, seed=SEED).catalogue_ids
+    song_of = queries.song_of(corpus.music)
+    catalogue = make_protocol(corpus, o.split, seed=SEED).catalogue_ids
     if o.index and (o.index / 'index.json').exists():
         fused = Fused.load(o.index)
     for track in corpus.music.index if o.index else catalogue:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resonance_nb import audio, bench
+from resonance_nb import audio, timing
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import rng_for
 from resonance_nb.embedding import Embedding
@@ -31,7 +31,7 @@ corpus = default_corpus()
 if len(corpus.music) < 250:  # the figures are asked for in a catalogue of at least 250 songs
     corpus = make_starter(n_pieces=260)
 ids = list(corpus.music.index)
-print(f'{bench.machine()}\n{corpus}\n')
+print(f'{timing.machine()}\n{corpus}\n')
 
 # decoding alone and decoding with indexing, on the same files in one run
 few = ids[:: max(1, len(ids) // 40)][:40]
@@ -50,15 +50,15 @@ def decode_and_index():
     recognizer.segments()
 
 
-decoding_s, _ = bench.time_it(decode, repeats=3, warmup=1)
-indexing_s, _ = bench.time_it(decode_and_index, repeats=3, warmup=1)
+decoding_s, _ = timing.time_it(decode, repeats=3, warmup=1)
+indexing_s, _ = timing.time_it(decode_and_index, repeats=3, warmup=1)
 line('decoding, x real time', f'{seconds / decoding_s:.0f}')
 line('decoding and indexing, x real time per core', f'{seconds / indexing_s:.0f}', 'asked: at least 500')
 
 with tempfile.TemporaryDirectory() as folder:
     with Catalog(Path(folder) / 'catalogue', create=True) as songs:
         start = time.perf_counter()
-        with bench.fixed_threads():
+        with timing.fixed_threads():
             report = songs.index(corpus.folder / 'music', method='landmark', progress=False)
         took_s = time.perf_counter() - start
         line(
@@ -81,10 +81,10 @@ with tempfile.TemporaryDirectory() as folder:
             clips.append(x + 0.02 * rng.standard_normal(len(x)).astype(np.float32))
 
         def ask(recognizer, asked):
-            with bench.fixed_threads():
+            with timing.fixed_threads():
                 for clip in clips[:3]:
                     recognizer.search(clip)
-                times_ms = [1000 * bench.timed(lambda: recognizer.search(clip))[0] for clip in clips]
+                times_ms = [1000 * timing.timed(lambda: recognizer.search(clip))[0] for clip in clips]
             what = f'{recognizer.name}: 5-s query among {len(recognizer)} songs, ms: median, p95'
             line(what, f'{np.median(times_ms):.1f}, {np.quantile(times_ms, 0.95):.1f}', asked)
 
@@ -115,10 +115,10 @@ with tempfile.TemporaryDirectory() as folder:
                     n_frames=longer * song.n_frames,
                 )
             grown._table = None
-            with bench.fixed_threads():
+            with timing.fixed_threads():
                 grown.search(clips[0])
                 times_ms = [
-                    1000 * bench.timed(lambda: grown.search(audio.load(Path(folder) / f'{i}.flac')))[0]
+                    1000 * timing.timed(lambda: grown.search(audio.load(Path(folder) / f'{i}.flac')))[0]
                     for i in range(len(clips))
                 ]
             hours = sum(len(s.codes) for s in grown._songs.values()) * BLOCK * HOP_S / 3600
@@ -149,7 +149,7 @@ def index_with(encoder):
         recognizer.add(str(number), x)
 
 
-with bench.fixed_threads():
+with timing.fixed_threads():
     vectors_s = {name: [] for name in encoders}
     index_s = {name: [] for name in encoders}
     for _ in range(5):

@@ -15,6 +15,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.queries import make_protocol
+from resonance_nb import queries
 from resonance_nb.audio import resample
 from resonance_nb.core import method_class, rng_for
 from resonance_nb.starter import default_corpus
@@ -82,8 +84,8 @@ def main():
     parser.add_argument('--out', help='CSV file of all answers')
     o = parser.parse_args()
     corpus = default_corpus()
-    plan = bench.protocol(corpus, o.split, seed=SEED)
-    song_of = bench.song_of(corpus.music)
+    plan = make_protocol(corpus, o.split, seed=SEED)
+    song_of = queries.song_of(corpus.music)
     recognizers = {name: indexed(name, corpus, plan.catalogue_ids, o.index) for name in o.methods.split(',')}
     rows = []
     for kind, track, speed, condition, clip in clips(

@@ -21,13 +21,14 @@ from resonance_nb.core import (
     OtherVersion,
     ResonanceError,
     as_samples,
+    clock,
     counted,
     method_class,
 )
 from .indexing import IndexReport
 
 # %% auto #0
-__all__ = ['QUERY_S', 'clock', 'SongMatch', 'Identification', 'hear_query', 'Catalog']
+__all__ = ['QUERY_S', 'SongMatch', 'Identification', 'hear_query', 'Catalog']
 
 # %% ../nbs/02_catalog.ipynb #adf10793
 from .segments import BY_ANOTHER, assemble, damage_in_words, is_damage, refusal_in_words
@@ -39,16 +40,7 @@ from .workers import BATCH_FILES, FileBlocks
 if TYPE_CHECKING:
     import numpy as np
 
-# %% ../nbs/02_catalog.ipynb #2a203f84
-def clock(
-    seconds: float,  # may be below zero
-) -> str:
-    "Write a time for people: 1:02.5 for 62.5 s."
-    sign = '-' if seconds < -0.05 else ''
-    tenths = round(abs(seconds) * 10)
-    return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
-
-# %% ../nbs/02_catalog.ipynb #4900e890
+# %% ../nbs/02_catalog.ipynb #56eb3234
 @dataclass(frozen=True)
 class SongMatch:
     "A song that may be the one that is playing; `str()` gives one line for people."
@@ -170,7 +162,7 @@ def _trouble(store: Store, method: str, segments: list[dict], error: Exception) 
     where = next((place for name, place in places.items() if name in str(error)), store.folder)
     return f'is damaged ({damage_in_words(error, where)}): {mend}'
 
-# %% ../nbs/02_catalog.ipynb #aee7fd3b
+# %% ../nbs/02_catalog.ipynb #65b146c1
 def _chosen(catalog: Catalog, method: str | None) -> str:
     "Name the method that shall answer: the one asked for, or the best one present."
     if method is not None:
@@ -195,7 +187,7 @@ def _require_index(catalog: Catalog, method: str) -> None:
             f'{show_path(catalog.folder)} has no index for {method}, but for {", ".join(present)}: run {how}'
         )
 
-# %% ../nbs/02_catalog.ipynb #07d07bb2
+# %% ../nbs/02_catalog.ipynb #83f1ffae
 def _heard(query: np.ndarray | str | os.PathLike) -> tuple[str, np.ndarray, dict]:
     "Take a question: its name, its samples (n,), and what an `Identification` says of its limits."
     if isinstance(query, (str, os.PathLike)):
@@ -203,7 +195,7 @@ def _heard(query: np.ndarray | str | os.PathLike) -> tuple[str, np.ndarray, dict
         return name, *hear_query(FileBlocks(name, duration_s=QUERY_S + 1))
     return 'samples', as_samples(query), {}
 
-# %% ../nbs/02_catalog.ipynb #9c38ef31
+# %% ../nbs/02_catalog.ipynb #737ea268
 def _song_match(store: Store, match) -> SongMatch | None:
     "Look up the song of a recogniser's `Match`; None: removed a moment ago."
     for row in store.rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', match.track_id):
@@ -420,7 +412,7 @@ class Catalog:
         "Read all vectors of a model, ordered by song and time; empty arrays when there are none."
         return vector_rows.embeddings(self.store, model_name)
 
-# %% ../nbs/02_catalog.ipynb #41e119fa
+# %% ../nbs/02_catalog.ipynb #07fba66c
 def _song(store: Store, recording_id: str) -> dict:
     "Tell what is known of one song."
     rows = store.rows('SELECT * FROM songs WHERE recording_id = ?', recording_id)

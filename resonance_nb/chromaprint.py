@@ -12,13 +12,13 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
+from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
     OtherVersion,
@@ -27,15 +27,14 @@ from resonance_nb.core import (
     as_matches,
     atomic_write,
     best_first,
-    probability,
     reading,
 )
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
-           'WINDOW', 'PLUS', 'MINUS', 'GRAY', 'SHIFT', 'SILENCE', 'CARRY', 'ALL_BITS', 'KNOWN', 'CHUNK', 'CALIBRATION',
-           'gains', 'resampled', 'chroma', 'image', 'areas', 'answers', 'words', 'Front', 'fingerprint', 'fpcalc',
-           'sure', 'Framing', 'framings', 'slide', 'variety', 'calibration', 'features', 'Chromaprint', 'Evidence']
+           'WINDOW', 'PLUS', 'MINUS', 'GRAY', 'SHIFT', 'SILENCE', 'CARRY', 'ALL_BITS', 'KNOWN', 'CHUNK', 'gains',
+           'resampled', 'chroma', 'image', 'areas', 'answers', 'words', 'Front', 'fingerprint', 'fpcalc', 'sure',
+           'Framing', 'framings', 'slide', 'variety', 'features', 'Chromaprint', 'Evidence']
 
 # %% ../nbs/31_chromaprint.ipynb #cb81f1c3
 RATE_HZ = 11_025  # samples a second inside this module
@@ -439,14 +438,6 @@ def variety(
     p = (ones.sum(axis=0) + 1) / (n + 2)
     return float((n * p * (1 - p)).sum() / max(n.sum(), 1))
 
-# %% ../nbs/31_chromaprint.ipynb #74bc9f62
-CALIBRATION = resources.files('resonance_nb') / 'models' / 'chromaprint.json'
-
-
-def calibration() -> dict:
-    "Coefficients of the confidence, the law of chance, the acceptance threshold, and what they were fitted on."
-    return json.loads(CALIBRATION.read_text(encoding='utf-8'))
-
 # %% ../nbs/31_chromaprint.ipynb #0db3683b
 def features(
     error: np.ndarray,  # (n,) bit errors of a query's songs, best first
@@ -475,11 +466,11 @@ class Chromaprint(SongIndex):
     ):
         super().__init__()
         self.front = front or Front(**settings)
-        fitted = calibration()
-        self.accept_confidence = fitted['accept_confidence']
-        self.calibrated = fitted['front'] == asdict(self.front)  # else the confidence is a guess
-        self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
-        self._chance = fitted['chance']
+        fitted_for = {'front_end': self.front.digest(), **asdict(self.front)}
+        self.calibration = load_calibration(self.name, fitted_for)
+        self.accept_confidence = self.calibration.accept_confidence
+        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
+        self._chance = self.calibration.constants['chance']
 
     @property
     def model_name(self) -> str:
@@ -552,11 +543,8 @@ def _evidence(self: Chromaprint, samples: np.ndarray) -> Evidence:
 def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     found = self.evidence(samples)
-    logit = (
-        self._coefficients[0]
-        + features(found.error, found.bits, found.varied, self._chance)[:k] @ self._coefficients[1:]
-    )
-    confidence = probability(logit)
+    known = features(found.error, found.bits, found.varied, self._chance)[:k]
+    confidence = self.calibration.confidence(known)
     return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
 
 # %% ../nbs/31_chromaprint.ipynb #68b3ceb6

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'VectorRecognizer', 'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class',
            'default_method', 'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading',
-           'counted', 'no_bar', 'SongIndex', 'rng_for', 'require_rng', 'as_samples', 'sha256_file', 'sha256_files',
-           'atomic_write', 'project_root', 'cache_folder']
+           'counted', 'clock', 'no_bar', 'as_samples', 'SongIndex', 'rng_for', 'require_rng', 'sha256_file',
+           'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -257,6 +257,15 @@ def counted(
     "A number with its noun: 1 song, 2 songs."
     return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
+# %% ../nbs/00_core.ipynb #cdee8eea
+def clock(
+    seconds: float,  # a time, or a difference of times
+) -> str:
+    "Write a time for people: 1:02.5 for 62.5 s."
+    sign = '-' if seconds < -0.05 else ''
+    tenths = round(abs(seconds) * 10)
+    return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
+
 # %% ../nbs/00_core.ipynb #cbbed943
 def no_bar(
     progress: bool = True,  # is one wanted?
@@ -266,6 +275,24 @@ def no_bar(
         sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel')
     )
     return not (progress and seen)
+
+# %% ../nbs/00_core.ipynb #4cd4790e
+def as_samples(
+    sound: object,  # what was given
+    what: str = 'a sound',  # it is
+) -> np.ndarray:  # the same numbers, shape (n,)
+    "Take a sound as an array; raises `ResonanceError` for what is not one row of numbers."
+    import numpy as np
+
+    if isinstance(sound, (str, bytes, os.PathLike)):
+        raise ResonanceError(f'{what} must be one row of samples, not {type(sound).__name__}')
+    try:
+        x = np.asarray(sound)
+    except ValueError as e:
+        raise ResonanceError(f'{what} must be one row of samples; this is none ({first_line(e)})') from e
+    if x.ndim != 1 or x.dtype.kind not in 'fiub':
+        raise ResonanceError(f'{what} must be one row of samples; it has shape {x.shape} and holds {x.dtype}')
+    return x
 
 # %% ../nbs/00_core.ipynb #4e0f18d2
 class SongIndex:
@@ -349,24 +376,6 @@ def require_rng(
         raise ResonanceError(
             f"rng must be a generator of random numbers, not {type(rng).__name__}: rng_for(1, 'a name') makes one"
         )
-
-# %% ../nbs/00_core.ipynb #4b2aa03c
-def as_samples(
-    sound: object,  # what was given
-    what: str = 'a sound',  # it is
-) -> np.ndarray:  # the same numbers, shape (n,)
-    "Take a sound as an array; raises `ResonanceError` for what is not one row of numbers."
-    import numpy as np
-
-    if isinstance(sound, (str, bytes, os.PathLike)):
-        raise ResonanceError(f'{what} must be one row of samples, not {type(sound).__name__}')
-    try:
-        x = np.asarray(sound)
-    except ValueError as e:
-        raise ResonanceError(f'{what} must be one row of samples; this is none ({first_line(e)})') from e
-    if x.ndim != 1 or x.dtype.kind not in 'fiub':
-        raise ResonanceError(f'{what} must be one row of samples; it has shape {x.shape} and holds {x.dtype}')
-    return x
 
 # %% ../nbs/00_core.ipynb #eb916286
 def sha256_file(

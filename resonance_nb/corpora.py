@@ -95,8 +95,6 @@ def check_table(
     table: pd.DataFrame,  # one row a file; `id` as a column or as the index
 ) -> pd.DataFrame:
     "Bring a table to its canonical form: all columns, numbers as numbers, index = id; raises `CorpusError`."
-    import pandas as pd
-
     table = table.reset_index() if table.index.name == 'id' and 'id' not in table else table.copy()
     missing = [c for c in _NEEDED[kind] if c not in table]
     if missing and len(table):

@@ -29,7 +29,8 @@ from resonance_nb.corpora import (
 )
 
 # %% auto #0
-__all__ = ['DownloadError', 'WrongChecksum', 'fetch', 'not_derivable', 'write_manifest', 'FetchReport', 'fetch_open']
+__all__ = ['DownloadError', 'WrongChecksum', 'retry_after_s', 'new_session', 'fetch', 'not_derivable', 'write_manifest',
+           'FetchReport', 'fetch_open']
 
 # %% ../nbs/03b_download.ipynb #392bbe71
 class DownloadError(ResonanceError):
@@ -52,8 +53,10 @@ _PATIENCE_S = 300.0  # the longest wait a server may ask for
 _AGENT = 'resonance (audio fingerprinting research)'
 
 # %% ../nbs/03b_download.ipynb #e01d015e
-def _retry_after(value: str | None) -> float | None:
-    "Seconds from a Retry-After header, which is a number or a date (RFC 9110, 10.2.3)."
+def retry_after_s(
+    value: str | None,  # of a Retry-After header: a number or a date (RFC 9110, 10.2.3)
+) -> float | None:
+    "Read how long a server asks us to wait, seconds; None when it does not say."
     if not value:
         return None
     try:
@@ -73,7 +76,7 @@ def _refuse(url: str, status: int, headers) -> None:
     if status in (200, 206):
         return
     if status in (408, 425, 429) or status >= 500:
-        raise _Passing(f'the server answered {status}', _retry_after(headers.get('Retry-After')))
+        raise _Passing(f'the server answered {status}', retry_after_s(headers.get('Retry-After')))
     what = {401: 'needs a login', 403: 'is forbidden', 404: 'does not exist', 410: 'is gone'}.get(
         status, f'answered {status}'
     )
@@ -186,7 +189,8 @@ def _hash(path: Path, kind: str) -> str:
         return hashlib.file_digest(f, kind).hexdigest()
 
 
-def _session():
+def new_session():
+    "Open a session that follows at most ten redirections."
     import requests
 
     session = requests.Session()
@@ -223,7 +227,7 @@ def fetch(
         part = dest.with_name(dest.name + '.part')
         how = dict(trust=bool(want), timeout_s=timeout_s, max_bytes=max_bytes, progress=progress)
         for last in (False, True):
-            _bring(session or _session(), url, part, retries, backoff_s, **how)
+            _bring(session or new_session(), url, part, retries, backoff_s, **how)
             found = _hash(part, kind) if want else None
             if found == want:
                 return _settle(part, dest)

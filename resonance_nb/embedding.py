@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, search_stretches
+from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
     OtherVersion,
@@ -21,7 +21,6 @@ from resonance_nb.core import (
     SongIndex,
     as_matches,
     best_first,
-    probability,
     reading,
 )
 from .match import best_places, between, laid_out, scan
@@ -29,17 +28,7 @@ from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
 
 # %% auto #0
-__all__ = ['SILENT', 'LOUDEST', 'calibration', 'usable', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features']
-
-# %% ../nbs/41a_embedding.ipynb #a3e8519a
-def calibration(
-    digest: str,  # of the encoder
-) -> dict:
-    "Coefficients of the confidence and the acceptance threshold; those of the shipped model for any other, with `calibrated` False."
-    fitted = json.loads(
-        (resources.files('resonance_nb') / 'models' / 'embedding.json').read_text(encoding='utf-8')
-    )
-    return fitted | {'calibrated': fitted['encoder'] == digest}
+__all__ = ['SILENT', 'LOUDEST', 'usable', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #ed55de95
 SILENT = 1e-5  # amplitude
@@ -79,10 +68,10 @@ class Embedding(SongIndex):
         super().__init__()
         self.encoder = as_network(encoder)
         self.digest = self.encoder.digest
-        fitted = calibration(self.digest)
-        self.accept_confidence = fitted['accept_confidence']
-        self.calibrated = fitted['calibrated']
-        self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
+        fitted_for = {'encoder': self.digest}
+        self.calibration = load_calibration(self.name, fitted_for)
+        self.accept_confidence = self.calibration.accept_confidence
+        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
 
     @property
     def model_name(self) -> str:
@@ -246,8 +235,7 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
 def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     track_ids, scores, starts_s, n = self.ranking(samples)
-    logit = self._coefficients[0] + evidence_features(scores, n)[:k] @ self._coefficients[1:]
-    confidence = probability(logit)
+    confidence = self.calibration.confidence(evidence_features(scores, n)[:k])
     return as_matches(track_ids[:k], scores, starts_s, confidence)
 
 # %% ../nbs/41a_embedding.ipynb #cffdb67e

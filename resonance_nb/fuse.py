@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches
+from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
     OtherVersion,
@@ -45,8 +46,8 @@ from resonance_nb.verify import (
 
 # %% auto #0
 __all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
-           'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY', 'CLEAR_DB', 'shipped_codebook', 'shipped_noises',
-           'calibration', 'Fused', 'Heard', 'Evidence', 'features']
+           'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY', 'CLEAR_DB', 'shipped_codebook', 'shipped_noises', 'Fused',
+           'Heard', 'Evidence', 'features']
 
 # %% ../nbs/52_fuse.ipynb #8aacdbe1
 FRONT = DENSE[0]  # of the peaks
@@ -65,16 +66,6 @@ def shipped_noises() -> np.ndarray:
     return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(
         np.float32
     )
-
-# %% ../nbs/52_fuse.ipynb #554dfe4a
-def calibration(
-    model_name: str,  # of a recogniser
-) -> dict:
-    "What was fitted: weights of the two numbers, coefficients of the confidence, the acceptance threshold; `calibrated` is False for another model than it was fitted for."
-    fitted = json.loads(
-        (resources.files('resonance_nb') / 'models' / 'fused.json').read_text(encoding='utf-8')
-    )
-    return fitted | {'calibrated': fitted['model'] == model_name}
 
 # %% ../nbs/52_fuse.ipynb #84d6d20b
 @dataclass
@@ -106,18 +97,19 @@ class Fused(SongIndex):
                 f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}'
             )
         self.digest = self.encoder.digest
-        fitted = calibration(self.model_name)
-        self.accept_confidence = fitted['accept_confidence']
-        self.calibrated = fitted['calibrated']
-        self._weights = fitted['weights']
-        self._floor = fitted['floor']
-        self._noise = fitted['noise']
-        self._steady = fitted['steady']
+        fitted_for = {'model': self.model_name}
+        self.calibration = load_calibration(self.name, fitted_for)
+        self.accept_confidence = self.calibration.accept_confidence
+        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
+        constants = self.calibration.constants
+        self._weights = constants['score_weights']
+        self._floor = constants['floor']
+        self._noise = constants['noise']
+        self._steady = constants['steady']
         self._noises = (
             shipped_noises() if self.calibrated else np.zeros((1, self.encoder.settings.dim), np.float32)
         )
-        self._coefficients = np.array([fitted['intercept'], *fitted['coefficients']])
-        self._few = fitted['few']
+        self._few = constants['few']
 
     @property
     def model_name(self) -> str:
@@ -173,7 +165,7 @@ class Fused(SongIndex):
     ) -> np.ndarray:
         "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
         few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
-        logit = self._coefficients[0] - few + found.features @ self._coefficients[1:] - found.noise
+        logit = self.calibration.log_odds(found.features) - few - found.noise
         # half the probability that is accepted
         refused = np.log(self.accept_confidence / (2 - self.accept_confidence))
         return np.where(found.steady, np.minimum(logit, refused), logit)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, search_stretches
+from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
     OtherVersion,
@@ -22,7 +22,6 @@ from resonance_nb.core import (
     as_matches,
     as_samples,
     best_first,
-    probability,
     reading,
 )
 from resonance_nb.verify import (
@@ -40,9 +39,9 @@ from resonance_nb.verify import (
 )
 
 # %% auto #0
-__all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'CALIBRATION', 'Front', 'Search', 'level_blocks', 'peaks', 'hashes',
-           'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features', 'chance_agreement',
-           'agreement_features', 'calibration', 'Landmarks', 'DenseLandmarks', 'Evidence', 'own_agreement',
+__all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'VOTE_FEATURES', 'AGREEMENT_FEATURES', 'Front', 'Search', 'level_blocks',
+           'peaks', 'hashes', 'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features',
+           'chance_agreement', 'agreement_features', 'Landmarks', 'DenseLandmarks', 'Evidence', 'own_agreement',
            'shares_sound']
 
 # %% ../nbs/30_landmarks.ipynb #6e4ab52d
@@ -357,9 +356,6 @@ def vote(
     return track[best], votes[best], start[best] + pull[best]
 
 # %% ../nbs/30_landmarks.ipynb #59fe0317
-CALIBRATION = resources.files('resonance_nb') / 'models' / 'landmarks.json'
-
-
 def vote_features(
     votes: np.ndarray,  # (n,) votes of a query's songs, best first
     n_hashes: int,  # hashes of the query
@@ -394,14 +390,15 @@ def agreement_features(
     return np.log(np.maximum(np.stack([z, of_clip[0], rest, n_peaks, *of_clip[1:]], axis=1), 0.5))
 
 # %% ../nbs/30_landmarks.ipynb #77db734a
-def calibration(
-    front: Front,  # what the songs were stored with
-    search: Search,  # how the clips are asked
-) -> dict:
-    "Coefficients of the confidence, the acceptance threshold, and what they were fitted on; the nearest there is when nothing was fitted for these settings."
-    fitted = json.loads(CALIBRATION.read_text(encoding='utf-8'))
-    mine = [f for f in fitted if (f['candidates'] > 0) == (search.candidates > 0)]
-    return next((f for f in mine if f['front_end'] == front.digest()), mine[0])
+VOTE_FEATURES = 'votes', 'chance_votes'  # the columns of `vote_features`
+AGREEMENT_FEATURES = (  # the columns of `agreement_features`
+    'agreement',
+    'chance_agreement',
+    'agreement_without_loudest',
+    'peaks',
+    'frames',
+    'hashes_per_frame',
+)
 
 # %% ../nbs/30_landmarks.ipynb #5821c26e
 class Landmarks:
@@ -417,12 +414,13 @@ class Landmarks:
     ):
         self.front = front or self.settings[0]
         self.asking = search or self.settings[1]
-        fitted = calibration(self.front, self.asking)
-        self.accept_confidence = fitted['accept_confidence']
-        self.calibrated = fitted['front_end'] == self.front.digest()  # else the confidence is a guess
-        self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
+        fitted_for = {'front_end': self.front.digest()}
+        features = AGREEMENT_FEATURES if self.asking.candidates else VOTE_FEATURES
+        self.calibration = load_calibration('landmarks', fitted_for, features)
+        self.accept_confidence = self.calibration.accept_confidence
+        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
         # sizes of a catalogue, and the least level of chance in each
-        self._chance = fitted.get('least_chance', [[1], [5]])
+        self._chance = self.calibration.constants.get('least_chance', [[1], [5]])
         self._parts: list[Segment] = []
         self._pending: list[Song] = []
         self._known: set[str] = set()
@@ -829,8 +827,7 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
 def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     found = self.evidence(samples, k)
-    logit = self._coefficients[0] + found.features[:k] @ self._coefficients[1:]
-    confidence = probability(logit)
+    confidence = self.calibration.confidence(found.features[:k])
     doubtful = found.doubtful[:k]
     plain = found.plain[:k]
     confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
@@ -845,7 +842,7 @@ def _evidence(self: Landmarks, samples: np.ndarray, k: int) -> Evidence:
     if not len(heard.tracks):
         none = np.zeros(0)
         return Evidence(
-            [], none, none, np.zeros((0, len(self._coefficients) - 1)), none.astype(bool), none.astype(bool)
+            [], none, none, np.zeros((0, len(self.calibration.weights))), none.astype(bool), none.astype(bool)
         )
     return (_by_agreement if self.asking.candidates else _by_votes)(self, heard, samples, k)
 

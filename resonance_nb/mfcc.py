@@ -9,13 +9,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Iterator
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, search_stretches, stft
+from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
     OtherVersion,
@@ -23,7 +23,6 @@ from resonance_nb.core import (
     SongIndex,
     as_matches,
     best_first,
-    probability,
     reading,
 )
 
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SCALINGS', 'LAB_TARGETS', 'Front', 'MfccFront', 'ChromaFront', 'power_blocks', 'mfcc', 'chroma_filters', 'chroma',
-           'averages', 'fit_space', 'similarity_matrix', 'features', 'calibration', 'Averages', 'Mfcc', 'Chroma',
-           'lab_measures', 'confusions', 'pca', 'neighbour_purity', 'plot_clusters']
+           'averages', 'fit_space', 'similarity_matrix', 'features', 'Averages', 'Mfcc', 'Chroma', 'lab_measures',
+           'confusions', 'pca', 'neighbour_purity', 'plot_clusters']
 
 # %% ../nbs/32_mfcc.ipynb #dac6c7cf
 @dataclass(frozen=True)
@@ -318,15 +317,6 @@ def features(
     away = np.log(np.maximum(1 - np.append(scores, fifth), 1e-4))
     return np.stack([away[:-1], np.full(len(scores), away[-1])], axis=1)
 
-# %% ../nbs/32_mfcc.ipynb #bb83e2ac
-def calibration(
-    name: str,  # 'mfcc' or 'chroma'
-) -> dict:
-    "Coefficients of the confidence, the acceptance threshold, and what they were fitted on."
-    return json.loads(
-        (resources.files('resonance_nb') / 'models' / f'{name}.json').read_text(encoding='utf-8')
-    )
-
 # %% ../nbs/32_mfcc.ipynb #b987034c
 class Averages(SongIndex):
     "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine; fulfils `core.VectorRecognizer`."
@@ -352,12 +342,11 @@ class Averages(SongIndex):
         self.front = front or self.front_class(**settings)
         self.scope = scope
         self.scaling = scaling
-        fitted = calibration(self.name)
-        self.accept_confidence = fitted['accept_confidence']
-        # else the confidence is a guess
-        self.calibrated = (fitted['front_end'], 'chunk', 'whitened') == (self.front.digest(), scope, scaling)
-        self._coefficients = np.array([fitted['intercept'], *fitted['weights']])
-        self._usual = fitted['usual_fifth']
+        fitted_for = {'front_end': self.front.digest(), 'scope': scope, 'scaling': scaling}
+        self.calibration = load_calibration(self.name, fitted_for)
+        self.accept_confidence = self.calibration.accept_confidence
+        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
+        self._usual = self.calibration.constants['usual_fifth']
 
     @property
     def model_name(self) -> str:
@@ -489,8 +478,7 @@ def _place(self, track_id: str, starts_s: np.ndarray, unit: np.ndarray) -> float
 def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
     "The best `k` songs for a stretch of sound."
     track_ids, scores, clip = self.ranking(samples)
-    logit = self._coefficients[0] + features(scores, self._usual)[:k] @ self._coefficients[1:]
-    confidence = probability(logit)
+    confidence = self.calibration.confidence(features(scores, self._usual)[:k])
     return as_matches(track_ids[:k], scores, [_place(self, t, *clip) for t in track_ids[:k]], confidence)
 
 # %% ../nbs/32_mfcc.ipynb #d4dd4ded

@@ -25,7 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
-from .bench import machine
+from .timing import machine
 from .core import ResonanceError, atomic_write, need, project_root
 
 if TYPE_CHECKING:

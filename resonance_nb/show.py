@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'before_after', 'style', 'waveform', 'spectrogram', 'constellation',
-           'lines_with_band']
+__all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'before_after', 'style', 'axes_for', 'waveform', 'spectrogram',
+           'constellation', 'lines_with_band', 'error_bars', 'HtmlTable']
 
 # %% ../nbs/04_show.ipynb #c1ba1df4
 def _check(
@@ -100,8 +101,8 @@ def before_after(
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 LIGHTNESS = 'magma'  # colour map of spectrograms: lightness alone tells the level
 
-# %% ../nbs/04_show.ipynb #e697ee1f
-_HOUSE_STYLE = {
+# %% ../nbs/04_show.ipynb #df3dec22
+_HOUSE = {
     'figure.figsize': (7.0, 3.4),
     'figure.dpi': 110,
     'savefig.dpi': 110,
@@ -139,28 +140,26 @@ _HOUSE_STYLE = {
 # %% ../nbs/04_show.ipynb #080edb48
 def style(
     **changes,  # rc settings to change, dots as double underscores, e.g. axes__grid=False
-) -> dict:  # matplotlib's settings by name
-    "Apply the house style to matplotlib from now on."
+) -> dict:
+    "Apply the house style to matplotlib from now on, and return its settings."
     import matplotlib as mpl
     import seaborn as sns
 
-    settings = {
-        **sns.axes_style('whitegrid'),
-        **_HOUSE_STYLE,
-        'axes.prop_cycle': mpl.cycler(color=COLOURS),
-        **{k.replace('__', '.'): v for k, v in changes.items()},
-    }
+    settings = sns.axes_style('whitegrid') | _HOUSE | {'axes.prop_cycle': mpl.cycler(color=COLOURS)}
+    settings |= {k.replace('__', '.'): v for k, v in changes.items()}
     settings['font.family'] = ['sans-serif']
     settings['font.sans-serif'] = ['DejaVu Sans']
     mpl.rcParams.update(settings)
     return settings
 
 # %% ../nbs/04_show.ipynb #3e315cf6
-def _axes(
-    ax: Axes | None,  # where to draw; a new figure in the house style when not given
+def axes_for(
+    ax: Axes | None = None,  # where to draw; a new figure in the house style when not given
     height: float = 2.6,  # of the new figure, inches
+    *,
+    width: float = 7.0,  # of the new figure, inches
 ) -> Axes:
-    "Take the given axes, or make new ones."
+    "Give the axes back, or make new ones in the house style."
     if ax is not None:
         return ax
     import matplotlib as mpl
@@ -168,7 +167,7 @@ def _axes(
 
     if mpl.rcParams['svg.hashsalt'] != 'resonance':
         style()
-    return plt.subplots(figsize=(7.0, height))[1]
+    return plt.subplots(figsize=(width, height))[1]
 
 # %% ../nbs/04_show.ipynb #8f62011f
 def waveform(
@@ -180,7 +179,7 @@ def waveform(
 ) -> Axes:
     "Draw the range of the samples over time, seconds."
     x = _check(samples)
-    ax = _axes(ax, 1.8)
+    ax = axes_for(ax, 1.8)
     step = max(1, len(x) // 1_400)
     columns = x[: len(x) // step * step].reshape(-1, step)
     t = np.arange(len(columns)) * step / sample_rate_hz
@@ -202,7 +201,7 @@ def spectrogram(
     from resonance_nb.audio import stft
 
     x = _check(samples)
-    ax = _axes(ax)
+    ax = axes_for(ax)
     power = np.abs(stft(x, n_fft=1_024, hop=256)) ** 2
     level_db = 10 * np.log10(np.maximum(power / max(power.max(), 1e-20), 1e-20))
     every = max(1, level_db.shape[1] // 1_000)  # no more columns than pixels
@@ -260,7 +259,7 @@ def lines_with_band(
     missing = [c for c in (x, 'value', 'low', 'high', *([hue] if hue else [])) if c not in table]
     if missing:
         raise ResonanceError(f'cannot draw the curve: the table has no column {missing[0]!r}')
-    ax = _axes(ax, 3.4)
+    ax = axes_for(ax, 3.4)
     groups = table.groupby(hue, sort=False) if hue else [('', table)]
     for i, (name, rows) in enumerate(groups):
         rows = rows.sort_values(x)
@@ -276,3 +275,42 @@ def lines_with_band(
     if hue:
         ax.legend()
     return ax
+
+# %% ../nbs/04_show.ipynb #b5ad36a0
+def error_bars(
+    ax: Axes,  # where to draw
+    x,  # places on the horizontal axis, shape (n,)
+    value,  # shape (n,)
+    low,  # lower bounds, shape (n,)
+    high,  # upper bounds, shape (n,)
+    *,
+    label: str | None = None,  # of the line, in the legend
+    marker: str = 'o',  # of the points
+) -> None:
+    "Draw a line through points with their intervals."
+    value, low, high = (np.asarray(v, float) for v in (value, low, high))
+    lengths = np.maximum(0, [value - low, high - value])
+    ax.errorbar(x, value, lengths, marker=marker, ms=5, lw=1.7, elinewidth=1, capsize=2, label=label)
+
+# %% ../nbs/04_show.ipynb #8d2c91b7
+class HtmlTable:
+    "A table that shows itself in a notebook; `frame` holds its texts, `html` its page form."
+
+    def __init__(
+        self,
+        frame,  # DataFrame of strings
+        caption: str = '',  # plain text above it
+    ):
+        self.frame = frame
+        # a line may end before an interval, not within it
+        page = re.sub(r'(\[[^\]<>]*), ', r'\1,&nbsp;', frame.to_html(border=0, justify='left'))
+        if caption:
+            text = html.escape(caption, quote=False)
+            page = page.replace('<thead>', f'<caption>{text}</caption><thead>', 1)
+        self.html = f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="table">{page}</div>'
+
+    def _repr_html_(self):
+        return self.html
+
+    def __repr__(self):
+        return self.frame.to_string()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .core import ResonanceError, atomic_write, first_line, no_bar, sha256_file
 from .corpora import Corpus, CorpusError, safe_file, write_corpus
-from .download import DownloadError, _retry_after, _session, fetch
+from .download import DownloadError, retry_after_s, new_session, fetch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -542,7 +542,7 @@ def _jamendo_page(session, url: str, params: dict, retries: int, backoff_s: floa
         wait_s = None
         try:
             r = session.get(url, params=params, timeout=30)
-            wait_s = _retry_after(r.headers.get('Retry-After'))
+            wait_s = retry_after_s(r.headers.get('Retry-After'))
             answer = _jamendo_answer(r, params['client_id'])
             if isinstance(answer, list):
                 return answer
@@ -574,7 +574,7 @@ def jamendo_tracks(
         'include': 'musicinfo',
         'order': 'popularity_total',
     }
-    session = _session()
+    session = new_session()
     found = {}
     offset = 0
     while len(found) < limit:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bench import Exam, HtmlTable, interval_by_track, machine
+from .bench import ValidationSet
 from .core import ResonanceError, atomic_write, project_root
+from .metrics import interval_by_track
 from .runs import Results, checkpoint, remember, reported
+from .show import HtmlTable
+from .timing import machine
 from .windows import Cut, Levels, Sampler, Views, degrader_times, pack
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ __all__ = ['TRIALS_VERSION', 'trial', 'choices', 'as_line', 'kept', 'keep', 'Poo
 def trial(
     recipe: Recipe,  # what is tried
     corpus: Corpus,  # its train split is learned from
-    exam: Exam | Pool,  # what the outcome is asked
+    exam: ValidationSet | Pool,  # what the outcome is asked
     bank: Bank | None = None,  # rooms and crowds of the training; None: synthesised ones
     music: Path | None = None,  # folder of packed songs that trials share
     max_songs: int = 0,  # learn from at most so many; 0 is all

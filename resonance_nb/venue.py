@@ -770,8 +770,11 @@ def degrade(
     before: np.ndarray | None = None,
     after: np.ndarray | None = None,  # what follows; without it music that is sped up ends up to 2 % early
     loudness: str = 'rms',  # what the ratio compares: 'rms', or 'lufs' (BS.1770; clips of at least 0.4 s)
-) -> tuple[np.ndarray, Record]:
-    "The clip as a phone in the venue records it, shape (n,), in [-1, 1], and the record; `ResonanceError` for silence with a ratio, NaN, no samples."
+) -> tuple[np.ndarray, Record]:  # the recording, shape (n,), in [-1, 1]; and all that was drawn for it
+    """Make of a clip what a phone in the venue records.
+
+    Raises `ResonanceError` for no samples, for NaN, and for silence with a ratio.
+    """
     require_rng(rng)
     clip = _checked(samples, 'the clip')
     before = _checked(before, 'the sound before it')

@@ -569,9 +569,9 @@ tables(
 
 
 def answers(path):
-    from resonance_nb import services
+    from resonance_nb.answers import read_answers
 
-    services.read_answers(path)
+    read_answers(path)
 
 
 tables(
@@ -608,11 +608,11 @@ tables(
 
 
 def pack(path):
-    from resonance_nb import services
+    from resonance_nb import packs
 
     (path.parent / 'pack').mkdir(exist_ok=True)
-    (path.parent / 'pack' / services._KEY).write_bytes(path.read_bytes())
-    services.Pack.load(path.parent / 'pack')
+    (path.parent / 'pack' / packs._KEY).write_bytes(path.read_bytes())
+    packs.Pack.load(path.parent / 'pack')
 
 
 tables(
@@ -729,7 +729,7 @@ def download_answers(folder):
             download._request(
                 Session(answer), 'https://x/y', part, trust=True, timeout_s=1, max_bytes=1_000, progress=None
             )
-        wait = download._retry_after(parts[3])
+        wait = download.retry_after_s(parts[3])
         assert wait is None or 0 <= wait <= download._PATIENCE_S
 
     return [
@@ -807,7 +807,7 @@ def child(name, seconds):
     os.nice(19)
     os.environ['RESONANCE_SANDBOX'] = '0' if name == 'decoder' else '1'
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
-        for module in 'catalog checkup chromaprint corpora decode download embedding fuse index indexing landmarks mfcc runs segments services songlist sources store stream tags vectors workers'.split():
+        for module in 'catalog checkup chromaprint corpora decode download embedding fuse index indexing landmarks mfcc answers packs runs segments services songlist sources store stream tags vectors workers'.split():
             importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):
             import mutagen

@@ -11,7 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonance_nb import bench
+from resonance_nb import bench, metrics, openset, report, timing
+from resonance_nb.queries import (
+    add_crowd_lufs,
+    crowd_of,
+    excerpt,
+    in_venue,
+    make_protocol,
+    make_queries,
+    measured_snr_db,
+    Protocol,
+    query_set_hash,
+    QuerySet,
+    render,
+)
 from resonance_nb.core import Match, ResonanceError, rng_for
 
 RATE = 16_000
@@ -79,12 +92,12 @@ def corpus():
 
 @pytest.fixture(scope='module')
 def plan(corpus):
-    return bench.protocol(corpus)
+    return make_protocol(corpus)
 
 
 @pytest.fixture(scope='module')
 def queries(corpus, plan):
-    return bench.make_queries(corpus, plan, durations_s=(1, 3, 10), snr_db=(None, 5, -5))
+    return make_queries(corpus, plan, durations_s=(1, 3, 10), snr_db=(None, 5, -5))
 
 
 def frame(kinds, ranks, confidences, system='a', **more):
@@ -125,12 +138,12 @@ def test_wilson_is_scipys(kn, level):
 
     k, n = kn
     ci = binomtest(k, n).proportion_ci(level, method='wilson')
-    assert bench.wilson(k, n, level) == pytest.approx((k / n, ci.low, ci.high), abs=1e-12)
+    assert metrics.wilson(k, n, level) == pytest.approx((k / n, ci.low, ci.high), abs=1e-12)
 
 
 @given(st.integers(1, 300))
 def test_wilson_order_and_symmetry(n):
-    rows = [bench.wilson(k, n) for k in range(n + 1)]
+    rows = [metrics.wilson(k, n) for k in range(n + 1)]
     assert all(0 <= low <= p <= high <= 1 for p, low, high in rows)
     assert all(a[1] < b[1] and a[2] < b[2] for a, b in zip(rows, rows[1:]))
     assert rows[0][2] == pytest.approx(1 - rows[-1][1])
@@ -138,8 +151,8 @@ def test_wilson_order_and_symmetry(n):
 
 def test_wilson_refuses_and_knows_nothing():
     with pytest.raises(ResonanceError, match='k=3, n=2'):
-        bench.wilson(3, 2)
-    value, low, high = bench.wilson(0, 0)
+        metrics.wilson(3, 2)
+    value, low, high = metrics.wilson(0, 0)
     assert math.isnan(value) and (low, high) == (0, 1)
 
 
@@ -152,14 +165,14 @@ def test_mcnemar_is_the_binomial_test(pairs):
     n10 = sum(x and not y for x, y in pairs)
     n01 = sum(y and not x for x, y in pairs)
     expected = binomtest(n10, n10 + n01).pvalue if n10 + n01 else 1.0
-    assert bench.mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
-    assert bench.mcnemar(a, b) == bench.mcnemar(b, a)
+    assert metrics.mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.mcnemar(a, b) == metrics.mcnemar(b, a)
 
 
 def test_mcnemar_large_and_mismatched():
-    assert 0 < bench.mcnemar([True] * 3000 + [False] * 2000, [False] * 3000 + [True] * 2000) < 1e-40
+    assert 0 < metrics.mcnemar([True] * 3000 + [False] * 2000, [False] * 3000 + [True] * 2000) < 1e-40
     with pytest.raises(ResonanceError, match='same queries'):
-        bench.mcnemar([1, 0], [1])
+        metrics.mcnemar([1, 0], [1])
 
 
 @given(st.integers(2, 30), st.integers(1, 4), st.integers(0, 10_000))
@@ -170,37 +183,41 @@ def test_bootstrap_is_the_loop(tracks, excerpts, seed):
     draws = np.random.default_rng(7).multinomial(tracks, np.full(tracks, 1 / tracks), size=50)
     lists = [df.v[unit == t].tolist() for t in range(tracks)]
     means = [np.mean([v for t, c in enumerate(d) for v in lists[t] * c]) for d in draws]
-    value, low, high = bench.bootstrap_by_track(df, 'v', 50, np.random.default_rng(7))
+    value, low, high = metrics.bootstrap_by_track(df, 'v', n_resamples=50, rng=np.random.default_rng(7))
     assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-9)
     assert value == pytest.approx(df.v.mean()) and low <= high
-    assert bench.bootstrap_by_track(df, lambda d: d.v, 50, np.random.default_rng(7)) == (value, low, high)
+    assert metrics.bootstrap_by_track(df, lambda d: d.v, n_resamples=50, rng=np.random.default_rng(7)) == (
+        value,
+        low,
+        high,
+    )
 
 
 def test_bootstrap_without_disagreement_stays_honest():
     df = pd.DataFrame({'track_id': ['a', 'a', 'b', 'b', 'c'], 'v': 1.0})
-    value, low, high = bench.bootstrap_by_track(df, 'v')
-    assert (value, high) == (1, 1) and low == pytest.approx(bench.wilson(3, 3)[1])
-    assert bench.bootstrap_by_track(df.assign(v=2.0), 'v', limits=(1, 6))[1:] == pytest.approx(
+    value, low, high = metrics.bootstrap_by_track(df, 'v')
+    assert (value, high) == (1, 1) and low == pytest.approx(metrics.wilson(3, 3)[1])
+    assert metrics.bootstrap_by_track(df.assign(v=2.0), 'v', limits=(1, 6))[1:] == pytest.approx(
         (2 - (1 - low), 2 + 4 * (1 - low))
     )
-    assert math.isnan(bench.bootstrap_by_track(df[:0], 'v')[0])
+    assert math.isnan(metrics.bootstrap_by_track(df[:0], 'v')[0])
 
 
 def test_bootstrap_chunks_do_not_change_the_draws_meaning():
     n = 4000  # several chunks
     df = pd.DataFrame({'track_id': [f't{i}' for i in range(n)], 'v': np.arange(n) % 2})
-    _, low, high = bench.bootstrap_by_track(df, 'v', 1500)
-    assert (low, high) == pytest.approx(bench.wilson(n // 2, n)[1:], abs=2e-3)
+    _, low, high = metrics.bootstrap_by_track(df, 'v', n_resamples=1500)
+    assert (low, high) == pytest.approx(metrics.wilson(n // 2, n)[1:], abs=2e-3)
 
 
 def test_rate_bound_is_the_exact_poisson_one():
     from scipy.stats import chi2
 
     for events in (0, 1, 4, 50):
-        assert bench.rate_upper_bound(events, 8) == pytest.approx(chi2.ppf(0.95, 2 * events + 2) / 2 / 8)
-    assert bench.rate_upper_bound(0, 100) == pytest.approx(3 / 100, rel=0.002)
+        assert metrics.rate_upper_bound(events, 8) == pytest.approx(chi2.ppf(0.95, 2 * events + 2) / 2 / 8)
+    assert metrics.rate_upper_bound(0, 100) == pytest.approx(3 / 100, rel=0.002)
     with pytest.raises(ResonanceError):
-        bench.rate_upper_bound(0, 0)
+        metrics.rate_upper_bound(0, 0)
 
 
 # --- protocol
@@ -217,7 +234,7 @@ def test_protocol_divides_and_does_not_leak(groups, seed, fraction):
     c.name = 'hyp'
     c.music = pd.DataFrame({'duration_s': 20.0, 'version_group': groups}, ids)
     c.split = lambda kind, name: c.music[::2]  # the played ones; versions may lie in other splits
-    p = bench.protocol(c, unknown_fraction=fraction, seed=seed)
+    p = make_protocol(c, unknown_fraction=fraction, seed=seed)
     played = set(c.music.index[::2])
     song = dict(zip(ids, [g if isinstance(g, str) and g else i for i, g in zip(ids, groups)]))
     assert set(p.known_ids) | set(p.unknown_ids) == played and not set(p.known_ids) & set(p.unknown_ids)
@@ -228,17 +245,17 @@ def test_protocol_divides_and_does_not_leak(groups, seed, fraction):
     assert len(p.unknown_ids) <= round(fraction * len(played))
     c.music = c.music[::-1]
     c.split = lambda kind, name: c.music[c.music.index.isin(played)]
-    assert bench.protocol(c, unknown_fraction=fraction, seed=seed) == p  # the table's order does not matter
-    assert bench.Protocol.from_json(p.to_json()) == p
+    assert make_protocol(c, unknown_fraction=fraction, seed=seed) == p  # the table's order does not matter
+    assert Protocol.from_json(p.to_json()) == p
 
 
 def test_protocol_share_seed_and_errors(corpus):
-    assert len(bench.protocol(corpus).unknown_ids) == 3
-    assert len({bench.protocol(corpus, seed=s).unknown_ids for s in range(10)}) > 5
+    assert len(make_protocol(corpus).unknown_ids) == 3
+    assert len({make_protocol(corpus, seed=s).unknown_ids for s in range(10)}) > 5
     with pytest.raises(ResonanceError, match='unknown_fraction'):
-        bench.protocol(corpus, unknown_fraction=1)
+        make_protocol(corpus, unknown_fraction=1)
     with pytest.raises(ResonanceError, match='no known song'):
-        bench.protocol(Memory([]))
+        make_protocol(Memory([]))
 
 
 # --- queries and their sound
@@ -264,21 +281,21 @@ def test_queries_are_nested_and_paired(corpus, plan, queries):
 
 def test_queries_are_deterministic_and_named(corpus, plan, queries, tmp_path):
     # another order and type, same set
-    again = bench.make_queries(corpus, plan, durations_s=(10.0, 3, 1), snr_db=(-5, 5.0, None))
-    assert bench.query_set_hash(again) == bench.query_set_hash(queries) == bench.query_set_hash(queries[::-1])
-    other = bench.make_queries(corpus, plan, durations_s=(1, 3, 10), snr_db=(None, 5, -5), seed=1)
-    assert bench.query_set_hash(other) != bench.query_set_hash(queries)
+    again = make_queries(corpus, plan, durations_s=(10.0, 3, 1), snr_db=(-5, 5.0, None))
+    assert query_set_hash(again) == query_set_hash(queries) == query_set_hash(queries[::-1])
+    other = make_queries(corpus, plan, durations_s=(1, 3, 10), snr_db=(None, 5, -5), seed=1)
+    assert query_set_hash(other) != query_set_hash(queries)
     queries.save(tmp_path / 'q.json')
-    loaded = bench.QuerySet.load(tmp_path / 'q.json')
-    assert loaded == queries and bench.query_set_hash(loaded) == bench.query_set_hash(queries)
+    loaded = QuerySet.load(tmp_path / 'q.json')
+    assert loaded == queries and query_set_hash(loaded) == query_set_hash(queries)
     for text in ('{', '[]', '{"queries": [{"a": 1}], "skipped": {}}'):
         (tmp_path / 'bad.json').write_text(text)
         with pytest.raises(ResonanceError, match='not a saved query set'):
-            bench.QuerySet.load(tmp_path / 'bad.json')
+            QuerySet.load(tmp_path / 'bad.json')
 
 
 def test_excerpts_are_different_places(corpus, plan):
-    qs = bench.make_queries(corpus, plan, durations_s=(2,), snr_db=(0,), excerpts=3, n_noise_only=0)
+    qs = make_queries(corpus, plan, durations_s=(2,), snr_db=(0,), excerpts=3, n_noise_only=0)
     assert (
         len(qs) == 27
         and len({(q.track_id, q.start_s) for q in qs}) == 27
@@ -287,16 +304,16 @@ def test_excerpts_are_different_places(corpus, plan):
 
 
 def test_max_tracks_keeps_the_proportion(corpus, plan):
-    qs = bench.make_queries(corpus, plan, durations_s=(1,), snr_db=(None,), max_tracks=4)
+    qs = make_queries(corpus, plan, durations_s=(1,), snr_db=(None,), max_tracks=4)
     assert [sum(q.kind == kind for q in qs) for kind in ('known', 'unknown', 'noise')] == [4, 2, 2]
-    whole = bench.make_queries(corpus, plan, durations_s=(1,), snr_db=(None,))
+    whole = make_queries(corpus, plan, durations_s=(1,), snr_db=(None,))
     assert {q for q in qs if q.kind != 'noise'} <= set(whole)
 
 
 def test_short_songs_serve_short_clips():
     c = Memory([12, 4.5, 0.5, 3.0])
-    p = bench.protocol(c, unknown_fraction=0)
-    qs = bench.make_queries(c, p, durations_s=(1, 3, 5, 10), snr_db=(None,), n_noise_only=0)
+    p = make_protocol(c, unknown_fraction=0)
+    qs = make_queries(c, p, durations_s=(1, 3, 5, 10), snr_db=(None,), n_noise_only=0)
     assert {(q.track_id, q.duration_s) for q in qs} == {('s00', d) for d in (1, 3, 5, 10)} | {
         ('s01', 1),
         ('s01', 3),
@@ -304,7 +321,7 @@ def test_short_songs_serve_short_clips():
         ('s03', 3),
     }
     assert qs.skipped == {'too short for 5 s': 2, 'too short for 10 s': 2, 'no audible excerpt': 1}
-    assert all(len(bench.render(q, c)) == q.duration_s * RATE for q in qs)
+    assert all(len(render(q, c)) == q.duration_s * RATE for q in qs)
 
 
 def test_silence_and_lying_tables_are_met():
@@ -314,8 +331,8 @@ def test_silence_and_lying_tables_are_met():
         samples['s02'] = samples['s02'][: 4 * RATE]  # shorter than its table says
 
     c = Memory([12, 12, 12], edit=edit)
-    qs = bench.make_queries(
-        c, bench.protocol(c, unknown_fraction=0), durations_s=(1, 2), snr_db=(0,), n_noise_only=0
+    qs = make_queries(
+        c, make_protocol(c, unknown_fraction=0), durations_s=(1, 2), snr_db=(0,), n_noise_only=0
     )
     starts = {q.track_id: q.start_s for q in qs}
     assert set(starts) == {'s00', 's02'} and starts['s00'] > 7 and starts['s02'] <= 2
@@ -335,27 +352,27 @@ def test_silence_and_lying_tables_are_met():
 )
 def test_senseless_query_sets_are_refused(corpus, plan, bad):
     with pytest.raises(ResonanceError):
-        bench.make_queries(corpus, plan, **bad)
+        make_queries(corpus, plan, **bad)
 
 
 @given(st.floats(-30, 40), st.floats(0.01, 10), st.integers(0, 100))
 def test_snr_is_measured_in_the_mixture(snr, gain, seed):
     m, n = np.random.default_rng(seed).standard_normal((2, 4000))
     n *= 10 ** (-snr / 20) * np.sqrt((m @ m) / (n @ n))
-    assert bench.measured_snr_db(gain * (m + n), m, 7 * n) == pytest.approx(snr, abs=1e-6)
+    assert measured_snr_db(gain * (m + n), m, 7 * n) == pytest.approx(snr, abs=1e-6)
 
 
 def test_the_sound_of_a_query_has_its_snr(corpus, queries):
     checked = 0
     for q in queries:
-        x = bench.render(q, corpus)
+        x = render(q, corpus)
         assert x.dtype == np.float32 and x.shape == (round(q.duration_s * RATE),) and np.abs(x).max() <= 1
         if q.kind == 'noise':
             assert np.abs(x).max() > 0
         elif q.snr_db is not None:
-            music = bench._excerpt(q, corpus, None)
-            crowd = bench._crowd(q, corpus, None)
-            assert bench.measured_snr_db(x, music, crowd) == pytest.approx(q.snr_db, abs=0.1)
+            music = excerpt(q, corpus, None)
+            crowd = crowd_of(q, corpus, None)
+            assert measured_snr_db(x, music, crowd) == pytest.approx(q.snr_db, abs=0.1)
             checked += 1
         else:
             assert np.array_equal(x, corpus.load('music', q.track_id, q.start_s, q.duration_s))
@@ -368,17 +385,17 @@ def test_a_missed_snr_stops_the_bench(corpus, queries, monkeypatch):
     real = crowd.mix_at_snr
     monkeypatch.setattr(crowd, 'mix_at_snr', lambda m, n, snr, *a, **k: real(m, n, snr + 0.2, *a, **k))
     with pytest.raises(ResonanceError, match='asked for'):
-        bench.render(next(q for q in queries if q.snr_db == 5), corpus)
+        render(next(q for q in queries if q.snr_db == 5), corpus)
 
 
 def test_loudness_may_take_the_place_of_rms(corpus, queries):
     from resonance_nb.audio import lufs
 
     for q in [q for q in queries if q.snr_db is not None][::9]:
-        x = bench.render(q, corpus, degrade=bench.add_crowd_lufs)
-        music = bench._excerpt(q, corpus, None)
-        crowd = bench._crowd(q, corpus, None)
-        assert bench.measured_snr_db(x, music, crowd, lufs) == pytest.approx(q.snr_db, abs=0.1)
+        x = render(q, corpus, degrade=add_crowd_lufs)
+        music = excerpt(q, corpus, None)
+        crowd = crowd_of(q, corpus, None)
+        assert measured_snr_db(x, music, crowd, lufs) == pytest.approx(q.snr_db, abs=0.1)
 
 
 def test_rendering_does_not_depend_on_order_or_cache(corpus, queries):
@@ -393,14 +410,14 @@ def test_rendering_does_not_depend_on_order_or_cache(corpus, queries):
         replace(one, start_s=0.0),
     ]
     for q in picked:
-        assert np.array_equal(bench.render(q, corpus, cache), bench.render(q, corpus))
+        assert np.array_equal(render(q, corpus, cache), render(q, corpus))
     assert len(cache) == 2
 
 
 def test_shorter_clips_lie_inside_longer_ones(corpus, queries):
     long = next(q for q in queries if q.duration_s == 10 and q.snr_db == 5)
     short = next(q for q in queries if q.query_id == long.query_id.replace('/10s', '/3s'))
-    for part in (bench._excerpt, bench._crowd):
+    for part in (excerpt, crowd_of):
         a = part(short, corpus, None)
         b = part(long, corpus, None)
         assert len(b) > len(a) and np.array_equal(a, b[: len(a)])
@@ -499,9 +516,9 @@ def test_a_corpus_on_disk(tmp_path):
     disk = write_corpus(tmp_path, pd.DataFrame(rows['music']), pd.DataFrame(rows['noise']))
     split = next(s for s in ('train', 'test', 'validation') if len(disk.split('music', s)) >= 3)
     quiet = next(s for s in ('train', 'test', 'validation') if len(disk.split('noise', s)))
-    p = bench.protocol(disk, split)
-    qs = bench.make_queries(disk, p, snr_db=(None, 0), durations_s=(1, 2), noise_split=quiet)
-    sounds = [bench.render(q, disk) for q in qs]
+    p = make_protocol(disk, split)
+    qs = make_queries(disk, p, snr_db=(None, 0), durations_s=(1, 2), noise_split=quiet)
+    sounds = [render(q, disk) for q in qs]
     assert len(qs) > 0 and all(len(x) == q.duration_s * RATE for x, q in zip(sounds, qs))
 
 
@@ -511,55 +528,55 @@ def test_a_corpus_on_disk(tmp_path):
 def test_summarise_is_the_definition():
     ranks = [1, 1, 2, 5, np.nan, 3]
     df = pd.concat([frame(['known'] * 6, ranks, [0.9] * 6), frame(['unknown'] * 2, [np.nan] * 2, [0.9] * 2)])
-    s = bench.summarise(df, []).iloc[0]
+    s = metrics.summarise(df, []).iloc[0]
     assert (s.n, s.tracks) == (6, 6)
     assert s[['top1', 'top5', 'mrr', 'mean_rank']].tolist() == pytest.approx(
         [2 / 6, 5 / 6, np.mean([1, 1, 1 / 2, 1 / 5, 0, 1 / 3]), 18 / 6]
     )
-    assert (s.top1_low, s.top1_high) == bench.wilson(2, 6)[1:]
+    assert (s.top1_low, s.top1_high) == metrics.wilson(2, 6)[1:]
     assert s.mrr_low < s.mrr < s.mrr_high and s.mean_rank_low < s.mean_rank < s.mean_rank_high
 
 
 def test_repeated_tracks_widen_the_interval():
     one = frame(['known'] * 40, [1, np.nan] * 20, [0.9] * 40)
     five = pd.concat([one.assign(query_id=one.query_id + f'/{j}') for j in range(5)])
-    a = bench.summarise(one, []).iloc[0]
-    b = bench.summarise(five, []).iloc[0]
-    independent = bench.wilson(100, 200)
+    a = metrics.summarise(one, []).iloc[0]
+    b = metrics.summarise(five, []).iloc[0]
+    independent = metrics.wilson(100, 200)
     assert (b.n, b.tracks) == (200, 40) and b.top1_high - b.top1_low > 1.8 * (independent[2] - independent[1])
     assert (b.top1_low, b.top1_high) == pytest.approx((a.top1_low, a.top1_high), abs=0.03)
 
 
 def test_systems_and_cells_are_kept_apart():
     a, b = (frame(['known'] * 4, r, [0.9] * 4, system=s) for s, r in (('a', [1.0] * 4), ('b', [2.0] * 4)))
-    s = bench.summarise(pd.concat([a, b]))
+    s = metrics.summarise(pd.concat([a, b]))
     assert s.system.tolist() == ['a', 'b'] and s.top1.tolist() == [1, 0] and s.mean_rank.tolist() == [1, 2]
-    for one_at_a_time in (bench.open_set, bench.false_accepts_at_default, bench.accepted_correct_at):
+    for one_at_a_time in (openset.open_set, openset.false_accepts_at_default, openset.accepted_correct_at):
         with pytest.raises(ResonanceError, match='one system'):
             one_at_a_time(pd.concat([a, b, a.assign(kind='unknown')]))
-    c = bench.cmc(pd.concat([a, b]), 2)
+    c = metrics.cmc(pd.concat([a, b]), max_rank=2)
     assert c.system.tolist() == ['a', 'a', 'b', 'b'] and c.value.tolist() == [1, 1, 0, 1] and (c.n == 4).all()
 
 
 def test_cmc_ends_and_bounds():
     df = frame(['known'] * 5, [1, 2, 2, 5, np.nan], [0.9] * 5)
-    c = bench.cmc(df)
+    c = metrics.cmc(df)
     assert (
         c.value.tolist() == pytest.approx([0.2, 0.6, 0.6, 0.6, 0.8])
         and (c.low <= c.value).all()
         and (c.value <= c.high).all()
     )
-    assert c.value[0] == bench.summarise(df, []).top1[0] and c.value[4] == bench.summarise(df, []).top5[0]
+    assert c.value[0] == metrics.summarise(df, []).top1[0] and c.value[4] == metrics.summarise(df, []).top5[0]
     with pytest.raises(ResonanceError, match='only 5'):
-        bench.cmc(df, 6)
+        metrics.cmc(df, max_rank=6)
 
 
 def test_compare_needs_the_same_questions():
     a = frame(['known'] * 6, [1, 1, 1, 1, 1, np.nan], [0.9] * 6)
     b = frame(['known'] * 6, [2, 1, 2, 2, 2, 1], [0.9] * 6, system='b')
-    row = bench.compare(a, b[::-1]).iloc[0]
+    row = metrics.compare(a, b[::-1]).iloc[0]
     assert (row.only_a, row.only_b, row.n) == (4, 1, 6) and row.p == pytest.approx(
-        bench.mcnemar([1] * 5 + [0], [0, 1, 0, 0, 0, 1])
+        metrics.mcnemar([1] * 5 + [0], [0, 1, 0, 0, 0, 1])
     )
     assert (
         row.difference == pytest.approx(0.5)
@@ -568,12 +585,12 @@ def test_compare_needs_the_same_questions():
     )
     for other in (b[1:], b.assign(query_id='q0'), pd.concat([b, b[:1]])):
         with pytest.raises(ResonanceError, match='same known queries'):
-            bench.compare(a, other)
+            metrics.compare(a, other)
 
 
 def test_holm_by_hand():
-    assert bench.holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
-    assert bench.holm([0.5, 0.6]).max() <= 1
+    assert metrics.holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
+    assert metrics.holm([0.5, 0.6]).max() <= 1
 
 
 # --- open set
@@ -595,7 +612,7 @@ def test_open_set_is_sklearns_roc(rows):
     kinds, conf = zip(*rows)
     df = frame(kinds, np.where(np.array(kinds) == 'known', 1.0, np.nan), conf)
     far, tpr, thresholds = roc_curve(np.array(kinds) == 'known', conf, drop_intermediate=False)
-    roc = bench.open_set(df)
+    roc = openset.open_set(df)
     assert np.allclose(
         roc[['threshold', 'false_accept_rate', 'correct_accept_rate']],
         np.column_stack([thresholds, far, tpr]),
@@ -607,36 +624,36 @@ def test_open_set_is_sklearns_roc(rows):
 def test_threshold_keeps_the_rate_and_is_the_lowest(rows, far):
     kinds, conf = zip(*rows)
     df = frame(kinds, 1.0, conf)
-    t = bench.tune_threshold(df, far)
+    t = openset.tune_threshold(df, far=far)
     others = df.confidence[df.kind != 'known'].to_numpy()
     assert (others >= t).mean() <= far
     lower = others[others < t]
     assert not len(lower) or (others >= lower.max()).mean() > far
-    at = bench.accepted_correct_at(df, far)
+    at = openset.accepted_correct_at(df, far=far)
     assert at['false_accepts'] == (others >= t).mean() and at['n_negative'] == len(others)
-    fixed = bench.accepted_correct_at(df, threshold=0.5)
+    fixed = openset.accepted_correct_at(df, threshold=0.5)
     assert fixed['false_accepts'] == (others >= 0.5).mean()
 
 
 def test_accepted_wrong_is_no_success_and_silence_no_acceptance():
     kinds = ['known'] * 4 + ['unknown'] * 2
     df = frame(kinds, [1, 2, np.nan, 1, np.nan, np.nan], [0.9, 0.9, np.nan, 0.2, 0.6, np.nan])
-    at = bench.accepted_correct_at(df, far=0)
+    at = openset.accepted_correct_at(df, far=0)
     assert (at['accepted_correct'], at['misidentified'], at['false_accepts'], at['n']) == (0.25, 0.25, 0, 4)
-    assert (at['accepted_correct_low'], at['accepted_correct_high']) == bench.wilson(1, 4)[1:]
-    roc = bench.open_set(df)
+    assert (at['accepted_correct_low'], at['accepted_correct_high']) == metrics.wilson(1, 4)[1:]
+    roc = openset.open_set(df)
     assert roc.iloc[-1][1:].tolist() == [0.5, 0.5, 0.25]  # unanswered ones are never accepted
-    everything = bench.accepted_correct_at(df, far=1)
+    everything = openset.accepted_correct_at(df, far=1)
     assert everything['accepted_correct'] == 0.5 and everything['false_accepts'] == 0.5
     with pytest.raises(ResonanceError, match='unknown songs'):
-        bench.tune_threshold(df[:4])
+        openset.tune_threshold(df[:4])
 
 
 def test_false_accepts_at_the_systems_own_threshold():
     df = frame(['known'] + ['unknown'] * 4 + ['noise'] * 3, np.nan, [0.9, 0.9, 0.5, 0.1, 0.1, 0.2, 0.7, 0.2])
-    f = bench.false_accepts_at_default(df).set_index('kind')
+    f = openset.false_accepts_at_default(df).set_index('kind')
     assert f.value.tolist() == pytest.approx([2 / 4, 1 / 3, 3 / 7]) and f.n.tolist() == [4, 3, 7]
-    assert (f.low['all'], f.high['all']) == pytest.approx(bench.wilson(3, 7)[1:])
+    assert (f.low['all'], f.high['all']) == pytest.approx(metrics.wilson(3, 7)[1:])
 
 
 def test_crowds_alone_count_in_every_cell_of_their_length(corpus, queries):
@@ -648,49 +665,9 @@ def test_crowds_alone_count_in_every_cell_of_their_length(corpus, queries):
         )
     )
     df = bench.run(told, queries, corpus, progress=False, degrade=told.degrade)
-    s = bench.summarise_open(df)
+    s = openset.summarise_open(df)
     assert len(s) == 9 and (s.n_negative == 3 + 3).all() and (s.accepted_correct == 0).all()
-    assert (bench.summarise_open(df, threshold=0.6).accepted_correct == 1).all()
-
-
-# --- calibration
-
-
-def test_calibration_is_sklearns():
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    x = rng.normal(3, 20, (300, 2))
-    y = rng.random(300) < 1 / (1 + np.exp(-(0.1 * x[:, 0] - 0.05 * x[:, 1])))
-    z = (x - x.mean(0)) / x.std(0)
-    ref = LogisticRegression(C=1.0, tol=1e-10).fit(z, y)
-    ours = bench.calibrated(bench.fit_calibration(x, y), x)
-    assert ours == pytest.approx(ref.predict_proba(z)[:, 1], abs=1e-4)
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=30))
-def test_calibration_is_finite_even_when_separable(y):
-    x = np.where(y, 1e3, -1e3) + np.arange(len(y))
-    p = bench.calibrated(bench.fit_calibration(x, y), x)
-    assert np.isfinite(p).all() and ((p >= 0) & (p <= 1)).all()
-
-
-def test_calibration_refuses_nonsense():
-    for x, y in (([], []), ([1.0, np.nan], [True, False]), ([1.0], [True, False])):
-        with pytest.raises(ResonanceError):
-            bench.fit_calibration(x, y)
-
-
-def test_reliability_and_its_error_by_hand():
-    p = [0.05, 0.05, 0.95, 1.0, 0.5]
-    y = [False, True, True, True, False]
-    r = bench.reliability(p, y)
-    assert r['from'].tolist() == pytest.approx([0.0, 0.5, 0.9]) and r.n.tolist() == [2, 1, 2]
-    assert bench.expected_calibration_error(p, y) == pytest.approx((2 * 0.45 + 0.5 + 2 * 0.025) / 5)
-    assert bench.expected_calibration_error([1.0, 0.0], [True, False]) == 0
-    assert bench.expected_calibration_error([1.0, 0.0], [False, True]) == 1
-    with pytest.raises(ResonanceError):
-        bench.reliability([1.2], [True])
+    assert (openset.summarise_open(df, threshold=0.6).accepted_correct == 1).all()
 
 
 # --- what is shown
@@ -704,7 +681,7 @@ def test_table_scrolls_and_escapes():
             for snr in (np.inf, -5.0)
         ]
     )
-    shown = bench.table(bench.summarise(df), caption='5 < 6')
+    shown = report.table(metrics.summarise(df), caption='5 < 6')
     assert shown.frame.index.tolist() == [('<a>', 'clean'), ('<a>', '-5 dB'), ('b', 'clean'), ('b', '-5 dB')]
     assert (
         shown.frame.iloc[0, 0] == '50.0 [15.0, 85.0]'
@@ -713,9 +690,9 @@ def test_table_scrolls_and_escapes():
         and '5 &lt; 6' in shown.html
     )
     assert shown.html.startswith('<div style="overflow-x:auto"')
-    assert bench.table(bench.summarise(df), 'mean_rank').frame.iloc[0, 0].startswith('3.50 [')
+    assert report.table(metrics.summarise(df), 'mean_rank').frame.iloc[0, 0].startswith('3.50 [')
     with pytest.raises(ResonanceError, match='no_such'):
-        bench.table(bench.summarise(df), 'no_such')
+        report.table(metrics.summarise(df), 'no_such')
 
 
 def test_figures_show_the_numbers():
@@ -735,30 +712,28 @@ def test_figures_show_the_numbers():
             for s in (np.inf, 0.0)
         ]
     )
-    ax = bench.plot_accuracy(bench.summarise(df))
+    ax = report.plot_accuracy(metrics.summarise(df))
     assert ax.lines[0].get_ydata().tolist() == [0.5, 0.5] and [
         t.get_text() for t in ax.get_xticklabels()
     ] == ['clean', '0']
-    assert bench.plot_cmc(bench.cmc(df)).lines[0].get_ydata().tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
-    both = bench.cmc(pd.concat([df, df.assign(system='b', rank=1.0)]))
-    assert [line.get_ydata()[0] for line in bench.plot_cmc(both).lines] == [0.5, 1]
-    roc = bench.open_set(df)
-    assert bench.plot_roc({'a': roc}).lines[0].get_ydata().tolist() == roc.correct_accept_rate.tolist()
-    reliability = bench.reliability([0.2, 0.9], [False, True])
-    assert bench.plot_calibration(reliability).lines[1].get_ydata().tolist() == [0, 1]
-    axes = bench.plot_accuracy(bench.summarise(pd.concat([df, df.assign(system='b')])))
+    assert report.plot_cmc(metrics.cmc(df)).lines[0].get_ydata().tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
+    both = metrics.cmc(pd.concat([df, df.assign(system='b', rank=1.0)]))
+    assert [line.get_ydata()[0] for line in report.plot_cmc(both).lines] == [0.5, 1]
+    roc = openset.open_set(df)
+    assert report.plot_roc({'a': roc}).lines[0].get_ydata().tolist() == roc.correct_accept_rate.tolist()
+    axes = report.plot_accuracy(metrics.summarise(pd.concat([df, df.assign(system='b')])))
     assert len(axes) == 2
     plt.close('all')
 
 
 def test_timing():
     calls = []
-    middle, every = bench.time_it(lambda: calls.append(1), repeats=5, warmup=3)
+    middle, every = timing.time_it(lambda: calls.append(1), repeats=5, warmup=3)
     assert len(calls) == 8 and len(every) == 5 and middle == sorted(every)[2]
     work = lambda n: lambda: sum(range(n))
-    ratio, least, greatest = bench.ratio_in_one_run(work(200_000), work(10_000), repeats=5)
+    ratio, least, greatest = timing.ratio_in_one_run(work(200_000), work(10_000), repeats=5)
     assert least <= ratio <= greatest and ratio > 3
-    facts = bench.machine()
+    facts = timing.machine()
     assert facts['cpu'] and facts['cores'] >= 1 and facts['numpy'] == np.__version__
 
 
@@ -780,12 +755,12 @@ def venue_bank():
 
 @pytest.fixture
 def place(venue_bank):
-    return bench.in_venue(venue_bank, ['club', 'festival'], seed=3)
+    return in_venue(venue_bank, ['club', 'festival'], seed=3)
 
 
 def test_a_venue_leaves_clean_clips_alone_and_changes_the_others(corpus, queries, place):
     for q in queries[:40]:
-        x = bench.render(q, corpus, degrade=place)
+        x = render(q, corpus, degrade=place)
         assert len(x) == round(q.duration_s * RATE) and np.isfinite(x).all() and np.abs(x).max() <= 1
         same = q.kind != 'noise' and np.array_equal(
             x, corpus.load('music', q.track_id, q.start_s, q.duration_s)
@@ -805,10 +780,10 @@ def test_the_draw_hangs_on_the_excerpt_alone(corpus, queries, venue_bank, monkey
     )
     for seed in (3, 4):
         seen.clear()
-        place = bench.in_venue(venue_bank, ['club', 'festival'], seed=seed)
+        place = in_venue(venue_bank, ['club', 'festival'], seed=seed)
         some = [q for q in queries if q.kind == 'known' and q.snr_db is not None][:24]
         for now in some:
-            bench.render(now, corpus, degrade=place)
+            render(now, corpus, degrade=place)
         for q in some:
             for p in some:
                 alike = replace(seen[q.query_id], snr_db=0) == replace(seen[p.query_id], snr_db=0)
@@ -819,7 +794,7 @@ def test_the_draw_hangs_on_the_excerpt_alone(corpus, queries, venue_bank, monkey
 
 def test_a_venue_renders_the_same_in_any_order(corpus, queries, venue_bank):
     some = [q for q in queries if q.snr_db is not None or q.kind == 'noise'][::7][:12]
-    one, two = (bench.in_venue(venue_bank, ['theatre'], 0) for _ in range(2))
-    forward = {q.query_id: bench.render(q, corpus, degrade=one) for q in some}
+    one, two = (in_venue(venue_bank, ['theatre'], seed=0) for _ in range(2))
+    forward = {q.query_id: render(q, corpus, degrade=one) for q in some}
     for q in reversed(some):
-        assert np.array_equal(bench.render(q, corpus, degrade=two), forward[q.query_id])
+        assert np.array_equal(render(q, corpus, degrade=two), forward[q.query_id])

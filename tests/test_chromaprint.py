@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb import audio, bench
+from resonance_nb.queries import make_protocol, make_queries, Protocol, render
 from resonance_nb import chromaprint as cp
 from resonance_nb.catalog import Catalog
 from resonance_nb.chromaprint import HOP, N_FFT, RATE_HZ, Chromaprint, Framing, Front
@@ -656,11 +657,11 @@ def test_it_is_light_to_import():
 def part():
     "Some of the corpus: songs in a catalogue, known and unknown questions."
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'validation')
+    plan = make_protocol(corpus, 'validation')
     known = plan.known_ids[:16]
     unknown = plan.unknown_ids[:12]
     others = [t for t in plan.catalogue_ids if t not in plan.known_ids][:40]
-    return corpus, bench.Protocol(tuple(sorted({*known, *others})), known, unknown, 'validation', plan.seed)
+    return corpus, Protocol(tuple(sorted({*known, *others})), known, unknown, 'validation', plan.seed)
 
 
 def test_songs_of_the_corpus_are_found_through_a_catalogue(part, tmp_path):
@@ -670,12 +671,9 @@ def test_songs_of_the_corpus_are_found_through_a_catalogue(part, tmp_path):
         report = songs.index([corpus.path('music', i) for i in few], method='chromaprint', progress=False)
         assert report.added == len(few) and not report.failed
         queries = [
-            q
-            for q in bench.make_queries(
-                corpus, bench.Protocol(few, few, (), 'validation'), [10], [5], n_noise_only=0
-            )
+            q for q in make_queries(corpus, Protocol(few, few, (), 'validation'), [10], [5], n_noise_only=0)
         ]
-        answers = [(q, songs.identify(bench.render(q, corpus), method='chromaprint')) for q in queries]
+        answers = [(q, songs.identify(render(q, corpus), method='chromaprint')) for q in queries]
         right = [
             a.decision == 'match' and os.path.basename(a.matches[0].path).startswith(q.track_id)
             for q, a in answers
@@ -689,7 +687,7 @@ def test_it_recognises_and_keeps_silent(part):
     bench.index(songs, corpus, plan.catalogue_ids, progress=False, measure_disk=False)
     excerpts = max(1, 18 // len(plan.known_ids))  # the starter corpus has few songs in a split
     answers = bench.run(
-        songs, bench.make_queries(corpus, plan, [None, 5], [5, 10], excerpts), corpus, progress=False
+        songs, make_queries(corpus, plan, [None, 5], [5, 10], excerpts=excerpts), corpus, progress=False
     )
     known = answers[answers.kind == 'known']
     others = answers[answers.kind != 'known']

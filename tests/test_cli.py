@@ -479,7 +479,7 @@ def test_no_number_stands_before_a_noun_for_many(root):
     nouns = 'song|file|folder|question|answer|problem|crowd|room|step|segment|track|cell|column|channel|row|clip|page'
     found = re.findall(
         rf"[^\n]*\}} (?:new )?(?:{nouns})s\b[^\n]*",
-        (root / 'resonance_nb' / 'cli.py').read_text(encoding='utf-8'),
+        '\n'.join(p.read_text(encoding='utf-8') for p in (root / 'resonance_nb').glob('cli*.py')),
     )
     assert not found
 
@@ -674,7 +674,7 @@ def test_degrade_takes_what_is_longer_than_memory_should_hold(home):
 
 
 def test_the_venues_of_the_command_are_those_of_the_package():
-    from resonance_nb.cli import VENUE_NAMES
+    from resonance_nb.cli_options import VENUE_NAMES
     from resonance_nb.venue import VENUES
 
     assert list(VENUE_NAMES) == list(VENUES)

@@ -235,7 +235,7 @@ def test_a_server_may_say_nonsense_about_waiting(server, tmp_path, value):
     server.plan = [dict(status=503, headers={'Retry-After': value}), {}]
     if value != '1e999':  # a long wait is cut, but not to nothing
         assert fetch(server.url + '/song', tmp_path / 'song', SHA, **FAST).read_bytes() == BODY
-    assert (download._retry_after(value) or 0) <= download._PATIENCE_S
+    assert (download.retry_after_s(value) or 0) <= download._PATIENCE_S
 
 
 def test_lengths_that_are_no_numbers_of_bytes():

@@ -15,7 +15,7 @@ from resonance_nb.starter import make_starter
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb.embedding import Embedding, calibration, evidence_features  # noqa: E402
+from resonance_nb.embedding import Embedding, evidence_features  # noqa: E402
 from resonance_nb.network import HOP_S  # noqa: E402
 from resonance_nb.match import diagonals
 from resonance_nb.encoders import Encoder, Settings, shipped  # noqa: E402
@@ -163,9 +163,9 @@ def test_in_a_catalogue(corpus, tmp_path):
         clip = tmp_path / 'clip.flac'
         audio.save(clip, corpus.load('music', corpus.music.index[2])[4 * RATE : 9 * RATE])
         found = songs.identify(clip, method='embedding')
-        assert corpus.music.index[2].replace('/', '_') in found.matches[0].path and found.matches[0][
-            'offset_s'
-        ] == pytest.approx(4, abs=0.3)
+        assert corpus.music.index[2].replace('/', '_') in found.matches[0].path and found.matches[
+            0
+        ].offset_s == pytest.approx(4, abs=0.3)
 
 
 def test_another_encoder_is_not_compared():
@@ -201,4 +201,5 @@ def test_the_shipped_model_is_small_and_has_its_card_among_the_data():
     shipped_card = WEIGHTS.with_suffix('.json')
     assert WEIGHTS.stat().st_size <= 8e6 and sum(p.numel() for p in shipped()[0].parameters()) <= 2e6
     assert (root / 'data' / 'models' / 'encoder.json').read_bytes() == shipped_card.read_bytes()
-    assert calibration(shipped()[1]['digest'])['calibrated'], 'run make calibrate'
+    fitted = Embedding().calibration
+    assert fitted.is_for({'encoder': shipped()[1]['digest']}), 'run make calibrate'

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonance_nb import audio, bench
+from resonance_nb import audio
+from resonance_nb.queries import song_of
 from resonance_nb import fuse as module
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import METHODS, Recognizer, ResonanceError, assert_same_answers, method_class, rng_for
@@ -34,7 +35,6 @@ from resonance_nb.fuse import (
     SCANNED,
     Evidence,
     Fused,
-    calibration,
     features,
     shipped_codebook,
 )  # noqa: E402
@@ -284,7 +284,7 @@ def test_what_is_no_music_of_the_catalogue_is_refused(index):
 def validation():
     "Songs of the corpus in use, a clip of each of the first eight, and clips of other songs."
     corpus = default_corpus()
-    own = bench.song_of(corpus.music)
+    own = song_of(corpus.music)
     names = corpus.split('music', 'validation').index.tolist()
     songs = of_songs(**{t: corpus.load('music', t, duration_s=SONG_S) for t in names[:N_SONGS]})
     strangers = [t for t in names[N_SONGS:] if own[t] not in {own[s] for s in names[:N_SONGS]}][:22]
@@ -770,7 +770,7 @@ def test_evidence_is_what_search_answers(index, known, music):
     )
     np.testing.assert_allclose(told.score, [m.score for m in found], atol=7e-4)  # an answer has three digits
     np.testing.assert_allclose(told.start_s, [m.offset_s for m in found], atol=7e-4)
-    weights = calibration(index.model_name)['weights']
+    weights = index.calibration.constants['score_weights']
     np.testing.assert_allclose(
         told.score, weights['cosine'] * told.cosine + weights['agreement'] * told.agreement, atol=1e-5
     )
@@ -986,18 +986,16 @@ def test_it_fulfils_the_contract(index):
 
 def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
     assert index.calibrated, 'run benchmarks/calibrate_fused.py'
-    fitted = calibration(index.model_name)
-    assert (
-        len(fitted['coefficients']) == 9
-        and set(fitted['weights']) == {'cosine', 'agreement'}
-        and set(fitted['floor']) == {'rival', 'others', 'agreement'}
-    )
-    sizes = fitted['few']['songs']
-    off = fitted['few']['logit']
+    fitted = index.calibration
+    constants = fitted.constants
+    assert len(fitted.weights) == 9 and set(constants['score_weights']) == {'cosine', 'agreement'}
+    assert set(constants['floor']) == {'rival', 'others', 'agreement'}
+    sizes = constants['few']['songs']
+    off = constants['few']['logit']
     assert sizes == sorted(sizes) and off == sorted(off, reverse=True) and off[0] > 0 == off[-1], (
         'the smaller the catalogue, the more is asked'
     )
-    assert not calibration('another model')['calibrated']
+    assert not fitted.is_for({'model': 'another model'})
 
 
 # ---- in a catalogue
@@ -1294,7 +1292,7 @@ def test_a_catalogue_says_that_a_clip_is_another_version(known, music, tmp_path)
     with Catalog(tmp_path / 'catalogue', create=True) as catalog:
         catalog.index([tmp_path / 'duet.flac', tmp_path / 'other.flac'], method='fused', progress=False)
         best = catalog.identify(cut(song, 6, 8)).matches[0]
-        assert best['path'].endswith('duet.flac') and best['another_version'] is True
+        assert best.path.endswith('duet.flac') and best.another_version is True
         for clip in (cut(song[:n] + 2 * voice[:n], 6, 8), cut(music[known[2]], 6, 8)):
             answer = catalog.identify(clip)
             assert answer.decision == 'match' and not answer.matches[0].another_version

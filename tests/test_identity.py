@@ -321,7 +321,7 @@ def test_eight_songs_renamed_and_retagged_in_one_go(tmp_path, music, monkeypatch
                 (song['recording_id'], path.stat().st_size, path.stat().st_mtime_ns)
             ]
             match = c.identify(toy.melody(i)[16_000:48_000]).matches[0]
-            assert (match['title'], match['path']) == (f'New {i}', str(path))
+            assert (match.title, match.path) == (f'New {i}', str(path))
         assert not c.missing() and c.check() == [] and not any(s['missing'] for s in list_songs(c))
         with monkeypatch.context() as m:  # and now nothing is even opened
             m.setattr(indexing, 'sha256_file', lambda path: pytest.fail('hashed again'))

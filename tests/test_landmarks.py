@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonance_nb import audio, bench
+from resonance_nb import audio
+from resonance_nb.queries import make_protocol, make_queries, render, song_of
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, assert_same_answers, rng_for
 from resonance_nb.starter import default_corpus
@@ -349,7 +350,7 @@ def test_a_handful_of_songs_is_no_reason_to_believe(cls, n_songs):
         recognizer.add(track, corpus.load('music', track))
     rng = rng_for(n_songs, 'strangers')
     said = 0
-    own = bench.song_of(corpus.music)
+    own = song_of(corpus.music)
     strangers = [t for t in music[n_songs:] if own[t] not in {own[s] for s in music[:n_songs]}][:40]
     for track in strangers:
         x = corpus.load('music', track)
@@ -492,7 +493,7 @@ def test_merging_other_settings_is_refused():
 def whole(tmp_path_factory):
     "All music of the corpus but the unknown songs of its test split, indexed as a user would."
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'test')
+    plan = make_protocol(corpus, 'test')
     folder = tmp_path_factory.mktemp('whole')
     with Catalog(folder / 'catalogue', create=True) as songs:
         report = songs.index(
@@ -505,17 +506,15 @@ def whole(tmp_path_factory):
 def test_every_song_is_found_where_it_is(whole):
     corpus, plan, songs = whole
     by_stem = {os.path.splitext(os.path.basename(s['path']))[0]: s['recording_id'] for s in songs.songs()}
-    queries = bench.make_queries(
-        corpus, replace(plan, known_ids=plan.catalogue_ids), [None], [10], n_noise_only=0
-    )
+    queries = make_queries(corpus, replace(plan, known_ids=plan.catalogue_ids), [None], [10], n_noise_only=0)
     queries = [q for q in queries if q.kind == 'known']
     right = errors = 0
     for query in queries:
         path = corpus.path('music', query.track_id)
-        best = songs.identify(bench.render(query, corpus)).matches[:1]
-        if best and best[0]['track_id'] == by_stem[path.stem]:
+        best = songs.identify(render(query, corpus)).matches[:1]
+        if best and best[0].track_id == by_stem[path.stem]:
             right += 1
-            errors += abs(best[0]['offset_s'] - query.start_s) > 0.1
+            errors += abs(best[0].offset_s - query.start_s) > 0.1
     assert len(queries) > 20
     assert right >= 0.99 * len(queries)
     assert errors <= 0.01 * len(queries), 'places more than 0.1 s off'
@@ -523,10 +522,8 @@ def test_every_song_is_found_where_it_is(whole):
 
 def test_unknown_songs_and_crowds_are_met_with_silence(whole):
     corpus, plan, songs = whole
-    queries = [
-        q for q in bench.make_queries(corpus, plan, [None, 0], [5, 10], excerpts=2) if q.kind != 'known'
-    ]
-    wrong = sum(songs.identify(bench.render(q, corpus)).decision == 'match' for q in queries)
+    queries = [q for q in make_queries(corpus, plan, [None, 0], [5, 10], excerpts=2) if q.kind != 'known']
+    wrong = sum(songs.identify(render(q, corpus)).decision == 'match' for q in queries)
     assert len(queries) > 40
     assert wrong <= 0.03 * len(queries)  # 1 % is asked and reported by the study; here, room for a small n
 

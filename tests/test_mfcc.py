@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
-from resonance_nb import audio, bench, mfcc as module  # noqa: E402
+from resonance_nb import audio, mfcc as module  # noqa: E402
+from resonance_nb.queries import make_protocol, make_queries, render  # noqa: E402
 from resonance_nb import indexing, segments, store  # noqa: E402
 from resonance_nb import vectors as vector_rows  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
@@ -35,7 +36,6 @@ from resonance_nb.mfcc import (  # noqa: E402
     Mfcc,
     MfccFront,
     averages,
-    calibration,
     chroma,
     confusions,
     fit_space,
@@ -385,10 +385,12 @@ def test_merging_another_front_end_is_refused():
 
 @both
 def test_the_calibration_is_of_this_front_end(cls):
-    fitted = calibration(cls.name)
-    assert fitted['front_end'] == cls().front.digest() and cls().calibrated and not cls(cell_s=5.0).calibrated
-    assert 0.5 < cls().accept_confidence < 1 and fitted['fitted_on']['split'] == 'validation'
-    assert fitted['weights'][0] < 0 < fitted['weights'][1]  # near is good, and a far fifth too
+    fitted = cls().calibration
+    assert fitted.fitted_for['front_end'] == cls().front.digest()
+    assert cls().calibrated and not cls(cell_s=5.0).calibrated and not cls(scope='song').calibrated
+    assert 0.5 < cls().accept_confidence < 1 and fitted.fitted_on['split'] == 'validation'
+    # near is good, and a far fifth too
+    assert fitted.weights['distance'] < 0 < fitted.weights['fifth_distance']
 
 
 @both
@@ -973,7 +975,7 @@ def test_clusters_are_drawn_with_words(tmp_path):
 def whole():
     "Validation songs and some others, each indexed by both methods."
     corpus = default_corpus()
-    plan = bench.protocol(corpus, 'validation')
+    plan = make_protocol(corpus, 'validation')
     ids = sorted({*plan.known_ids, *plan.catalogue_ids[:30]})
     systems = [cls() for cls in CLASSES]
     for track in ids:
@@ -985,8 +987,8 @@ def whole():
 
 def test_the_labs_targets_are_met_on_clean_clips(whole):
     corpus, plan, systems = whole
-    queries = [q for q in bench.make_queries(corpus, plan, [None], [10], n_noise_only=0) if q.kind == 'known']
-    clips = [(q, bench.render(q, corpus)) for q in queries]
+    queries = [q for q in make_queries(corpus, plan, [None], [10], n_noise_only=0) if q.kind == 'known']
+    clips = [(q, render(q, corpus)) for q in queries]
     for system in systems:
         table = lab_measures(
             [(q.track_id, system.search(x, len(system))) for q, x in clips], len(system), rng_for(0, 'lab')
@@ -1002,10 +1004,8 @@ def test_the_labs_targets_are_met_on_clean_clips(whole):
 
 def test_unknown_songs_and_crowds_are_mostly_met_with_silence(whole):
     corpus, plan, systems = whole
-    queries = bench.make_queries(
-        corpus, plan, [None, 5], [5], excerpts=2 if len(plan.unknown_ids) > 10 else 8
-    )
-    clips = [bench.render(q, corpus) for q in queries if q.kind != 'known']
+    queries = make_queries(corpus, plan, [None, 5], [5], excerpts=2 if len(plan.unknown_ids) > 10 else 8)
+    clips = [render(q, corpus) for q in queries if q.kind != 'known']
     assert len(clips) > 40
     for system in systems:
         wrong = sum(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resonance_nb import bench, report, runs
+from resonance_nb.queries import make_protocol, make_queries
 from resonance_nb.core import ResonanceError
 from resonance_nb.landmarks import FIRST, Landmarks
 from resonance_nb.starter import make_starter
@@ -14,8 +15,8 @@ from resonance_nb.starter import make_starter
 @pytest.fixture(scope='module')
 def filed(tmp_path_factory):
     corpus = make_starter(n_pieces=12)
-    plan = bench.protocol(corpus, 'test')
-    queries = bench.make_queries(corpus, plan, [None, 0], [2, 5], n_noise_only=2)
+    plan = make_protocol(corpus, 'test')
+    queries = make_queries(corpus, plan, [None, 0], [2, 5], n_noise_only=2)
     first = Landmarks(*FIRST)
     first.name = 'first'
     systems = [Landmarks(), first]

@@ -25,21 +25,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import melody
 
-from resonance_nb import audio, bench, services
+from resonance_nb import acrcloud, audio, bench, metrics, openset, packs, report, services
+from resonance_nb.queries import in_venue, make_protocol, make_queries, QuerySet, render
+from resonance_nb.acrcloud import AccessRefused, AcrCloud
+from resonance_nb.answers import Answer, Names, plain, read_answers
 from resonance_nb.cli import main
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.corpora import Corpus, write_corpus
 from resonance_nb.landmarks import Landmarks
-from resonance_nb.services import (
-    AcrCloud,
-    AccessRefused,
-    Answer,
-    Names,
-    Pack,
-    ServiceError,
-    plain,
-    read_answers,
-)
+from resonance_nb.packs import Pack, ServiceError
 
 RATE = audio.SAMPLE_RATE
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,17 +85,17 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def plan(corpus):
-    return bench.protocol(corpus, 'train')
+    return make_protocol(corpus, 'train')
 
 
 @pytest.fixture(scope='module')
 def queries(corpus, plan):
-    return bench.make_queries(corpus, plan, (None, 0, -10), (2, 3))
+    return make_queries(corpus, plan, (None, 0, -10), (2, 3))
 
 
 @pytest.fixture(scope='module')
 def packed(corpus, plan, queries, tmp_path_factory):
-    return services.pack(corpus, queries, plan, tmp_path_factory.mktemp('packs') / 'pack', progress=False)
+    return packs.pack(corpus, queries, plan, tmp_path_factory.mktemp('packs') / 'pack', progress=False)
 
 
 def of_kind(packed, kind):
@@ -124,7 +118,7 @@ def test_a_question_is_a_bare_wav(corpus, queries, packed):
     assert sorted(q for q, _ in packed.files.values()) == sorted(by_id) and len(packed.files) == len(queries)
     for file, (query_id, _) in packed.files.items():
         data, rate = sf.read(packed.path(file), dtype='int16', always_2d=True)
-        want = bench.render(by_id[query_id], corpus)
+        want = render(by_id[query_id], corpus)
         assert (
             rate == RATE and data.shape == (len(want), 1) and sf.info(packed.path(file)).subtype == 'PCM_16'
         )
@@ -148,7 +142,7 @@ def test_nothing_that_goes_out_gives_an_answer_away(packed, queries):
     listed = list(csv.DictReader(io.StringIO(out['questions.csv'].decode())))
     assert [r['file'] for r in listed] == [f'questions/{f}' for f in packed.files]
     assert all(
-        services.sha256_file(packed.folder / r['file']) == r['sha256'] and float(r['duration_s']) in (2, 3)
+        packs.sha256_file(packed.folder / r['file']) == r['sha256'] and float(r['duration_s']) in (2, 3)
         for r in listed
     )
 
@@ -159,7 +153,7 @@ def test_the_catalogue_lists_who_may_be_found(packed, plan, corpus):
         r['track_id'] for r in rows
     } & set(plan.unknown_ids)
     assert all(
-        services.sha256_file(corpus.folder / r['file']) == r['sha256'] and r['title'] and r['licence']
+        packs.sha256_file(corpus.folder / r['file']) == r['sha256'] and r['title'] and r['licence']
         for r in rows
     )
     told = (packed.folder / 'INSTRUCTIONS.md').read_text()
@@ -169,35 +163,35 @@ def test_the_catalogue_lists_who_may_be_found(packed, plan, corpus):
         and 'except `answers.json`' in told
         and rows[0]['track_id'] in told
     )
-    private = services.not_to_share(corpus, packed)
+    private = packs.not_to_share(corpus, packed)
     assert {packed.files[f][0].split('/')[1] for f in private} == {'s03'} & {
         q.track_id for q in packed.queries
     }
 
 
 def test_the_same_seed_gives_the_same_bytes(corpus, plan, queries, packed, tmp_path):
-    again = services.pack(corpus, queries, plan, tmp_path / 'again', progress=False)
+    again = packs.pack(corpus, queries, plan, tmp_path / 'again', progress=False)
     assert files_of(again.folder) == files_of(packed.folder)
-    other = services.pack(corpus, queries, plan, tmp_path / 'other', seed=1, progress=False)
+    other = packs.pack(corpus, queries, plan, tmp_path / 'other', seed=1, progress=False)
     assert [q for q, _ in other.files.values()] != [q for q, _ in packed.files.values()]
 
 
 def test_another_rate(corpus, plan, queries, tmp_path):
-    few = bench.QuerySet(queries[:3])
-    made = services.pack(corpus, few, plan, tmp_path / 'cd', rate_hz=44_100, progress=False)
+    few = QuerySet(queries[:3])
+    made = packs.pack(corpus, few, plan, tmp_path / 'cd', rate_hz=44_100, progress=False)
     for file, (query_id, _) in made.files.items():
         query = next(q for q in few if q.query_id == query_id)
         data, rate = sf.read(made.path(file))
         assert (rate, len(data)) == (44_100, round(query.duration_s * 44_100))
         back = audio.load(made.path(file))
-        want = bench.render(query, corpus)
+        want = render(query, corpus)
         # white noise loses what lies close to half the rate
         assert np.corrcoef(back[200:-200], want[200 : len(back) - 200])[0, 1] > 0.95
 
 
 def test_what_is_too_loud_is_turned_down_not_clipped():
     x = np.sign(np.sin(np.arange(RATE) / 7)).astype(np.float32)  # resampled, a square wave overshoots
-    data, rate = sf.read(io.BytesIO(services.wav_bytes(x, 44_100)))
+    data, rate = sf.read(io.BytesIO(packs.wav_bytes(x, 44_100)))
     top = audio.resample(x, RATE, 44_100)
     assert np.abs(top).max() > 1.05
     assert np.allclose(data, top / np.abs(top).max(), atol=2e-4)
@@ -206,16 +200,17 @@ def test_what_is_too_loud_is_turned_down_not_clipped():
 @pytest.mark.parametrize('bad', [[], [math.nan], [[0.1, 0.2]], [math.inf]])
 def test_no_sound_no_question(bad):
     with pytest.raises(ServiceError, match='finite samples'):
-        services.wav_bytes(bad)
+        packs.wav_bytes(bad)
 
 
 def test_a_killed_pack_goes_on(corpus, plan, queries, packed, tmp_path, monkeypatch):
     code = (
-        'import sys; sys.path.insert(0, sys.argv[3]); from resonance_nb import bench, services; from resonance_nb.corpora import Corpus\n'
-        'c = Corpus(sys.argv[1]); p = bench.protocol(c, "train"); q = bench.make_queries(c, p, (None, 0, -10), (2, 3))\n'
-        'slow = bench.render\n'
+        'import sys; sys.path.insert(0, sys.argv[3]); from resonance_nb import packs; from resonance_nb.corpora import Corpus\n'
+        'from resonance_nb.queries import make_protocol, make_queries\n'
+        'c = Corpus(sys.argv[1]); p = make_protocol(c, "train"); q = make_queries(c, p, (None, 0, -10), (2, 3))\n'
+        'slow = packs.render\n'
         'def render(*a):\n    import time; time.sleep(0.05); return slow(*a)\n'
-        'bench.render = render; services.pack(c, q, p, sys.argv[2], progress=False)'
+        'packs.render = render; packs.pack(c, q, p, sys.argv[2], progress=False)'
     )
     target = tmp_path / 'pack'
     for wanted in (4, 9):
@@ -230,28 +225,28 @@ def test_a_killed_pack_goes_on(corpus, plan, queries, packed, tmp_path, monkeypa
         Pack.load(target)
     (target / 'questions' / '.q0001.wav.1.part').write_bytes(b'left behind')
     asked = []
-    real = bench.render
-    monkeypatch.setattr(bench, 'render', lambda q, *a: (asked.append(q.query_id), real(q, *a))[1])
-    made = services.pack(corpus, queries, plan, target, progress=False)
+    real = packs.render
+    monkeypatch.setattr(packs, 'render', lambda q, *a: (asked.append(q.query_id), real(q, *a))[1])
+    made = packs.pack(corpus, queries, plan, target, progress=False)
     # one may lie there without its line in the journal
     assert len(queries) - len(there) <= len(asked) <= len(queries) - len(there) + 1
     assert sum((target / 'questions' / n).stat().st_ino == i for n, i in there.items()) >= len(there) - 1
     assert files_of(target) == files_of(packed.folder) and made.files == packed.files
     asked.clear()
-    services.pack(corpus, queries, plan, target, progress=False)
+    packs.pack(corpus, queries, plan, target, progress=False)
     assert not asked, 'a finished pack is made again'
 
 
 def test_damage_is_repaired(corpus, plan, queries, packed, tmp_path):
     target = tmp_path / 'pack'
-    services.pack(corpus, queries, plan, target, progress=False)
+    packs.pack(corpus, queries, plan, target, progress=False)
     (target / 'questions' / 'q0002.wav').unlink()
     (target / 'questions' / 'q0004.wav').write_bytes(b'no sound')
     (target / 'questions' / 'q0006.wav').unlink()
     (target / 'questions' / 'q0006.wav').symlink_to(packed.path('q0006.wav'))
     (target / 'questions.csv').unlink()
     (target / 'catalogue' / 'catalogue.csv').write_text('nothing')
-    services.pack(corpus, queries, plan, target, progress=False)
+    packs.pack(corpus, queries, plan, target, progress=False)
     assert (
         files_of(target) == files_of(packed.folder) and not (target / 'questions' / 'q0006.wav').is_symlink()
     )
@@ -261,25 +256,25 @@ def test_a_foreign_folder_is_left_alone(corpus, plan, queries, packed, tmp_path)
     (tmp_path / 'letters').mkdir()
     (tmp_path / 'letters' / 'dear mother.txt').write_text('…')
     with pytest.raises(ServiceError, match='not empty'):
-        services.pack(corpus, queries, plan, tmp_path / 'letters', progress=False)
+        packs.pack(corpus, queries, plan, tmp_path / 'letters', progress=False)
     assert [p.name for p in (tmp_path / 'letters').iterdir()] == ['dear mother.txt']
     before = files_of(packed.folder)
     others = [dict(seed=1), dict(rate_hz=44_100), dict(venue='club')]
     for how in others:
         with pytest.raises(ServiceError, match='another pack'):
-            services.pack(corpus, queries, plan, packed.folder, progress=False, **how)
+            packs.pack(corpus, queries, plan, packed.folder, progress=False, **how)
     with pytest.raises(ServiceError, match='another pack'):
-        services.pack(corpus, bench.QuerySet(queries[:-1]), plan, packed.folder, progress=False)
+        packs.pack(corpus, QuerySet(queries[:-1]), plan, packed.folder, progress=False)
     assert files_of(packed.folder) == before
     (tmp_path / 'file').write_text('x')
     with pytest.raises(ServiceError, match='cannot write'):
-        services.pack(corpus, queries, plan, tmp_path / 'file', progress=False)
+        packs.pack(corpus, queries, plan, tmp_path / 'file', progress=False)
 
 
 def test_the_corpus_by_another_name_is_the_same_pack(corpus, plan, queries, packed, tmp_path):
     # the key tells the new name, and others compare the pack
     own = Path(shutil.copytree(packed.folder, tmp_path / 'pack'))
-    again = services.pack(Corpus(corpus.folder, name='otherwise'), queries, plan, own, progress=False)
+    again = packs.pack(Corpus(corpus.folder, name='otherwise'), queries, plan, own, progress=False)
     assert again.files == packed.files and {
         n for n, b in files_of(own).items() if b != files_of(packed.folder)[n]
     } == {'answers.json'}
@@ -288,13 +283,13 @@ def test_the_corpus_by_another_name_is_the_same_pack(corpus, plan, queries, pack
 def test_links_do_not_lead_out(corpus, plan, queries, tmp_path):
     away = tmp_path / 'away'
     target = tmp_path / 'pack'
-    away.mkdir(), services.pack(corpus, bench.QuerySet(queries[:2]), plan, target, progress=False)
+    away.mkdir(), packs.pack(corpus, QuerySet(queries[:2]), plan, target, progress=False)
     for folder in ('questions', 'catalogue'):
         moved = target / f'{folder} moved'
         (target / folder).rename(moved)
         (target / folder).symlink_to(away)
         with pytest.raises(ServiceError, match='leads out'):
-            services.pack(corpus, bench.QuerySet(queries[:2]), plan, target, progress=False)
+            packs.pack(corpus, QuerySet(queries[:2]), plan, target, progress=False)
         assert not list(away.iterdir())
         (target / folder).unlink(), moved.rename(target / folder)
 
@@ -305,16 +300,16 @@ def test_no_path_of_a_manifest_leads_out(tmp_path, corpus, plan, queries):
     (tmp_path / 'c').mkdir()
     bad.reset_index().to_csv(tmp_path / 'c' / 'music.csv', index=False)
     with pytest.raises(ResonanceError, match='could leave'):
-        services.pack(Corpus(tmp_path / 'c'), queries, plan, tmp_path / 'pack', progress=False)
+        packs.pack(Corpus(tmp_path / 'c'), queries, plan, tmp_path / 'pack', progress=False)
     victim = tmp_path / 'linked'
     (victim / 'music').mkdir(parents=True)
     for row in corpus.music.itertuples():
         (victim / row.file).symlink_to(corpus.folder / row.file)
     corpus.music.reset_index().to_csv(victim / 'music.csv', index=False)
     with pytest.raises(ResonanceError, match='leads out'):
-        services.pack(
+        packs.pack(
             Corpus(victim),
-            bench.QuerySet(queries[:1]),
+            QuerySet(queries[:1]),
             plan,
             tmp_path / 'pack2',
             with_songs='copy',
@@ -324,36 +319,34 @@ def test_no_path_of_a_manifest_leads_out(tmp_path, corpus, plan, queries):
 
 @pytest.mark.parametrize('how', ['copy', 'link'])
 def test_songs_come_along(how, corpus, plan, queries, tmp_path):
-    few = bench.QuerySet(queries[:1])
-    made = services.pack(corpus, few, plan, tmp_path / 'pack', with_songs=how, progress=False)
+    few = QuerySet(queries[:1])
+    made = packs.pack(corpus, few, plan, tmp_path / 'pack', with_songs=how, progress=False)
     rows = list(csv.DictReader(io.StringIO((made.folder / 'catalogue' / 'catalogue.csv').read_text())))
     for r in rows:
         song = made.folder / 'catalogue' / r['file']
-        assert services.sha256_file(song) == r['sha256']
+        assert packs.sha256_file(song) == r['sha256']
         assert song.samefile(corpus.path('music', r['track_id'])) == (how == 'link')
     assert sorted(p.name for p in (made.folder / 'catalogue' / 'songs').iterdir()) == sorted(
         Path(r['file']).name for r in rows
     )
     (made.folder / 'catalogue' / rows[0]['file']).unlink()
-    services.pack(corpus, few, plan, tmp_path / 'pack', with_songs=how, progress=False)
-    assert services.sha256_file(made.folder / 'catalogue' / rows[0]['file']) == rows[0]['sha256']
+    packs.pack(corpus, few, plan, tmp_path / 'pack', with_songs=how, progress=False)
+    assert packs.sha256_file(made.folder / 'catalogue' / rows[0]['file']) == rows[0]['sha256']
     with pytest.raises(ServiceError, match="'copy', 'link' or 'flac'"):
-        services.pack(corpus, few, plan, tmp_path / 'pack', with_songs='steal', progress=False)
+        packs.pack(corpus, few, plan, tmp_path / 'pack', with_songs='steal', progress=False)
 
 
 def test_songs_in_a_form_that_every_system_reads(corpus, plan, queries, tmp_path):
-    made = services.pack(
-        corpus, bench.QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False
+    made = packs.pack(
+        corpus, QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False
     )
     rows = list(csv.DictReader(io.StringIO((made.folder / 'catalogue' / 'catalogue.csv').read_text())))
     for r in rows:
         song = made.folder / 'catalogue' / r['file']
-        assert song.suffix == '.flac' and services.sha256_file(song) == r['sha256']
+        assert song.suffix == '.flac' and packs.sha256_file(song) == r['sha256']
         assert np.abs(audio.load(song) - corpus.load('music', r['track_id'])).max() <= 2 / 32768
     before = song.stat().st_ino
-    services.pack(
-        corpus, bench.QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False
-    )
+    packs.pack(corpus, QuerySet(queries[:1]), plan, tmp_path / 'pack', with_songs='flac', progress=False)
     assert song.stat().st_ino == before
 
 
@@ -368,7 +361,7 @@ def test_a_title_is_no_formula(corpus, plan, queries, tmp_path):
             'noise': corpus.noise,
         },
     )
-    made = services.pack(evil, bench.QuerySet(queries[:1]), plan, tmp_path / 'pack', progress=False)
+    made = packs.pack(evil, QuerySet(queries[:1]), plan, tmp_path / 'pack', progress=False)
     row = next(csv.DictReader(io.StringIO((made.folder / 'catalogue' / 'catalogue.csv').read_text())))
     assert row['title'] == "'=HYPERLINK(\"x\")"
     back = read_answers(
@@ -388,9 +381,9 @@ def test_a_song_that_is_gone_is_told(corpus, plan, queries, tmp_path):
         'noise': corpus.noise,
     }
     with pytest.raises(ServiceError, match='missing'):
-        services.pack(
+        packs.pack(
             Corpus(corpus.folder, tables=tables),
-            bench.QuerySet(queries[:1]),
+            QuerySet(queries[:1]),
             plan,
             tmp_path / 'p',
             progress=False,
@@ -400,17 +393,17 @@ def test_a_song_that_is_gone_is_told(corpus, plan, queries, tmp_path):
 def test_a_venue_is_the_bench_s_own(corpus, plan, queries, tmp_path):
     from resonance_nb.venue import synthesised
 
-    few = bench.QuerySet([q for q in queries if q.kind == 'known' and q.snr_db == 0][:2])
+    few = QuerySet([q for q in queries if q.kind == 'known' and q.snr_db == 0][:2])
     bank = synthesised()
     with pytest.MonkeyPatch.context() as m:
         m.setattr('resonance_nb.venue.Bank', lambda *_: bank)  # this corpus has no rooms
-        made = services.pack(corpus, few, plan, tmp_path / 'pack', venue='club', progress=False)
-    at = bench.in_venue(bank, ['club'], plan.seed)
+        made = packs.pack(corpus, few, plan, tmp_path / 'pack', venue='club', progress=False)
+    at = in_venue(bank, ['club'], seed=plan.seed)
     for file, (query_id, _) in made.files.items():
-        want = bench.render(next(q for q in few if q.query_id == query_id), corpus, degrade=at)
+        want = render(next(q for q in few if q.query_id == query_id), corpus, degrade=at)
         assert np.abs(audio.load(made.path(file)) - want).max() < 2e-4
     with pytest.raises(ResonanceError, match='unknown venue'):
-        services.pack(corpus, few, plan, tmp_path / 'opera', venue='opera', progress=False)
+        packs.pack(corpus, few, plan, tmp_path / 'opera', venue='opera', progress=False)
     assert not (tmp_path / 'opera').exists()
 
 
@@ -420,7 +413,7 @@ def test_two_at_once_are_refused(corpus, plan, queries, tmp_path):
     (tmp_path / 'pack').mkdir()
     with FileLock(tmp_path / 'pack' / '.pack.lock'):
         with pytest.raises(ServiceError, match='another process'):
-            services.pack(corpus, queries, plan, tmp_path / 'pack', progress=False)
+            packs.pack(corpus, queries, plan, tmp_path / 'pack', progress=False)
 
 
 def changed_key(d, **edit):
@@ -456,7 +449,7 @@ def test_no_pack_at_all(tmp_path, corpus, plan):
     with pytest.raises(ServiceError, match='is no pack'):
         Pack.load(tmp_path / 'nowhere')
     with pytest.raises(ServiceError, match='no questions'):
-        services.pack(corpus, bench.QuerySet(), plan, tmp_path / 'p')
+        packs.pack(corpus, QuerySet(), plan, tmp_path / 'p')
     assert not (tmp_path / 'p').exists()
 
 
@@ -752,8 +745,8 @@ def test_the_way_out_and_back_loses_nothing(black_box, packed, ours, tmp_path):
     assert set(told['system']) == {'Black Box'} and set(told['elapsed_ms']) == {7.5}
     timing = ['median_ms']
     exact = ['n', 'tracks', 'top1', 'top1_low', 'top1_high', 'top5', 'mrr', 'mean_rank']
-    a = bench.summarise(told)
-    b = bench.summarise(ours)
+    a = metrics.summarise(told)
+    b = metrics.summarise(ours)
     assert 0 < b['top1'].mean() < 1, 'a test that everything passes shows nothing'
     np.testing.assert_allclose(a[exact], b[exact], atol=0.02)  # 16 bits may move one answer in fifty
     np.testing.assert_allclose(a['offset_error_s'], b['offset_error_s'], atol=0.05)
@@ -767,23 +760,24 @@ def test_every_measure_takes_the_rows(black_box, packed, ours, tmp_path):
 
     told = services.frame(services.import_answers([written(tmp_path, black_box)], packed, 'Black Box'))
     both = pd.concat([ours, told], ignore_index=True)
-    assert len(bench.summarise(both)) == 2 * len(bench.summarise(ours))
-    apart = bench.compare(told, ours)
+    assert len(metrics.summarise(both)) == 2 * len(metrics.summarise(ours))
+    apart = metrics.compare(told, ours)
     assert (apart['difference'].abs() <= 0.05).all() and (apart['p'] > 0.05).all()
-    assert set(bench.table(bench.summarise(both)).frame.index.get_level_values(0)) == {
+    assert set(report.table(metrics.summarise(both)).frame.index.get_level_values(0)) == {
         'Black Box',
         'landmark',
     }
-    curve = bench.open_set(told)
-    assert curve['correct_accept_rate'].iloc[-1] > 0 and len(bench.cmc(told)) == 5
-    bench.plot_accuracy(bench.summarise(both))
-    bench.plot_roc(curve)
+    curve = openset.open_set(told)
+    assert curve['correct_accept_rate'].iloc[-1] > 0 and len(metrics.cmc(told)) == 5
+    report.plot_accuracy(metrics.summarise(both))
+    report.plot_roc(curve)
     plt.close('all')
-    own = bench.summarise_open(both, score='accepted', threshold=0.5)
+    own = openset.summarise_open(both, score='accepted', threshold=0.5)
     a, b = (own[own.system == s]['accepted_correct'].to_numpy() for s in ('Black Box', 'landmark'))
     np.testing.assert_allclose(a, b, atol=0.1)
     assert (
-        bench.false_accepts_at_default(told).set_index('kind').loc['all', 'n'] == (told.kind != 'known').sum()
+        openset.false_accepts_at_default(told).set_index('kind').loc['all', 'n']
+        == (told.kind != 'known').sum()
     )
 
 
@@ -824,7 +818,7 @@ def test_unanswered_and_failed_are_counted_apart(packed, tmp_path):
         'set aside': 0,
     }
     told = services.frame(record)
-    assert len(told) == 2 and bench.summarise(told, by=[])['top1'].item() == 0.5
+    assert len(told) == 2 and metrics.summarise(told, by=[])['top1'].item() == 0.5
     strict = services.frame(record, unanswered='no-match')
     assert (
         len(strict) == n
@@ -1010,10 +1004,12 @@ def test_who_has_not_been_asked_is_said(record, ours, queries, tmp_path):
         state.loc['ShazamKit', 'missing'] == len(queries) - 1
         and state.loc['ShazamKit', 'notes'] == 'an iPhone of 2026'
     )
-    assert set(services.status(queries, 'club', tmp_path / 'services')['state']) == {'not yet run'}
+    assert set(services.status(queries, venue='club', folder=tmp_path / 'services')['state']) == {
+        'not yet run'
+    }
 
     both = pd.concat([ours, services.reported(queries, folder=tmp_path / 'services')])
-    table = bench.table(bench.summarise(both), caption='A & <b>')
+    table = report.table(metrics.summarise(both), caption='A & <b>')
     full = services.complete(table, queries, folder=tmp_path / 'services')
     assert full.html.count('not yet run') == 2 * 2 and 'A &amp; &lt;b&gt;' in full.html
     assert [s for s in full.frame.index.get_level_values('system') if s in services.SERVICES][-2:] == [
@@ -1022,18 +1018,18 @@ def test_who_has_not_been_asked_is_said(record, ours, queries, tmp_path):
     ]
     with pytest.raises(ServiceError, match='ShazamKit has answered'):
         services.complete(
-            bench.table(bench.summarise(ours, by=['system', 'duration_s', 'snr_db'])),
+            report.table(metrics.summarise(ours, by=['system', 'duration_s', 'snr_db'])),
             queries,
             folder=tmp_path / 'services',
         )
-    alone = services.complete(bench.table(bench.summarise(ours)), queries, folder=tmp_path / 'none')
+    alone = services.complete(report.table(metrics.summarise(ours)), queries, folder=tmp_path / 'none')
     assert alone.html.count('not yet run') == 3 * 2
 
 
 def test_no_record_changes_no_figure(ours, queries, tmp_path):
     both = pd.concat([ours, services.reported(queries, folder=tmp_path)])
     pd.testing.assert_frame_equal(both, ours)
-    pd.testing.assert_frame_equal(bench.summarise(both), bench.summarise(ours))
+    pd.testing.assert_frame_equal(metrics.summarise(both), metrics.summarise(ours))
 
 
 def test_the_project_s_own_records_are_whole(root):
@@ -1069,12 +1065,12 @@ def client(stub, tries=5, **how):
     return made
 
 
-WAV = services.wav_bytes(0.1 * melody(0, 2))
+WAV = packs.wav_bytes(0.1 * melody(0, 2))
 
 
 def test_the_signature_is_the_documented_one():
     "A value computed by openssl: printf 'POST\\n/v1/identify\\nabc\\naudio\\n1\\n1700000000' | openssl dgst -sha1 -hmac xyz -binary | base64"
-    assert services.signature('abc', 'xyz', '1700000000') == 'SFkweZ2Dcizt30vG5T4K1ROqB6A='
+    assert acrcloud.signature('abc', 'xyz', '1700000000') == 'SFkweZ2Dcizt30vG5T4K1ROqB6A='
 
 
 def test_what_is_sent_is_what_the_documentation_asks(packed):
@@ -1324,7 +1320,7 @@ def test_any_metadata_is_read(value):
         {'metadata': {'music': value, 'custom_files': [value]}},
         {'metadata': {'music': [{'title': 'x', 'artists': value, 'score': value, 'play_offset_ms': value}]}},
     ):
-        for m in services._songs_in(reply, 3.0):
+        for m in acrcloud._songs_in(reply, 3.0):
             assert all(isinstance(m[k], str) for k in ('track_id', 'title', 'artist'))
             assert all(m[k] is None or math.isfinite(m[k]) for k in ('score', 'offset_s'))
 
@@ -1347,7 +1343,7 @@ def test_the_secret_is_nowhere(caplog, tmp_path, packed):
                     repr(e.__context__),
                     repr(vars(e)),
                 ]
-        services.answer_pack(asked, packed, tmp_path / 'out.jsonl', limit=2, progress=False)
+        acrcloud.answer_pack(asked, packed, tmp_path / 'out.jsonl', limit=2, progress=False)
     said += [
         repr(asked),
         str(asked),
@@ -1384,17 +1380,17 @@ def test_the_secret_is_nowhere(caplog, tmp_path, packed):
 )
 def test_hosts_that_are_none(host):
     with pytest.raises(ServiceError) as e:
-        services.acrcloud_url(host)
+        acrcloud.acrcloud_url(host)
     assert len(str(e.value).splitlines()) == 1
 
 
 def test_hosts_and_keys(monkeypatch):
     assert (
-        services.acrcloud_url(' identify-eu-west-1.acrcloud.com/ ')
+        acrcloud.acrcloud_url(' identify-eu-west-1.acrcloud.com/ ')
         == 'https://identify-eu-west-1.acrcloud.com/v1/identify'
     )
-    assert services.acrcloud_url('http://localhost:8080') == 'http://localhost:8080/v1/identify'
-    for name in services.ENVIRONMENT:
+    assert acrcloud.acrcloud_url('http://localhost:8080') == 'http://localhost:8080/v1/identify'
+    for name in acrcloud.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('ACRCLOUD_HOST', 'h')
     with pytest.raises(ServiceError, match='set ACRCLOUD_ACCESS_KEY, ACRCLOUD_ACCESS_SECRET in'):
@@ -1418,7 +1414,7 @@ def truth_of(packed):
     by_id = {q.query_id: q for q in packed.queries}
 
     def answer(sample):
-        query = by_id[by_sha[services.hashlib.sha256(sample).hexdigest()]]
+        query = by_id[by_sha[acrcloud.hashlib.sha256(sample).hexdigest()]]
         if query.kind != 'known':
             return status(1001, 'No result')
         return found(query.track_id, play_offset_ms=round(1000 * (query.start_s + query.duration_s)))
@@ -1428,7 +1424,7 @@ def truth_of(packed):
 
 def test_a_perfect_service_is_perfect(packed, tmp_path):
     with Stub(truth_of(packed)) as stub:
-        told = services.answer_pack(client(stub), packed, tmp_path / 'out.jsonl', progress=False)
+        told = acrcloud.answer_pack(client(stub), packed, tmp_path / 'out.jsonl', progress=False)
     assert told == {'kept': 0, 'asked': len(packed.files), 'left': 0, 'failed': []} and not stub.wrong
     got = services.frame(services.import_answers([tmp_path / 'out.jsonl'], packed, 'acrcloud'))
     assert (
@@ -1443,10 +1439,10 @@ def test_only_what_is_missing_is_asked(packed, tmp_path):
     out = tmp_path / 'out.jsonl'
     answer = truth_of(packed)
     with Stub(answer) as stub:
-        services.answer_pack(client(stub), packed, out, limit=4, progress=False)
+        acrcloud.answer_pack(client(stub), packed, out, limit=4, progress=False)
         whole = out.read_bytes()
         out.write_bytes(whole + b'{"file": "q0005.wav", "sha2')
-        told = services.answer_pack(client(stub), packed, out, limit=3, progress=False)
+        told = acrcloud.answer_pack(client(stub), packed, out, limit=3, progress=False)
         assert (told['kept'], told['asked'], told['left']) == (4, 3, len(packed.files) - 7)
         assert out.read_bytes().startswith(whole) and len(stub.asked) == 7
     assert [json.loads(line)['file'] for line in out.read_text().splitlines()] == list(packed.files)[:7]
@@ -1455,7 +1451,7 @@ def test_only_what_is_missing_is_asked(packed, tmp_path):
 def test_a_service_that_is_down_is_left_in_peace(packed, tmp_path):
     out = tmp_path / 'out.jsonl'
     with Stub(truth_of(packed), [found('s02'), *[(500, {})] * 100]) as stub:
-        told = services.answer_pack(client(stub, tries=2), packed, out, progress=False)
+        told = acrcloud.answer_pack(client(stub, tries=2), packed, out, progress=False)
         assert (
             told['asked'] == 1
             and len(told['failed']) == 3
@@ -1463,9 +1459,9 @@ def test_a_service_that_is_down_is_left_in_peace(packed, tmp_path):
             and 'HTTP 500' in told['failed'][0][1]
         )
         stub.behaviours.clear()
-        assert services.answer_pack(client(stub), packed, out, progress=False)['left'] == 0
+        assert acrcloud.answer_pack(client(stub), packed, out, progress=False)['left'] == 0
     with Stub(behaviours=[found('s02'), (404, {}), (404, {}), found('s02'), (404, {}), found('s02')]) as stub:
-        told = services.answer_pack(client(stub), packed, tmp_path / 'b.jsonl', limit=6, progress=False)
+        told = acrcloud.answer_pack(client(stub), packed, tmp_path / 'b.jsonl', limit=6, progress=False)
         assert told['asked'] == 3 and [f for f, _ in told['failed']] == [
             list(packed.files)[i] for i in (1, 2, 4)
         ], 'failures in a row end it, not single ones'
@@ -1474,34 +1470,34 @@ def test_a_service_that_is_down_is_left_in_peace(packed, tmp_path):
 def test_a_refused_key_ends_it_at_once(packed, tmp_path):
     with Stub(behaviours=[status(1001), status(3001, 'Invalid Access Key')]) as stub:
         with pytest.raises(AccessRefused):
-            services.answer_pack(client(stub), packed, tmp_path / 'out.jsonl', progress=False)
+            acrcloud.answer_pack(client(stub), packed, tmp_path / 'out.jsonl', progress=False)
         assert len(stub.asked) == 2 and len((tmp_path / 'out.jsonl').read_text().splitlines()) == 1
 
 
 def test_answers_are_not_mixed(packed, corpus, plan, queries, tmp_path):
     out = tmp_path / 'out.jsonl'
-    other = services.pack(corpus, queries, plan, tmp_path / 'other', seed=5, progress=False)
+    other = packs.pack(corpus, queries, plan, tmp_path / 'other', seed=5, progress=False)
     with Stub() as stub:
-        services.answer_pack(client(stub), packed, out, limit=2, progress=False)
+        acrcloud.answer_pack(client(stub), packed, out, limit=2, progress=False)
         with pytest.raises(ServiceError, match='line 1: answers a question of another pack'):
-            services.answer_pack(client(stub), other, out, progress=False)
+            acrcloud.answer_pack(client(stub), other, out, progress=False)
         with pytest.raises(ServiceError, match='line 2: q0001.wav is of another pack|line 1|answer'):
             services.import_answers([out], other, 'X')
         for text in (b'file,track_id\n', b'{"file": 3}\n', b'[1]\n', b'\xff\n', b'[' * 99_999 + b'\n'):
             out.write_bytes(text)
             with pytest.raises(ServiceError, match='line 1'):
-                services.answer_pack(client(stub), packed, out, progress=False)
+                acrcloud.answer_pack(client(stub), packed, out, progress=False)
             assert out.read_bytes() == text
         other.path('q0001.wav').write_bytes(b'changed')
         other.path('q0002.wav').unlink()
-        told = services.answer_pack(client(stub), other, tmp_path / 'new.jsonl', limit=3, progress=False)
+        told = acrcloud.answer_pack(client(stub), other, tmp_path / 'new.jsonl', limit=3, progress=False)
         assert (
             [f for f, _ in told['failed']] == ['q0001.wav', 'q0002.wav']
             and told['asked'] == 1
             and len(stub.asked) == 3
         )
         with pytest.raises(ServiceError, match='cannot write'):
-            services.answer_pack(client(stub), packed, tmp_path, progress=False)
+            acrcloud.answer_pack(client(stub), packed, tmp_path, progress=False)
 
 
 # ---- the command
@@ -1561,15 +1557,16 @@ def commanded(corpus, tmp_path_factory):
 def test_the_command_packs_what_bench_asks(commanded, corpus):
     out, words, said, err = commanded
     made = Pack.load(out)
-    plan = bench.protocol(corpus, 'train', seed=3)
+    plan = make_protocol(corpus, 'train', seed=3)
     assert (
-        list(made.queries) == list(bench.make_queries(corpus, plan, [None, -5], [2], 1, 3, max_tracks=4))
+        list(made.queries)
+        == list(make_queries(corpus, plan, [None, -5], [2], excerpts=1, seed=3, max_tracks=4))
         and made.protocol == plan
     )
     assert (
         f'{len(made.files)} questions' in said
         and 'answers.json' in said
-        and ('forbids derived works' in err) == bool(services.not_to_share(corpus, made))
+        and ('forbids derived works' in err) == bool(packs.not_to_share(corpus, made))
     )
     before = files_of(out)
     assert resonance(*words)[0] == 0 and files_of(out) == before
@@ -1671,7 +1668,7 @@ def test_the_command_says_what_went_wrong(commanded, tmp_path):
     assert (
         done.returncode == 2
         and done.stderr.count('\n') == 1
-        and all(name in done.stderr for name in services.ENVIRONMENT)
+        and all(name in done.stderr for name in acrcloud.ENVIRONMENT)
     )
 
 
@@ -1711,7 +1708,7 @@ def test_the_command_says_what_went_wrong(commanded, tmp_path):
 )
 def test_a_complaint_is_one_line(words, says, commanded, corpus, tmp_path, monkeypatch):
     places = {'pack': commanded[0], 'corpus': corpus.folder, 'music': corpus.folder / 'music'}
-    for name, value in zip(services.ENVIRONMENT, ('127.0.0.1', 'k', 's')):
+    for name, value in zip(acrcloud.ENVIRONMENT, ('127.0.0.1', 'k', 's')):
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     code, out, err = here(*(w.format(**places) for w in words))

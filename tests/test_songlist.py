@@ -1217,7 +1217,7 @@ def test_a_read_only_catalogue_is_listed_and_not_changed(home):
     program = """if True:
         import os, sys
         from resonance_nb.catalog import Catalog
-        from resonance_nb import cli, core, songlist, audio, landmarks
+        from resonance_nb import cli, cli_catalog, core, songlist, audio, landmarks
         import resonance_nb.stream, filelock
         with Catalog(sys.argv[1]) as c: c.check()  # everything is imported before we become somebody else
         os.geteuid() or os.setuid(65534)
