@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from resonance_nb.core import project_root
 from resonance_nb.embedding import Embedding
-from resonance_nb.fuse import BLOCK
+from resonance_nb.table import BLOCK
 from resonance_nb.index import Codebook, fit_codebook
 from resonance_nb.starter import default_corpus
 

@@ -25,8 +25,9 @@ from resonance_nb import concert, venue
 from resonance_nb.queries import make_protocol
 from resonance_nb import queries
 from resonance_nb.core import atomic_write, project_root, rng_for
-from resonance_nb.decide import Answer, Claim, Decider, Listener, Rules, threshold_for
+from resonance_nb.decide import Decider, Listener, Rules, threshold_for
 from resonance_nb.fuse import Fused
+from resonance_nb.session import Hypothesis, Observation
 from resonance_nb.starter import default_corpus
 
 # false alarms an hour for which the rules are chosen
@@ -76,20 +77,13 @@ class Kept(Decider):
 
     def __init__(self, rules):
         super().__init__(4.0, rules)
-        self.told = []
+        self.steps = []
 
-    def step(self, time_s, answers=()):
-        answers = list(answers)
-        self.told.append(
-            [
-                time_s,
-                [
-                    [a.began_s, [[c.track_id, round(c.lag_s, 3), round(c.logit, 3)] for c in a.claims[:8]]]
-                    for a in answers
-                ],
-            ]
-        )
-        return super().step(time_s, answers)
+    def step(self, time_s, observations=()):
+        observations = list(observations)
+        row = lambda h: [h.track_id, round(h.lag_s, 3), round(h.logit, 3)]
+        self.steps.append([time_s, [[o.began_s, [row(h) for h in o.hypotheses[:8]]] for o in observations]])
+        return super().step(time_s, observations)
 
 
 def record(job) -> str:
@@ -107,33 +101,33 @@ def record(job) -> str:
     for block in concert.blocks(blocks):
         listener.push(block)
     listener.end()
-    told = {
+    recorded = {
         'name': name,
         'tempo': concert.tempo_of(made),
         'model': fused.model_name,
-        'told': listener.decider.told,
+        'told': listener.decider.steps,
     }
     with atomic_write(path) as part:
-        part.write_text(json.dumps(told))
+        part.write_text(json.dumps(recorded))
     return name
 
 
-def replayed(told: list, rules: Rules, threshold: float) -> list:
+def replayed(steps: list, rules: Rules, threshold: float) -> list:
     "The events of a decider with these rules, which asks only for the stretches of its plan."
     decider = Decider(threshold, rules)
     events = []
-    for time_s, answers in told:
+    for time_s, recorded in steps:
         lengths = rules.plan_s[round(time_s * 4) % len(rules.plan_s)]
-        held = max((time_s - began for began, _ in answers), default=0)
+        held = max((time_s - began for began, _ in recorded), default=0)
         wanted = {round(min(s, held), 2) for s in lengths}
-        some = [
-            Answer(began, tuple(Claim(*c) for c in claims))
-            for began, claims in answers
+        observations = [
+            Observation(began, tuple(Hypothesis(*h) for h in hypotheses))
+            for began, hypotheses in recorded
             if any(abs(time_s - began - w) < 0.13 for w in wanted)
         ]
-        if answers and not some:
-            decider._heard_s = time_s
-        events += decider.step(time_s, some)
+        if recorded and not observations:
+            decider.heard_s = time_s
+        events += decider.step(time_s, observations)
     return events
 
 

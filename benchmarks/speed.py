@@ -17,7 +17,8 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import rng_for
 from resonance_nb.embedding import Embedding
 from resonance_nb.encoders import Asked, shipped
-from resonance_nb.fuse import BLOCK, Fused
+from resonance_nb.fuse import Fused
+from resonance_nb.table import BLOCK
 from resonance_nb.landmarks import DenseLandmarks, Landmarks
 from resonance_nb.network import HOP_S, embed, shipped as shipped_network
 from resonance_nb.starter import default_corpus, make_starter

@@ -24,9 +24,9 @@ from .core import Match, as_matches, atomic_write
 from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable, reason  # noqa: F401
 
 # %% auto #0
-__all__ = ['SAMPLE_RATE', 'FORMATS', 'PAUSE_S', 'SUFFIXES', 'info', 'resample', 'load', 'stream', 'encode', 'save', 'stft',
-           'mel_filters', 'log_mel', 'rms_db', 'peak_db', 'lufs', 'stretches', 'search_stretches', 'hidden',
-           'find_audio', 'quiet_decoders']
+__all__ = ['SAMPLE_RATE', 'LOUDEST', 'FORMATS', 'PAUSE_S', 'SUFFIXES', 'info', 'resample', 'usable', 'load', 'stream', 'encode',
+           'save', 'stft', 'mel_filters', 'log_mel', 'rms_db', 'peak_db', 'lufs', 'stretches', 'search_stretches',
+           'hidden', 'find_audio', 'quiet_decoders']
 
 # %% ../nbs/01_audio.ipynb #f97f8909
 SAMPLE_RATE = 16_000  # samples a second, everywhere inside the package
@@ -49,6 +49,19 @@ def resample(
 
     x = np.ascontiguousarray(samples, dtype='float32')
     return x if from_hz == to_hz or not len(x) else soxr.resample(x, from_hz, to_hz)
+
+# %% ../nbs/01_audio.ipynb #ac9e580c
+LOUDEST = 1e6  # amplitude: a sample above this is broken, for full scale is 1
+
+
+def usable(
+    samples: np.ndarray,  # shape (n,), of any type
+) -> np.ndarray:
+    "Give samples as `float32` that can be squared, shape (n,); what is broken counts as silence."
+    x = np.asarray(samples)
+    if x.dtype == np.float32 and x.size and -LOUDEST < x.min() and x.max() < LOUDEST:  # False for NaN, too
+        return x
+    return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)
 
 # %% ../nbs/01_audio.ipynb #94d40205
 def _check_range(path, start_s, duration_s, to_hz):

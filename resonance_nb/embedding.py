@@ -12,7 +12,7 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, resample, search_stretches
+from .audio import SAMPLE_RATE, resample, search_stretches, usable
 from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
@@ -28,23 +28,12 @@ from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
 
 # %% auto #0
-__all__ = ['SILENT', 'LOUDEST', 'usable', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features']
-
-# %% ../nbs/41a_embedding.ipynb #ed55de95
-SILENT = 1e-5  # amplitude
-LOUDEST = 1e6  # a sample above this is broken: full scale is 1
-
-
-def usable(
-    samples: np.ndarray,  # shape (n,)
-) -> np.ndarray:
-    "Samples as `float32` that can be squared; what is broken counts as silence."
-    x = np.asarray(samples)
-    if x.dtype == np.float32 and x.size and -LOUDEST < x.min() and x.max() < LOUDEST:  # False for NaN, too
-        return x
-    return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)
+__all__ = ['SILENT', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features']
 
 # %% ../nbs/41a_embedding.ipynb #40113164
+SILENT = 1e-5  # amplitude
+
+
 def clip_vectors(
     encoder,  # a `network.Network`, or what is asked like one
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)

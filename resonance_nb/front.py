@@ -167,7 +167,7 @@ def listen(
     with ExitStack() as stack:
         songs = stack.enter_context(Catalog(catalogue))
         blocks = stack.enter_context(from_file(recording))
-        listener = Listener(songs.ready(method), false_per_hour)
+        listener = Listener(songs.ready(method), false_per_hour=false_per_hour)
         return _events(listener, blocks, stack.pop_all())
 
 # %% ../nbs/92a_front.ipynb #06ce3b84

@@ -6,58 +6,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, resample, stretches
+from .audio import SAMPLE_RATE, resample, stretches, usable
 from .calibration import load as load_calibration
-from resonance_nb.core import (
-    Match,
-    OtherVersion,
-    ResonanceError,
-    SongIndex,
-    as_matches,
-    best_first,
-    first_line,
-    probability,
-    reading,
-)
-from .embedding import Embedder, clip_vectors, usable
-from .index import Codebook
-from .landmarks import DENSE, level_blocks, own_agreement, pack_peaks, peaks, unpack_peaks
-from .match import along, best_songs, between, laid_out, rival, scan
+from .core import Match, OtherVersion, ResonanceError, SongIndex
+from .core import as_matches, best_first, first_line, probability, reading
+from .embedding import clip_vectors
+from .index import Codebook, shipped_codebook
+from .landmarks import level_blocks, own_agreement, pack_peaks, unpack_peaks
+from .match import runner_up
 from .network import HOP_S, as_network
+from .table import BLOCK, FRAME_S, FRONT, Proposals, Song, SongTable, kept_of, song_table
 from resonance_nb.verify import (
     FEWEST,
     agreement,
     highest,
     padded,
-    places,
     realign,
     soft_map,
     unpadded,
     without_loudest,
 )
 
+if TYPE_CHECKING:
+    from resonance_nb.session import FusedSession
+
 # %% auto #0
-__all__ = ['FRONT', 'BLOCK', 'SCANNED', 'LEAD', 'MANY', 'CANDIDATES', 'SHORT', 'FINALISTS', 'SHIFTS', 'NEAREST', 'LONGEST_S',
-           'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY', 'CLEAR_DB', 'shipped_codebook', 'shipped_noises', 'Fused',
-           'Heard', 'Evidence', 'features']
-
-# %% ../nbs/52_fuse.ipynb #8aacdbe1
-FRONT = DENSE[0]  # of the peaks
-BLOCK = 4  # vectors, one after the other, that are coded together
-
-
-@lru_cache(maxsize=1)
-def shipped_codebook() -> Codebook:
-    "The codebook that comes with this package, for the vectors of its encoder."
-    return Codebook.load(Path(str(resources.files('resonance_nb') / 'models' / 'codebook.npz')))
+__all__ = ['CANDIDATES', 'FINALISTS', 'SHIFTS_FRAMES', 'NEAREST', 'LONGEST_S', 'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY',
+           'CLEAR_DB', 'shipped_noises', 'Fused', 'Query', 'Checked', 'check_peaks', 'Candidates', 'features']
 
 # %% ../nbs/52_fuse.ipynb #7fa7f52e
 @lru_cache(maxsize=1)
@@ -66,16 +50,6 @@ def shipped_noises() -> np.ndarray:
     return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(
         np.float32
     )
-
-# %% ../nbs/52_fuse.ipynb #84d6d20b
-@dataclass
-class _Song:
-    "What is kept of one song."
-
-    codes: np.ndarray  # uint8 (blocks, parts)
-    frames: np.ndarray  # (peaks,) ascending
-    bins: np.ndarray  # (peaks,) counted from `FRONT.bin_min`
-    n_frames: int
 
 # %% ../nbs/52_fuse.ipynb #68cd3f11
 class Fused(SongIndex):
@@ -116,56 +90,66 @@ class Fused(SongIndex):
         "The method, and everything that decides what is kept of a song."
         return f'{self.name}/{self.digest}@{HOP_S:g}s/{self.codebook.digest}/{FRONT.digest()}'
 
-    def _kept_of(self, blocks: Iterable[np.ndarray]) -> _Song | None:
+    def _kept_of(self, blocks: Iterable[np.ndarray]) -> Song | None:
         "The codes and the peaks of a song; None for silence."
-        return _kept_of(self, blocks)
+        return kept_of(self.encoder, self.codebook, blocks)
 
-    def _prepared(self) -> _Table:
-        return _prepared(self)
+    def _prepared(self) -> SongTable:
+        if self._table is None:
+            self._table = song_table(self._songs, self.codebook)
+        return self._table
+
+    def table(self) -> SongTable:
+        "All songs laid out; made anew when songs have come or gone. There must be one at least."
+        return self._prepared()
+
+    def session(
+        self,
+        longest_s: float,  # the longest stretch that it will be asked about
+    ) -> FusedSession:
+        "A session that follows a stream; see `session.Follows`."
+        from resonance_nb.session import FusedSession
+
+        return FusedSession(self, longest_s)
 
     def hear(
         self,
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> Heard:
-        "What a clip says before it is compared with anything."
+    ) -> Query:
+        "Compute what a clip says before it is compared with anything."
         samples = usable(samples)
         vectors = clip_vectors(self.encoder, samples)
-        none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
-        return Heard(
-            vectors, np.concatenate([none, *level_blocks([samples], FRONT)]) if len(vectors) else none
-        )
-
-    def _vectors(self, rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-        "Vectors of windows by their numbers, shape (..., dim); or their products with others (n, dim), shape (..., n), which is less work."
-        return _vectors(self, rows, others)
+        level_db = [np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)]
+        if len(vectors):
+            level_db += level_blocks([samples], FRONT)
+        return Query(vectors, np.concatenate(level_db))
 
     def evidence(
         self,
-        heard: Heard,  # a clip
+        query: Query,  # a clip
         left_out: Iterable[str] = (),  # songs that are treated as if they were not there
-    ) -> Evidence:
-        "What the clip says of the songs; nothing when nothing was heard."
-        return _evidence(self, heard, left_out)
+    ) -> Candidates:
+        "Find and judge the songs that a clip may be; nothing when nothing was heard."
+        return _evidence(self, query, left_out)
 
-    def _judged(
+    def judge(
         self,
-        song: np.ndarray,
-        cosine: np.ndarray,
-        at: np.ndarray,
-        level_db: np.ndarray,
-        n_windows: int,
-        later: float = 0.0,
-    ) -> Evidence:
-        "What levels that begin `later` windows after the vectors, and the cosines, say of songs at places; a song that stands there twice counts at its better one."
-        return _judged(self, song, cosine, at, level_db, n_windows, later)
+        proposals: Proposals,  # songs at places; one that is there twice counts at its better place
+        level_db: np.ndarray,  # levels of the clip, dB, shape (frames, bins)
+        *,
+        n_windows: int,  # of the clip
+        delay_windows: float = 0.0,  # how much later the levels begin than the vectors that proposed
+    ) -> Candidates:
+        "Look whether a clip is one of the songs that were proposed."
+        return _judge(self, proposals, level_db, n_windows, delay_windows)
 
     def logit(
         self,
-        found: Evidence,  # of a clip
+        found: Candidates,  # of a clip
     ) -> np.ndarray:
         "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
         few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
-        logit = self.calibration.log_odds(found.features) - few - found.noise
+        logit = self.calibration.log_odds(found.features) - few - found.penalty
         # half the probability that is accepted
         refused = np.log(self.accept_confidence / (2 - self.accept_confidence))
         return np.where(found.steady, np.minimum(logit, refused), logit)
@@ -202,223 +186,98 @@ class Fused(SongIndex):
         "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
         return _load(cls, folder, **options)
 
-# %% ../nbs/52_fuse.ipynb #41462987
-LEAST = 5  # frames of a song, 128 ms, that its last window hears at least
-
-
-def _windows(n_frames):
-    "Windows of songs of so many frames of peaks, the last of which end in silence."
-    return np.maximum(FRONT.hop * (n_frames - LEAST) // round(HOP_S * SAMPLE_RATE), 0) + 1
-
-# %% ../nbs/52_fuse.ipynb #0bf251e6
-def _kept_of(self: Fused, blocks: Iterable[np.ndarray]) -> _Song | None:
-    embedder = Embedder(self.encoder)
-    codes = []
-    vectors = np.zeros((0, self.encoder.settings.dim), np.float32)
-
-    def take(more: np.ndarray) -> None:
-        nonlocal vectors
-        vectors = np.concatenate([vectors, more])
-        whole = len(vectors) - len(vectors) % BLOCK
-        codes.append(self.codebook.encode(vectors[:whole].reshape(-1, self.codebook.dim)))
-        vectors = vectors[whole:]
-
-    def tapped():
-        for block in blocks:
-            block = usable(block)
-            take(embedder.push(block))
-            yield block
-
-    frames, bins, n_frames = peaks(tapped(), FRONT)
-    behind = round((self.encoder.settings.window_s + BLOCK * HOP_S) * SAMPLE_RATE)
-    take(embedder.push(np.zeros(behind, np.float32), last=True))
-    kept = np.concatenate(codes)[: -(-_windows(n_frames) // BLOCK)]
-    return _Song(kept, frames, bins - FRONT.bin_min, n_frames) if embedder.heard else None
-
-# %% ../nbs/52_fuse.ipynb #bf082ae0
-SCANNED = 64  # axes of 128 that all places are compared on
-LEAD = 24  # windows that a clip may begin before its song, 6 s
-MANY = 1_000_000  # windows, three days of music: in more, one of each `BLOCK` is scanned
-
-
-@dataclass
-class _Table:
-    "All songs end to end."
-
-    track_ids: list[str]
-    codes: np.ndarray  # (blocks, parts)
-    stride: int  # windows from one row of the next to another
-    # (rows, SCANNED) float32: vectors along the axes that say the most; before each song, nothing for `LEAD`
-    # windows
-    scan: np.ndarray
-    axes: np.ndarray  # (SCANNED, dim) which they are
-    scan_first: np.ndarray  # (songs + 1,) where each song's rows begin
-    left: np.ndarray  # (rows,) rows of the same song after each
-    first: np.ndarray  # (songs,) where each song's windows begin, a multiple of `BLOCK`
-    last: np.ndarray  # (songs,) where they end; windows that only fill the last block follow
-    peak_frames: np.ndarray  # (peaks,) ascending, counted over all songs
-    peak_bins: np.ndarray  # (peaks,)
-    first_frame: np.ndarray  # (songs + 1,) where each song's frames begin
-
-# %% ../nbs/52_fuse.ipynb #d4119b1a
-_AT_ONCE = 8192  # blocks that are unpacked together
-
-
-def _principal_axes(book: Codebook) -> np.ndarray:
-    "Axes (SCANNED, dim) along which what a codebook can say of a vector differs the most."
-    parts = book.arrays['rotation'].reshape(len(book.arrays['centroids']), -1, book.dim)
-    spread = sum(turn.T @ np.cov(values.T) @ turn for turn, values in zip(parts, book.arrays['centroids']))
-    dim = book.dim // BLOCK
-    return np.linalg.eigh(np.einsum('bibj->ij', spread.reshape(BLOCK, dim, BLOCK, dim)))[1][
-        :, : -SCANNED - 1 : -1
-    ].T.astype(np.float32)
-
-# %% ../nbs/52_fuse.ipynb #0d1ef153
-def _prepared(self: Fused) -> _Table:
-    if self._table is None:
-        songs = [*self._songs.values()]
-        axes = _principal_axes(self.codebook)
-        codes = np.concatenate([s.codes for s in songs])
-        blocks, n_frames = np.array([(len(s.codes), s.n_frames) for s in songs]).T
-        stride, lead = (BLOCK, LEAD // BLOCK) if BLOCK * blocks.sum() > MANY else (1, LEAD)
-        windows = np.minimum(_windows(n_frames), BLOCK * blocks)
-        rows = -(-windows // stride)
-        coded = blocks * BLOCK // stride
-        first = laid_out(blocks * BLOCK)[0][:-1]
-        (scan_first, left) = laid_out(rows + lead)
-        number = np.arange(coded.sum()) - np.repeat(first // stride, coded)  # of each row in its song
-        there = number < np.repeat(rows, coded)
-        row = number + np.repeat(scan_first[:-1] + lead, coded)
-        scan = np.zeros((scan_first[-1], len(axes)), np.float32)
-        along_axes = self.codebook.arrays['rotation'].reshape(-1, BLOCK, axes.shape[1])[:, ::stride] @ axes.T
-        a_block = along_axes.shape[1]
-        for at in range(0, len(codes), _AT_ONCE):
-            seen = (
-                self.codebook.decode(codes[at : at + _AT_ONCE]) @ along_axes.reshape(-1, a_block * len(axes))
-            ).reshape(-1, len(axes))
-            here = slice(a_block * at, a_block * at + len(seen))
-            scan[row[here][there[here]]] = seen[there[here]]
-        first_frame = np.append(0, np.cumsum(n_frames))
-        frames = np.concatenate([s.frames + at for s, at in zip(songs, first_frame)])
-        bins = np.concatenate([s.bins for s in songs])
-        self._table = _Table(
-            [*self._songs],
-            codes,
-            stride,
-            scan,
-            axes,
-            scan_first,
-            left,
-            first,
-            first + windows,
-            frames,
-            bins,
-            first_frame,
-        )
-    return self._table
-
 # %% ../nbs/52_fuse.ipynb #572e2f86
 @dataclass
-class Heard:
-    "A clip as the recogniser knows it; nothing when it was silent."
+class Query:
+    "A clip before it is compared with anything; nothing when it was silent."
 
-    vectors: np.ndarray  # (windows, dim) one every `HOP_S`
-    level_db: np.ndarray  # (frames, bins)
+    vectors: np.ndarray  # one every `HOP_S`, shape (windows, dim)
+    level_db: np.ndarray  # its spectrogram, shape (frames, bins)
 
 # %% ../nbs/52_fuse.ipynb #6d682110
 CANDIDATES = 96  # songs that are looked at closely
-SHORT = 9  # windows, three seconds: of longer clips every second window chooses the candidates
-
-
-def _candidates(
-    self: Fused, clip: np.ndarray, left_out: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Numbers of the most promising songs, mean cosine of each, and the window (not a whole number) at which the clip begins in it."
-    t = self._prepared()
-    step = 1 if len(clip) <= SHORT else 2  # neighbours say nearly the same, and a long clip has enough to say
-    some = clip[::step] @ t.axes.T
-    turns = min(max(t.stride // step, 1), len(some))
-    song, row = best_songs(
-        scan(some, t.scan, t.left, max(step // t.stride, 1), turns=turns), t.scan_first, CANDIDATES, left_out
-    )
-    place = row * t.stride - step * np.arange(turns)[:, None] - LEAD  # a clip may begin before its song
-    near = place[..., None] + np.arange(-2, 3)
-    low, high = (np.tile(np.repeat(x[song], 5), turns) for x in (t.first, t.last))
-    cosine = along(self._vectors, clip, near.ravel() + low, low, high)[0].reshape(near.shape)
-    turn = cosine[..., 1:4].max(axis=2).argmax(axis=0)
-    rows = np.arange(len(song))
-    near = near[turn, rows]
-    cosine = cosine[turn, rows]
-    top = 1 + cosine[:, 1:4].argmax(axis=1)
-    at = near[rows, top] + between(cosine[rows, top - 1], cosine[rows, top], cosine[rows, top + 1])
-    return song, cosine[rows, top], at
-
-# %% ../nbs/52_fuse.ipynb #3460ee62
-def _vectors(self: Fused, rows: np.ndarray, others: np.ndarray | None) -> np.ndarray:
-    block, within = np.divmod(rows, BLOCK)
-    which, back = np.unique(block.ravel(), return_inverse=True)
-    turn = self.codebook.arrays['rotation'].reshape(-1, BLOCK, self.codebook.dim // BLOCK)
-    turn = turn if others is None else turn @ others.T
-    whole = (self.codebook.decode(self._prepared().codes[which]) @ turn.reshape(len(turn), -1)).reshape(
-        len(which), BLOCK, turn.shape[2]
-    )
-    return whole[back.reshape(block.shape), within]
 
 # %% ../nbs/52_fuse.ipynb #bae1ce1a
-# places that are realigned; frames of 32 ms earlier and later
-FINALISTS = 24
-SHIFTS = tuple(range(-4, 5))
+FINALISTS = 24  # songs that are realigned
+SHIFTS_FRAMES = tuple(range(-4, 5))  # that a song is tried earlier and later
 
 
-def _checked(
-    self: Fused, around: np.ndarray, song: np.ndarray, at: np.ndarray, cosine: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    "Agreement of the peaks at each candidate's place, the same without the part that agrees most, the place in seconds, speed and pitch."
-    t = self._prepared()
-    frame_s = FRONT.hop / SAMPLE_RATE
-    n_frames = unpadded(around)
+@dataclass
+class Checked:
+    "What peaks say of songs at places, a row each."
 
-    def look(which, start):
-        first = t.first_frame[song[which]]
-        last = t.first_frame[song[which] + 1]
-        return places(t.peak_frames, t.peak_bins, start + first, first, last, n_frames)
+    agreement: np.ndarray  # (n,) in standard deviations of chance
+    agreement_rest: np.ndarray  # (n,) the same without the part of the clip that agrees most
+    start_s: np.ndarray  # (n,) where the clip begins in the song
+    speed: np.ndarray  # (n,) frames of the clip per frame of the song
+    pitch: np.ndarray  # (n,) frequencies of the clip over those of the song
 
-    start = np.rint(at * HOP_S / frame_s).astype(np.int64)
-    everyone = np.arange(len(song))
-    tried = agreement(around, look(everyone, start), SHIFTS)
-    z = tried.max(axis=0)
-    start = start - np.array(SHIFTS)[tried.argmax(axis=0)]
-    best = np.argsort(-_score(self, cosine, z), kind='stable')[:FINALISTS]
-    best = best[np.argsort(song[best])]  # songs in the order of their peaks
-    there = look(best, start[best])
-    found = realign([around], there, FRONT.bin_min)
-    rest = z.copy()
-    start_s = start * frame_s
-    z[best], rest[best] = found.z, without_loudest([around], there, found, FRONT.bin_min)
-    start_s[best] = (start[best] - found.shift) * frame_s
-    speed, pitch = np.ones((2, len(song)))
-    speed[best], pitch[best] = found.speed, found.pitch
-    return z, rest, start_s, speed, pitch
+# %% ../nbs/52_fuse.ipynb #ecd6cad8
+def check_peaks(
+    table: SongTable,  # the songs
+    query_map: np.ndarray,  # of the clip, from `verify.padded`
+    proposals: Proposals,  # n songs at places
+    score_of: Callable[[np.ndarray], np.ndarray],  # agreements -> what orders the songs, both (n,)
+) -> Checked:
+    "Look up in a clip's map the peaks that songs would show there, a few frames earlier and later; realign the best songs."
+    start_frames = np.rint(proposals.starts_windows * HOP_S / FRAME_S).astype(np.int64)
+    expected = table.peaks_at(proposals.songs, start_frames, unpadded(query_map))
+    shifted = agreement(query_map, expected, SHIFTS_FRAMES)
+    best_shift = shifted.argmax(axis=0)
+    highest_z = shifted.max(axis=0)
+    start_frames = start_frames - np.array(SHIFTS_FRAMES)[best_shift]
+    unchanged = np.ones(len(highest_z))
+    checked = Checked(
+        highest_z, highest_z.copy(), start_frames * FRAME_S, speed=unchanged, pitch=unchanged.copy()
+    )
+    finalists = np.argsort(-score_of(highest_z), kind='stable')[:FINALISTS]
+    finalists = finalists[np.argsort(proposals.songs[finalists])]  # in the order of their peaks
+    _realign(table, query_map, proposals.songs, start_frames, finalists, checked)
+    return checked
+
+# %% ../nbs/52_fuse.ipynb #c1b89855
+def _realign(
+    table: SongTable,
+    query_map: np.ndarray,
+    songs: np.ndarray,
+    start_frames: np.ndarray,
+    finalists: np.ndarray,
+    checked: Checked,
+) -> None:
+    "Try finalists at other tempos and pitches, and without the part that agrees most."
+    expected = table.peaks_at(songs[finalists], start_frames[finalists], unpadded(query_map))
+    aligned = realign([query_map], expected, FRONT.bin_min)
+    checked.agreement[finalists] = aligned.z
+    checked.agreement_rest[finalists] = without_loudest([query_map], expected, aligned, FRONT.bin_min)
+    checked.start_s[finalists] = (start_frames[finalists] - aligned.shift) * FRAME_S
+    checked.speed[finalists] = aligned.speed
+    checked.pitch[finalists] = aligned.pitch
 
 # %% ../nbs/52_fuse.ipynb #2855bdb1
-def _score(self: Fused, cosine: np.ndarray, z: np.ndarray) -> np.ndarray:
-    "One number of two."
-    return self._weights['cosine'] * cosine + self._weights['agreement'] * z
+def _score(self: Fused, cosine: np.ndarray, agreement: np.ndarray) -> np.ndarray:
+    "Weigh both numbers into one."
+    return self._weights['cosine'] * cosine + self._weights['agreement'] * agreement
 
 # %% ../nbs/52_fuse.ipynb #2102f7b3
 @dataclass
-class Evidence:
-    "What a clip says of its candidates, best first."
+class Candidates:
+    "What a clip says of the songs that it may be, best first."
 
     track_ids: list[str]
-    score: np.ndarray  # (n,) weighted sum of the next two, less `noise`
+    score: np.ndarray  # (n,) weighted sum of the next two, less `penalty`
     cosine: np.ndarray  # (n,) mean over the clip's windows
     agreement: np.ndarray  # (n,) of the peaks, in standard deviations of chance
     start_s: np.ndarray  # (n,) where the clip starts in the song
     features: np.ndarray  # (n, 9) what the confidence is made of
     # (n,) what is taken off the score, and off the log odds, because the song sounds like noise there
-    noise: np.ndarray
+    penalty: np.ndarray
     steady: np.ndarray  # (n,) bool: much of the song fits as well, so that this place says nothing
+
+    @classmethod
+    def none(cls) -> Candidates:
+        "No songs at all."
+        empty = np.zeros(0)
+        return cls([], empty, empty, empty, empty, np.zeros((0, 9)), empty, empty.astype(bool))
 
 # %% ../nbs/52_fuse.ipynb #4c61ed64
 # other songs, those that the vectors like best, whose peaks say how easily peaks agree; a listener looks at
@@ -428,137 +287,176 @@ NEAREST = 20
 # %% ../nbs/52_fuse.ipynb #7ae522b7
 def features(
     score: np.ndarray,  # (n,) of the candidates, best first
-    twin: np.ndarray,  # (n,) bool: sounds the same as the first
+    *,
+    duplicate: np.ndarray,  # (n,) bool: sounds the same as the first; the first itself does
     cosine: np.ndarray,  # (n,)
-    agree: np.ndarray,  # (n,) agreement of the peaks
-    rest: np.ndarray,  # (n,) the same without the part that agrees most
-    same: np.ndarray,  # (n,) how little the song changes there: 1 is not at all
+    agreements: np.ndarray,  # (n,) of the peaks
+    agreements_rest: np.ndarray,  # (n,) the same without the part that agrees most
+    self_similarity: np.ndarray,  # (n,) how little the song changes there: 1 is not at all
     n_windows: int,  # of the clip
-    # 'rival', 'others' and 'agreement': what strangers reach in a large catalogue, and where there are few,
-    # at least
+    # 'rival', 'others' and 'agreement': what the runner-up, other songs and their peaks reach in a large
+    # catalogue, and where there are few songs, at least
     floor: dict[str, float],
 ) -> np.ndarray:
-    "Score, lead over the best other song, cosine, logarithms of both agreements and of the number of windows, level of the others, agreement of their peaks, how little the song changes; shape (n, 9)."
-    strangers = score[~twin]
-    near = agree[~twin][np.argsort(-cosine[~twin], kind='stable')[:NEAREST]]
-    at_least = lambda value, name: value if len(near) == NEAREST else max(value, floor[name])
-    best_other = at_least(strangers.max(initial=-np.inf), 'rival')
-    others = at_least(strangers[3:13].mean() if len(strangers) > 3 else -np.inf, 'others')
-    agreed = at_least(np.sort(near)[-6:].mean() if len(near) else -np.inf, 'agreement')
-    lead = np.where(twin, score - best_other, score - score[:1].sum())
+    "Compute what the confidence is made of: score, lead over the runner-up, cosine, logarithms of both agreements and of the number of windows, level of the other songs, agreement of their peaks, self-similarity; shape (n, 9)."
+    others = score[~duplicate]
+    nearest = np.argsort(-cosine[~duplicate], kind='stable')[:NEAREST]
+    others_agreement = agreements[~duplicate][nearest]
+    floored = lambda value, name: value if len(nearest) == NEAREST else max(value, floor[name])
+    runner_up_score = floored(others.max(initial=-np.inf), 'rival')
+    others_level = floored(others[3:13].mean() if len(others) > 3 else -np.inf, 'others')
+    best_agreements = np.sort(others_agreement)[-6:]
+    agreed = floored(best_agreements.mean() if len(nearest) else -np.inf, 'agreement')
+    lead = np.where(duplicate, score - runner_up_score, score - score[:1].sum())
     log = lambda x: np.log(np.maximum(x, 0.5))
-    of_all = np.tile([np.log(max(n_windows, 1)), others, agreed], (len(score), 1))
-    return np.column_stack([score, lead, cosine, log(agree), log(rest), of_all, same])
+    of_all = np.tile([np.log(max(n_windows, 1)), others_level, agreed], (len(score), 1))
+    return np.column_stack(
+        [score, lead, cosine, log(agreements), log(agreements_rest), of_all, self_similarity]
+    )
 
 # %% ../nbs/52_fuse.ipynb #98da74d2
-def _evidence(self: Fused, heard: Heard, left_out: Iterable[str]) -> Evidence:
-    none = np.zeros(0)
-    if not self._songs or not len(heard.vectors) or not len(heard.level_db):
-        return Evidence([], none, none, none, none, np.zeros((0, 9)), none, none.astype(bool))
-    t = self._prepared()
+def _evidence(self: Fused, query: Query, left_out: Iterable[str]) -> Candidates:
+    if not self._songs or not len(query.vectors) or not len(query.level_db):
+        return Candidates.none()
     left_out = set(left_out)
-    hidden = (
-        np.array([i for i, name in enumerate(t.track_ids) if name in left_out], int)
-        if left_out
-        else np.zeros(0, int)
-    )
-    return self._judged(*_candidates(self, heard.vectors, hidden), heard.level_db, len(heard.vectors))
+    hidden = [i for i, name in enumerate(self.table().track_ids) if name in left_out] if left_out else []
+    proposals = self.table().propose(query.vectors, CANDIDATES, np.array(hidden, int))
+    return self.judge(proposals, query.level_db, n_windows=len(query.vectors))
 
 # %% ../nbs/52_fuse.ipynb #40a7fef5
+@dataclass
+class _Ranked:
+    "Songs at places, and all that is known of them, a row each."
+
+    songs: np.ndarray  # numbers in the table
+    names: np.ndarray
+    starts_windows: np.ndarray
+    cosine: np.ndarray
+    agreement: np.ndarray
+    agreement_rest: np.ndarray
+    start_s: np.ndarray
+    speed: np.ndarray
+    pitch: np.ndarray
+    score: np.ndarray
+    penalty: np.ndarray
+
+    def ordered(self) -> _Ranked:
+        "Best first, every song once."
+        order = best_first(self.score, self.names)
+        first = np.sort(np.unique(self.songs[order], return_index=True)[1])
+        return _Ranked(*(getattr(self, column.name)[order[first]] for column in fields(self)))
+
+# %% ../nbs/52_fuse.ipynb #0218729f
+def _ranked(self: Fused, proposals: Proposals, checked: Checked) -> _Ranked:
+    "Both numbers of every song that was proposed, best first."
+    return _Ranked(
+        songs=proposals.songs,
+        names=np.array([self.table().track_ids[number] for number in proposals.songs], str),
+        starts_windows=proposals.starts_windows,
+        cosine=proposals.cosines,
+        **vars(checked),
+        score=_score(self, proposals.cosines, checked.agreement),
+        penalty=np.zeros(len(proposals.songs)),
+    ).ordered()
+
+# %% ../nbs/52_fuse.ipynb #4c96ba75
 COMPARED = 16  # songs that are compared with each other, and with themselves
 
 
-def _there(self: Fused, song: np.ndarray, at: np.ndarray, n_windows: int) -> np.ndarray:
-    "Vectors of songs where the clip was found, (n, windows, dim)."
-    t = self._prepared()
-    begin = np.maximum(np.rint(at).astype(np.int64), 0) + t.first[song]
-    return self._vectors(np.minimum(begin[:, None] + np.arange(n_windows), t.last[song, None] - 1))
+def _own_vectors(
+    table: SongTable, songs: np.ndarray, starts_windows: np.ndarray, n_windows: int
+) -> np.ndarray:
+    "Vectors of songs where a clip of so many windows would be, (n, windows, dim)."
+    first = np.maximum(np.rint(starts_windows).astype(np.int64), 0) + table.starts_windows[songs]
+    windows = first[:, None] + np.arange(n_windows)
+    return table.vectors(np.minimum(windows, table.ends_windows[songs, None] - 1))
 
 # %% ../nbs/52_fuse.ipynb #5429b68f
-def _noise_in(self: Fused, there: np.ndarray) -> np.ndarray:
-    "What songs lose for sounding like noise where the clip was found, (n,)."
-    like = (there @ self._noises.T).max(axis=2).mean(axis=1)
-    return self._noise['weight'] * np.maximum(like - self._noise['likeness'], 0)
+def _noise_penalty(self: Fused, own: np.ndarray) -> np.ndarray:
+    "What songs lose for sounding like noise where the clip was found, from their own vectors there; (n,)."
+    likeness = (own @ self._noises.T).max(axis=2).mean(axis=1)
+    return self._noise['weight'] * np.maximum(likeness - self._noise['likeness'], 0)
 
 # %% ../nbs/52_fuse.ipynb #bb06f25a
-# frames from the place that was found, frames from one other place to the next, other places at most
-AWAY = 48
-ELSEWHERE = 13
-OTHERS = 60
+AWAY_FRAMES = 48  # from the place that was found to any other
+APART_FRAMES = 13  # from one other place to the next
+OTHER_PLACES = 60  # at most
+
+
+def _other_places(table: SongTable, song: int, start_s: float, n_frames: int) -> np.ndarray:
+    "Frames all over a song, but not near where a clip was found, at which it is tried, too."
+    last = table.starts_frames[song + 1] - table.starts_frames[song] - n_frames
+    frames = np.arange(min(0, last), max(1, last), APART_FRAMES)
+    frames = frames[np.abs(frames - start_s / FRAME_S) > AWAY_FRAMES]
+    return frames[:: -(-len(frames) // OTHER_PLACES) or 1]
 
 # %% ../nbs/52_fuse.ipynb #440c8b74
-def _is_steady(
-    self: Fused,
-    around: np.ndarray,
-    song: int,
-    there: np.ndarray,
-    z: float,
-    start_s: float,
-    speed: float,
-    pitch: float,
-) -> bool:
-    "Do places all over a song agree with a clip as well as the one where it was found, and sound the same?"
-    t = self._prepared()
-    n_frames = unpadded(around)
-    frame_s = FRONT.hop / SAMPLE_RATE
-    first = t.first_frame[song]
-    last = t.first_frame[song + 1]
-    starts = np.arange(min(0, last - first - n_frames), max(1, last - first - n_frames), ELSEWHERE)
-    starts = starts[np.abs(starts - start_s / frame_s) > AWAY]
-    starts = starts[:: -(-len(starts) // OTHERS) or 1]
+def _is_steady(self: Fused, query_map: np.ndarray, ranked: _Ranked, own: np.ndarray) -> bool:
+    "Do places all over the first song agree with a clip as well as the one where it was found, and sound the same?"
+    table = self.table()
+    song, z = ranked.songs[0], ranked.agreement[0]
+    starts = _other_places(table, song, ranked.start_s[0], unpadded(query_map))
     if not len(starts):
         return False
-    look = places(
-        t.peak_frames,
-        t.peak_bins,
-        starts + first,
-        np.full(len(starts), first),
-        np.full(len(starts), last),
-        n_frames,
-    )
-    lead = z - np.quantile(agreement(around, look, (-1, 0, 1), speed, pitch, FRONT.bin_min).max(axis=0), 0.9)
+    songs = np.full(len(starts), song)
+    expected = table.peaks_at(songs, starts, unpadded(query_map))
+    tempo_and_pitch = ranked.speed[0], ranked.pitch[0]
+    elsewhere = agreement(query_map, expected, (-1, 0, 1), *tempo_and_pitch, FRONT.bin_min).max(axis=0)
+    lead = z - np.quantile(elsewhere, 0.9)
     if np.round(lead, 3) >= max(self._steady['lead'], self._steady['share'] * z):
         return False
-    others = _there(self, np.full(len(starts), song), starts * frame_s / HOP_S, len(there))
-    return bool(
-        np.round(np.median(np.einsum('pwd,wd->pw', others, there).mean(axis=1)), 3) >= self._steady['alike']
-    )
+    vectors = _own_vectors(table, songs, starts * FRAME_S / HOP_S, len(own[0]))
+    cosines = np.einsum('pwd,wd->pw', vectors, own[0]).mean(axis=1)
+    return bool(np.round(np.median(cosines), 3) >= self._steady['alike'])
 
 # %% ../nbs/52_fuse.ipynb #43dcb7a9
-def _judged(
-    self: Fused,
-    song: np.ndarray,
-    cosine: np.ndarray,
-    at: np.ndarray,
-    level_db: np.ndarray,
-    n_windows: int,
-    later: float,
-) -> Evidence:
-    around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
-    z, rest, start_s, speed, pitch = _checked(self, around, song, at + later, cosine)
-    score = _score(self, cosine, z)
-    names = np.array([self._prepared().track_ids[s] for s in song], str)
-    order = best_first(score, names)
-    order = order[np.sort(np.unique(song[order], return_index=True)[1])]
-    there = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
-    noise = np.zeros(len(score))
-    noise[order[:COMPARED]] = _noise_in(self, there)
-    if noise.any():
-        score = score - noise
-        order = order[best_first(score[order], names[order])]
-        there = _there(self, song[order[:COMPARED]], at[order[:COMPARED]], n_windows)
-    song, cosine, z, rest, start_s, speed, pitch, score, names, noise = (
-        x[order] for x in (song, cosine, z, rest, start_s, speed, pitch, score, names, noise)
+def _judge(
+    self: Fused, proposals: Proposals, level_db: np.ndarray, n_windows: int, delay_windows: float
+) -> Candidates:
+    query_map = padded(soft_map(level_db, floor_db=FRONT.floor_db))
+    delayed = replace(proposals, starts_windows=proposals.starts_windows + delay_windows)
+    checked = check_peaks(self.table(), query_map, delayed, lambda z: _score(self, proposals.cosines, z))
+    ranked = _ranked(self, proposals, checked)
+    own_of = lambda r: _own_vectors(self.table(), r.songs[:COMPARED], r.starts_windows[:COMPARED], n_windows)
+    own = own_of(ranked)
+    ranked.penalty[:COMPARED] = _noise_penalty(self, own)
+    if ranked.penalty.any():
+        ranked.score = ranked.score - ranked.penalty
+        ranked = ranked.ordered()
+        own = own_of(ranked)
+    return _described(self, query_map, ranked, own, n_windows)
+
+# %% ../nbs/52_fuse.ipynb #103c399d
+def _described(
+    self: Fused, query_map: np.ndarray, ranked: _Ranked, own: np.ndarray, n_windows: int
+) -> Candidates:
+    "Candidates in their order, with the features of each."
+    n_songs = len(ranked.songs)
+    self_similarity = np.ones(n_songs)
+    self_similarity[:COMPARED] = np.linalg.norm(own.mean(axis=1), axis=1)
+    steady = np.zeros(n_songs, bool)
+    if n_songs:
+        steady[0] = _is_steady(self, query_map, ranked, own)
+    rows = features(
+        ranked.score,
+        duplicate=np.arange(n_songs) < runner_up(ranked.score[:COMPARED], own),
+        cosine=ranked.cosine,
+        agreements=ranked.agreement,
+        agreements_rest=ranked.agreement_rest,
+        self_similarity=self_similarity,
+        n_windows=n_windows,
+        floor=self._floor,
     )
-    twin = np.arange(len(song)) < min(rival(score[:COMPARED], there), COMPARED)
-    same = np.ones(len(song))
-    same[:COMPARED] = np.linalg.norm(there.mean(axis=1), axis=1)
-    steady = np.zeros(len(song), bool)
-    steady[:1] = [
-        _is_steady(self, around, *found) for found in zip(song[:1], there, z, start_s, speed, pitch)
-    ]
-    known = features(score, twin, cosine, z, rest, same, n_windows, self._floor)
-    return Evidence(names.tolist(), score, cosine, z, start_s, known, noise, steady)
+    return Candidates(
+        ranked.names.tolist(),
+        ranked.score,
+        ranked.cosine,
+        ranked.agreement,
+        ranked.start_s,
+        features=rows,
+        penalty=ranked.penalty,
+        steady=steady,
+    )
 
 # %% ../nbs/52_fuse.ipynb #640a51c4
 # of a longer clip, so many pieces of this length are asked
@@ -623,28 +521,32 @@ CLEAR_DB = 19.0  # how far the typical cell of a clear clip lies below the loude
 
 
 def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
-    t = self._prepared()
-    shares = []
-    depths_db = []
-    song = t.track_ids.index(match.track_id)
-    first, last = t.first_frame[song : song + 2]
-    for piece in _pieces(usable(samples)):
-        level_db = np.concatenate(
-            list(level_blocks([usable(samples[piece])], FRONT)) or [self.hear(samples[:0]).level_db]
-        )
-        around = padded(soft_map(level_db, floor_db=FRONT.floor_db))
-        start = round((match.offset_s * SAMPLE_RATE + piece.start) / FRONT.hop)
-        at = places(
-            t.peak_frames, t.peak_bins, *(np.array([x]) for x in (start + first, first, last)), len(level_db)
-        )
-        if at.counts[0] >= FEWEST:
-            found = realign([around], at, FRONT.bin_min)
-            shares.append(float(found.z[0] / own_agreement(level_db, around, at.counts, FRONT)[0]))
-            depths_db.append(float(np.median(highest(level_db, 7, 31) - level_db)))
+    samples = usable(samples)
+    pieces = [_share_of_peaks(self, samples[piece], match, piece.start) for piece in _pieces(samples)]
+    shares = [share for share, _ in pieces if share is not None]
+    depths_db = [depth_db for share, depth_db in pieces if share is not None]
     if max(shares, default=0) >= FULLY:
         return 'recording'
     part = bool(shares) and PARTLY[0] < max(shares) < PARTLY[1]
     return 'version' if part and min(depths_db) > CLEAR_DB else None
+
+# %% ../nbs/52_fuse.ipynb #9ba53f51
+def _share_of_peaks(
+    self: Fused, samples: np.ndarray, match: Match, begins_samples: int
+) -> tuple[float | None, float]:
+    "How much of its own agreement a piece of a clip reaches with a song (None: it shows too few of its peaks), and how deep its valleys are, dB."
+    table = self.table()
+    none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
+    level_db = np.concatenate([none, *level_blocks([samples], FRONT)])
+    query_map = padded(soft_map(level_db, floor_db=FRONT.floor_db))
+    start_frame = round((match.offset_s * SAMPLE_RATE + begins_samples) / FRONT.hop)
+    song = table.track_ids.index(match.track_id)
+    expected = table.peaks_at(np.array([song]), np.array([start_frame]), len(level_db))
+    if expected.counts[0] < FEWEST:
+        return None, 0.0
+    aligned = realign([query_map], expected, FRONT.bin_min)
+    full = own_agreement(level_db, query_map, expected.counts, FRONT)
+    return float(aligned.z[0] / full[0]), float(np.median(highest(level_db, 7, 31) - level_db))
 
 # %% ../nbs/52_fuse.ipynb #69c7c77f
 def _save(self: Fused, folder: Path) -> None:
@@ -705,5 +607,5 @@ def _load(cls, folder: Path, **options) -> Fused:
                 raise ResonanceError(
                     f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again'
                 )
-            self._songs[track_id] = _Song(c, frames, bins.astype(np.int64), n_frames)
+            self._songs[track_id] = Song(c, frames, bins.astype(np.int64), n_frames)
         return self

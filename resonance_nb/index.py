@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Iterable
 
@@ -17,7 +19,7 @@ from .core import ResonanceError, atomic_write, first_line, need, reading, rng_f
 
 # %% auto #0
 __all__ = ['KINDS', 'PARTS', 'QUANTISED', 'LINKS', 'SCAN', 'CODEBOOK', 'FIT', 'recall_at', 'code_bytes', 'choose_kind',
-           'Codebook', 'balanced_rotation', 'fit_codebook', 'VectorIndex']
+           'Codebook', 'shipped_codebook', 'balanced_rotation', 'fit_codebook', 'VectorIndex']
 
 # %% ../nbs/50_index.ipynb #df0e7da5
 def recall_at(
@@ -222,6 +224,12 @@ def _complete(book: Codebook) -> bool:
         and lists[0] > 0
         and lists[1] == axes
     )
+
+# %% ../nbs/50_index.ipynb #4b2f6911
+@lru_cache(maxsize=1)
+def shipped_codebook() -> Codebook:
+    "The codebook that comes with this package, for four vectors of its encoder, one after the other."
+    return Codebook.load(Path(str(resources.files('resonance_nb') / 'models' / 'codebook.npz')))
 
 # %% ../nbs/50_index.ipynb #2794af30
 def balanced_rotation(

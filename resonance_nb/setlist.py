@@ -240,16 +240,15 @@ def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple
     as_recorded = resample(x, SAMPLE_RATE, round(SAMPLE_RATE * speed)) if abs(speed - 1) > OFF else x
     vectors = clip_vectors(fused.encoder, as_recorded)
     at_s = from_s + HOP_S * np.arange(len(vectors)) * len(x) / len(as_recorded)
-    t = fused._prepared()
-    song = t.track_ids.index(trace.track_id)
+    table = fused.table()
+    song = table.track_ids.index(trace.track_id)
     row = np.floor((at_s - trace.lag_s(at_s)) / HOP_S + 1e-6).astype(int)
-    inside = (row >= 0) & (row < t.last[song] - t.first[song])
-    row = row[inside] + t.first[song]
+    end_window = table.ends_windows[song]
+    inside = (row >= 0) & (row < end_window - table.starts_windows[song])
+    row = row[inside] + table.starts_windows[song]
     vectors = vectors[inside]
     at_s = at_s[inside]
-    two = [
-        np.einsum('nd,nd->n', fused._vectors(np.minimum(row + i, t.last[song] - 1)), vectors) for i in (0, 1)
-    ]
+    two = [np.einsum('nd,nd->n', table.vectors(np.minimum(row + i, end_window - 1)), vectors) for i in (0, 1)]
     loud = np.array(
         [not silent(x[i : i + _SECOND]) for i in np.rint((at_s - from_s) * SAMPLE_RATE).astype(int)], bool
     )

@@ -15,18 +15,9 @@ from hypothesis import strategies as some
 
 from resonance_nb import decide
 from resonance_nb.core import Match, ResonanceError, rng_for
-from resonance_nb.decide import (
-    Answer,
-    Claim,
-    Decider,
-    Event,
-    Listener,
-    Rules,
-    calibration,
-    listen,
-    threshold_for,
-)
+from resonance_nb.decide import Decider, Event, Listener, Rules, calibration, listen, threshold_for
 from resonance_nb.network import HOP_S
+from resonance_nb.session import Hypothesis, Observation
 from resonance_nb.stream import Block
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,7 +38,11 @@ def play(script, threshold=T, rules=Rules(), decider=None):
         t = step / 4
         said = said if isinstance(said, dict) else {} if said is None else {2.5: said}
         out += decider.step(
-            t, [Answer(t - long_s, tuple(Claim(*c) for c in claims)) for long_s, claims in said.items()]
+            t,
+            [
+                Observation(t - long_s, tuple(Hypothesis(*c) for c in claims))
+                for long_s, claims in said.items()
+            ],
         )
     return out
 
@@ -243,7 +238,7 @@ def test_events_make_sense_whatever_is_heard(script, threshold):
             assert e.kind == 'lost' and named == e.track_id
             named = None
     assert (decider.named.track_id if decider.named else None) == named
-    assert len(decider.suspects) <= decide.SUSPECTS + 1
+    assert len(decider.accumulators) <= decide.ACCUMULATORS + 1
 
 
 def test_memory_does_not_grow():
@@ -252,16 +247,16 @@ def test_memory_does_not_grow():
 
     def some_hours(steps):
         for step in range(steps):
-            t = decider._heard_s + 0.25 if decider._heard_s is not None else 0.0
+            t = decider.heard_s + 0.25 if decider.heard_s is not None else 0.0
             claims = tuple(
-                Claim(
+                Hypothesis(
                     f'song {rng.integers(50)}',
                     float(rng.choice([0.0, rng.uniform(-50, 50)])),
                     float(rng.normal(0, 4)),
                 )
                 for _ in range(6)
             )
-            decider.step(t, [Answer(t - 2.5, claims)])
+            decider.step(t, [Observation(t - 2.5, claims)])
 
     tracemalloc.start()
     held = []
@@ -270,7 +265,7 @@ def test_memory_does_not_grow():
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert held[2] - held[1] < 50_000 and len(decider.suspects) <= decide.SUSPECTS + 1
+    assert held[2] - held[1] < 50_000 and len(decider.accumulators) <= decide.ACCUMULATORS + 1
 
 
 # ---- what comes with the package
@@ -567,40 +562,6 @@ def test_fused_names_the_piece_however_the_stream_is_cut(fused, evening, music):
         )
 
 
-def ears(fused, x, cuts, longest_s=10.0, at=0):
-    ear = decide._Ear(fused, longest_s)
-    ear.begin(at)
-    for piece in np.split(x, cuts):
-        ear.feed(piece)
-    return ear
-
-
-@pytest.mark.parametrize('at', [0, 4_000, 1, 12_345])
-def test_the_ear_keeps_what_the_whole_sound_gives(fused, evening, at):
-    from resonance_nb.fuse import FRONT
-    from resonance_nb.landmarks import level_blocks
-
-    x = evening[: 9 * RATE]
-    ear = ears(fused, x, [1, 2_000, 2_001, 50_000, 50_400, 99_999], at=at)
-    begins = at + -(at + decide._LATE) % decide._STEP
-    vectors = fused.hear(x[begins - at :]).vectors
-    assert ear._first == begins and len(vectors) - 1 <= len(ear._vectors) <= len(vectors)
-    np.testing.assert_allclose(ear._vectors, vectors[: len(ear._vectors)], atol=1e-3)
-    levels = np.concatenate(list(level_blocks([x], FRONT)))
-    np.testing.assert_allclose(
-        ear._levels, levels[(ear._frame - at) // FRONT.hop :][: len(ear._levels)], atol=1e-3
-    )
-    assert ear._frame <= ear._first + FRONT.hop
-
-
-def test_the_ear_forgets(fused, evening):
-    x = np.concatenate([evening, evening])
-    ear = ears(fused, x, np.arange(4_000, len(x), 4_000), longest_s=5.0)
-    assert len(ear._vectors) == 16 and len(ear._levels) <= 5 * RATE // 512 + 8
-    fresh = ears(fused, x[ear._first - 2_000 :], [], longest_s=5.0, at=ear._first - 2_000)
-    np.testing.assert_allclose(ear._vectors[-12:], fresh._vectors[-12:], atol=2e-2)
-
-
 def test_songs_may_come_while_it_listens(music, evening):
     from resonance_nb.fuse import Fused
 
@@ -620,10 +581,10 @@ def test_songs_may_come_while_it_listens(music, evening):
 @pytest.fixture
 def large(fused, monkeypatch):
     "The same songs, as if they were a large collection."
-    from resonance_nb import fuse
+    from resonance_nb import fuse, table
 
-    fused._prepared()  # before
-    monkeypatch.setattr(fuse, 'MANY', 0)
+    fused.prepare()  # before
+    monkeypatch.setattr(table, 'MANY_WINDOWS', 0)
     made = fuse.Fused()
     made.merge(fused)
     return made
@@ -636,44 +597,8 @@ def test_a_large_collection_is_listened_for_as_well(fused, large, evening, music
     assert many[0].offset_s == pytest.approx(many[0].time_s, abs=0.1)
 
 
-def test_sums_over_a_large_collection_are_those_of_its_diagonals(large, evening):
-    ear = ears(large, evening[: 9 * RATE], np.arange(4_000, 9 * RATE, 4_000))
-    t = large._prepared()
-    last = len(ear._vectors) - 1
-    seen = ear._vectors @ t.axes.T
-    assert abs(ear._behind[0] - ear._behind[1]) == 2 and ear._behind.max() <= 3
-    for sums, behind in zip(ear._sums, ear._behind):
-        for row in (0, 5, 6, 11, t.scan_first[2] - 1, t.scan_first[2], t.scan_first[2] + 9):
-            begins = t.scan_first[np.searchsorted(t.scan_first, row, 'right') - 1]
-            steps = range(min((last - behind) // 4, row - begins) + 1)
-            for k, kept in enumerate(decide.KEPT):
-                expected = sum(
-                    kept ** (2 * i) * (t.scan[row - i] @ seen[last - behind - 4 * i]) for i in steps
-                )
-                assert sums[k, row] == pytest.approx(expected, abs=1e-3)
-
-
 def test_an_empty_catalogue_has_nothing_to_say(evening):
     pytest.importorskip('torch')
     from resonance_nb.fuse import Fused
 
     assert list(listen(blocks_of(evening[: 4 * RATE]), Fused())) == [Event('listening', 0.0)]
-
-
-def test_suspects_are_looked_at_where_they_should_be(fused, evening, music, monkeypatch):
-    monkeypatch.setattr(decide, 'CLOSE', 1)
-    ear = ears(fused, evening[: 8 * RATE], np.arange(4_000, 8 * RATE, 4_000))
-    name, other = list(music)[:2]
-    assert [c.track_id for c in ear.answer(2.5, []).claims] == [name]
-    suspect = decide._Suspect(other, 0.5, 0.0, 0.0, 1.0, 1.0)
-    claims = {c.track_id: c for c in ear.answer(2.5, [suspect]).claims}
-    assert (
-        set(claims) == {name, other}
-        and abs(claims[other].lag_s - 0.5) < 0.7
-        and claims[name].logit > claims[other].logit
-    )
-    gone = (
-        decide._Suspect('not here', 0.5, 0.0, 0.0, 1.0, 1.0),
-        decide._Suspect(other, -1e4, 0.0, 0.0, 1.0, 1.0),
-    )
-    assert [c.track_id for c in ear.answer(2.5, list(gone)).claims] == [name]

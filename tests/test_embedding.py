@@ -1,4 +1,4 @@
-"""The embedding recogniser: diagonals against a loop, any cut of the input, catalogue and command line, damaged indexes."""
+"""The embedding recogniser: any cut of the input, catalogue and command line, damaged indexes."""
 
 import json
 import os
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings, strategies as st
 
 from resonance_nb import audio
 from resonance_nb.catalog import Catalog
@@ -17,7 +16,6 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb.embedding import Embedding, evidence_features  # noqa: E402
 from resonance_nb.network import HOP_S  # noqa: E402
-from resonance_nb.match import diagonals
 from resonance_nb.encoders import Encoder, Settings, shipped  # noqa: E402
 from resonance_nb.network import WEIGHTS  # noqa: E402
 
@@ -35,21 +33,6 @@ def index(corpus):
     for track in list(corpus.music.index)[:8]:
         made.add(track, corpus.load('music', track))
     return made
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 8), st.integers(0, 99))
-@example([1], 8, 0)
-def test_diagonals_are_a_loop(lengths, n, seed):
-    similar = np.random.default_rng(seed).uniform(-1, 1, (n, sum(lengths))).astype(np.float32)
-    left = np.concatenate([np.arange(k)[::-1] for k in lengths])
-    got = diagonals(similar, left)
-    begin = 0
-    for length in lengths:
-        for place in range(length):
-            total = sum(float(similar[i, begin + place + i]) for i in range(n) if place + i < length)
-            assert got[begin + place] == pytest.approx(total / n, abs=1e-5)
-        begin += length
 
 
 def test_clean_clips_are_found_where_they_are(index, corpus):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from resonance_nb import audio
 from resonance_nb.queries import song_of
 from resonance_nb import fuse as module
+from resonance_nb import table as tables
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import METHODS, Recognizer, ResonanceError, assert_same_answers, method_class, rng_for
 from resonance_nb.starter import default_corpus, make_starter
@@ -26,18 +27,9 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb.embedding import Embedding, clip_vectors  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
-from resonance_nb.fuse import (
-    BLOCK,
-    FRONT,
-    LEAD,
-    LONGEST_S,
-    PIECES,
-    SCANNED,
-    Evidence,
-    Fused,
-    features,
-    shipped_codebook,
-)  # noqa: E402
+from resonance_nb.fuse import LONGEST_S, PIECES, Candidates, Fused, features  # noqa: E402
+from resonance_nb.index import shipped_codebook  # noqa: E402
+from resonance_nb.table import BLOCK, FRONT, LEAD_WINDOWS, SCANNED_AXES, Proposals  # noqa: E402
 
 RATE = audio.SAMPLE_RATE
 MAIN = 'import sys; from resonance_nb.cli import main; main()'
@@ -164,20 +156,20 @@ def test_a_song_is_sixty_four_bytes_for_four_windows_and_its_peaks(index, known,
 
 def test_four_vectors_in_64_bytes_stand_for_what_the_encoder_gave(index, known, music):
     exact = Embedding()
-    t = index._prepared()
+    t = index.table()
     for name in known[:4]:
         exact.add(name, music[name])
         vectors = exact._songs[name]
         number = t.track_ids.index(name)
-        first = t.first[number]
-        last = t.last[number]
+        first = t.starts_windows[number]
+        last = t.ends_windows[number]
         assert first % BLOCK == 0 and last - first == windows_in(SONG_S) > len(vectors)
-        kept = index._vectors(np.arange(first, last))
+        kept = index.table().vectors(np.arange(first, last))
         assert (kept[: len(vectors)] * vectors).sum(1).mean() > 0.9, (
             'unit vectors, so this is a cosine but for the length'
         )
         np.testing.assert_allclose(
-            t.scan[t.scan_first[number] + LEAD :][: last - first], kept @ t.axes.T, atol=1e-4
+            t.rows[t.starts_rows[number] + LEAD_WINDOWS :][: last - first], kept @ t.axes.T, atol=1e-4
         )
         end = [music[name][begin:] for begin in range(0, len(music[name]), round(HOP_S * RATE))][
             len(vectors) : len(kept)
@@ -187,28 +179,28 @@ def test_four_vectors_in_64_bytes_stand_for_what_the_encoder_gave(index, known, 
             'they hear the end of the song, and then silence'
         )
     rows = np.array([[first + 5, first], [first + 6, first + 5]])
-    np.testing.assert_allclose(index._vectors(rows), kept[rows - first], atol=1e-6)
-    np.testing.assert_allclose(t.axes @ t.axes.T, np.eye(SCANNED), atol=1e-5)
+    np.testing.assert_allclose(index.table().vectors(rows), kept[rows - first], atol=1e-6)
+    np.testing.assert_allclose(t.axes @ t.axes.T, np.eye(SCANNED_AXES), atol=1e-5)
 
 
 @pytest.fixture
 def large(index, monkeypatch):
     "The same songs, as if they were a large collection."
-    index._prepared()  # before
-    monkeypatch.setattr(module, 'MANY', 0)
+    index.table()  # before
+    monkeypatch.setattr(tables, 'MANY_WINDOWS', 0)
     made = Fused()
     made.merge(index)
     return made
 
 
 def test_of_a_large_collection_one_window_of_four_is_scanned(index, large, known):
-    few = index._prepared()
-    many = large._prepared()
-    assert (few.stride, many.stride) == (1, BLOCK)
+    few = index.table()
+    many = large.table()
+    assert (few.row_windows, many.row_windows) == (1, BLOCK)
     for i in range(len(known)):
-        one, of_four = (t.scan[t.scan_first[i] : t.scan_first[i + 1]] for t in (few, many))
+        one, of_four = (t.rows[t.starts_rows[i] : t.starts_rows[i + 1]] for t in (few, many))
         np.testing.assert_allclose(of_four, one[::BLOCK], atol=1e-5)
-    assert (many.first == few.first).all() and (many.last == few.last).all()
+    assert (many.starts_windows == few.starts_windows).all() and (many.ends_windows == few.ends_windows).all()
 
 
 @pytest.mark.parametrize('long_s', [1.0, 1.3, 2.0, 3.1, 5.0, 10.0])
@@ -321,13 +313,14 @@ def brief(music):
 
 def test_a_place_is_a_window_that_hears_something_of_the_song(brief):
     index = of_songs(**brief)
-    table = index._prepared()
+    table = index.table()
     for i, x in enumerate(brief.values()):
         hop = round(HOP_S * RATE)
-        n = int(table.last[i] - table.first[i])
+        n = int(table.ends_windows[i] - table.starts_windows[i])
         assert 1_500 < len(x) - hop * (n - 1) < hop + 2_600, 'samples of the song that the last window hears'
-        rows = table.scan[table.scan_first[i] : table.scan_first[i + 1]]
-        assert not rows[:LEAD].any() and len(rows) == LEAD + n and rows[LEAD:].any(axis=1).all()
+        rows = table.rows[table.starts_rows[i] : table.starts_rows[i + 1]]
+        assert not rows[:LEAD_WINDOWS].any() and len(rows) == LEAD_WINDOWS + n
+        assert rows[LEAD_WINDOWS:].any(axis=1).all()
 
 
 @pytest.mark.parametrize('seconds', [0.4, 0.6, 0.8, 1.0])
@@ -345,9 +338,9 @@ def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
     index = of_songs(**brief)
     for song in index._songs.values():
         song.codes = song.codes[:1]
-    table = index._prepared()
+    table = index.table()
     assert (
-        table.last - table.first
+        table.ends_windows - table.starts_windows
         == np.minimum([BLOCK], [int((len(x) / RATE - 0.128) / HOP_S) + 1 for x in brief.values()])
     ).all()
     assert all(
@@ -358,16 +351,14 @@ def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
 @pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
 def test_peaks_put_right_where_the_vectors_were_a_little_off(index, known, music, off_s):
     heard = index.hear(cut(music[known[3]], 4.8))
-    song = np.array([3])
-    one = np.ones(1)
-    z, rest, start_s, *_ = module._checked(
-        index,
+    found = module.check_peaks(
+        index.table(),
         padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)),
-        song,
-        np.array([(4.8 + off_s) / HOP_S]),
-        one,
+        Proposals(np.array([3]), np.array([(4.8 + off_s) / HOP_S]), np.ones(1)),
+        score_of=lambda agreements: agreements,
     )
-    assert start_s[0] == pytest.approx(4.8, abs=0.02) and z[0] > rest[0] > 20
+    assert found.start_s[0] == pytest.approx(4.8, abs=0.02)
+    assert found.agreement[0] > found.agreement_rest[0] > 20
 
 
 def test_answers_are_in_order_and_no_more_than_asked_for(index, known, music):
@@ -663,11 +654,34 @@ def test_a_clip_that_begins_before_the_song(index, known, music, before_s):
 FLOOR = {'rival': 15.0, 'others': 12.0, 'agreement': 4.0}
 
 
+def features_of(score, cosine, agreements, self_similarity):
+    "Features where the first is its only duplicate, and no part agrees more than the rest."
+    return features(
+        score,
+        duplicate=np.arange(len(score)) == 0,
+        cosine=cosine,
+        agreements=agreements,
+        agreements_rest=agreements,
+        self_similarity=self_similarity,
+        n_windows=9,
+        floor=FLOOR,
+    )
+
+
 def test_features_are_what_they_are_called():
     score = np.array([50.0, 30, 20, 18, 16, 14, *np.full(15, 13.0)])
     same = np.linspace(0.5, 1, 21)
-    twin = np.arange(21) == 0
-    rows = features(score, twin, 0.01 * score, score / 2, score / 4, same, 17, FLOOR)
+    duplicate = np.arange(21) == 0
+    rows = features(
+        score,
+        duplicate=duplicate,
+        cosine=0.01 * score,
+        agreements=score / 2,
+        agreements_rest=score / 4,
+        self_similarity=same,
+        n_windows=17,
+        floor=FLOOR,
+    )
     assert rows.shape == (21, 9) and (rows[:, 0] == score).all() and (rows[:, 8] == same).all()
     assert rows[:3, 1].tolist() == [20, -20, -30], (
         'the lead of the first is over the second, that of the others over the first'
@@ -680,9 +694,18 @@ def test_features_are_what_they_are_called():
     np.testing.assert_allclose(
         rows[:, 7], score[1:7].mean() / 2, err_msg='the six of the others whose peaks agree best'
     )
-    twin[1] = True
-    rows = features(score, twin, 0.01 * score, score / 2, score / 4, same, 17, FLOOR)
-    assert rows[:3, 1].tolist() == [30, 10, -30], 'a twin is no rival'
+    duplicate[1] = True
+    rows = features(
+        score,
+        duplicate=duplicate,
+        cosine=0.01 * score,
+        agreements=score / 2,
+        agreements_rest=score / 4,
+        self_similarity=same,
+        n_windows=17,
+        floor=FLOOR,
+    )
+    assert rows[:3, 1].tolist() == [30, 10, -30], 'a duplicate is no runner-up'
     np.testing.assert_allclose(rows[:, 7], score[2:8].mean() / 2, err_msg='nor one of the others')
 
 
@@ -692,7 +715,7 @@ def test_peaks_of_songs_that_the_vectors_do_not_like_say_nothing():
     score = np.sort(rng.normal(20, 3, n))[::-1]
     cosine = rng.uniform(0, 1, n)
     agree = rng.normal(4, 1, n)
-    rows = features(score, np.arange(n) == 0, cosine, agree, agree, np.ones(n), 9, FLOOR)
+    rows = features_of(score, cosine, agree, np.ones(n))
     near = sorted(range(1, n), key=lambda i: -cosine[i])[:20]
     np.testing.assert_allclose(rows[:, 7], np.mean(sorted(agree[i] for i in near)[-6:]))
 
@@ -701,26 +724,26 @@ def test_peaks_of_songs_that_the_vectors_do_not_like_say_nothing():
 def test_a_floor_holds_where_there_are_few_songs(n_others):
     n = 1 + n_others
     low = np.full(1 + n_others, 1.0)
-    rows = features(np.array([20.0, *low[1:]]), np.arange(n) == 0, 0.1 * low, low, low, low, 9, FLOOR)
+    rows = features_of(np.array([20.0, *low[1:]]), 0.1 * low, low, low)
     taken = (1, 1, 1) if n_others >= 20 else (FLOOR['rival'], FLOOR['others'], FLOOR['agreement'])
     assert (20 - rows[0, 1], rows[0, 6], rows[0, 7]) == pytest.approx(taken), (
         'few songs do not show what strangers reach'
     )
     high = np.full(n, 100.0)
-    rows = features(high, np.arange(n) == 0, 0.1 * low, high, high, low, 9, FLOOR)
+    rows = features_of(high, 0.1 * low, high, low)
     assert not n_others or rows[0, 1] == 0 and rows[0, 7] == 100, 'whoever reaches more shows it'
 
 
 def test_features_of_weak_ones():
     rows = features(
         np.array([20.0, 3.0]),
-        np.array([True, False]),
-        np.array([0.5, 0.1]),
-        np.array([4.0, -3.0]),
-        np.array([0.0, -9.0]),
-        np.ones(2),
-        0,
-        FLOOR,
+        duplicate=np.array([True, False]),
+        cosine=np.array([0.5, 0.1]),
+        agreements=np.array([4.0, -3.0]),
+        agreements_rest=np.array([0.0, -9.0]),
+        self_similarity=np.ones(2),
+        n_windows=0,
+        floor=FLOOR,
     )
     assert (
         rows[1, 3] == rows[0, 4] == rows[1, 4] == np.log(0.5)
@@ -728,24 +751,27 @@ def test_features_of_weak_ones():
         and np.isfinite(rows).all()
     )
     none = np.zeros(0)
-    assert features(none, none.astype(bool), none, none, none, none, 5, FLOOR).shape == (0, 9)
+    assert features_of(none, none, none, none).shape == (0, 9)
 
 
 def test_products_with_windows_need_no_vectors(index):
     rows = np.array([[0, 5, 6], [7, 7, 100]])
     others = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
-    np.testing.assert_allclose(index._vectors(rows, others), index._vectors(rows) @ others.T, atol=1e-4)
-    assert index._vectors(rows, others[:0]).shape == (2, 3, 0)
+    t = index.table()
+    np.testing.assert_allclose(t.products(rows, others), t.vectors(rows) @ others.T, atol=1e-4)
+    assert t.products(rows, others[:0]).shape == (2, 3, 0)
 
 
 def test_how_little_a_song_changes_is_the_length_of_its_mean_vector(index, known, music):
     heard = index.hear(cut(music[known[5]], 2.83))
     told = index.evidence(heard)
-    t = index._prepared()
+    t = index.table()
     n = len(heard.vectors)
     for name, start_s, same in zip(told.track_ids, told.start_s, told.features[:, 8]):
-        first, last = (edge[t.track_ids.index(name)] for edge in (t.first, t.last))
-        rows = lambda at: index._vectors(np.minimum(first + max(at, 0) + np.arange(n), last - 1)).mean(axis=0)
+        first, last = (edge[t.track_ids.index(name)] for edge in (t.starts_windows, t.ends_windows))
+        rows = lambda at: (
+            index.table().vectors(np.minimum(first + max(at, 0) + np.arange(n), last - 1)).mean(axis=0)
+        )
         # vectors are taken from the window next to the place that the peaks may have moved a little
         at = int(start_s // HOP_S)
         assert any(abs(same - np.linalg.norm(rows(at + d))) < 1e-4 for d in range(-2, 4))
@@ -764,7 +790,7 @@ def test_evidence_is_what_search_answers(index, known, music):
     told = index.evidence(heard)
     found = index.search(clip, N_SONGS)
     assert (
-        isinstance(told, Evidence)
+        isinstance(told, Candidates)
         and told.track_ids == [m.track_id for m in found]
         and told.features.shape == (N_SONGS, 9)
     )
@@ -1224,7 +1250,7 @@ def test_a_recording_of_noise_is_found_by_itself_only(with_magnets):
     assert own.track_id == 'white' and own.offset_s == pytest.approx(5, abs=0.1)
     found = with_magnets.evidence(with_magnets.hear(10 * noise(5, 9)))
     at = found.track_ids.index('white')
-    assert found.noise[at] > 1 and found.noise.max() == found.noise[at]
+    assert found.penalty[at] > 1 and found.penalty.max() == found.penalty[at]
 
 
 def test_a_place_among_many_like_it_is_steady(with_magnets, known, music):
