@@ -24,7 +24,7 @@ import toy  # noqa: E402
 from resonance_nb import catalog as module  # noqa: E402
 from resonance_nb import indexing, segments, store, tags, workers  # noqa: E402
 from resonance_nb import core  # noqa: E402
-from resonance_nb.catalog import Catalog # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.store import real_path, show_path, stored_path  # noqa: E402
 from resonance_nb.tags import read_tags  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
 from resonance_nb import core, indexing, segments as pieces, songlist, store  # noqa: E402
-from resonance_nb.catalog import Catalog # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.store import DATABASE, StorageError, show_path, stored_path  # noqa: E402
 from resonance_nb.tags import read_tags  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from resonance_nb import indexing, segments, store  # noqa: E402
 from resonance_nb import core  # noqa: E402
-from resonance_nb.catalog import Catalog # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.store import StorageError  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402
 from resonance_nb.songlist import (
