@@ -89,7 +89,7 @@ class Identification:
         return head + 'no match' + (f'; nearest: {self.matches[0]}' if self.matches else '')
 
     def as_dict(self) -> dict:
-        "Give a line of JSON: `heard_s` and `duration_s` where not all was heard, `problems` where there are some."
+        "Give a line of JSON: `heard_s`, `duration_s` where not all was heard, `problems` where there are some."
         answer = {
             'query': self.query,
             'decision': self.decision,
@@ -228,8 +228,8 @@ def _identify(
 class Catalog:
     """A folder of songs that can be asked which one is playing.
 
-    `Catalog(folder, create=True).index(music)` fills it, `.identify(clip)` asks. Opening raises `ResonanceError`
-    when there is none, or when it is damaged or from a newer version.
+    `Catalog(folder, create=True).index(music)` fills it, `.identify(clip)` asks. Opening raises
+    `ResonanceError` when there is none, or when it is damaged or from a newer version.
     """
 
     def __init__(
@@ -339,7 +339,7 @@ class Catalog:
         self,
         method: str | None = None,  # one of `core.METHODS`; None: the best one present
     ) -> CatalogRecognizer:
-        "Load the recogniser that can answer; raises `ResonanceError` for a method that is unknown or has no index here."
+        "Load the recogniser that can answer; raises `ResonanceError` for a method without an index here."
         if method is not None:
             _require_index(self, method)
         return self.recognizer(method if self.methods() else None)
@@ -399,7 +399,7 @@ class Catalog:
         vectors: np.ndarray,  # one row per chunk, shape (n, d)
         model_name: str,  # the model that made them
     ) -> None:
-        "Store a song's vectors in the place of earlier ones of this model; raises `ResonanceError` for other shapes."
+        "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError` for other shapes."
         self.song(track_id)
         vector_rows.add_embeddings(self.store, track_id, chunk_start_s, chunk_end_s, vectors, model_name)
 

@@ -102,19 +102,6 @@ def _method_problems(store: Store, method: str) -> list[Problem]:
         return [*left_over, Problem('not-loaded', what, _FIRST_MEND_IT)]
     return left_over + [p for segment in segments if (p := _segment_problem(store, method, segment))]
 
-# %% ../nbs/02h_checkup.ipynb #2f8e4950
-def problems(
-    store: Store,  # of the catalogue
-) -> list[Problem]:
-    "Look for damage of every kind; none when all is well."
-    bad = [row[0] for row in store.rows('PRAGMA integrity_check') if row[0] != 'ok']
-    if bad:
-        return [Problem('database', f'{DATABASE} is damaged ({bad[0]})', LOST)]
-    present = {r[0] for r in store.rows('SELECT DISTINCT method FROM segments')}
-    of_indexes = [p for method in sorted({*METHODS} | present) for p in _method_problems(store, method)]
-    missing = store.missing()
-    return of_indexes + _not_indexed(store, missing) + [_file_gone(store, song) for song in missing]
-
 # %% ../nbs/02h_checkup.ipynb #fdd80cb0
 def _not_indexed(store: Store, missing: list[dict]) -> list[Problem]:
     "Name the songs that are in no index, without those whose file is gone: indexing cannot help these."
@@ -144,11 +131,24 @@ def _file_gone(store: Store, song: dict) -> Problem:
         f'bring it back; if it was moved, run {moved} where it is now; {forget} forgets it',
     )
 
+# %% ../nbs/02h_checkup.ipynb #2f8e4950
+def problems(
+    store: Store,  # of the catalogue
+) -> list[Problem]:
+    "Look for damage of every kind; none when all is well."
+    bad = [row[0] for row in store.rows('PRAGMA integrity_check') if row[0] != 'ok']
+    if bad:
+        return [Problem('database', f'{DATABASE} is damaged ({bad[0]})', LOST)]
+    present = {r[0] for r in store.rows('SELECT DISTINCT method FROM segments')}
+    of_indexes = [p for method in sorted({*METHODS} | present) for p in _method_problems(store, method)]
+    missing = store.missing()
+    return of_indexes + _not_indexed(store, missing) + [_file_gone(store, song) for song in missing]
+
 # %% ../nbs/02h_checkup.ipynb #5eef007d
 def unverified(
     store: Store,  # of the catalogue
 ) -> list[str]:  # as METHOD/NAME
-    "List the segments that an earlier version wrote without checksums: bytes that change there may go unseen."
+    "List the segments that an earlier version wrote without checksums: changed bytes may go unseen there."
     rows = store.rows('SELECT method, name FROM segments ORDER BY rowid')
     places = [store.folder / method / name for method, name in rows if not name.startswith(ROWS)]
     return [f'{p.parent.name}/{p.name}' for p in places if not is_gone(p) and is_gone(p / CHECKSUMS)]

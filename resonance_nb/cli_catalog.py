@@ -91,7 +91,7 @@ def _prune(catalog, paths, report, wait: bool) -> int:
     from resonance_nb.store import show_path
     from resonance_nb.songlist import prune
 
-    removal, kept = prune(catalog, paths, wait)
+    removal, kept = prune(catalog, paths, wait=wait)
     report.missing = len(catalog.missing(paths))
     for place in kept:
         where = show_path(place)
@@ -322,7 +322,7 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
     if not names and not missing:
         raise click.UsageError('name the songs to remove, or give --missing')
     with Catalog(catalog, report=remark) as known:
-        done = forget(known, names, missing, dry_run, wait)
+        done = forget(known, names, missing=missing, dry_run=dry_run, wait=wait)
         for song in done.songs:
             click.echo(json.dumps(song) if as_json else _song_text(song))
         for entry in done.unreadable:

@@ -143,7 +143,7 @@ def identify(
     method: str | None = None,  # one of `core.METHODS`; None: the best one present
     top: int = 5,  # songs to name, at most
 ) -> Identification:
-    "Tell which song is playing. Raises `ResonanceError` for a file that cannot be read or a catalogue that is not there."
+    "Tell which song is playing. Raises `ResonanceError` for a bad file, or where there is no catalogue."
     from resonance_nb.catalog import Catalog
 
     with Catalog(catalogue) as songs:

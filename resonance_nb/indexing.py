@@ -71,7 +71,7 @@ class IndexReport:
     passed_over: Counter = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        "Write the failures and notes, one printable line each; one for all copies, or moves, where there are many."
+        "Write failures and notes, one printable line each; one line for all copies where there are many."
         rest = self.notes
         lines = []
         for start, what in _ALIKE.items():
@@ -142,21 +142,21 @@ def _is_unchanged_at(store: Store, recording_id: str, path: str) -> bool:
 
 # %% ../nbs/02g_indexing.ipynb #b50b7538
 def _row_of_path(store: Store, stored: str) -> dict:
-    "What the catalogue holds of the file at this path: its recording, as it was seen last; empty when nothing."
+    "Look up the file at this path: its recording, and how it was seen last; empty when unknown."
     query = """SELECT f.*, s.sha256, s.path AS home FROM files f JOIN songs s USING (recording_id)
         WHERE f.path = ?"""
     return next(map(dict, store.rows(query, stored)), {})
 
 
 def _row_of_bytes(store: Store, sha256: str) -> dict:
-    "The recording that has these bytes: its id, path, and tags as its file said them last; empty when none."
+    "Look up the recording that has these bytes: id, path, tags as its file had them last; empty when none."
     query = """SELECT s.recording_id, s.path, h.tags FROM songs s LEFT JOIN sounds h USING (recording_id)
         WHERE s.sha256 = ?"""
     return next(map(dict, store.rows(query, sha256)), {})
 
 # %% ../nbs/02g_indexing.ipynb #56d74041
 def _facts(store: Store, path: Path, rehash: bool) -> dict:
-    "Say of a file what can be said without listening; `replaces` is the recording that was at this path before."
+    "Say of a file what can be said without listening; `replaces` is the recording that was there before."
     info = os.stat(path)
     where = os.path.abspath(path)
     stored = stored_path(path)
@@ -249,7 +249,7 @@ def _tell_earlier(store: Store, paths: list[Path]) -> None:
 
 # %% ../nbs/02g_indexing.ipynb #398e33a7
 def _files_in(store: Store, paths: list) -> tuple[list[Path], list[tuple[Path, str]], Counter]:
-    "Find the audio files below these paths, without the catalogue's own; what could not be visited; what was passed over."
+    "Find the audio files below these paths, without the catalogue's own; what failed; what was passed over."
     from resonance_nb import audio
 
     if paths and not any(os.path.lexists(path) for path in paths):
@@ -365,7 +365,7 @@ def _settle(db: sqlite3.Connection, run: _Run) -> None:
 
 # %% ../nbs/02g_indexing.ipynb #4757f1c1
 def _follow(db: sqlite3.Connection, run: _Run, file: dict, path: str, song: sqlite3.Row, home: str) -> bool:
-    "Name a song by this file where its own is gone; returns whether it is named by it now. `home` was its path before."
+    "Name a song by this file where its own is gone; tells if it is now. `home` was its path before."
     if path == song['path']:
         return True
     recording_id = file['recording_id']
@@ -484,6 +484,22 @@ def _storage_trouble(store: Store, run: _Run, error: StorageError) -> StorageErr
         f'no room for the catalogue {shown} ({error}): {kept}; free some space and run the same command again'
     )
 
+# %% ../nbs/02g_indexing.ipynb #7b3d02c7
+def _tell_lost(store: Store, method: str, lost: set[str], why: str, run: _Run) -> None:
+    "Say what became of songs that had been taken off the list."
+    rows = store.rows('SELECT recording_id FROM indexed WHERE method = ?', method)
+    left = lost - {row[0] for row in rows}
+    if lost - left:
+        again = f'{counted(len(lost - left), "song")} indexed again'
+        run.note(store.folder, f'some of it could not be used ({why}): {again}')
+    if left:
+        cause = '' if lost - left else f' ({why})'
+        run.note(
+            store.folder,
+            f'{counted(len(left), "song")} of it could not be used{cause}, nor indexed again: '
+            'the files are gone or unreadable',
+        )
+
 # %% ../nbs/02g_indexing.ipynb #611947f5
 def _work_through(store: Store, method: str, work: Iterator[tuple[dict, dict]], run: _Run) -> None:
     "Commit batch after batch, and finish; whatever ends a run early, nothing is left lying about."
@@ -507,59 +523,6 @@ def _work_through(store: Store, method: str, work: Iterator[tuple[dict, dict]], 
         work.close()
         sweep(store)
 
-# %% ../nbs/02g_indexing.ipynb #7b3d02c7
-def _tell_lost(store: Store, method: str, lost: set[str], why: str, run: _Run) -> None:
-    "Say what became of songs that had been taken off the list."
-    rows = store.rows('SELECT recording_id FROM indexed WHERE method = ?', method)
-    left = lost - {row[0] for row in rows}
-    if lost - left:
-        again = f'{counted(len(lost - left), "song")} indexed again'
-        run.note(store.folder, f'some of it could not be used ({why}): {again}')
-    if left:
-        cause = '' if lost - left else f' ({why})'
-        run.note(
-            store.folder,
-            f'{counted(len(left), "song")} of it could not be used{cause}, nor indexed again: '
-            'the files are gone or unreadable',
-        )
-
-# %% ../nbs/02g_indexing.ipynb #7c8ef5a4
-def index(
-    store: Store,  # of the catalogue
-    paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
-    *,
-    method: str | None = None,  # one of `core.METHODS`; None: the best one that can work here
-    jobs: int | None = 1,  # processes; 1: in this one; None: as many as this machine has room for
-    progress: bool = True,  # a bar on standard error
-    wait: bool = True,  # for another writer; False: raise instead
-    batch_files: int = BATCH_FILES,  # files in a segment, at most
-    # names of segments whose songs are learned again, although their files are known
-    again: Iterable[str] = (),
-    rehash: bool = False,  # read every file, also those whose date and size are as they were
-) -> IndexReport:
-    "Add what is new. Raises `StorageError` when the disk is full, `ResonanceError` when none of the paths exists."
-    method = method or default_method()
-    method_class(method)  # an unknown name is told before anything is done
-    if jobs is not None and jobs < 1 or batch_files < 1:
-        raise ResonanceError('jobs and batch_files must be at least 1')
-    _require_writable(store)
-    paths = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else [*paths]
-    files, bad, passed_over = _files_in(store, paths)
-    with writer_lock(store.folder, wait=wait):
-        sweep(store)
-        lost, why = forget_unreadable(store, method)
-        files += _files_of(store, lost, files)
-        if progress:
-            _tell_earlier(store, files)
-        with _bar(len(files), progress) as bar:
-            run = _Run(bar, paths, again, rehash)
-            run.report.passed_over = passed_over
-            run.report.failed.extend((os.path.abspath(path), trouble) for path, trouble in bad)
-            work = _heard(store, method, files, run, jobs, batch_files)
-            _work_through(store, method, work, run)
-        _tell_lost(store, method, lost, why, run)
-    return run.report
-
 # %% ../nbs/02g_indexing.ipynb #9720b064
 def _require_writable(store: Store) -> None:
     "Refuse a catalogue that can only be read."
@@ -581,3 +544,43 @@ def _heard(
     if jobs == 1:
         return fingerprint_here(batches, place, method_class(method), _show_on(run.bar))
     return fingerprint_in_children(batches, place, method, jobs, _show_on(run.bar))
+
+# %% ../nbs/02g_indexing.ipynb #7c8ef5a4
+def index(
+    store: Store,  # of the catalogue
+    paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
+    *,
+    method: str | None = None,  # one of `core.METHODS`; None: the best one that can work here
+    jobs: int | None = 1,  # processes; 1: in this one; None: as many as this machine has room for
+    progress: bool = True,  # a bar on standard error
+    wait: bool = True,  # for another writer; False: raise instead
+    batch_files: int = BATCH_FILES,  # files in a segment, at most
+    # names of segments whose songs are learned again, although their files are known
+    again: Iterable[str] = (),
+    rehash: bool = False,  # read every file, also those whose date and size are as they were
+) -> IndexReport:
+    """Add what is new.
+
+    Raises `StorageError` when the disk is full, `ResonanceError` when none of the paths exists.
+    """
+    method = method or default_method()
+    method_class(method)  # an unknown name is told before anything is done
+    if jobs is not None and jobs < 1 or batch_files < 1:
+        raise ResonanceError('jobs and batch_files must be at least 1')
+    _require_writable(store)
+    paths = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else [*paths]
+    files, bad, passed_over = _files_in(store, paths)
+    with writer_lock(store.folder, wait=wait):
+        sweep(store)
+        lost, why = forget_unreadable(store, method)
+        files += _files_of(store, lost, files)
+        if progress:
+            _tell_earlier(store, files)
+        with _bar(len(files), progress) as bar:
+            run = _Run(bar, paths, again, rehash)
+            run.report.passed_over = passed_over
+            run.report.failed.extend((os.path.abspath(path), trouble) for path, trouble in bad)
+            work = _heard(store, method, files, run, jobs, batch_files)
+            _work_through(store, method, work, run)
+        _tell_lost(store, method, lost, why, run)
+    return run.report

@@ -46,7 +46,7 @@ def fold(
 
 # %% ../nbs/02a_songlist.ipynb #50a6000e
 def _fits(song: dict, words: list[str], fields: dict[str, str]) -> bool:
-    "Tell whether a song holds all of these words, and in each of these fields what is asked of it; all are folded."
+    "Tell whether a song holds all of these words, and each of these fields its part; all are folded."
     text = {name: fold(show_path(song[name] or '')) for name in ('title', 'artist', 'album', 'path')}
     return all(any(word in t for t in text.values()) for word in words) and all(
         part in text[name] for name, part in fields.items()
@@ -208,7 +208,7 @@ def remove(
     dry_run: bool = False,  # only say what would be removed
     wait: bool = True,  # for another writer; False: raise instead
 ) -> Removal:
-    "Forget songs (the files stay); forgets none and raises `ResonanceError` when a name is unknown or ambiguous."
+    "Forget songs (the files stay); raises `ResonanceError`, and forgets none, for an unknown or ambiguous name."
     names = [*names]
     if dry_run:
         return _choose(catalog, names, missing)
@@ -280,7 +280,7 @@ def lacking(
     catalog: Catalog,  # the catalogue
     problem: Problem,  # one that it had, before it was repaired
 ) -> int:
-    "Count the songs of a damaged segment that are in no index of its method now: their files are gone or unreadable."
+    "Count the songs of a damaged segment that are in no index of its method now, for want of their files."
     have = {
         row[0]
         for row in catalog.store.rows('SELECT recording_id FROM indexed WHERE method = ?', problem.method)

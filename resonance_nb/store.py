@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS songs (recording_id TEXT PRIMARY KEY, title TEXT, art
   duration_s REAL, language TEXT, genre TEXT, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, licence TEXT,
   added_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY,
-  recording_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
+  recording_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE, size INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS files_recording ON files (recording_id);
 CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, method TEXT NOT NULL, n_tracks INTEGER NOT NULL,
   bytes INTEGER NOT NULL, created_at TEXT NOT NULL);
@@ -44,8 +45,9 @@ CREATE TABLE IF NOT EXISTS indexed (recording_id TEXT NOT NULL REFERENCES songs 
   PRIMARY KEY (recording_id, method)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS indexed_segment ON indexed (segment);
 CREATE TABLE IF NOT EXISTS track_embeddings (id INTEGER PRIMARY KEY,
-  track_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE, chunk_start REAL NOT NULL, chunk_end REAL NOT NULL,
-  embedding BLOB NOT NULL, model_name TEXT NOT NULL, embedding_dim INTEGER NOT NULL, created_at TEXT NOT NULL);
+  track_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE, chunk_start REAL NOT NULL,
+  chunk_end REAL NOT NULL, embedding BLOB NOT NULL, model_name TEXT NOT NULL,
+  embedding_dim INTEGER NOT NULL, created_at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS embeddings_track ON track_embeddings (track_id);
 CREATE INDEX IF NOT EXISTS embeddings_model ON track_embeddings (model_name);
 CREATE {_UNREADABLE};
@@ -164,7 +166,7 @@ def sqlite_in_words(
 
 # %% ../nbs/02b_store.ipynb #14d11029
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
-    "Open the file, for reading alone where writing is impossible; returns the connection and whether it can write."
+    "Open the file, for reading alone where writing is impossible; also returns whether it can write."
     log = Path(f'{path}-wal')
     waiting = log.exists() and log.stat().st_size  # if nothing waits in the log, the file alone is the truth
     reading = path.absolute().as_uri() + ('?mode=ro' if waiting else '?immutable=1')
@@ -241,7 +243,7 @@ def _require_folder(folder: Path, create: bool) -> None:
 
 # %% ../nbs/02b_store.ipynb #0bf9a6fd
 def _open_file(folder: Path) -> tuple[sqlite3.Connection, bool, int, int]:
-    "Open the database, empty ones get their tables; also returns whether it can be written, whose it is, its format."
+    "Open the database, empty ones get their tables; also returns if it can be written, whose it is, its format."
     path = folder / DATABASE
     shown = show_path(folder)
     try:
@@ -302,7 +304,8 @@ def _open(
         if can_write and report:
             report(
                 f'the catalogue {show_path(folder)} was made by an earlier version of this package '
-                f'(format {version}); it is upgraded to format {SCHEMA_VERSION}, which that version cannot read'
+                f'(format {version}); it is upgraded to format {SCHEMA_VERSION}, '
+                'which that version cannot read'
             )
     if can_write and db.execute('PRAGMA journal_mode').fetchone()[0] != 'wal':
         with suppress(sqlite3.OperationalError):  # busy: the next one to open it will do it
@@ -417,7 +420,8 @@ def writer_lock(
         except Timeout:
             if not wait:
                 raise ResonanceError(
-                    f'another process is indexing the catalogue {show_path(folder)}: try again when it is done'
+                    f'another process is indexing the catalogue {show_path(folder)}: '
+                    'try again when it is done'
                 ) from None
             print('another process is indexing this catalogue; waiting for it', file=sys.stderr, flush=True)
             lock.acquire()

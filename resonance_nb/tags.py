@@ -85,11 +85,11 @@ def read_tags(
     found['title'] = found['title'] or clean_tag(show_path(Path(path).stem))
     return found
 
-# %% ../nbs/02c_tags.ipynb #ebfe748e
+# %% ../nbs/02c_tags.ipynb #3f19deaa
 CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
-# %% ../nbs/02c_tags.ipynb #3f19deaa
+
 def cell_out(
     value: object,  # what a cell shall say; None: nothing
 ) -> str:

@@ -30,7 +30,7 @@ def insert_vectors(
     vectors: np.ndarray,  # one row per chunk, shape (n, d), little-endian float32
     model_name: str,  # the model that made them
 ) -> None:
-    "Write the vectors of one song in the place of earlier ones; raises `ResonanceError` when shapes do not fit."
+    "Write the vectors of one song in the place of earlier ones; raises `ResonanceError` for other shapes."
     _require_rows(starts_s, ends_s, vectors)
     dim = vectors.shape[1]
     now = timestamp()
@@ -44,11 +44,8 @@ def insert_vectors(
     ).fetchone()
     if other and other[0] != dim:
         raise ResonanceError(f'{model_name} has embeddings of {other[0]} numbers here, not {dim}')
-    db.executemany(
-        'INSERT INTO track_embeddings (track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, '
-        'created_at) VALUES (?, ?, ?, ?, ?, ?, ?)',
-        rows,
-    )
+    columns = 'track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, created_at'
+    db.executemany(f'INSERT INTO track_embeddings ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)', rows)
 
 # %% ../nbs/02e_vectors.ipynb #c3997d55
 def _require_rows(starts_s: np.ndarray, ends_s: np.ndarray, vectors: np.ndarray) -> None:
@@ -74,7 +71,7 @@ def add_embeddings(
     vectors: np.ndarray,  # one row per chunk, shape (n, d)
     model_name: str,  # the model that made them
 ) -> None:
-    "Store a song's vectors in the place of earlier ones of this model; raises `ResonanceError` for other shapes."
+    "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError` for other shapes."
     import numpy as np
 
     starts_s, ends_s = (np.asarray([*times], dtype=float) for times in (chunk_start_s, chunk_end_s))
@@ -163,7 +160,7 @@ def assemble_rows(
     method: str,  # a recogniser that lives in rows
     segments: list[dict],  # as `Store.segments` lists them
 ) -> CatalogRecognizer:
-    "Make one recogniser of the rows of these segments' songs; raises `ResonanceError` where some are missing."
+    "Make a recogniser of the rows of these segments' songs; raises `ResonanceError` where some are missing."
     cls = method_class(method)
     model = cls().model_name
     names = [s['name'] for s in segments]
@@ -179,7 +176,8 @@ def assemble_rows(
     if lost := [r['recording_id'] for r in rows if r['embedding'] is None]:
         others = ', '.join(_other_models(store, method, lost[0])) or 'no other front end'
         raise ResonanceError(
-            f'{show_path(store.folder)} has no vectors of {model} for {len(lost)} of its songs, but of {others}'
+            f'{show_path(store.folder)} has no vectors of {model} for {len(lost)} of its songs, '
+            f'but of {others}'
         )
     return cls.from_embeddings(*_as_arrays(rows))
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 __all__ = ['KEEP_S', 'BATCH_FILES', 'BATCH_S', 'COMMIT_S', 'FEW_FILES', 'WORKER_BYTES', 'FileBlocks', 'learn', 'fingerprint',
            'fingerprint_here', 'default_jobs', 'shares', 'worker', 'Child', 'fingerprint_in_children']
 
-# %% ../nbs/02f_workers.ipynb #61dacd1f
+# %% ../nbs/02f_workers.ipynb #f90d42ad
 KEEP_S = 1.0  # a file that breaks off is indexed if at least this much could be decoded, seconds
 
-# %% ../nbs/02f_workers.ipynb #f90d42ad
+
 class FileBlocks:
     "The sound of one file in blocks; counts samples, and remembers the error that ended it."
 
@@ -124,7 +124,7 @@ def fingerprint(
     # called with each file's place in the list before it is read, and with how much of it was heard, seconds
     tell: Callable[[int, float], None] = lambda i, heard_s: None,
 ) -> dict:  # facts (one dict per file done), left (files not begun), n_tracks, bytes
-    "Make one segment of a batch of files; stops early when it has heard `BATCH_S` seconds, or worked for `COMMIT_S`."
+    "Make a segment of a batch of files; stops early after `BATCH_S` seconds of sound, or `COMMIT_S` of work."
     recognizer = cls()
     facts = []
     good = set()
@@ -229,7 +229,10 @@ def _do_task(task: dict, say: Callable[[dict], None]) -> dict:
         return {'bug': f'{type(e).__name__}: {reason(e)}'}
 
 # %% ../nbs/02f_workers.ipynb #a016bbb9
-_START = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); from resonance_nb.workers import worker; worker()'
+_START = (
+    'import json, sys; sys.path[:] = json.loads(sys.argv[1]); '
+    'from resonance_nb.workers import worker; worker()'
+)
 _ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
 
 # %% ../nbs/02f_workers.ipynb #89e0a90e
