@@ -807,7 +807,7 @@ def child(name, seconds):
     os.nice(19)
     os.environ['RESONANCE_SANDBOX'] = '0' if name == 'decoder' else '1'
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
-        for module in 'catalog checkup chromaprint corpora decode download embedding fuse index indexing landmarks mfcc answers packs runs segments services songlist sources store stream tags vectors workers'.split():
+        for module in 'catalog checkup chromaprint corpora decode download embedding fuse identity index indexing landmarks mfcc answers packs runs segments services songlist sources store stream tags vectors workers'.split():
             importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):
             import mutagen

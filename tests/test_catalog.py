@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from resonance_nb import catalog as module  # noqa: E402
-from resonance_nb import indexing, segments, store, tags, workers  # noqa: E402
+from resonance_nb import identity, indexing, segments, store, tags, workers  # noqa: E402
 from resonance_nb import core  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.store import real_path, show_path, stored_path  # noqa: E402
@@ -84,7 +84,7 @@ def test_index_identify_and_again(cat, music):
 
 
 def test_a_second_run_opens_no_file(cat, music, monkeypatch):
-    monkeypatch.setattr(indexing, 'sha256_file', lambda path: pytest.fail('hashed a file that is known'))
+    monkeypatch.setattr(identity, 'sha256_file', lambda path: pytest.fail('hashed a file that is known'))
     assert counts(cat.index(music, method='toy', progress=False)) == (0, 6, 0)
 
 
@@ -696,7 +696,7 @@ def test_csv_round_trip(values):
                         'size': 1,
                         'mtime_ns': 1,
                     }
-                    indexing.insert_song(
+                    identity.insert_song(
                         db,
                         file,
                         {

@@ -285,7 +285,7 @@ FLOORS = [
     'show',
     'calibration',
     'store tags',
-    'segments vectors',
+    'segments vectors identity',
     'workers indexing checkup',
     'catalog songlist corpora starter download sources',
     'rooms crowd chain',

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile, png, wav_header, write_av  # noqa: E402
-from resonance_nb import indexing, store, workers  # noqa: E402
+from resonance_nb import identity, indexing, store, workers  # noqa: E402
 from resonance_nb import core, decode, sandbox  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.decode import AudioError  # noqa: E402
@@ -324,8 +324,8 @@ def test_eight_songs_renamed_and_retagged_in_one_go(tmp_path, music, monkeypatch
             assert (match.title, match.path) == (f'New {i}', str(path))
         assert not c.missing() and c.check() == [] and not any(s['missing'] for s in list_songs(c))
         with monkeypatch.context() as m:  # and now nothing is even opened
-            m.setattr(indexing, 'sha256_file', lambda path: pytest.fail('hashed again'))
-            m.setattr(indexing, '_sound_sha256', lambda path: pytest.fail('demuxed again'))
+            m.setattr(identity, 'sha256_file', lambda path: pytest.fail('hashed again'))
+            m.setattr(identity, 'sound_of_file', lambda path: pytest.fail('demuxed again'))
             assert index(c, music) == (0, 8, 0, 0, 0, 0)
 
 
@@ -426,8 +426,8 @@ def test_a_copy_with_other_tags_is_a_copy(cat, music, monkeypatch):
         and cat.songs() == before
     )
     with monkeypatch.context() as m:  # a copy that is known is not opened again
-        m.setattr(indexing, 'sha256_file', lambda path: pytest.fail('hashed again'))
-        m.setattr(indexing, 'read_tags', lambda path: pytest.fail('read again'))
+        m.setattr(identity, 'sha256_file', lambda path: pytest.fail('hashed again'))
+        m.setattr(identity, 'read_tags', lambda path: pytest.fail('read again'))
         assert index(cat, music) == (0, 5, 0, 0, 0, 0)
     path.unlink()
     with deaf(monkeypatch):
@@ -593,7 +593,7 @@ def test_a_moved_song_in_another_method(cat, music):
 
 
 def test_what_cannot_be_taken_apart_is_known_by_its_bytes(tmp_path, music, monkeypatch):
-    monkeypatch.setattr(indexing, '_sound_sha256', lambda path: None)
+    monkeypatch.setattr(identity, 'sound_of_file', lambda path: None)
     paths = songs_in(music, '.flac', 3)
     with Catalog(tmp_path / 'c', create=True) as c:
         index(c, music)

@@ -16,7 +16,7 @@ import soundfile as sf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
-from resonance_nb import indexing, segments, store  # noqa: E402
+from resonance_nb import identity, indexing, segments, store  # noqa: E402
 from resonance_nb import core  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.store import StorageError  # noqa: E402
@@ -605,7 +605,7 @@ def test_a_changed_bit_is_seen_by_check_alone_and_its_songs_are_made_anew(
         before = files_below(whole)
         flip(bad / name)
     with monkeypatch.context() as m:  # opening and asking take no time for it
-        for room in (indexing, segments):
+        for room in (identity, segments):
             m.setattr(room, 'sha256_file', lambda path: pytest.fail(f'{path} was hashed'))
         with Catalog(tmp_path / 'c') as c:
             assert c.identify(toy.melody(5), method=method).matches
