@@ -12,7 +12,7 @@ from tqdm import tqdm
 from resonance_nb.core import project_root
 from resonance_nb.embedding import Embedding
 from resonance_nb.table import BLOCK
-from resonance_nb.index import Codebook, fit_codebook
+from resonance_nb.codebook import Codebook, fit_codebook
 from resonance_nb.starter import default_corpus
 
 KIND = 'pq64'
@@ -31,7 +31,7 @@ runs = [
 ]
 blocks = np.concatenate(runs).reshape(-1, BLOCK * songs.encoder.settings.dim)
 chosen = np.sort(np.random.default_rng(SEED).choice(len(blocks), min(MOST, len(blocks)), replace=False))
-book = fit_codebook(blocks[chosen], KIND, SEED, AXES)
+book = fit_codebook(blocks[chosen], KIND, seed=SEED, axes=AXES)
 # three digits are enough, and half the file
 book = Codebook(
     KIND, {name: values.astype(np.float16).astype(np.float32) for name, values in book.arrays.items()}

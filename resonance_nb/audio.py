@@ -21,7 +21,8 @@ import numpy as np
 
 from . import sandbox
 from .core import Match, as_matches, atomic_write
-from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable, reason  # noqa: F401
+from .decode import AudioInfo  # noqa: F401
+from .files import AudioError, DamagedAudio, TruncatedAudio, printable, reason  # noqa: F401
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'LOUDEST', 'FORMATS', 'PAUSE_S', 'SUFFIXES', 'info', 'resample', 'usable', 'load', 'stream', 'encode',

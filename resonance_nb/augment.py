@@ -411,7 +411,12 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
         for _ in _bar(self, range(n_scenes), f'crowds of {v.name}'):
             rng = rng_for(seed, 'scene', v.name, len(self.scenes[v.name]))
             scene = crowd.draw_scene(
-                self.bank.crowds, self.scene_s, rng, 0.0, v.events_per_minute.draw(rng), 0.0, v.crowd_layers
+                self.bank.crowds,
+                self.scene_s,
+                rng,
+                events_per_minute=v.events_per_minute.draw(rng),
+                sing_along=0.0,
+                layers=v.crowd_layers,
             )
             self.scenes[v.name].append(plain_facts(scene.to_dict()))
             self._scene_row[id(self.scenes[v.name][-1])] = len(sounds)

@@ -15,7 +15,7 @@ import numpy as np
 from . import venue as venues
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, rng_for
-from .starter import babble
+from .voices import babble
 from .stream import Block
 from .venue import PROGRAMME_DB, Bank, Record, Venue
 

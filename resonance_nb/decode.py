@@ -5,1048 +5,69 @@
 # %% ../nbs/01a_decode.ipynb #6513270e
 from __future__ import annotations
 
-import errno
-import io
 import math
 import os
-import re
-import stat
-import zlib
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import chain, pairwise, repeat
-from typing import Callable, Iterator
 
 import numpy as np
 
-from .core import ResonanceError, counted
+from .core import counted
+from .ffmpeg import Feed, FFmpeg, FFmpegStream, Refused, open_container
+from resonance_nb.files import (
+    AudioError,
+    DamagedAudio,
+    FilePart,
+    TruncatedAudio,
+    behind_foreign,
+    open_file,
+    printable,
+    reason,
+)
+from .samples import at_rate
+from .sndfile import Sndfile
 
 # %% auto #0
-__all__ = ['CANCELLED_DB', 'CHECKED_BYTES', 'TAGS_BYTES', 'SLOPPY_BYTES', 'AHEAD_BYTES', 'SOUNDS_S', 'SOUNDS', 'HEAD_BYTES',
-           'GAPS', 'GAP_S', 'UNTOLD_S', 'NEAR_S', 'MISSING_S', 'ROUNDING_S', 'EXACT_S', 'KEPT_BYTES', 'OPENED_BYTES',
-           'AudioError', 'TruncatedAudio', 'DamagedAudio', 'printable', 'reason', 'mono', 'AudioInfo', 'info', 'sound',
-           'tags', 'at_rate', 'pieces', 'stream_pieces']
-
-# %% ../nbs/01a_decode.ipynb #d23f0824
-class AudioError(ResonanceError):
-    "A file that cannot be read or written as audio, told in one line."
-
-# %% ../nbs/01a_decode.ipynb #c160d296
-class TruncatedAudio(AudioError):
-    "A recording that breaks off: raised after everything that could be decoded was handed out."
-
-    def __init__(
-        self,
-        message: str,  # one line
-        decoded_s: float,  # how far into the recording decoding came, seconds
-        promised_s: float | None = None,  # the length its header claims, seconds; None when it claims nothing
-    ):
-        super().__init__(message)
-        self.decoded_s = decoded_s
-        self.promised_s = promised_s
-
-    def __reduce__(self):
-        return type(self), (str(self), self.decoded_s, self.promised_s)
-
-# %% ../nbs/01a_decode.ipynb #c1440a33
-class DamagedAudio(TruncatedAudio):
-    "A recording that was decoded to its end, although parts of it are damaged; silence stands for what is missing."
-
-# %% ../nbs/01a_decode.ipynb #e171fed4
-def printable(
-    path,  # a path, str or bytes
-) -> str:
-    "A file's name for one line on a terminal: bytes that are no UTF-8, line ends and control characters are escaped."
-    try:
-        text = os.fsencode(path).decode('utf-8', 'backslashreplace')
-    except UnicodeEncodeError:  # half of a surrogate pair
-        text = str(path)
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-
-# %% ../nbs/01a_decode.ipynb #5d9dc9f8
-_WHY = {
-    errno.ENOENT: 'no such file',
-    errno.ENOTDIR: 'no such file',
-    errno.EACCES: 'no permission to read it',
-    errno.EPERM: 'no permission to read it',
-    errno.ELOOP: 'a link that leads back to itself',
-    errno.ENAMETOOLONG: 'its name is too long',
-}
-
-
-def reason(
-    e: BaseException,  # an OSError, or what came in the place of one
-) -> str:
-    "Why the system refused, in a few words."
-    return _WHY.get(getattr(e, 'errno', None)) or getattr(e, 'strerror', None) or 'cannot be opened'
-
-# %% ../nbs/01a_decode.ipynb #2d379f65
-def _open_fd(path) -> int:
-    "Open a regular, non-empty file for reading; anything else raises `AudioError` at once."
-    try:
-        s = os.stat(path)
-        if stat.S_ISDIR(s.st_mode):
-            raise AudioError(f'{printable(path)}: is a folder')
-        if not stat.S_ISREG(s.st_mode):
-            raise AudioError(f'{printable(path)}: is not a regular file')
-        if s.st_size == 0:
-            raise AudioError(f'{printable(path)}: is empty')
-        flags = ('O_NONBLOCK', 'O_CLOEXEC', 'O_BINARY')
-        return os.open(path, sum({getattr(os, f, 0) for f in flags}, os.O_RDONLY))
-    except (OSError, ValueError, TypeError) as e:
-        raise AudioError(f'{printable(path)}: {reason(e)}') from e
-
-# %% ../nbs/01a_decode.ipynb #0ed90475
-class _File(io.FileIO):
-    "A part of an open file for a decoder, which may ask for impossible places and wants a number, not an exception."
-
-    def __init__(self, fd: int, begin: int = 0, end: int | None = None):
-        super().__init__(fd, 'rb', closefd=False)
-        self.begin = begin
-        self.size = (os.fstat(fd).st_size if end is None else end) - begin
-        self.seek(0)
-
-    def seek(self, offset, whence=0):
-        at = offset + (0, self.tell(), self.size)[whence] if whence in (0, 1, 2) else -1
-        try:
-            return super().seek(self.begin + at) - self.begin if at >= 0 else -1
-        except (OSError, ValueError, OverflowError):
-            return -1
-
-    def tell(self):
-        return super().tell() - self.begin
-
-    def read(self, n=-1):
-        left = max(0, self.size - self.tell())
-        return super().read(left if n is None or n < 0 else min(n, left))
-
-    def readinto(self, buffer):
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-# %% ../nbs/01a_decode.ipynb #e8e25d94
-def _peek(fd: int, at: int, n: int) -> bytes:
-    "Up to `n` bytes from a place in an open file, which stays where it was."
-    here = os.lseek(fd, 0, os.SEEK_CUR)
-    os.lseek(fd, at, os.SEEK_SET)
-    data = os.read(fd, n)
-    os.lseek(fd, here, os.SEEK_SET)
-    return data
-
-# %% ../nbs/01a_decode.ipynb #26f5ce5e
-def _behind_id3(fd: int) -> int:
-    "Where the first byte after all ID3v2 tags is (ID3v2.4, section 3.1)."
-    at = 0
-    for _ in range(64):  # a file of nothing but tags is no reason to read all of it
-        if (head := _peek(fd, at, 10))[:3] != b'ID3' or len(head) < 10:
-            break
-        at += 10 + sum((b & 127) << s for b, s in zip(head[6:10], (21, 14, 7, 0))) + 10 * bool(head[5] & 16)
-    return at
-
-# %% ../nbs/01a_decode.ipynb #518ab453
-def _before_tags(fd: int) -> int:
-    "Where ID3v1 and APE tags behind the sound begin (APEv2 specification, tag footer)."
-    end = os.fstat(fd).st_size
-    for _ in range(4):
-        if end > 128 and _peek(fd, end - 128, 3) == b'TAG':
-            end -= 128
-        elif end > 32 and (foot := _peek(fd, end - 32, 32))[:8] == b'APETAGEX':
-            end = max(0, end - int.from_bytes(foot[12:16], 'little') - 32 * (foot[23] >> 7))
-    return end
-
-# %% ../nbs/01a_decode.ipynb #60b54e7b
-def _between_tags(fd: int) -> tuple[int, int]:
-    "Where what stands between tags of other formats begins and ends; all of a file that would be nothing but tags."
-    begin = _behind_id3(fd)
-    end = _before_tags(fd)
-    return (begin, end) if begin < end else (0, os.fstat(fd).st_size)
-
-
-def _flac_part(fd: int) -> tuple[int, int] | None:
-    "Where a FLAC between foreign tags begins and ends; None for anything else."
-    begin, end = _between_tags(fd)
-    return (begin, end) if _peek(fd, begin, 4) == b'fLaC' and end - begin < os.fstat(fd).st_size else None
-
-# %% ../nbs/01a_decode.ipynb #77c69e3f
-_FIRST = re.compile(
-    rb'\x00\x00\x00.ftyp|fLaC\x00\x00\x00"|OggS\x00\x02|RIFF....WAVE|FORM....AIF[FC]|\x1aE\xdf\xa3', re.S
-)
-
-
-def _behind_foreign(fd: int) -> tuple[int, int] | None:
-    "Where a recording begins and ends that other bytes stand before; None when its own first bytes are not found."
-    begin = _behind_id3(fd)
-    found = _FIRST.search(_peek(fd, begin, 65_536))
-    return (begin + found.start(), _before_tags(fd)) if found and begin + found.start() else None
-
-# %% ../nbs/01a_decode.ipynb #099950d8
-CANCELLED_DB = -30.0  # level of the mean below that of the loudest channel at which channels cancel
-
-
-def mono(
-    planes: np.ndarray,  # channels first, shape (channels, n)
-) -> np.ndarray:  # float32, shape (n,), memory of its own
-    "The mean of the channels; the loudest one where they cancel."
-    total = np.array(planes[0], dtype='float32')
-    if len(planes) == 1:
-        return total
-    for p in planes[1:]:
-        total += p
-    total *= np.float32(1 / len(planes))
-    loudest = max(planes, key=lambda p: float(np.dot(p, p)))
-    if np.dot(total, total) < 10 ** (CANCELLED_DB / 10) * np.dot(loudest, loudest):
-        return np.array(loudest, dtype='float32')
-    return total
-
-# %% ../nbs/01a_decode.ipynb #6b0d549b
-def _promised_chunk(log: str) -> float:
-    "By what factor a data chunk was promised longer than it is, from libsndfile's log (1.0 = as promised)."
-    for claimed, there in re.findall(r'(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)', log):
-        claimed = int(claimed)
-        there = int(there)
-        placeholder = claimed >= 0xFFFF0000 or 0x7FFF0000 <= claimed <= 0x80000000
-        if claimed > there > 0 and not placeholder:
-            return claimed / there
-    return 1.0
-
-# %% ../nbs/01a_decode.ipynb #3d9c1724
-_REVERSED = bytes(int(f'{b:08b}'[::-1], 2) for b in range(256))  # each byte, its bits the other way round
-CHECKED_BYTES = 64 << 20  # a longer file is looked at only at its end
-
-
-def _page_is_whole(page: bytes) -> bool:
-    "Is the checksum of an Ogg page right? (RFC 3533, section 6: CRC-32 with the bits the other way round, and no complements)"
-    stated = int.from_bytes(page[22:26], 'little')
-    crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f'{crc:032b}'[::-1], 2) == stated
-
-# %% ../nbs/01a_decode.ipynb #0e8a8ef6
-def _ogg_pages(data: bytes, at: int = 0) -> Iterator[bytes]:
-    "The pages of an Ogg file, one after the other; the last may be short, and what is no page ends them."
-    while data[at : at + 4] == b'OggS':
-        table = data[at + 27 : at + 27 + (data[at + 26] if len(data) > at + 26 else 255)]
-        size = 27 + len(table) + sum(table)
-        yield data[at : at + size] if len(table) else b'OggS'
-        at += size
-    if at < len(data):
-        yield bytes()
-
-# %% ../nbs/01a_decode.ipynb #1738f7d9
-def _ogg_is_cut(fd: int) -> bool:
-    "Does an Ogg file end in the middle of a page?"
-    tail = _peek(fd, max(0, os.fstat(fd).st_size - 131_072), 131_072)
-    page = [*_ogg_pages(tail, max(0, tail.rfind(b'OggS')))][0]
-    return len(page) < 28 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-# %% ../nbs/01a_decode.ipynb #bba5c58e
-def _ogg_needs_care(fd: int) -> bool:
-    "Is a page damaged in the middle, or does another recording begin behind the first?"
-    size = os.fstat(fd).st_size
-    pages = [*_ogg_pages(_peek(fd, 0, size))] if size <= CHECKED_BYTES else []
-    begins = [len(p) > 27 and bool(p[5] & 2) for p in pages]
-    follows = any(later and not before for before, later in zip(begins, begins[1:]))
-    return follows or pages[-1:] == [b''] or not all(map(_page_is_whole, pages[:-1]))
-
-# %% ../nbs/01a_decode.ipynb #6cad4a26
-TAGS_BYTES = 1 << 20  # behind the sound of an MP3 there may be tags with a picture
-
-
-def _mp3_goes_on(fd: int) -> bool:
-    "Is the length of an MP3 not stated in its first frame (Xing, Info or VBRI), or more than is stated there?"
-    begin = _behind_id3(fd)
-    head = _peek(fd, begin, 65_536) + bytes(8)  # the word may be the last of the file
-    for tag in re.finditer(b'Xing|Info|VBRI', head):
-        for back in (36,) if tag[0] == b'VBRI' else (36, 21, 13):  # MPEG 1 and 2, stereo and mono
-            at = tag.start() - back
-            if at >= 0 and head[at] == 0xFF and head[at + 1] & 0xE0 == 0xE0:
-                where = tag.start() + (10 if tag[0] == b'VBRI' else 12)
-                stated = tag[0] == b'VBRI' or head[tag.start() + 7] & 2
-                n = int.from_bytes(head[where : where + 4], 'big') if stated else 0
-                return n > 0 and os.fstat(fd).st_size - begin - at - n > TAGS_BYTES
-    return True
-
-# %% ../nbs/01a_decode.ipynb #130fdaf9
-def _long_wav_part(fd: int) -> tuple[int, int] | None:
-    "Where the samples of a WAV that is longer than its header can say begin and end; None for a shorter file."
-    size = os.fstat(fd).st_size
-    at = 12
-    for _ in range(1_000 if size >= 2**32 else 0):
-        if len(head := _peek(fd, at, 8)) < 8:
-            break
-        if head[:4] == b'data':
-            return at + 8, size
-        n = int.from_bytes(head[4:], 'little')
-        at += 8 + n + n % 2
-    return None
-
-# %% ../nbs/01a_decode.ipynb #6fb13d92
-def _au_part(fd: int, begin: int, end: int) -> tuple[int, int]:
-    "Where the samples of an AU that does not state their length begin and end."
-    return begin + int.from_bytes(_peek(fd, begin + 4, 4), 'big'), end
-
-# %% ../nbs/01a_decode.ipynb #cf779b21
-_W64 = bytes.fromhex('2e91cf11a5d628db04c10000')  # what follows the names of chunks in a W64
-
-
-def _chunks_end(fd: int, at: int, end: int, head: int, size_of: Callable[[bytes], int]) -> int:
-    "Where the chunks from a place on end: at the first that is no chunk, or at the end."
-    for _ in range(10_000):
-        data = _peek(fd, at, head) if at + head <= end else b''
-        size = size_of(data) if len(data) == head else 0
-        if size < 1:
-            break
-        at += size
-    return at
-
-# %% ../nbs/01a_decode.ipynb #497ef72c
-def _tta_end(fd: int, at: int) -> int:
-    "Where a True Audio ends: behind the frames whose sizes its seek table states."
-    rate, samples = (int.from_bytes(_peek(fd, at + k, 4), 'little') for k in (10, 14))
-    n = min(1 << 20, -(-samples // max(1, 256 * rate // 245)))
-    sizes = _peek(fd, at + 22, 4 * n)
-    return at + 26 + 4 * n + sum(np.frombuffer(sizes[: len(sizes) // 4 * 4], '<u4').tolist())
-
-# %% ../nbs/01a_decode.ipynb #775122f9
-_CAF = b'desc data pakt info free kuki chan strg mark regn inst midi ovvw umid uuid edct peak'.split()
-
-
-def _stated_end(fd: int, begin: int, end: int) -> int | None:
-    "Where a WAV, AVI, AIFF, AU, CAF, W64, VOC or TTA says that it ends; None for any other file, and where a placeholder stands."
-    head = _peek(fd, begin, 32)
-    mark = head[:4]
-    little = lambda a, b: int.from_bytes(head[a:b], 'little')
-    big = lambda a, b: int.from_bytes(head[a:b], 'big')
-    if mark in (b'RIFF', b'RIFX', b'FORM', b'.snd'):
-        n = little(4, 8) if mark == b'RIFF' else big(8, 12) if mark == b'.snd' else big(4, 8)
-        from_ = big(4, 8) if mark == b'.snd' else 8
-        return begin + from_ + n if n and n < 0x7FFF0000 or 0x80000000 < n < 0xFFFF0000 else None
-    if mark in (b'RF64', b'BW64') and head[12:16] == b'ds64':
-        return begin + 8 + little(20, 28)
-    if mark == b'riff' and head[4:16] == _W64:
-        return begin + (little(16, 24) + 7) // 8 * 8
-    if head[:6] == b'caff\0\1':
-        other = lambda c: 12 + int.from_bytes(c[4:], 'big') if c[:4] in _CAF and c[4] < 128 else 0
-        return _chunks_end(fd, begin + 8, end, 12, other)
-    if head[:20] == b'Creative Voice File\x1a':
-        block = lambda c: 4 + int.from_bytes(c[1:], 'little') if 0 < c[0] < 10 else 0
-        return _chunks_end(fd, begin + little(20, 22), end, 4, block) + 1
-    return _tta_end(fd, begin) if mark == b'TTA1' else None
-
-# %% ../nbs/01a_decode.ipynb #53d514e8
-def _next_recording(fd: int, begin: int, end: int) -> int | None:
-    "Where in a file a second recording of these kinds begins behind the first; None when there is none."
-    if (at := _stated_end(fd, begin, end)) is None or at > end:
-        return None
-    if (tag := _peek(fd, at, 16))[:8] == b'APETAGEX':
-        at += 32 + int.from_bytes(tag[12:], 'little')
-    head = _peek(fd, begin, 12)
-    # an AVI goes on in AVIX
-    same = lambda x: (
-        (again := _peek(fd, x, 12))[:4] == head[:4] and (head[:1] not in b'RFB' or again[8:] == head[8:])
-    )
-    return next((x for x in (at, at + 1) if begin < x < end and same(x)), None)
-
-# %% ../nbs/01a_decode.ipynb #ab5e01bc
-def _says_more(fd: int, begin: int, end: int) -> bool:
-    "Does such a file say that it goes on behind its end? A few bytes are an error of whoever wrote it."
-    at = _stated_end(fd, begin, end)
-    return at is not None and at > end + SLOPPY_BYTES
-
-# %% ../nbs/01a_decode.ipynb #6110ebdd
-def _says_less(fd: int, begin: int, end: int) -> bool:
-    "Does such a file say that it ends where something follows that is no chunk?"
-    at = _stated_end(fd, begin, end)
-    return (
-        at is not None
-        and begin + 40 < at < end - max(8192, end // 100)
-        and not _begins_chunk(_peek(fd, at, 8), end - at)
-    )
-
-
-# of the latter, libsndfile does not tell
-SLOPPY_BYTES = 64
-
-# %% ../nbs/01a_decode.ipynb #9a299bbc
-_STATED = ('AU', 'W64', 'CAF', 'VOC')
-
-# %% ../nbs/01a_decode.ipynb #9adb2063
-class _Refused(Exception):
-    "This decoder does not know the file; the next one may."
-
-# %% ../nbs/01a_decode.ipynb #d3ac94af
-class _Sndfile:
-    "A recording open in libsndfile: `rate`, `channels`, `codec`, `frames` it holds, `promised` frames, `broken`, `next_at`, `heard_s`."
-
-    def __init__(self, fd: int, part: tuple[int, int] | None = None):
-        import soundfile as sf
-
-        self.fd = fd
-        self.broken = False
-        self.cut = False
-        self.gaps = []
-        self.heard_s = 0.0
-        os.lseek(fd, 0, os.SEEK_SET)
-        whole = part or _between_tags(fd)
-        self.next_at = _next_recording(fd, *whole)
-        part = self.part = (whole[0], self.next_at) if self.next_at else part or _flac_part(fd)
-        try:
-            f = sf.SoundFile(_File(fd, *part)) if part else sf.SoundFile(fd, closefd=False)
-            if f.format in ('WAV', 'WAVEX') and (part := _long_wav_part(fd)):
-                f = _sndfile_raw(self, f, part, 'LITTLE')
-            elif f.format == 'AU' and not f.frames and _peek(fd, whole[0], 4) == b'.snd':
-                f = _sndfile_raw(self, f, _au_part(fd, *whole), 'BIG')
-        except Exception as e:
-            raise _Refused from e
-        self.f = f
-        self.rate = f.samplerate
-        self.channels = f.channels
-        self.frames = f.frames
-        says_too_little = {'MP3': _mp3_goes_on, 'OGG': _ogg_needs_care}
-        # it loses channels of the one, and takes A-law for it in the other
-        mistaken = f.format == 'VOC' or f.format == 'W64' and f.subtype == 'PCM_U8'
-        if (
-            mistaken
-            or not 0 < f.frames < 2**48
-            or not f.seekable()
-            or says_too_little.get(f.format, lambda fd: False)(fd)
-        ):
-            f.close()
-            raise _Refused
-        self.codec = {'MPEG_LAYER_III': 'mp3'}.get(f.subtype, f.subtype.lower())
-        self.promised = (
-            f.frames * _promised_chunk(f.extra_info) if f.format in ('WAV', 'WAVEX', 'AIFF') else f.frames
-        )
-        self.cut = f.format == 'OGG' and _ogg_is_cut(fd) or f.format in _STATED and _says_more(fd, *whole)
-        self.exact = f.format == 'FLAC'
-
-    def seek(self, frame: int) -> int:
-        "Go to a frame; returns where the next block will begin."
-        try:
-            return self.f.seek(frame) if frame else 0
-        except Exception:
-            return self.f.seek(0)
-
-    def close(self):
-        return self.f.close()
-
-    def _own_blocks(self) -> Iterator[np.ndarray]:
-        "Mono blocks up to the end, or to where decoding fails, with `broken` set."
-        return _sndfile_own_blocks(self)
-
-    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
-        "Mono blocks with their rate, from the place that was sought."
-        return _sndfile_blocks(self)
-
-# %% ../nbs/01a_decode.ipynb #f6b03583
-def _sndfile_raw(self: _Sndfile, f, part: tuple[int, int], order: str):
-    "The same samples without the header."
-    import soundfile as sf
-
-    f.close()
-    return sf.SoundFile(_File(self.fd, *part), 'r', f.samplerate, f.channels, f.subtype, order, 'RAW')
-
-# %% ../nbs/01a_decode.ipynb #eb6fe3fd
-_CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
-
-
-def _begins_chunk(head: bytes, left: int) -> bool:
-    "Can these eight bytes begin a chunk that ends in the file?"
-    name = head[:4]
-    size = head[4:]
-    fits = len(size) == 4 and any(int.from_bytes(size, order) <= left for order in ('little', 'big'))
-    return (
-        fits
-        and name not in (b'RIFF', b'FORM', b'RF64', b'caff', b'.snd')
-        and all(32 <= b < 127 for b in name)
-    )
-
-# %% ../nbs/01a_decode.ipynb #62ecab5a
-def _asf_is_cut(fd: int, begin: int, end: int) -> bool:
-    "Is an ASF shorter than its file properties object states (ASF specification, section 3.2)?"
-    head = _peek(fd, begin, 65_536)
-    at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
-    return at > 0 and end - begin < int.from_bytes(head[at + 40 : at + 48], 'little') < 1 << 48
-
-# %% ../nbs/01a_decode.ipynb #c79ba7e3
-def _flac_at(head: bytes, block: int) -> int:
-    "At which sample a frame of FLAC begins: the number in its head counts samples, or blocks of one size (RFC 9639, section 9.1)."
-    # as UTF-8: as many bytes follow as there are ones, less one
-    more = max(0, 7 - (head[4] ^ 0xFF).bit_length())
-    n = head[4] & (0x3F >> more if more else 0x7F)
-    for b in head[5 : 5 + more]:
-        n = n << 6 | b & 0x3F
-    return n if head[1] & 1 else n * block
-
-# %% ../nbs/01a_decode.ipynb #a2fc2272
-def _flac_is_head(head: bytes) -> bool:
-    "Is the checksum of a FLAC frame's head right? (CRC-8, polynomial 7)"
-    size = head[2] >> 4
-    hz = head[2] & 15
-    n = (
-        5
-        + max(0, 7 - (head[4] ^ 0xFF).bit_length())
-        + {6: 1, 7: 2}.get(size, 0)
-        + {12: 1, 13: 2, 14: 2}.get(hz, 0)
-    )
-    crc = 0
-    for b in head[: n + 1]:
-        crc ^= b
-        for _ in range(8):
-            crc = (crc << 1 ^ (0x107 if crc & 0x80 else 0)) & 0x1FF
-    return len(head) > n and crc == 0
-
-# %% ../nbs/01a_decode.ipynb #00058ddd
-def _flac_goes_on(fd: int, part: tuple[int, int], frames: int) -> bool:
-    "Are there frames of FLAC behind the length that is stated?"
-    begin, end = part
-    first = _peek(fd, begin, 12)
-    block = int.from_bytes(first[10:12], 'big')
-    tail = _peek(fd, max(begin, end - AHEAD_BYTES), AHEAD_BYTES)
-    heads = (tail[m.start() : m.start() + 17] for m in re.finditer(rb'(?=\xff[\xf8\xf9].{15})', tail, re.S))
-    return any(_flac_at(head, block) >= frames for head in heads if _flac_is_head(head))
-
-
-AHEAD_BYTES = 16_384  # more than libsndfile reads ahead
-
-# %% ../nbs/01a_decode.ipynb #1fb17c23
-def _sndfile_own_blocks(self: _Sndfile) -> Iterator[np.ndarray]:
-    n = max(1024, 131_072 // self.channels)
-    while True:
-        buffer = np.full((n, self.channels), np.nan, 'float32')
-        try:
-            got = len(self.f.read(n, dtype='float32', out=buffer))
-        except Exception:
-            self.broken = True
-            got = int(np.isfinite(buffer[:, -1]).cumprod().sum())
-        if got:
-            yield buffer[:got, 0] if self.channels == 1 else mono(buffer[:got].T)
-        if got < n:
-            return
-
-# %% ../nbs/01a_decode.ipynb #1fb09108
-def _sndfile_blocks(self: _Sndfile) -> Iterator[tuple[np.ndarray, int]]:
-    at = self.f.tell()
-    for x in self._own_blocks():
-        at += len(x)
-        self.heard_s = at / self.rate
-        yield x, self.rate
-    end = self.part[1] if self.part else _before_tags(self.fd)
-    unread = end - os.lseek(self.fd, 0, os.SEEK_CUR)
-    if self.f.format == 'FLAC':
-        more = at < self.frames or unread > 1024 or _flac_goes_on(self.fd, self.part or (0, end), self.frames)
-    else:
-        more = self.f.format == 'MP3' and unread > 8192
-    if self.broken or more:
-        yield from _read_on(self, at)
-    elif (
-        self.f.format in _CHUNKED
-        and not self.next_at
-        and at
-        and unread > max(8192, end // 100)
-        and not _begins_chunk(_peek(self.fd, end - unread, 8), unread)
-    ):
-        self.cut = True
-
-# %% ../nbs/01a_decode.ipynb #f28c105d
-def _read_on(dec: _Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
-    "What FFmpeg finds behind frame `at`, where libsndfile ended; nothing when that is less than a frame or two."
-    try:
-        other = _FFmpeg(dec.fd, dec.part)
-    except _Refused:
-        return
-    with closing(other):
-        # Opus is decoded at a rate of its own
-        skip = round(at * other.rate / dec.rate)
-        more = False
-        for x, rate in other.blocks():
-            x, skip = x[skip:], max(0, skip - len(x))
-            if len(x):
-                yield x, rate
-                more = True
-                dec.heard_s = other.heard_s
-        if more:
-            dec.cut |= other.broken
-            # libsndfile ends in some whole ones
-            dec.gaps = [g for g in other.gaps if g[0] * dec.rate >= at - dec.rate] or [
-                (at / dec.rate, 0.0)
-            ] * (dec.broken and other.codec != 'opus')
-            dec.broken = other.broken
-
-# %% ../nbs/01a_decode.ipynb #a170b338
-_CONTAINERS = (
-    'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
-    'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf,loas'
-)
-
-# %% ../nbs/01a_decode.ipynb #a09f76b5
-class _FFmpeg:
-    "A recording open in FFmpeg: the same attributes and methods as `_Sndfile`."
-
-    gather = 65_536  # samples that are handed over at once
-
-    def __init__(self, source, part: tuple[int, int] | None = None):
-        self.source = source
-        self.c = None
-        self.broken = False
-        self.cut = False
-        self.gaps = []
-        self.heard_s = 0.0
-        self.start = 0
-        # of what was decoded; bytes, seconds of late
-        self.read_to = None
-        self.lost_bytes = 0
-        self.recent = (0.0, 0.0)
-        self.owed_s = 0.0  # what times jumped by
-        # of packets that gave nothing; what one gives
-        self.mute_bytes = 0
-        self.packet_s = 0.0
-        # short gaps; samples in a frame of FLAC, and where the last one began
-        self.untold_s = 0.0
-        self.block = 0
-        self.last_at = None
-        # where the next packet is due in the part, of formats without times; -1: they are not to be found
-        self.at = None
-        self.part = part or self._whole()
-        if next_at := self._next():
-            self.part = self.part[0], next_at
-        self.next_at = next_at
-        try:
-            self.c = self._open()
-            if not self.c.streams.audio:
-                raise _Refused('has no sound in it')
-            self.s = self._choose()
-            self.rate = self.s.codec_context.sample_rate
-            self.channels = self.s.codec_context.channels
-            self.codec = self.s.codec_context.name.removesuffix('float')
-            self.mp4 = 'mp4' in self.c.format.name
-            self.in_samples = (
-                bool(self.s.time_base)
-                and self.s.time_base.denominator == self.rate * self.s.time_base.numerator
-            )
-            self.exact = self.c.format.name == 'flac'  # the length that is promised
-            self.counted = self.c.format.name in (*_UNTIMED, 'wav', 'w64')
-            self.untimed = self.counted or self.c.format.name in ('avi', 'rm') and len(self.c.streams) == 1
-            self.numbered = self.codec == 'flac' and self.c.format.name in ('flac', 'asf')
-            self.frames = self.promised = self._promise()
-            self.cut = self._is_cut()
-        except Exception as e:
-            self.close()
-            raise e if isinstance(e, _Refused) else _Refused('is not audio that can be decoded') from e
-
-    def _open(self):
-        return _ffmpeg_container(self, _File(self.source, *self.part))
-
-    def _is_cut(self) -> bool:
-        "Does the file say that it goes on?"
-        if self.c.format.name == 'w64' and not self.next_at and _says_less(self.source, *self.part):
-            return True
-        cut = _asf_is_cut(self.source, *self.part) or _says_more(self.source, *self.part)
-        return cut or self.c.format.name == 'ogg' and _ogg_is_cut(self.source)
-
-    def _whole(self):
-        return _between_tags(self.source)
-
-    def _next(self):
-        return _next_recording(self.source, *self.part)
-
-    def _peek(self, at, n):
-        return _peek(self.source, self.part[0] + at, n)
-
-    def close(self):
-        return self.c.close() if self.c is not None else None
-
-    def _choose(self):
-        "The recording to take: the default one, or the first that sounds."
-        return _ffmpeg_choose(self)
-
-    def _promise(self) -> float | None:
-        "The frames a container claims for its sound, or None where it only guesses."
-        return _ffmpeg_promise(self)
-
-    def seek(self, frame: int) -> int:
-        """Go to a frame and return where the next block begins.
-
-        Only MP4 counts time in samples, and even there a decoder carries state, so the first ten minutes
-        are always decoded from the start; later places are entered a second early."""
-        return _ffmpeg_seek(self, frame)
-
-    def _place(self, packet) -> int | None:
-        "Where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
-        return _ffmpeg_place(self, packet)
-
-    @property
-    def per_s(self):
-        return self.recent[0] / self.recent[1] if self.recent[1] else 0.0
-
-    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
-        "The pieces of `_sound` gathered into blocks of one rate, without the padding after the last sample of an MP4."
-        return _ffmpeg_blocks(self)
-
-# %% ../nbs/01a_decode.ipynb #74458350
-def _ffmpeg_container(self: _FFmpeg, file, form: str | None = None):
-    "A file open in FFmpeg, in no container but those that may hold sound."
-    import av
-
-    return av.open(
-        file, 'r', form, metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}
-    )
-
-# %% ../nbs/01a_decode.ipynb #953f48f1
-# so much of each is looked at for something louder, where there are several recordings
-SOUNDS_S = 60
-SOUNDS = 1e-4
-
-
-def _ffmpeg_choose(self: _FFmpeg):
-    from av.stream import Disposition
-
-    known = sorted(self.c.streams.audio, key=lambda s: not s.disposition & Disposition.default)
-    if len(known) == 1:
-        return known[0]
-    return next((s for s in known if _ffmpeg_sounds(self, s.index)), known[0])
-
-# %% ../nbs/01a_decode.ipynb #555e4046
-def _ffmpeg_sounds(self: _FFmpeg, index: int) -> bool:
-    "Is there anything to hear at the beginning of this stream?"
-    try:
-        with self._open() as c:
-            for frame in c.decode(c.streams[index]):
-                if np.abs(_planes(frame)).max(initial=0) > SOUNDS:
-                    return True
-                if frame.time is not None and frame.time > SOUNDS_S:
-                    break
-    except Exception:
-        pass
-    return False
-
-# %% ../nbs/01a_decode.ipynb #f29d0da9
-_FROM_START_S = 600  # up to here, compressed recordings in containers are decoded from their start
-
-
-def _ffmpeg_promise(self: _FFmpeg) -> float | None:
-    name = self.c.format.name
-    alone = len(self.c.streams) == 1
-    if (self.mp4 or name in ('wv', 'tta')) and self.s.duration:
-        return float(self.s.duration * self.s.time_base) * self.rate
-    if name.startswith(('matroska', 'asf', 'flac', 'wav')) and alone and self.c.duration:
-        late_s = (
-            float(self.s.start_time * self.s.time_base)
-            if self.s.start_time and name.startswith('matroska')
-            else 0
-        )
-        return (self.c.duration / 1e6 - max(0.0, late_s)) * self.rate
-    return None
-
-# %% ../nbs/01a_decode.ipynb #15334e39
-def _ffmpeg_seek(self: _FFmpeg, frame: int) -> int:
-    if frame < _FROM_START_S * self.rate or not (self.mp4 and self.in_samples):
-        return 0
-    try:
-        self.c.seek(frame - self.rate, stream=self.s)
-    except Exception:
-        self.c.seek(0, stream=self.s)
-    self.start = frame
-    return frame
-
-# %% ../nbs/01a_decode.ipynb #93bd04cf
-# sample format -> zero, full scale
-_SCALE = {'u8': (128, 128), 's16': (0, 2**15), 's32': (0, 2**31), 's64': (0, 2**63)}
-
-
-def _planes(frame):
-    "A decoded frame as float32, shape (channels, n), full scale at 1."
-    if frame.format.name in ('s64', 's64p'):  # PyAV has no array for it
-        x = np.stack(
-            [
-                np.frombuffer(p, '<i8')[
-                    : frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-                ]
-                for p in frame.planes
-            ]
-        )
-    else:
-        x = frame.to_ndarray()
-    if not frame.format.is_planar:
-        x = x.reshape(-1, frame.layout.nb_channels).T
-    zero, full = _SCALE.get(
-        frame.format.name.rstrip('p') if frame.format.is_planar else frame.format.name, (0, 1)
-    )
-    return (
-        x.astype('float32')
-        if full == 1
-        else (x.astype('float64') - zero).astype('float32') / np.float32(full)
-    )
-
-# %% ../nbs/01a_decode.ipynb #658cda14
-# nothing but frames: FFmpeg counts their times, and passes over what is none
-_UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')
-
-
-def _ffmpeg_place(self: _FFmpeg, packet) -> int | None:
-    if not self.counted or packet.pos is None or self.at == -1:
-        return packet.pos
-    at = packet.pos if self.at is None else self.at
-    head = bytes(memoryview(packet)[:64])
-    if self._peek(at, len(head)) != head:
-        places = (self._peek(at, 1 << reach).find(head) for reach in (12, 16, 20, 24))
-        further = next((place for place in places if place >= 0), -1)
-        if further < 0:
-            self.at = -1
-            return packet.pos
-        at += further
-    self.at = at + packet.size
-    return at
-
-# %% ../nbs/01a_decode.ipynb #3e9042da
-def _ffmpeg_renumber(self: _FFmpeg, packet, frames: list) -> list:
-    "Frames of FLAC with the times that they state themselves; what comes once more is left out."
-    head = bytes(memoryview(packet)[:16])
-    if not frames or len(head) < 16 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
-        return frames
-    self.block = self.block or frames[0].samples
-    at = _flac_at(head, self.block)
-    last = self.last_at
-    if _ffmpeg_is_behind(self, packet) and last is not None and at <= last:
-        return []
-    for frame in frames:
-        frame.pts, frame.time_base, self.last_at = at, Fraction(1, frame.sample_rate), at
-        at += frame.samples
-    return frames
-
-# %% ../nbs/01a_decode.ipynb #97b4dd2f
-def _ffmpeg_is_behind(self: _FFmpeg, packet) -> bool:
-    "Is a packet said to be behind the end? FFmpeg's parser of FLAC gives the last one twice where the header states too little."
-    return packet.pos is not None and packet.pos >= self.part[1] - self.part[0]
-
-
-def _ffmpeg_skipped(self: _FFmpeg, frame, due_s: float | None, *_) -> int:
-    "How many samples are missing before a frame that says itself where it belongs."
-    missing = 0 if due_s is None else round((frame.time - due_s) * frame.sample_rate)
-    return missing if 0 < missing < MISSING_S[1] * frame.sample_rate else 0
-
-# %% ../nbs/01a_decode.ipynb #e7e27107
-def _lasts_s(frames: list) -> float:
-    "How long decoded frames last, seconds."
-    return sum(f.samples / f.sample_rate for f in frames)
-
-# %% ../nbs/01a_decode.ipynb #ca76a29e
-def _ffmpeg_decoded(self: _FFmpeg, packet) -> list | None:
-    "The frames of a packet; None where it is damaged."
-    first = bytes(memoryview(packet)[:1]) if self.codec in ('amrnb', 'amrwb') else b''
-    if first and (first[0] & 0x83 or not first[0] & 4):
-        return None
-    try:
-        frames = packet.decode()
-    except Exception:
-        return None
-    if self.codec == 'speex':
-        if self.packet_s and _lasts_s(frames) > 2.5 * self.packet_s:
-            return None
-        self.packet_s = max(self.packet_s, _lasts_s(frames))
-    return frames
-
-# %% ../nbs/01a_decode.ipynb #f1d57e4f
-def _ffmpeg_frames(self: _FFmpeg) -> Iterator:
-    "Decoded frames, and None for every packet that could not be decoded."
-    packets = self.c.demux(self.s)
-    while True:
-        try:
-            packet = next(packets, None)
-        except Exception:
-            self.broken = True
-            return
-        if packet is None:
-            return
-        if _ffmpeg_is_behind(self, packet) and not self.numbered:
-            continue
-        at = self._place(packet)
-        frames = _ffmpeg_decoded(self, packet)
-        self.mute_bytes = 0 if frames else self.mute_bytes + packet.size
-        if frames is None:
-            yield None
-            continue
-        frames = _ffmpeg_renumber(self, packet, frames) if self.numbered else frames
-        if at is not None and packet.size:
-            self.lost_bytes = 0 if self.read_to is None else at - self.read_to
-            size_s = _lasts_s(frames)
-            usual = round(self.per_s * size_s)
-            junk = usual and packet.size > 4 * usual + 4096  # what is no frame hangs on the last one
-            end = at + (usual if junk else packet.size)
-            self.read_to = max(self.read_to or 0, end)  # places go back in RealMedia
-            if junk:
-                yield from frames
-                continue
-            head = self.lost_bytes if 0 < self.lost_bytes < HEAD_BYTES else 0  # in AVI and RealMedia
-            if size_s:
-                self.recent = 0.95 * self.recent[0] + packet.size + head, 0.95 * self.recent[1] + size_s
-        yield from frames
-
-# %% ../nbs/01a_decode.ipynb #6f85c73b
-HEAD_BYTES = 64
-
-# %% ../nbs/01a_decode.ipynb #f9ebdacc
-GAPS = 10_000  # places of damage that are told apart
-# one packet, where another recording follows, is no gap worth telling; many are, and those near each other
-GAP_S = 0.05
-UNTOLD_S = 1.0
-NEAR_S = 0.5
-# a jump in time between these is sound that is missing; a smaller one is rounding, a larger one no time
-MISSING_S = 0.1, 60.0
-ROUNDING_S = 0.005  # by so much times may be off; what is more adds up
-
-
-def _ffmpeg_missing(self: _FFmpeg, frame, due_s: float | None, lost: int, then) -> int:
-    "How many frames of silence belong before this one; a time that the next frame takes back is a damaged time."
-    low, high = MISSING_S
-    steady = (
-        getattr(then, 'time', None) is None
-        or abs(then.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
-    )
-    if frame.time is not None and due_s is not None and steady and not self.untimed:
-        jump_s = frame.time - due_s
-        # no more than there can be
-        high = min(high, self.promised / self.rate + low - self.heard_s) if self.promised else high
-        self.owed_s = max(0.0, self.owed_s + jump_s * (abs(jump_s) > ROUNDING_S)) if jump_s < high else 0.0
-        if low < self.owed_s < high or lost and jump_s < high:  # how much was lost is known here
-            owed_s = self.owed_s
-            self.owed_s = 0.0
-            return round(owed_s * frame.sample_rate)
-    # counted once
-    lost_bytes = max(0, self.lost_bytes)
-    self.lost_bytes = 0
-    of_bytes = _ffmpeg_of_bytes(self, lost_bytes) if self.heard_s and self.untimed else 0.0
-    if lost or of_bytes > GAP_S:
-        around = self._peek(max(0, self.read_to - 2048), min(lost_bytes, 1 << 20) + 2048) if of_bytes else b''
-        if re.search(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0', around):
-            return 0  # here another recording begins
-        by_bytes = round(min(of_bytes, high) * frame.sample_rate)
-        few = lost > 2 * by_bytes > 0  # zeros may look like many packets
-        return by_bytes if few else max(lost, by_bytes)
-    return 0
-
-# %% ../nbs/01a_decode.ipynb #718180b7
-def _ffmpeg_gap(self: _FFmpeg, lost_s: float) -> None:
-    "Note that sound is missing here; a stream that is damaged for days is no reason to keep all of its places."
-    if len(self.gaps) < GAPS:
-        self.gaps.append((self.heard_s, lost_s))
-    else:
-        self.gaps[-1] = self.gaps[-1][0], self.gaps[-1][1] + lost_s
-
-
-def _ffmpeg_of_bytes(self: _FFmpeg, n: int) -> float:
-    "How long so many bytes last, seconds."
-    return n / self.per_s if self.per_s and n > 0 else 0.0
-
-# %% ../nbs/01a_decode.ipynb #3898d190
-def _ffmpeg_sound(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
-    "Mono pieces from `start` on with their rate; ends early, with `broken` set, where decoding fails."
-    drop = None
-    lost = 0
-    before = 0
-    due_s = None
-    sought = self.start > 0
-    n = 1024
-    near_s = 0.0
-    near_at = 0.0
-    # of the others, bytes are counted up to each frame
-    frames = _ffmpeg_frames(self)
-    timed = not self.untimed
-    for frame, then in pairwise(chain(frames, [None])) if timed else zip(frames, repeat(None)):
-        if frame is None:
-            lost = lost + n * (drop is not None)
-            before = before + n * (drop is None)
-            continue
-        n = frame.samples
-        rate = frame.sample_rate
-        x = mono(_planes(frame))
-        if drop is None:
-            at = 0 if frame.time is None else frame.time * rate
-            drop = round(self.start - at) if sought else max(0, round(-at))
-        told = _ffmpeg_skipped if self.numbered and frame.time is not None else _ffmpeg_missing
-        missing = told(self, frame, due_s, lost, then)
-        self.untold_s += missing / rate
-        if missing:
-            near_s = missing / rate + (near_s if self.heard_s - near_at < NEAR_S else 0.0)
-            near_at = self.heard_s
-        if missing and near_s > GAP_S or self.untold_s > UNTOLD_S:
-            _ffmpeg_gap(self, self.untold_s)
-            self.untold_s = 0.0
-        for i in range(0, missing, 65_536):
-            yield np.zeros(min(65_536, missing - i), 'float32'), rate
-        due_s = (frame.time if frame.time is not None else due_s or 0.0) + n / rate
-        lost = 0
-        cut = min(drop, len(x))
-        drop = max(0, drop - len(x))
-        if cut < len(x):
-            yield x[cut:], rate
-    placed = self.at not in (None, -1) and self.read_to and self.c.format.name in _UNTIMED
-    unread = self.part[1] - self.part[0] - self.read_to if placed else 0
-    # a decoder that gave nothing for long, first or last
-    mute = before > self.rate or _ffmpeg_of_bytes(self, self.mute_bytes) > 1
-    if mute or lost > self.rate // 4 or unread > 16_384 and _ffmpeg_of_bytes(self, unread) > 0.25:
-        self.broken = True
-
-# %% ../nbs/01a_decode.ipynb #0becd7b0
-def _ffmpeg_blocks(self: _FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
-    parts = []
-    n = 0
-    done = self.start
-    known = self.rate
-    self.heard_s = self.start / self.rate
-    end = round(self.promised) if self.mp4 and self.promised else None
-    for x, rate in _ffmpeg_sound(self):
-        if n and (n >= self.gather or rate != known):
-            yield np.concatenate(parts), known
-            parts = []
-            done = done + n
-            n = 0
-        parts.append(x)
-        n = n + len(x)
-        known = rate
-        self.heard_s += len(x) / rate
-    if end is not None and 0 < done + n - end <= 4096:
-        self.heard_s -= (n - max(0, end - done)) / known
-        n = max(0, end - done)
-    if n:
-        yield np.concatenate(parts)[:n], known
+__all__ = ['EXACT_S', 'open_recording', 'AudioInfo', 'info', 'sound', 'tags', 'pieces', 'stream_pieces']
 
 # %% ../nbs/01a_decode.ipynb #dbc496cb
-def _opened(fd: int, part: tuple[int, int] | None = None) -> _Sndfile | _FFmpeg:
-    "A recording, or a part of a file, in the decoder that knows it; `_Refused` when none does."
+def _opened(fd: int, part: tuple[int, int] | None = None) -> Sndfile | FFmpeg:
+    "Open a recording, or a part of a file, in the decoder that knows it; raises `Refused` when none does."
     try:
-        return _Sndfile(fd, part)
-    except _Refused:
-        return _FFmpeg(fd, part)
+        return Sndfile(fd, part)
+    except Refused:
+        return FFmpeg(fd, part)
+
+# %% ../nbs/01a_decode.ipynb #2125c120
+def _checked(dec, path):
+    "Return the same decoder; raises `AudioError` for a rate that no recording has."
+    if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
+        claim = f'{counted(dec.channels, "channel")} at {dec.rate} Hz'
+        raise AudioError(f'{printable(path)}: claims {claim}, which cannot be right')
+    return dec
 
 # %% ../nbs/01a_decode.ipynb #a7701c71
 @contextmanager
-def _decoder(path):
-    "The recording behind a path, open in whichever decoder knows it; raises `AudioError`."
-    fd = _open_fd(path)
+def open_recording(
+    path: str | bytes | os.PathLike,  # an audio or video file
+) -> Iterator[Sndfile | FFmpeg]:
+    "Open the recording behind a path in whichever decoder knows it; raises `AudioError`."
+    fd = open_file(path)
     try:
         try:
             dec = _opened(fd)
-        except _Refused as e:
+        except Refused as e:
             try:
-                if not (part := _behind_foreign(fd)):
+                if not (part := behind_foreign(fd)):
                     raise
                 dec = _opened(fd, part)
-            except _Refused:
+            except Refused:
                 raise AudioError(f'{printable(path)}: {e}') from None
         with closing(dec):
             yield _checked(dec, path)
     finally:
         os.close(fd)
-
-# %% ../nbs/01a_decode.ipynb #2125c120
-def _checked(dec, path):
-    "The same decoder; raises `AudioError` for a rate that no recording has."
-    if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
-        claim = f'{counted(dec.channels, "channel")} at {dec.rate} Hz'
-        raise AudioError(f'{printable(path)}: claims {claim}, which cannot be right')
-    return dec
 
 # %% ../nbs/01a_decode.ipynb #4a23d596
 @dataclass(frozen=True)
@@ -1060,50 +81,52 @@ class AudioInfo:
 
 # %% ../nbs/01a_decode.ipynb #f888c356
 def info(
-    path,  # an audio or video file
+    path: str | bytes | os.PathLike,  # an audio or video file
 ) -> AudioInfo:
-    "Length, rate, channels and codec without decoding; raises `AudioError`."
-    with _decoder(path) as d:
+    "Read length, rate, channels and codec without decoding; raises `AudioError`."
+    with open_recording(path) as d:
         return AudioInfo(None if d.frames is None else d.frames / d.rate, d.rate, d.channels, d.codec)
+
+# %% ../nbs/01a_decode.ipynb #0a31b8ec
+def _packets(f: FFmpeg, fd: int) -> Iterator[bytes | memoryview]:
+    "Yield the packets of a recording."
+    packets = f.container.demux(f.stream)
+    if f.form != 'flac':
+        yield from packets
+        return
+    # from its first packet on there is nothing else: no need to look for each
+    file = FilePart(fd, *f.part)
+    file.seek(next(packets).pos)
+    yield from iter(lambda: file.read(1 << 20), b'')
 
 # %% ../nbs/01a_decode.ipynb #24b57284
 def sound(
-    path,  # an audio or video file
+    path: str | bytes | os.PathLike,  # an audio or video file
 ) -> Iterator[bytes | memoryview]:  # what coding it is in, then its packets
-    "The coded sound of a file without tags, pictures and padding; raises `AudioError`."
-    fd = _open_fd(path)
-    holds_some = False
+    "Take the coded sound out of a file, without tags, pictures and padding; raises `AudioError`."
+    fd = open_file(path)
+    is_empty = True
     try:
-        with closing(_FFmpeg(fd)) as f:
-            yield f'{f.s.codec_context.codec.canonical_name} {f.rate} {f.channels}\n'.encode()
-            packets = f.c.demux(f.s)
-            # from its first packet on there is nothing else: no need to look for each
-            if f.c.format.name == 'flac':
-                file = _File(fd, *f.part)
-                file.seek(next(packets).pos)
-                packets = iter(lambda: file.read(1 << 20), b'')
-            for packet in packets:
-                holds_some = holds_some or bytes(packet) != b''
+        with closing(FFmpeg(fd)) as f:
+            yield f'{f.stream.codec_context.codec.canonical_name} {f.rate} {f.channels}\n'.encode()
+            for packet in _packets(f, fd):
+                is_empty = is_empty and bytes(packet) == b''
                 yield packet
     except Exception as e:
         raise AudioError(f'{printable(path)}: its sound cannot be taken out ({reason(e)})') from e
     finally:
         os.close(fd)
-    if not holds_some:
+    if is_empty:
         raise AudioError(f'{printable(path)}: holds no sound')
 
 # %% ../nbs/01a_decode.ipynb #dc842ec7
 def tags(
-    path,  # an audio or video file
+    path: str | bytes | os.PathLike,  # an audio or video file
 ) -> dict[str, str]:  # names in lower case
-    "What a container says about itself and its sound; raises `AudioError`."
-    import av
-
-    fd = _open_fd(path)
+    "Read what a container says about itself and its sound; raises `AudioError`."
+    fd = open_file(path)
     try:
-        with av.open(
-            _File(fd), 'r', metadata_errors='replace', container_options={'format_whitelist': _CONTAINERS}
-        ) as c:
+        with open_container(FilePart(fd)) as c:
             inner = c.streams.audio[0].metadata if c.streams.audio else {}
             return {name.lower(): value for source in (inner, c.metadata) for name, value in source.items()}
     except Exception as e:
@@ -1111,33 +134,12 @@ def tags(
     finally:
         os.close(fd)
 
-# %% ../nbs/01a_decode.ipynb #24ede6a4
-def at_rate(
-    blocks: Iterator[tuple[np.ndarray, int]],  # mono samples and their rate, Hz
-    rate_hz: int,  # the rate wanted
-) -> Iterator[np.ndarray]:
-    "The same sound at one rate, in pieces of any size."
-    import soxr
-
-    change = None
-    known = None
-    nothing = np.zeros(0, 'float32')
-    for x, rate in blocks:
-        if rate != known:
-            if change is not None:
-                yield change.resample_chunk(nothing, last=True)
-            change = None if rate == rate_hz else soxr.ResampleStream(rate, rate_hz, 1, dtype='float32')
-            known = rate
-        yield x if change is None else change.resample_chunk(x)
-    if change is not None:
-        yield change.resample_chunk(nothing, last=True)
-
 # %% ../nbs/01a_decode.ipynb #97451b9c
 def _clean(dec, path, report) -> Iterator[tuple[np.ndarray, int]]:
-    "A decoder's blocks; whatever it stumbles over means that it is broken there."
+    "Yield a decoder's blocks; whatever it stumbles over means that it is broken there."
     blocks = dec.blocks()
     strange = f'{printable(path)}: holds non-finite samples (NaN or infinity)'
-    told = False
+    is_reported = False
     while True:
         try:
             x, rate = next(blocks)
@@ -1149,18 +151,13 @@ def _clean(dec, path, report) -> Iterator[tuple[np.ndarray, int]]:
         if not math.isfinite(np.sum(x, dtype='float64')):
             if report is None:
                 raise AudioError(strange)
-            if not told:
+            if not is_reported:
                 report(f'{strange}; they are taken for silence')
             x = np.where(np.abs(x) < 1e6, x, 0).astype('float32')
-            told = True
+            is_reported = True
         yield np.clip(x, -1e6, 1e6), rate  # a resampler makes no number of what is larger
 
 # %% ../nbs/01a_decode.ipynb #8a6a63ec
-# a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is
-# promised
-EXACT_S = 0.02
-
-
 def _seek(dec, first: int, rate_hz: int) -> int:
     "Go shortly before output sample `first`; returns the output samples to drop."
     g = math.gcd(dec.rate, rate_hz)
@@ -1171,137 +168,66 @@ def _seek(dec, first: int, rate_hz: int) -> int:
 
 # %% ../nbs/01a_decode.ipynb #1f2ad474
 def _gaps_text(gaps: list[tuple[float, float]]) -> str:
-    "Where sound is damaged and how much is missing."
+    "Say where sound is damaged and how much is missing."
     lost_s = sum(g[1] for g in gaps)
-    where = (
-        f'at {gaps[0][0]:.2f} s'
-        if len(gaps) == 1
-        else f'at {len(gaps)} places, the first at {gaps[0][0]:.2f} s'
-    )
-    return (
-        f'is damaged {where}'
-        + (f'; {lost_s:.2f} s are missing' if lost_s >= 0.005 else '')
-        + '; the rest is read'
-    )
+    first_s = f'{gaps[0][0]:.2f} s'
+    where = f'at {first_s}' if len(gaps) == 1 else f'at {len(gaps)} places, the first at {first_s}'
+    missing = f'; {lost_s:.2f} s are missing' if lost_s >= 0.005 else ''
+    return f'is damaged {where}{missing}; the rest is read'
 
 # %% ../nbs/01a_decode.ipynb #3c419478
-def _ending(path, dec, given: int, first: int, rate_hz: int) -> None:
-    "After the last block: complain if more was promised, if parts are damaged, or if nothing was given."
+# a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is promised
+EXACT_S = 0.02
+
+
+def _ending(path, dec, n_given: int, first: int, rate_hz: int) -> None:
+    "After the last block, complain if more was promised, if parts are damaged, or if nothing was given."
+    name = printable(path)
     promised_s = None if dec.promised is None else dec.promised / dec.rate
     missing_s = 0.0 if promised_s is None else promised_s - dec.heard_s
     if dec.broken or dec.cut or missing_s > (EXACT_S if dec.exact else max(0.25, 0.005 * (promised_s or 0))):
         of = f' of {promised_s:.2f} s' if missing_s > 0 and not dec.cut else ''
-        text = f'{printable(path)}: is damaged or cut off; {dec.heard_s:.2f} s{of} can be decoded'
+        text = f'{name}: is damaged or cut off; {dec.heard_s:.2f} s{of} can be decoded'
         raise TruncatedAudio(text, dec.heard_s, promised_s if of else None)
-    if dec.next_at and given:
-        text = f'{printable(path)}: {dec.heard_s:.2f} s are read; from byte {dec.next_at} on it holds another recording, which is not'
-        raise TruncatedAudio(text, dec.heard_s)
-    if not given and first:
-        raise AudioError(
-            f'{printable(path)}: {first / rate_hz:.2f} s is beyond its end at {dec.heard_s:.2f} s'
-        )
-    if not given:
-        raise AudioError(f'{printable(path)}: holds no samples')
+    if dec.next_at and n_given:
+        more = f'from byte {dec.next_at} on it holds another recording, which is not'
+        raise TruncatedAudio(f'{name}: {dec.heard_s:.2f} s are read; {more}', dec.heard_s)
+    if not n_given and first:
+        raise AudioError(f'{name}: {first / rate_hz:.2f} s is beyond its end at {dec.heard_s:.2f} s')
+    if not n_given:
+        raise AudioError(f'{name}: holds no samples')
     if dec.gaps:
-        raise DamagedAudio(f'{printable(path)}: {_gaps_text(dec.gaps)}', dec.heard_s)
+        raise DamagedAudio(f'{name}: {_gaps_text(dec.gaps)}', dec.heard_s)
 
 # %% ../nbs/01a_decode.ipynb #1e27a1c0
 def pieces(
-    path,  # an audio or video file
+    path: str | bytes | os.PathLike,  # an audio or video file
     start_s: float,  # where to begin
     duration_s: float | None,  # how much; None = to the end
     rate_hz: int,  # the rate wanted
     # told when samples are no numbers, which are then silence; None: refused
     report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32, any length, none at all too; in [-1, 1]
-    "The samples of a range; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    "Yield the samples of a range; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
     first = round(start_s * rate_hz)
     want = None if duration_s is None else round(duration_s * rate_hz)
-    with _decoder(path) as dec:
+    name = printable(path)
+    with open_recording(path) as dec:
         if dec.frames is not None and first / rate_hz > max(dec.frames, dec.promised or 0) / dec.rate + 1:
-            raise AudioError(
-                f'{printable(path)}: {start_s:.2f} s is beyond its end at {dec.frames / dec.rate:.2f} s'
-            )
-        skip = _seek(dec, first, rate_hz)
-        given = 0
+            end_s = dec.frames / dec.rate
+            raise AudioError(f'{name}: {start_s:.2f} s is beyond its end at {end_s:.2f} s')
+        n_skip = _seek(dec, first, rate_hz)
+        n_given = 0
         for x in at_rate(_clean(dec, path, report), rate_hz):
-            x, skip = x[skip:], max(0, skip - len(x))
-            x = x if want is None else x[: want - given]
-            given += len(x)
+            x, n_skip = x[n_skip:], max(0, n_skip - len(x))
+            x = x if want is None else x[: want - n_given]
+            n_given += len(x)
             yield np.clip(x, -1, 1)
-            if given == want:
+            if n_given == want:
                 if gaps := [g for g in dec.gaps if start_s <= g[0] < start_s + duration_s]:
-                    raise DamagedAudio(f'{printable(path)}: {_gaps_text(gaps)}', dec.heard_s)
+                    raise DamagedAudio(f'{name}: {_gaps_text(gaps)}', dec.heard_s)
                 return
-        _ending(path, dec, given, first, rate_hz)
-
-# %% ../nbs/01a_decode.ipynb #d94761a6
-KEPT_BYTES = 2 << 20  # of a stream, to look at once more
-OPENED_BYTES = 64 << 20  # a stream that has not said what it is after so many bytes never will
-
-
-class _Feed:
-    "A stream of bytes for FFmpeg, without a way back, and the last of it once more."
-
-    def __init__(self, read: Callable[[int], bytes]):
-        self.more = read
-        self.kept = bytearray()
-        self.end = 0
-        self.opened = False
-
-    def read(self, n: int) -> bytes:
-        data = self.more(n) if self.opened or self.end < OPENED_BYTES else b''
-        while not self.end and 0 < len(data) < 12 and (more := self.more(12 - len(data))):
-            data += more
-        if not self.end and data[:4] == b'.snd' and data[8:12] in (bytes(4), b'\x80\0\0\0'):
-            data = data[:8] + b'\xff' * 4 + data[12:]  # an AU of unknown length, as FFmpeg knows it
-        self.kept += data
-        self.end += len(data)
-        if len(self.kept) > 2 * KEPT_BYTES:
-            del self.kept[:-KEPT_BYTES]
-        return data
-
-    def peek(self, at: int, n: int) -> bytes:
-        "What is kept of the `n` bytes from a place."
-        first = self.end - len(self.kept)
-        return bytes(self.kept[max(0, at - first) : max(0, at + n - first)])
-
-# %% ../nbs/01a_decode.ipynb #14c3975f
-class _Stream(_FFmpeg):
-    "Sound that comes as a stream, open in FFmpeg."
-
-    gather = 4096
-
-    def __init__(self, feed: _Feed, form: str | None):
-        self.form = form
-        super().__init__(feed)
-        feed.opened = True
-
-    def _open(self):
-        return _ffmpeg_container(self, self.source, self.form)
-
-    def _whole(self) -> tuple[float, float]:
-        return 0, math.inf
-
-    def _next(self) -> None:
-        return None
-
-    def _is_cut(self) -> bool:
-        return False
-
-    def _place(self, packet) -> int | None:
-        return packet.pos
-
-    def _peek(self, at: int, n: int) -> bytes:
-        return self.source.peek(at, n)
-
-    def _choose(self):
-        from av.stream import Disposition
-
-        return max(self.c.streams.audio, key=lambda s: (bool(s.disposition & Disposition.default), -s.index))
-
-    def _promise(self) -> float | None:
-        return None if self.mp4 and b'mvex' in self.source.kept else super()._promise()
+        _ending(path, dec, n_given, first, rate_hz)
 
 # %% ../nbs/01a_decode.ipynb #20808f05
 def stream_pieces(
@@ -1312,14 +238,14 @@ def stream_pieces(
     # told when samples are no numbers, which are then silence; None: refused
     report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32, any length, none at all too; in [-1, 1]
-    "The sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    "Yield the sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
     try:
-        dec = _Stream(_Feed(read), form)
-    except _Refused as e:
+        dec = FFmpegStream(Feed(read), form)
+    except Refused as e:
         raise AudioError(f'{name}: {e}') from None
     with closing(dec):
-        given = 0
+        n_given = 0
         for x in at_rate(_clean(_checked(dec, name), name, report), rate_hz):
-            given += len(x)
+            n_given += len(x)
             yield np.clip(x, -1, 1)
-        _ending(name, dec, given, 0, rate_hz)
+        _ending(name, dec, n_given, 0, rate_hz)

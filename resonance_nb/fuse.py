@@ -20,7 +20,7 @@ from .calibration import load as load_calibration
 from .core import Match, OtherVersion, ResonanceError, SongIndex
 from .core import as_matches, best_first, first_line, probability, reading
 from .embedding import clip_vectors
-from .index import Codebook, shipped_codebook
+from .codebook import Codebook, shipped_codebook
 from .landmarks import level_blocks, own_agreement, pack_peaks, unpack_peaks
 from .match import runner_up
 from .network import HOP_S, as_network

@@ -11,7 +11,7 @@ from typing import Callable
 
 import numpy as np
 
-from .decode import printable
+from .files import printable
 
 # %% auto #0
 __all__ = ['LOOK_BYTES', 'IN_A_ROW', 'NOISE_BYTES', 'NOISE_CHI2', 'RAW', 'Kind', 'recognise']

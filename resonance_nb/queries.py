@@ -313,7 +313,7 @@ def add_crowd(
     level: Callable | None = None,  # what the SNR compares, samples -> dB; by default RMS
 ) -> np.ndarray:
     "The plainest concert: music plus crowd, at the query's SNR within 0.1 dB (`ResonanceError` otherwise)."
-    from resonance_nb.crowd import mix_at_snr
+    from resonance_nb.mix import mix_at_snr
 
     if query.kind == 'noise':
         crowd = crowd_of(query, corpus, cache)

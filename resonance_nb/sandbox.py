@@ -23,7 +23,8 @@ import numpy as np
 
 from . import decode
 from .core import ResonanceError
-from .decode import AudioError, AudioInfo, DamagedAudio, TruncatedAudio, printable
+from .decode import AudioInfo
+from .files import AudioError, DamagedAudio, TruncatedAudio, printable
 
 # %% auto #0
 __all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'tags', 'pieces', 'stream_pieces', 'sound_sha256']

@@ -23,7 +23,7 @@ import numpy as np
 from . import audio, kinds, sandbox
 from .audio import SAMPLE_RATE, AudioError, TruncatedAudio
 from .core import MissingExtra, ResonanceError, counted, need
-from .decode import mono
+from .samples import mono
 
 # %% auto #0
 __all__ = ['SILENCE_DB', 'ZEROS_S', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_pipe', 'from_raw',

@@ -12,7 +12,7 @@ import numpy as np
 
 from .audio import SAMPLE_RATE, usable
 from .embedding import Embedder
-from .index import Codebook
+from .codebook import Codebook
 from .landmarks import DENSE, peaks
 from .match import align, best_songs, laid_out, scan
 from .network import HOP_S

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import chain, crowd, rooms
+from . import chain, crowd, mix, rooms
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, as_samples, require_rng, rng_for
 
@@ -632,7 +632,13 @@ def _draw(
         often = self.events_per_minute.draw(rng)
         scene = plain_facts(
             crowd.draw_scene(
-                bank.crowds, duration_s, rng, before_s, often, self.sing_along, self.crowd_layers
+                bank.crowds,
+                duration_s,
+                rng,
+                before_s=before_s,
+                events_per_minute=often,
+                sing_along=self.sing_along,
+                layers=self.crowd_layers,
             ).to_dict()
         )
         start = 0
@@ -706,9 +712,9 @@ def _in_the_air(
     if record.snr_db is None and record.music:
         return wet, np.zeros_like(wet)
     scene = crowd.Scene.from_dict(record.scene)
-    return wet, crowd.render_scene(
-        scene, bank.crowds, anchor + n, record.scene_start - anchor, wet if record.music else None
-    )
+    heard_by_audience = wet if record.music else None
+    start = record.scene_start - anchor
+    return wet, crowd.render_scene(scene, bank.crowds, anchor + n, start=start, music=heard_by_audience)
 
 # %% ../nbs/23_venue.ipynb #5f51b06f
 _CODEC_PAST = 4_000  # samples of past that reach the codec, 0.25 s
@@ -736,7 +742,7 @@ def _play(record: Record, samples, bank: Bank, before, after) -> tuple[np.ndarra
     music, noise = _in_the_air(record, x, anchor, n, bank, input_gain)
     measured = {'input_gain_db': _db(input_gain), 'clean_start_s': anchor / SAMPLE_RATE}
     if record.music and record.snr_db is not None:
-        gain = crowd.crowd_gain(music[anchor:], noise[anchor:], record.snr_db, record.loudness)
+        gain = mix.crowd_gain(music[anchor:], noise[anchor:], record.snr_db, loudness=record.loudness)
         noise = noise * np.float32(gain)
         measured |= {
             'crowd_gain_db': _db(gain),
@@ -757,7 +763,7 @@ def _ratio_db(music, noise, loudness: str) -> float:
         from resonance_nb.audio import lufs
 
         return float(lufs(music) - lufs(noise))
-    return float(crowd.snr_db_of(music, noise))
+    return float(mix.snr_db_of(music, noise))
 
 # %% ../nbs/23_venue.ipynb #db24eb7f
 def degrade(

@@ -149,16 +149,16 @@ def tags(folder):
 @target
 def headers(folder):
     "What is looked for in files before and beside the decoders: Ogg pages, ID3, Xing, RIFF, FLAC between tags."
-    from resonance_nb import decode
+    from resonance_nb import bitstreams, chunks, files
 
     path = folder / 'x'
     looks = [
-        decode._behind_id3,
-        decode._flac_part,
-        decode._ogg_is_cut,
-        decode._ogg_needs_care,
-        decode._mp3_goes_on,
-        decode._long_wav_part,
+        files.behind_id3,
+        files.flac_part,
+        bitstreams.ogg_is_cut,
+        bitstreams.ogg_needs_care,
+        bitstreams.mp3_goes_on,
+        chunks.long_wav_part,
     ]
 
     def run(data):
@@ -167,12 +167,12 @@ def headers(folder):
         try:
             for look in looks:
                 if (
-                    look is not decode._ogg_is_cut
-                    and look is not decode._ogg_needs_care
+                    look is not bitstreams.ogg_is_cut
+                    and look is not bitstreams.ogg_needs_care
                     or data[:4] == b'OggS'
                 ):
                     look(fd)
-            decode._promised_chunk(data.decode('latin-1'))
+            chunks.promised_chunk(data.decode('latin-1'))
         finally:
             os.close(fd)
 
@@ -382,7 +382,7 @@ def codebook(folder):
     "A codebook in a file of arrays."
     import numpy as np
 
-    from resonance_nb.index import Codebook
+    from resonance_nb.codebook import Codebook
 
     path = folder / 'x.npz'
     Codebook('int8', {'ranges': np.ones((2, 4), np.float32)}).save(path)

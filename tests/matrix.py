@@ -698,7 +698,7 @@ def named(folder, container, damage):
 
 def read_here(container):
     "Is this container one that the package says it reads?"
-    from resonance_nb import decode
+    from resonance_nb import ffmpeg
 
     alias = {
         '3gp': '3gp',
@@ -719,7 +719,7 @@ def read_here(container):
         'mxf_opatom': 'mxf',
         'asf_stream': 'asf',
     }
-    return alias.get(container, container) in decode._CONTAINERS.split(',')
+    return alias.get(container, container) in ffmpeg.CONTAINERS.split(',')
 
 
 def jobs(container, made):

@@ -14,7 +14,7 @@ import pytest
 import soundfile as sf
 import soxr
 
-from resonance_nb import audio, decode
+from resonance_nb import audio, ffmpeg
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile import RATE, make_hostile, tone, wav_header, write, write_av  # noqa: E402
@@ -160,7 +160,7 @@ def test_late_excerpt_of_an_mp4_enters_by_seeking(shelf, monkeypatch, name, tole
     "In time to the sample; AAC fills in noise of its own, which depends on where decoding began."
     y = audio.load(shelf[name])
     monkeypatch.setenv('RESONANCE_SANDBOX', '0')
-    monkeypatch.setattr(decode, '_FROM_START_S', 2)
+    monkeypatch.setattr(ffmpeg, 'FROM_START_S', 2)
     for start in (3.0, 7.1234, 12.345):
         first = round(start * RATE)
         assert np.abs(audio.load(shelf[name], start, 2) - y[first : first + 2 * RATE]).max() < tolerance

@@ -380,10 +380,10 @@ def test_the_sound_of_a_query_has_its_snr(corpus, queries):
 
 
 def test_a_missed_snr_stops_the_bench(corpus, queries, monkeypatch):
-    from resonance_nb import crowd
+    from resonance_nb import mix
 
-    real = crowd.mix_at_snr
-    monkeypatch.setattr(crowd, 'mix_at_snr', lambda m, n, snr, *a, **k: real(m, n, snr + 0.2, *a, **k))
+    real = mix.mix_at_snr
+    monkeypatch.setattr(mix, 'mix_at_snr', lambda m, n, snr, *a, **k: real(m, n, snr + 0.2, *a, **k))
     with pytest.raises(ResonanceError, match='asked for'):
         render(next(q for q in queries if q.snr_db == 5), corpus)
 

@@ -10,9 +10,9 @@ import pytest
 import soundfile as sf
 from hostile import write, write_av
 
-from resonance_nb import decode
+from resonance_nb import bitstreams, chunks, decode, files, sndfile
 from resonance_nb.core import rng_for
-from resonance_nb.decode import AudioError, DamagedAudio, TruncatedAudio
+from resonance_nb.files import AudioError, DamagedAudio, TruncatedAudio
 
 RATE = 16_000
 
@@ -274,7 +274,7 @@ def test_a_part_of_a_file_is_a_file(tmp_path):
     fd = os.open(tmp_path / 'x', os.O_RDONLY)
     try:
         for begin, end in ((0, None), (100, None), (100, 9_000), (0, 10)):
-            part = decode._File(fd, begin, end)
+            part = files.FilePart(fd, begin, end)
             known = io.BytesIO(data[begin:end])
             rng = rng_for(1, str(begin), str(end))
             for _ in range(200):
@@ -476,7 +476,7 @@ def test_what_an_avi_goes_on_with_is_no_other_recording(tmp_path):
         b'RIFF' + struct.pack('<I', 12) + b'AVI ' + bytes(8) + b'RIFF' + struct.pack('<I', 4) + b'AVIX'
     )
     fd = os.open(path, os.O_RDONLY)
-    assert decode._next_recording(fd, 0, 32) is None
+    assert chunks.next_recording(fd, 0, 32) is None
     os.close(fd)
 
 
@@ -530,14 +530,14 @@ def test_the_last_frames_of_a_flac_are_asked_of_ffmpeg(tmp_path, monkeypatch):
     "libsndfile may end early without a word."
     path = tmp_path / 'x.flac'
     made(path, sweep(200, 8_000), 8_000)
-    real = decode._sndfile_own_blocks
+    real = sndfile._own_blocks
 
     def ends_early(self):
         blocks = [*real(self)]
         yield from blocks[:-1]
         yield blocks[-1][:-3_200]
 
-    monkeypatch.setattr(decode._Sndfile, '_own_blocks', ends_early)
+    monkeypatch.setattr(sndfile.Sndfile, 'own_blocks', ends_early)
     x, why = heard(path)
     assert why is None and len(x) == 200 * RATE
 
@@ -628,8 +628,8 @@ def test_an_opus_whose_rate_is_not_its_decoders_is_read_on_at_its_place(tmp_path
     path = tmp_path / 'x.opus'
     path.write_bytes(audio.encode(x, codec='opus'))
     whole = audio.load(path)
-    assert decode._Sndfile(os.open(path, os.O_RDONLY)).rate == 16_000
-    real = decode._sndfile_own_blocks
+    assert sndfile.Sndfile(os.open(path, os.O_RDONLY)).rate == 16_000
+    real = sndfile._own_blocks
 
     def ends_early(self):
         for n, block in enumerate(real(self)):
@@ -638,7 +638,7 @@ def test_an_opus_whose_rate_is_not_its_decoders_is_read_on_at_its_place(tmp_path
             yield block[: 5 * 16_000]
         self.broken = True
 
-    monkeypatch.setattr(decode._Sndfile, '_own_blocks', ends_early)
+    monkeypatch.setattr(sndfile.Sndfile, 'own_blocks', ends_early)
     notes = []
     heard = np.concatenate(list(decode.pieces(path, 0.0, None, 16_000, notes.append)))
     assert abs(len(heard) - len(whole)) < 800
@@ -768,8 +768,8 @@ def test_a_frame_of_amr_says_whether_it_is_good(tmp_path):
 def test_a_wavpack_that_ends_between_two_blocks_is_told(tmp_path):
     x, why = damaged(tmp_path / 'x', 'none', 'wv', 'wavpack', 44_100, 2)
     assert why is None
-    with decode._decoder(tmp_path / 'x') as d:
-        end = [p.pos for p in d.c.demux(d.s) if p.size][6]
+    with decode.open_recording(tmp_path / 'x') as d:
+        end = [p.pos for p in d.container.demux(d.stream) if p.size][6]
     (tmp_path / 'x').write_bytes((tmp_path / 'x').read_bytes()[:end])
     x, why = heard(tmp_path / 'x')
     assert isinstance(why, TruncatedAudio) and why.promised_s == 6 and len(x) == 3 * RATE
@@ -804,6 +804,6 @@ def test_a_file_that_ends_within_the_header_of_an_mp3(tmp_path):
         path = tmp_path / 'cut.mp3'
         path.write_bytes(b'\xff' * 72 + word)
         with open(path, 'rb') as f:
-            assert decode._mp3_goes_on(f.fileno()) is False
+            assert bitstreams.mp3_goes_on(f.fileno()) is False
         with pytest.raises(AudioError):
             decode.info(path)

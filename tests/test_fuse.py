@@ -28,7 +28,7 @@ torch = pytest.importorskip('torch')
 from resonance_nb.embedding import Embedding, clip_vectors  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
 from resonance_nb.fuse import LONGEST_S, PIECES, Candidates, Fused, features  # noqa: E402
-from resonance_nb.index import shipped_codebook  # noqa: E402
+from resonance_nb.codebook import shipped_codebook  # noqa: E402
 from resonance_nb.table import BLOCK, FRONT, LEAD_WINDOWS, SCANNED_AXES, Proposals  # noqa: E402
 
 RATE = audio.SAMPLE_RATE

@@ -19,7 +19,7 @@ from hostile import make_hostile, png, wav_header, write_av  # noqa: E402
 from resonance_nb import identity, indexing, store, workers  # noqa: E402
 from resonance_nb import core, decode, sandbox  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
-from resonance_nb.decode import AudioError  # noqa: E402
+from resonance_nb.files import AudioError  # noqa: E402
 from resonance_nb.songlist import list_songs, list_unreadable, prune, remove  # noqa: E402
 
 mutagen = pytest.importorskip('mutagen')

@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from resonance_nb import core, index as module
+from resonance_nb import codebook, core, index as module
+from resonance_nb.codebook import QUANTISED, Codebook, fit_codebook
 from resonance_nb.core import MissingExtra, ResonanceError
-from resonance_nb.index import (
-    KINDS,
-    QUANTISED,
-    Codebook,
-    VectorIndex,
-    choose_kind,
-    code_bytes,
-    fit_codebook,
-    recall_at,
-)
+from resonance_nb.index import VectorIndex
+from resonance_nb.neighbours import KINDS, choose_kind, code_bytes, recall_at
 
 faiss = pytest.importorskip('faiss')
 
@@ -532,7 +525,9 @@ def test_strange_codebooks(books, tmp_path):
     path = tmp_path / 'book.npz'
     book = books['pq32']
     about = lambda **changes: np.array(
-        json.dumps({'format': module.CODEBOOK, 'version': 1, 'kind': 'pq32', 'digest': book.digest} | changes)
+        json.dumps(
+            {'format': codebook.CODEBOOK, 'version': 1, 'kind': 'pq32', 'digest': book.digest} | changes
+        )
     )
     for arrays, says in [
         ({'about': about(digest='0'), **book.arrays}, 'is damaged'),

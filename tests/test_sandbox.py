@@ -12,7 +12,7 @@ import pytest
 from hostile import RATE, tone, write
 
 from resonance_nb import audio, decode, sandbox
-from resonance_nb.decode import AudioError, TruncatedAudio
+from resonance_nb.files import AudioError, TruncatedAudio
 
 DIES = '''
 import os, time, ctypes

@@ -12,6 +12,7 @@ import pytest
 import soundfile as sf
 
 import resonance_nb.starter as S
+from resonance_nb import scores, voices
 from resonance_nb.core import MissingExtra, ResonanceError
 
 pytest.importorskip('music21')
@@ -44,7 +45,7 @@ def bytes_of(folder):
 
 
 def test_more_than_a_thousand_pieces_and_none_with_reserved_rights():
-    offer = S.pieces()
+    offer = scores.pieces()
     assert len(offer) > 1_000
     assert len(set(offer)) == len(offer)
     assert not [
@@ -56,8 +57,8 @@ def test_more_than_a_thousand_pieces_and_none_with_reserved_rights():
 def test_a_smaller_choice_begins_a_larger_one_and_is_varied():
     assert S.chosen(200)[:40] == S.chosen(40)
     assert S.chosen(40, seed=1) != S.chosen(40)
-    own = S._offer()
-    assert {own[k].name for k, _ in S.chosen(20)} == {c.name for c in S.COLLECTIONS}
+    own = scores.offered()
+    assert {own[k].name for k, _ in S.chosen(20)} == {c.name for c in scores.COLLECTIONS}
     assert len(set(S.chosen(500))) == 500
     twice = [k for k, v in S.chosen(120) if v == 1]
     assert twice and all((k, 0) in S.chosen(120) for k in twice)
@@ -71,11 +72,11 @@ def test_impossible_sizes_are_refused(n):
 
 def test_an_unknown_piece_is_named():
     with pytest.raises(ResonanceError, match='no piece'):
-        S.read_tune('../../etc/passwd')
+        scores.read_tune('../../etc/passwd')
 
 
 def test_ties_are_joined_and_notes_sorted():
-    tune = S.read_tune('bach/bwv66.6.mxl')
+    tune = scores.read_tune('bach/bwv66.6.mxl')
     assert len(tune.notes) == 163  # music21's own stripTies leaves as many
     assert (np.diff(tune.notes[:, 0]) >= 0).all()
     assert (tune.notes[:, 1] > 0).all() and set(tune.notes[:, 3]) == {0, 1, 2, 3}
@@ -112,10 +113,10 @@ def test_the_mended_ogg_is_valid(tmp_path):
     assert first[14:18] == bytes(4) and zlib.crc32(b'') == 0
 
 
-@pytest.mark.parametrize('number', range(len(S.RECIPES)))
+@pytest.mark.parametrize('number', range(len(voices.RECIPES)))
 def test_crowds_are_sound_and_do_not_clip(number):
     x, row = S.render_noise(number)
-    assert row['category'] == list(S.RECIPES)[number] and row['concert_use'] == 'core'
+    assert row['category'] == list(voices.RECIPES)[number] and row['concert_use'] == 'core'
     assert 20 <= row['duration_s'] <= 30 and np.isfinite(x).all() and np.abs(x).max() <= 0.61
     seconds = x[: len(x) // 16_000 * 16_000].reshape(-1, 16_000)
     assert np.sqrt((seconds**2).mean(1)).min() > 1e-3  # never silent for a second
@@ -172,9 +173,9 @@ def test_a_bad_score_costs_only_itself(few, tmp_path, monkeypatch):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    real = S.importlib.util.find_spec
+    real = scores.importlib.util.find_spec
     monkeypatch.setattr(
-        S.importlib.util, 'find_spec', lambda name: None if name == 'tinysoundfont' else real(name)
+        scores.importlib.util, 'find_spec', lambda name: None if name == 'tinysoundfont' else real(name)
     )
     with pytest.raises(MissingExtra, match='pip install --no-deps tinysoundfont'):
         S.make_starter()

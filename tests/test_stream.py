@@ -18,7 +18,7 @@ import soxr
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
-from resonance_nb import audio, decode, sandbox
+from resonance_nb import audio, ffmpeg, sandbox
 from resonance_nb import stream as st
 from resonance_nb.core import MissingExtra, ResonanceError
 from resonance_nb.stream import Block, RingBuffer
@@ -605,7 +605,7 @@ def test_a_header_that_never_ends(monkeypatch):
     f = Zeros()
     with pytest.raises(audio.AudioError, match='is not audio'):
         list(st.from_raw(f))
-    assert f.given < decode.OPENED_BYTES + (2 << 20)
+    assert f.given < ffmpeg.OPENED_BYTES + (2 << 20)
 
 
 @pytest.mark.parametrize(
