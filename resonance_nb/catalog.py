@@ -16,11 +16,13 @@ from . import vectors as vector_rows
 from .checkup import Problem
 from resonance_nb.core import (
     METHODS,
+    Calibrated,
     CatalogRecognizer,
     MissingExtra,
     OtherVersion,
+    Prepares,
+    Relates,
     ResonanceError,
-    as_samples,
     clock,
     counted,
     method_class,
@@ -81,6 +83,7 @@ class Identification:
     heard_s: float | None = None
     duration_s: float | None = None  # of such a file: how long it says it is; None where it does not say
     problems: tuple[str, ...] = ()  # where the file is damaged or breaks off, as `index` says it
+    calibrated: bool = True  # whether the confidences were fitted for the model in use; else they are guesses
 
     def __str__(self) -> str:
         head = f'{show_path(self.query)}: '
@@ -94,6 +97,7 @@ class Identification:
             'query': self.query,
             'decision': self.decision,
             'matches': [match.as_dict() for match in self.matches],
+            'calibrated': self.calibrated,
             'elapsed_ms': self.elapsed_ms,
         }
         if self.heard_s is not None:
@@ -193,7 +197,9 @@ def _heard(query: np.ndarray | str | os.PathLike) -> tuple[str, np.ndarray, dict
     if isinstance(query, (str, os.PathLike)):
         name = os.fspath(query)
         return name, *hear_query(FileBlocks(name, duration_s=QUERY_S + 1))
-    return 'samples', as_samples(query), {}
+    from resonance_nb.audio import usable
+
+    return 'samples', usable(query), {}
 
 # %% ../nbs/02_catalog.ipynb #737ea268
 def _song_match(store: Store, match) -> SongMatch | None:
@@ -219,8 +225,9 @@ def _identify(
     found = recognizer.search(samples, k=top) if len(samples) else []
     matches = [match for m in found if (match := _song_match(catalog.store, m))]
     sure = bool(matches) and matches[0].confidence >= recognizer.accept_confidence
-    if sure and hasattr(recognizer, 'relation') and recognizer.relation(samples, found[0]) == 'version':
+    if sure and isinstance(recognizer, Relates) and recognizer.relation(samples, found[0]) == 'version':
         matches[0] = replace(matches[0], another_version=True)
+    limits['calibrated'] = not isinstance(recognizer, Calibrated) or recognizer.calibrated
     elapsed_ms = (time.perf_counter() - begin) * 1000
     return Identification(name, 'match' if sure else 'no-match', matches, elapsed_ms, **limits)
 
@@ -357,7 +364,7 @@ class Catalog:
             raise ResonanceError(f'top is the number of songs to name, at least 1; not {top}')
         recognizer = self.ready(method)
         # tables are not for the first question to wait for
-        if recognizer is not self._asked and hasattr(recognizer, 'prepare'):
+        if recognizer is not self._asked and isinstance(recognizer, Prepares):
             recognizer.prepare()
         self._asked = recognizer
         return _identify(self, query, recognizer, top)

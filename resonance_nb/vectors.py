@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable
 
-from .core import CatalogRecognizer, ResonanceError, method_class
+from .core import CatalogRecognizer, ResonanceError, VectorRecognizer, method_class
 from .store import StorageError, Store, reason, show_path, timestamp
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def lives_in_rows(
     method: str,  # a recogniser's name
 ) -> bool:
     "Tell whether a recogniser's index lives in the database."
-    return getattr(method_class(method), 'stored_in', 'folder') == 'embeddings'
+    return issubclass(method_class(method), VectorRecognizer)
 
 # %% ../nbs/02e_vectors.ipynb #7326f6e4
 def list_rows(

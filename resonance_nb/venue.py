@@ -16,7 +16,7 @@ import numpy as np
 
 from . import chain, crowd, mix, rooms
 from .audio import SAMPLE_RATE
-from .core import ResonanceError, as_samples, require_rng, rng_for
+from .core import ResonanceError, first_line, require_rng, rng_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -665,7 +665,12 @@ def _draw(
 # %% ../nbs/23_venue.ipynb #cdc7348d
 def _checked(samples, what: str) -> np.ndarray:
     "Take samples as float32, shape (n,); raises `ResonanceError`."
-    x = as_samples([] if samples is None else samples, what).astype(np.float32)
+    try:
+        x = np.asarray([] if samples is None else samples, np.float32)
+    except (TypeError, ValueError) as e:
+        raise ResonanceError(f'{what} must be one row of samples; this is none ({first_line(e)})') from e
+    if x.ndim != 1:
+        raise ResonanceError(f'{what} must be one row of samples; it has shape {x.shape}')
     if not np.isfinite(x).all():
         raise ResonanceError(f'{what} has NaN or infinite samples')
     return x

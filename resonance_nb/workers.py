@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 
-from .core import METHODS, CatalogRecognizer, ResonanceError, method_class
+from .core import METHODS, CatalogRecognizer, ResonanceError, StreamsIn, method_class
 from .segments import new_part, save_segment
 from .store import StorageError, reason, show_path
 from .tags import read_tags
@@ -96,7 +96,7 @@ def learn(
 
     blocks = FileBlocks(file['path'], watch=lambda n: tell(n / audio.SAMPLE_RATE))
     known = len(recognizer)
-    if hasattr(recognizer, 'add_stream'):
+    if isinstance(recognizer, StreamsIn):
         recognizer.add_stream(file['recording_id'], blocks)
     else:
         recognizer.add(file['recording_id'], blocks.whole())
