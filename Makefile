@@ -42,17 +42,16 @@ bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
 	@$(PY) benchmarks/concert.py </dev/null
 
-# Fits the confidences of the recognisers on validation songs: RESONANCE_CORPUS must name the open corpus.
+# Fits what is shipped on validation songs: RESONANCE_CORPUS must name the open corpus. What was stopped goes on.
+FITTED := runs/calibration
+CALIBRATE := $(VENV)/bin/resonance calibrate --out $(FITTED)
 calibrate: $(VENV)/.ready
-	@$(PY) benchmarks/calibrate.py </dev/null
-	@$(PY) benchmarks/calibrate_chromaprint.py </dev/null
-	@$(PY) benchmarks/calibrate_mfcc.py </dev/null
-	@$(PY) benchmarks/calibrate_embedding.py </dev/null
-	@$(PY) benchmarks/fit_codebook.py </dev/null
-	@$(PY) benchmarks/calibrate_fused.py --index runs/calibration </dev/null
-	@$(PY) benchmarks/calibrate_small.py --index runs/calibration </dev/null
-	@$(PY) benchmarks/fit_listener.py --index runs/calibration --streams runs/calibration/streams </dev/null
-	@rm -rf runs/calibration
+	@$(CALIBRATE) codebook noises </dev/null
+	@cp $(FITTED)/codebook.npz $(FITTED)/noises.npy resonance_nb/models/
+	@$(CALIBRATE) landmark landmark-dense chromaprint mfcc chroma embedding fused small </dev/null
+	@cp $(FITTED)/*.json resonance_nb/models/
+	@$(CALIBRATE) listener </dev/null
+	@cp $(FITTED)/listener.json resonance_nb/models/
 
 notebooks: $(VENV)/.ready
 	@$(PY) -m ruff format --quiet nbs figures tests benchmarks </dev/null
