@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Callable, Iterable
 
 from . import checkup, indexing, tags
-from . import vectors as vector_rows
+from . import rows as vector_rows
 from .checkup import Problem
 from resonance_nb.core import (
     METHODS,
@@ -36,7 +36,7 @@ __all__ = ['QUERY_S', 'SongMatch', 'Identification', 'hear_query', 'Catalog']
 from .segments import BY_ANOTHER, assemble, damage_in_words, is_damage, refusal_in_words
 from .store import Store, command, is_gone, real_path, show_path
 from .tags import CsvReport
-from .vectors import lives_in_rows
+from .rows import lives_in_rows
 from .workers import BATCH_FILES, FileBlocks
 
 if TYPE_CHECKING:

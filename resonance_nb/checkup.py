@@ -32,7 +32,7 @@ from resonance_nb.store import (
     show_path,
     writer_lock,
 )
-from .vectors import ROWS, lives_in_rows
+from .rows import ROWS, lives_in_rows
 
 # %% auto #0
 __all__ = ['Problem', 'problems', 'unverified']

@@ -37,7 +37,7 @@ from resonance_nb.store import (
     timestamp,
     writer_lock,
 )
-from .vectors import lives_in_rows, publish_rows
+from .rows import lives_in_rows, publish_rows
 from .workers import BATCH_FILES, fingerprint_here, fingerprint_in_children, shares
 
 # %% ../nbs/02h_indexing.ipynb #278ca73b

@@ -23,7 +23,7 @@ from resonance_nb.core import (
     sha256_file,
 )
 from .store import StorageError, Store, reason, segment_folders, show_path, timestamp
-from .vectors import ROWS, assemble_rows, forget_stale_rows, list_rows, lives_in_rows
+from .rows import ROWS, assemble_rows, forget_stale_rows, list_rows, lives_in_rows
 
 # %% auto #0
 __all__ = ['CHECKSUMS', 'MAX_SEGMENTS', 'REST_SEGMENTS', 'BY_ANOTHER', 'sync_to_disk', 'new_part', 'ChangedSegment',

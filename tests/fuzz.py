@@ -809,7 +809,7 @@ def child(name, seconds):
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
         for module in (
             'answers bitstreams catalog checkup chromaprint chunks corpora decode download embedding ffmpeg files fuse identity index indexing '
-            'landmarks mfcc packets packs pipe runs segments services sndfile songlist sources store stream tags vectors workers'
+            'landmarks mfcc packets packs pipe rows runs segments services sndfile songlist sources store stream tags workers'
         ).split():
             importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):

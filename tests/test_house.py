@@ -292,7 +292,7 @@ FLOORS = [
     'calibration',
     'recogniser',
     'store tags',
-    'segments vectors identity',
+    'segments rows identity',
     'workers indexing checkup',
     'catalog songlist corpora starter download sources',
     'rooms crowd stages',

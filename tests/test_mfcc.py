@@ -25,7 +25,7 @@ from hostile import make_hostile  # noqa: E402
 from resonance_nb import audio, mfcc as module  # noqa: E402
 from resonance_nb.queries import make_protocol, make_queries, render  # noqa: E402
 from resonance_nb import indexing, segments, store  # noqa: E402
-from resonance_nb import vectors as vector_rows  # noqa: E402
+from resonance_nb import rows as vector_rows  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.store import StorageError, stored_path  # noqa: E402
 from resonance_nb.core import Match, Recognizer, ResonanceError, assert_same_answers, rng_for  # noqa: E402
