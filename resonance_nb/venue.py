@@ -355,6 +355,8 @@ class Bank:
         self.rooms = rooms.RoomBank(corpus, split) if corpus is not None and len(corpus.rir) else None
         with_noise = corpus is not None and len(corpus.noise)
         self.crowds = crowd.CrowdBank(corpus if with_noise else None, split, seed)
+        self.corpus = corpus
+        self.split = split
         self.shoebox = shoebox
         self.rooms_per_venue = rooms_per_venue
         self.seed = seed
@@ -410,6 +412,17 @@ class Bank:
         "Measured loudspeakers and microphones that leave the music in its place."
         found = self.rooms.device_ids if self.rooms else []
         return [i for i in found if _is_clear(self.rooms.device(i), 2.5)]
+
+    def __reduce__(self):
+        return Bank, (self.corpus, self.split, self.shoebox, self.rooms_per_venue, self.seed)
+
+    def another(
+        self,
+        seed: int,  # of its rooms and synthesised crowds
+        rooms_per_venue: int,  # how many rooms each venue draws from
+    ) -> Bank:
+        "Return a bank of the same rooms and crowds that draws others from them."
+        return Bank(self.corpus, self.split, self.shoebox, rooms_per_venue, seed)
 
 # %% ../nbs/23_venue.ipynb #1cbd882e
 def _room(bank: Bank, venue: Venue, number: int) -> Room:
