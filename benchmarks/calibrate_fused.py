@@ -117,8 +117,8 @@ def fitted_weights(found: list[tuple]) -> dict[str, float]:
 
 
 before = load_all(FILE)[0].constants
-recognizer._weights = fitted_weights(found_now(('known',)))
-print('weights before', before['score_weights'], 'and now', recognizer._weights)
+recognizer.scoring.weights = fitted_weights(found_now(('known',)))
+print('weights before', before['score_weights'], 'and now', recognizer.scoring.weights)
 found = found_now(('known', 'unknown', 'noise'))
 kin = {
     (q.track_id, e.track_ids[0])
@@ -172,7 +172,7 @@ fitted = Calibration(
     float(coefficients[0]),
     dict(zip(recognizer.calibration.weights, map(float, coefficients[1:]))),
     accept,
-    before | {'score_weights': recognizer._weights, 'floor': floor},
+    before | {'score_weights': recognizer.scoring.weights, 'floor': floor},
     {
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),

@@ -302,6 +302,7 @@ FLOORS = [
     'index',
     'verify landmarks chromaprint mfcc embedding',
     'mining table',
+    'evidence',
     'train',
     'stream',
     'session',
