@@ -94,7 +94,7 @@ def share_audio():
         measure_disk=False,
     )
     for query in (q for q in queries if q.kind != 'noise' and q.snr_db is None):
-        found = all_songs.evidence(render(query, corpus, cache))
+        found = all_songs.rank(render(query, corpus, cache))
         own = found.score[np.array(found.track_ids) == query.track_id]
         pairs |= {
             (query.track_id, t) for t, z in zip(found.track_ids, found.score) if len(own) and z > own[0] / 2
@@ -109,13 +109,13 @@ for degrade in heard_in.values():
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
         clip = render(query, corpus, cache, degrade)
         for recognizer in recognizers:
-            rows[recognizer.name] += judged(recognizer.evidence(clip), query)
+            rows[recognizer.name] += judged(recognizer.rank(clip, 1), query)
 
 played = {'known': sorted(set(plan.known_ids)), 'unknown': sorted(set(plan.unknown_ids))}
 for _, track, speed, _, clip in clips(corpus, 'validation', played, ('clean', 'hard mix 5 dB')):
     if speed != 1:
         for recognizer in recognizers:
-            rows[recognizer.name] += [*judged(recognizer.evidence(clip), Query(track, 'speed'))]
+            rows[recognizer.name] += [*judged(recognizer.rank(clip, 1), Query(track, 'speed'))]
 
 
 def fit(recognizer):

@@ -36,7 +36,7 @@ right = []
 kinds = []
 with timing.fixed_threads():
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        found = recognizer.evidence(render(query, corpus, cache))
+        found = recognizer.rank(render(query, corpus, cache))
         errors.append(found.error[:5] if found.track_ids else np.full(5, np.nan))
         bits.append(found.bits)
         varied.append(found.varied)

@@ -49,8 +49,8 @@ found = []
 for place, degrade in heard_in.items():
     cache = {}
     for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key)), 'ask', disable=None):
-        ids, scores, _, n = recognizer.ranking(render(query, corpus, cache, degrade))
-        found.append((place, query, ids[:60], scores[:60], n))
+        r = recognizer.rank(render(query, corpus, cache, degrade))
+        found.append((place, query, r.track_ids[:60], r.score[:60], r.n_windows))
 
 kin = set()
 for place, query, ids, scores, _ in found:

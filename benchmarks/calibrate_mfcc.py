@@ -41,7 +41,8 @@ cache = {}
 for query in tqdm(sorted(queries, key=lambda q: (q.kind, q.noise_key, q.span_s)), 'ask', disable=None):
     samples = render(query, corpus, cache)
     for system, found in zip(systems, asked):
-        found.append((query, *system.ranking(samples)[:2]))
+        ranking = system.rank(samples, 1)
+        found.append((query, ranking.track_ids, ranking.score))
 
 
 def fit(system, found):

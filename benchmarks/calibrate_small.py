@@ -34,8 +34,8 @@ FILE = project_root() / 'resonance_nb' / 'models' / 'fused.json'
 
 def clips(corpus, others, whole: Fused) -> list[tuple]:
     "Clips of songs of both kinds, heard once: song, level, length, what was heard."
-    known = sorted(set(corpus.split('music', 'validation').index) & set(whole._songs))
-    starters = [t for t in list(others.music.index)[:560] if t in whole._songs]
+    known = sorted(set(corpus.split('music', 'validation').index) & set(whole.songs))
+    starters = [t for t in list(others.music.index)[:560] if t in whole.songs]
     bank = venue.Bank(corpus, 'validation')
     found = []
     for source, ids in (
@@ -65,15 +65,15 @@ def clips(corpus, others, whole: Fused) -> list[tuple]:
 
 def answers(whole: Fused, asked: list[tuple], versions: dict, size: int) -> list[tuple]:
     "The best answer of every small catalogue to every clip of a song that it does not hold."
-    pools = [[t for t in whole._songs if (t in versions) == own] for own in (True, False)]
+    pools = [[t for t in whole.songs if (t in versions) == own] for own in (True, False)]
     found = []
     for number in tqdm(range(DRAWN), f'{size} songs', disable=None):
         rng = rng_for(SEED, 'catalogue', size, number)
         pool = pools[number % 2]
         small = Fused()
         small._few = {'songs': [1], 'logit': [0.0]}
-        small._songs = {t: whole._songs[t] for t in rng.choice(pool, size, replace=False)}
-        own = {versions.get(t, t) for t in small._songs}
+        small.songs = {t: whole.songs[t] for t in rng.choice(pool, size, replace=False)}
+        own = {versions.get(t, t) for t in small.songs}
         for t, snr_db, long_s, heard in asked:
             if versions.get(t, t) in own or (t in versions) != (number % 2 == 0):
                 continue

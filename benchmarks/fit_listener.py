@@ -195,7 +195,7 @@ def main():
     bank = venue.Bank(corpus, 'validation')
     song_of = queries.song_of(corpus.music)
     played = {song_of[t] for t in plan.known_ids}
-    catalogue = set(Fused.load(o.index)._songs) - set(plan.unknown_ids)
+    catalogue = set(Fused.load(o.index).songs) - set(plan.unknown_ids)
     without = {t for t in catalogue if song_of.get(t) not in played}
     evenings = {name: evening for name, evening, _ in streams(corpus, plan, bank)}
     if o.only:

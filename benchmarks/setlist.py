@@ -164,7 +164,7 @@ def main():
     if o.index and (o.index / 'index.json').exists():
         fused = Fused.load(o.index)
     for track in corpus.music.index if o.index else catalogue:
-        if track not in fused._songs:
+        if track not in fused.songs:
             fused.add(track, corpus.load('music', track))
     if o.index:
         fused.save(o.index)

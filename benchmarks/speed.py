@@ -48,7 +48,7 @@ def decode_and_index():
     recognizer = Landmarks()
     for i in few:
         recognizer.add(i, corpus.load('music', i))
-    recognizer.segments()
+    recognizer.prepare()
 
 
 decoding_s, _ = timing.time_it(decode, repeats=3, warmup=1)
@@ -106,11 +106,11 @@ with tempfile.TemporaryDirectory() as folder:
 
         for i, clip in enumerate(clips):
             audio.save(Path(folder) / f'{i}.flac', clip)
-        real = [*grown._songs.values()]
+        real = [*grown.songs.values()]
         for copies, longer, asked in ((0, 1, 'asked: at most 60'), (9, 1, 'asked: at most 150'), (9, 8, '')):
             # the same bytes in another order: no song, but as much work
             for i, song in enumerate(real * copies):
-                grown._songs[f'copy {i}'] = replace(
+                grown.songs[f'copy {i}'] = replace(
                     song,
                     codes=rng.permutation(np.tile(song.codes, (longer, 1))),
                     n_frames=longer * song.n_frames,
@@ -122,7 +122,7 @@ with tempfile.TemporaryDirectory() as folder:
                     1000 * timing.timed(lambda: grown.search(audio.load(Path(folder) / f'{i}.flac')))[0]
                     for i in range(len(clips))
                 ]
-            hours = sum(len(s.codes) for s in grown._songs.values()) * BLOCK * HOP_S / 3600
+            hours = sum(len(s.codes) for s in grown.songs.values()) * BLOCK * HOP_S / 3600
             line(
                 f'{grown.name}: from a 5-s file, {len(grown)} songs, {hours:.0f} h, ms',
                 f'{np.median(times_ms):.1f}, {np.quantile(times_ms, 0.95):.1f}',

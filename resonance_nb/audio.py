@@ -20,7 +20,7 @@ from typing import Callable, Iterable, Iterator
 import numpy as np
 
 from . import sandbox
-from .core import Match, as_matches, atomic_write
+from .core import Match, ResonanceError, as_matches, atomic_write
 from .decode import AudioInfo  # noqa: F401
 from .files import AudioError, DamagedAudio, TruncatedAudio, printable, reason  # noqa: F401
 
@@ -58,8 +58,13 @@ LOUDEST = 1e6  # amplitude: a sample above this is broken, for full scale is 1
 def usable(
     samples: np.ndarray,  # shape (n,), of any type
 ) -> np.ndarray:
-    "Give samples as `float32` that can be squared, shape (n,); what is broken counts as silence."
+    """Give samples as `float32` that can be squared, shape (n,); what is broken counts as silence.
+
+    Sound of another shape raises `ResonanceError`.
+    """
     x = np.asarray(samples)
+    if x.ndim != 1:
+        raise ResonanceError(f'a sound is one row of samples; this has shape {x.shape}')
     if x.dtype == np.float32 and x.size and -LOUDEST < x.min() and x.max() < LOUDEST:  # False for NaN, too
         return x
     return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import ResonanceError, no_bar
+from .core import ResonanceError, accepts_from, no_bar
 from .queries import Query, make_protocol, make_queries, render, snr_label
 from .timing import fixed_threads, timed
 
@@ -102,7 +102,7 @@ def query_facts(
 def _row(system, query, samples, k):
     "Ask one system one query, and write down what came back and how long it took."
     took_s, matches = timed(lambda: system.search(samples, k))
-    accept = getattr(system, 'accept_confidence', 0.5)
+    accept = accepts_from(system)
     facts = {'system': system.name, 'k': k} | query_facts(query)
     return facts | outcome(query, matches, k, accept) | {'elapsed_ms': 1000 * took_s}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .core import ResonanceError, atomic_write, probability
+from .metrics import wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,17 +29,8 @@ __all__ = ['MODELS', 'reliability', 'confidences', 'fit', 'plot_reliability', 'e
 # %% ../nbs/10b_calibration.ipynb #93c1e546
 def _share_right(confidence: np.ndarray, correct: np.ndarray) -> dict:
     "Mean confidence, share right with Wilson's interval and number of the answers of one bin."
-    from scipy.stats import binomtest
-
-    n = len(correct)
-    interval = binomtest(int(correct.sum()), n).proportion_ci(method='wilson')
-    return {
-        'confidence': confidence.mean(),
-        'share': correct.mean(),
-        'low': float(interval.low),
-        'high': float(interval.high),
-        'n': n,
-    }
+    share, low, high = wilson(int(correct.sum()), len(correct))
+    return {'confidence': confidence.mean(), 'share': share, 'low': low, 'high': high, 'n': len(correct)}
 
 # %% ../nbs/10b_calibration.ipynb #fd2591bd
 def reliability(

@@ -34,7 +34,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from resonance_nb.core import (
     METHODS,
+    Calibrated,
     CatalogRecognizer,
+    Prepares,
+    Relates,
+    StreamsIn,
+    VectorRecognizer,
     MissingExtra,
     OtherVersion,
     ResonanceError,
@@ -660,7 +665,7 @@ def _learn(
     blocks = _Blocks(file['path'])
     known = len(recognizer)
     blocks.watch = lambda n: tell(n / audio.SAMPLE_RATE)
-    if hasattr(recognizer, 'add_stream'):
+    if isinstance(recognizer, StreamsIn):
         recognizer.add_stream(file['recording_id'], blocks)
     else:
         recognizer.add(file['recording_id'], blocks.whole())
@@ -748,7 +753,7 @@ _ROWS = 'rows-'  # a segment of such a name has no folder: its songs' vectors ar
 
 def _in_rows(method: str) -> bool:
     "Does this recogniser's index live in the database?"
-    return getattr(method_class(method), 'stored_in', 'folder') == 'embeddings'
+    return issubclass(method_class(method), VectorRecognizer)
 
 # %% ../nbs/02_catalog.ipynb #aa90a1f8
 COMMIT_S = 30.0  # or this many seconds of work: so much is lost by `kill -9`, and the file that is being read
@@ -1575,10 +1580,11 @@ class Identification:
     heard_s: float | None = None
     duration_s: float | None = None  # of such a file: how long it says it is; None where it does not say
     problems: tuple[str, ...] = ()  # where the file is damaged or breaks off, as `index` says it
+    calibrated: bool = True  # whether the confidences were fitted for the model in use; else they are guesses
 
     def as_dict(self) -> dict:
         "For a line of JSON: `heard_s` and `duration_s` where not all was heard, `problems` where there are some."
-        told = {k: getattr(self, k) for k in ('query', 'decision', 'matches', 'elapsed_ms')}
+        told = {k: getattr(self, k) for k in ('query', 'decision', 'matches', 'calibrated', 'elapsed_ms')}
         if self.heard_s is not None:
             told |= {'heard_s': self.heard_s, 'duration_s': self.duration_s}
         return told | ({'problems': [*self.problems]} if self.problems else {})
@@ -1613,7 +1619,7 @@ def _identify(
         raise ResonanceError(f'top is the number of songs to name, at least 1; not {top}')
     recognizer = self.ready(method)
     # tables are not for the first question to wait for
-    if recognizer is not self._asked and hasattr(recognizer, 'prepare'):
+    if recognizer is not self._asked and isinstance(recognizer, Prepares):
         recognizer.prepare()
     self._asked = recognizer
     begin = time.perf_counter()
@@ -1639,8 +1645,9 @@ def _identify(
                 }
             )
     sure = bool(matches) and matches[0]['confidence'] >= recognizer.accept_confidence
-    if sure and hasattr(recognizer, 'relation') and recognizer.relation(query, found[0]) == 'version':
+    if sure and isinstance(recognizer, Relates) and recognizer.relation(query, found[0]) == 'version':
         matches[0]['another_version'] = True
+    told['calibrated'] = not isinstance(recognizer, Calibrated) or recognizer.calibrated
     return Identification(
         name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told
     )

@@ -17,24 +17,18 @@ from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, search_stretches
-from .calibration import load as load_calibration
+from .audio import SAMPLE_RATE
 from resonance_nb.core import (
-    Match,
-    OtherVersion,
     ResonanceError,
-    SongIndex,
-    as_matches,
-    atomic_write,
     best_first,
-    reading,
 )
+from .recogniser import Column, Ranking, SongIndex, nothing_heard
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
            'WINDOW', 'PLUS', 'MINUS', 'GRAY', 'SHIFT', 'SILENCE', 'CARRY', 'ALL_BITS', 'KNOWN', 'CHUNK', 'gains',
            'resampled', 'chroma', 'image', 'areas', 'answers', 'words', 'Front', 'fingerprint', 'fpcalc', 'sure',
-           'Framing', 'framings', 'slide', 'variety', 'features', 'Chromaprint', 'Evidence']
+           'Framing', 'framings', 'slide', 'variety', 'features', 'Chromaprint', 'ChromaprintRanking']
 
 # %% ../nbs/31_chromaprint.ipynb #cb81f1c3
 RATE_HZ = 11_025  # samples a second inside this module
@@ -455,9 +449,10 @@ def features(
 
 # %% ../nbs/31_chromaprint.ipynb #4c78cffe
 class Chromaprint(SongIndex):
-    "Chromaprint recogniser: add songs, search clips, save and load; fulfils `core.CatalogRecognizer`."
+    "Recogniser by Chromaprint's fingerprints."
 
     name = 'chromaprint'
+    mapped = True
 
     def __init__(
         self,
@@ -466,131 +461,76 @@ class Chromaprint(SongIndex):
     ):
         super().__init__()
         self.front = front or Front(**settings)
-        fitted_for = {'front_end': self.front.digest(), **asdict(self.front)}
-        self.calibration = load_calibration(self.name, fitted_for)
-        self.accept_confidence = self.calibration.accept_confidence
-        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
-        self._chance = self.calibration.constants['chance']
 
     @property
     def model_name(self) -> str:
         "The method and its front end."
         return f'{self.name}/{self.front.digest()}'
 
-    def _kept_of(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
-        "The words of a song; None without one (silence, less than three seconds)."
-        words = fingerprint(iter(blocks), self.front)
-        return words if (words != SILENCE).any() else None
+    @property
+    def front_end(self) -> str:
+        "The hash of the front end."
+        return self.front.digest()
 
-    def evidence(
-        self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> Evidence:
-        "Every song's best place for a clip (mono at 16 kHz)."
-        return _evidence(self, samples)
+    @property
+    def fitted_for(self) -> dict:
+        "The front end, and how a query is put."
+        return {'front_end': self.front.digest(), **asdict(self.front)}
 
-    def search(
-        self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        k: int = 5,  # answers at most
-    ) -> list[Match]:
-        "The best `k` songs for a clip (mono at 16 kHz), best first; [] when it is silent or too short."
-        return search_stretches(lambda x: _answers(self, x, k), samples)
-
-    def save(
-        self,
-        folder: Path,  # made if missing
-    ) -> None:
-        "Write the index into a folder (made if missing)."
-        _save(self, folder)
+    def settings(self) -> dict:
+        "The front end."
+        return {'front': asdict(self.front)}
 
     @classmethod
-    def load(
+    def from_settings(
         cls,
-        folder: Path,  # where `save` wrote it
+        about: dict,  # an `index.json`
     ) -> Chromaprint:
-        "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
-        about, stored = _read(Path(folder))
-        self = cls(about['front'])
-        ends = np.cumsum([n for _, n in about['tracks']], dtype=np.int64)
-        self._songs = {t: stored[end - n : end] for (t, n), end in zip(about['tracks'], ends.tolist())}
-        return self
+        "Make an empty index with the front end of a saved one."
+        return cls(Front(**about['front']))
+
+    def kept_of(
+        self,
+        blocks: Iterable[np.ndarray],  # a song in pieces
+    ) -> np.ndarray | None:
+        "Make the words of a song, uint32 (n,); None without one (silence, less than three seconds)."
+        words = fingerprint(blocks, self.front)
+        return words if (words != SILENCE).any() else None
+
+    def columns(self) -> dict[str, Column]:
+        "The words."
+        return {'words': Column('<u4')}
+
+    def rank(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # songs that are needed; all are ranked
+    ) -> ChromaprintRanking:
+        "Rank all songs by their least bit error; none when the clip has too few bits."
+        return _rank(self, samples)
 
 # %% ../nbs/31_chromaprint.ipynb #be3c4c78
 @dataclass
-class Evidence:
+class ChromaprintRanking(Ranking):
     "What a clip's bits say, best song first."
 
-    track_ids: list[str]  # all songs; none when the clip has too few bits
-    error: np.ndarray  # (n,) least bit error
-    start_s: np.ndarray  # (n,) where the clip starts in the song, seconds; negative when it starts before
+    error: np.ndarray  # (n,) least bit error; the score is 1 less it
     bits: int  # bits of the clip that were compared
     varied: float  # its `variety`
 
 # %% ../nbs/31_chromaprint.ipynb #b58f0e18
-def _evidence(self: Chromaprint, samples: np.ndarray) -> Evidence:
+def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
+    "Every song at its best place, least bit error first."
     clip = framings(samples, self.front)
-    ids = sorted(self._songs)
+    track_ids = sorted(self.songs)
     bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
-    if not ids or bits < self.front.query_bits:
-        return Evidence([], np.zeros(0), np.zeros(0), bits, 0.0)
-    error, which, start = slide([self._songs[i] for i in ids], clip)
+    if not track_ids or bits < self.front.query_bits:
+        return ChromaprintRanking(**vars(nothing_heard(2)), error=np.zeros(0), bits=bits, varied=0.0)
+    error, which, start = slide([self.songs[t] for t in track_ids], clip)
     start_s = (start * HOP - np.array([f.late for f in clip])[which]) / RATE_HZ
-    order = best_first(1 - error, np.array(ids))
-    return Evidence([ids[i] for i in order], error[order], start_s[order], bits, variety(clip[0]))
-
-# %% ../nbs/31_chromaprint.ipynb #bc05aec1
-def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
-    "The best `k` songs for a stretch of sound."
-    found = self.evidence(samples)
-    known = features(found.error, found.bits, found.varied, self._chance)[:k]
-    confidence = self.calibration.confidence(known)
-    return as_matches(found.track_ids[:k], 1 - found.error, found.start_s, confidence)
-
-# %% ../nbs/31_chromaprint.ipynb #68b3ceb6
-FORMAT = 'resonance chromaprint'
-VERSION = 1
-
-
-def _save(self: Chromaprint, folder: Path) -> None:
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        'format': FORMAT,
-        'version': VERSION,
-        'front_end': self.front.digest(),
-        'front': asdict(self.front),
-    }
-    about['tracks'] = [(t, len(w)) for t, w in self._songs.items()]
-    # never over a file that is mapped
-    with atomic_write(folder / 'words.npy') as part, open(part, 'wb') as f:
-        np.save(f, np.concatenate([np.zeros(0, np.uint32), *self._songs.values()]), allow_pickle=False)
-    (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
-# %% ../nbs/31_chromaprint.ipynb #dd47db89
-def _read(folder: Path) -> tuple[dict, np.ndarray]:
-    "A saved index as it lies on disk: what it says of itself, and its words, mapped."
-    with reading(folder, 'chromaprint index'):
-        about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind = about['format'], about['version']
-        about['front'], about['tracks'] = (
-            Front(**about['front']),
-            [(str(t), int(n)) for t, n in about['tracks']],
-        )
-        stored = np.load(folder / 'words.npy', mmap_mode='r', allow_pickle=False)
-        if kind != (FORMAT, VERSION):
-            raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
-        here = about['front'].digest()
-        if about['front_end'] != here:
-            raise OtherVersion(folder, f'front end {about["front_end"]}', here)
-        lengths = [n for _, n in about['tracks']]
-        if (
-            stored.dtype != np.uint32
-            or stored.shape != (sum(lengths),)
-            or min(lengths, default=1) < 1
-            or len(dict(about['tracks'])) != len(lengths)
-        ):
-            raise ResonanceError(
-                f'{folder} is damaged (its arrays do not fit together); index the music again'
-            )
-        return about, stored.view(np.ndarray)
+    order = best_first(1 - error, np.array(track_ids))
+    error = error[order]
+    varied = variety(clip[0])
+    evidence = features(error, bits, varied, self.calibration.constants['chance'])
+    names = [track_ids[i] for i in order]
+    return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)

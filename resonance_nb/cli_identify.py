@@ -27,6 +27,7 @@ from resonance_nb.cli_options import (
     open_pipe,
     progress,
     remark,
+    remark_guess,
 )
 
 from .core import ResonanceError, counted, no_bar
@@ -78,7 +79,7 @@ def _print_limits(answer, catalog) -> None:
 def _beginning(pipe: BinaryIO) -> Iterator:
     "Yield the samples of a pipe, until more has come than is heard."
     from resonance_nb.catalog import QUERY_S
-    from resonance_nb.stream import from_pipe
+    from resonance_nb.pipe import from_pipe
 
     with from_pipe(pipe) as blocks:
         for block in blocks:
@@ -283,7 +284,7 @@ def identify(files, catalog, method, top, whole, cue, as_json):
 
     sandbox.warm()  # it starts while the catalogue is read
     with quiet_decoders(), Catalog(catalog, report=remark) as songs:
-        songs.ready(method)
+        remark_guess(songs.ready(method))
         queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
         if not queries:
             raise ResonanceError('no audio files were found there')

@@ -20,6 +20,7 @@ from resonance_nb.cli_options import (
     one_thread,
     open_pipe,
     remark,
+    remark_guess,
 )
 
 # %% auto #0
@@ -28,15 +29,15 @@ __all__ = ['listen']
 # %% ../nbs/92e_cli_listen.ipynb #d9ba3851
 def _source(source: str | None, device: str | None, raw: dict | None, report: Callable[[str], None]):
     "Open a microphone, a pipe, or a file as blocks; what is odd about them is reported in one line."
-    from resonance_nb import stream
+    from resonance_nb.microphone import from_microphone
+    from resonance_nb.pipe import from_pipe, from_raw
+    from resonance_nb.stream import from_file
 
     if source is None:
-        return stream.from_microphone(device, report=report)
+        return from_microphone(device, report=report)
     if pipe := open_pipe(source):
-        if raw is None:
-            return stream.from_pipe(pipe, report=report)
-        return stream.from_raw(pipe, report=report, **raw)
-    return stream.from_file(source, report=report)
+        return from_pipe(pipe, report=report) if raw is None else from_raw(pipe, report=report, **raw)
+    return from_file(source, report=report)
 
 # %% ../nbs/92e_cli_listen.ipynb #a7877954
 def _raw_options(source: str | None, samples: dict) -> dict | None:
@@ -193,6 +194,7 @@ def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false
     meter = _Meter(sys.stderr.isatty() and not as_json)
     with quiet_decoders(), Catalog(catalog, report=remark) as songs:
         recognizer = songs.ready(method)
+        remark_guess(recognizer)
         with _source(source, device, samples, meter.remark) as blocks:
             for event in events_of(meter.watch(blocks), recognizer, false_per_hour):
                 facts = _event_dict(event, songs)

@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import click
 
-from .core import METHODS, ResonanceError, no_bar
+from .core import METHODS, Calibrated, ResonanceError, no_bar
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'catalog_option', 'corpus_option', 'Level', 'Numbers', 'remark',
-           'progress', 'clock', 'one_thread', 'is_piped', 'open_pipe']
+           'remark_guess', 'progress', 'clock', 'one_thread', 'is_piped', 'open_pipe']
 
 # %% ../nbs/92b_cli_options.ipynb #8e43a3a0
 def catalog_option(
@@ -80,6 +80,14 @@ def remark(
 ) -> None:
     "Print a line on standard error that is no complaint."
     click.echo(f'resonance: {text}', err=True)
+
+# %% ../nbs/92b_cli_options.ipynb #2eebe91a
+def remark_guess(
+    recognizer,  # that is about to answer
+) -> None:
+    "Remark that the confidences of this recogniser are not calibrated, where that is so."
+    if isinstance(recognizer, Calibrated) and not recognizer.calibrated:
+        remark('the confidences were fitted for another model than the one in use: take them as guesses')
 
 # %% ../nbs/92b_cli_options.ipynb #47c61bc0
 def progress(

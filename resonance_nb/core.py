@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
-           'VectorRecognizer', 'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class',
-           'default_method', 'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading',
-           'counted', 'no_bar', 'SongIndex', 'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
-           'cache_folder']
+           'StreamsIn', 'Prepares', 'Relates', 'Calibrated', 'Accepts', 'accepts_from', 'VectorRecognizer',
+           'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class', 'default_method',
+           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'no_bar',
+           'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Recognizer(Protocol):
     ) -> Recognizer: ...
 
 # %% ../nbs/00_core.ipynb #3b8ff384
+@runtime_checkable
 class CatalogRecognizer(Recognizer, Protocol):
     "A recogniser that a catalogue can keep on disk, piece by piece."
 
@@ -80,11 +81,59 @@ class CatalogRecognizer(Recognizer, Protocol):
     def __len__(self) -> int: ...  # songs that can be answered
 
 # %% ../nbs/00_core.ipynb #0fa58cf8
-class VectorRecognizer(CatalogRecognizer, Protocol):
-    "A recogniser whose songs are vectors; a catalogue keeps them as rows of its table `track_embeddings`."
+@runtime_checkable
+class StreamsIn(Protocol):
+    "A recogniser that takes a song in pieces, in bounded memory."
 
-    stored_in: str  # 'embeddings'
-    model_name: str  # 'METHOD/FRONT END': vectors are comparable only with vectors of the same name
+    def add_stream(
+        self,
+        track_id: str,  # a name for the song
+        blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
+    ) -> None: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    "A recogniser that can get ready before it is asked."
+
+    def prepare(self) -> None: ...
+
+
+@runtime_checkable
+class Relates(Protocol):
+    "A recogniser that can tell the recording that it knows from another version of the song."
+
+    def relation(
+        self,
+        samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,)
+        match: Match,  # what it was found to be
+    ) -> str | None: ...  # 'recording', 'version', or None when that cannot be told
+
+# %% ../nbs/00_core.ipynb #3b0ef1d6
+@runtime_checkable
+class Calibrated(Protocol):
+    "A recogniser that knows whether its confidence was fitted for the model in use."
+
+    calibrated: bool  # else the confidence is a guess
+
+
+@runtime_checkable
+class Accepts(Protocol):
+    "A recogniser that knows from which confidence on its best answer is to be given."
+
+    accept_confidence: float  # in [0, 1]
+
+
+def accepts_from(
+    recognizer: Recognizer,  # any
+) -> float:
+    "Tell from which confidence on a best answer counts: from a half where the recogniser does not say."
+    return recognizer.accept_confidence if isinstance(recognizer, Accepts) else 0.5
+
+# %% ../nbs/00_core.ipynb #f56d6224
+@runtime_checkable
+class VectorRecognizer(Protocol):
+    "A recogniser whose songs are vectors; a catalogue keeps them as rows of its table `track_embeddings`."
 
     # per song: id, starts_s (n,), ends_s (n,), vectors (n, d)
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]: ...
@@ -266,66 +315,6 @@ def no_bar(
         sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel')
     )
     return not (progress and seen)
-
-# %% ../nbs/00_core.ipynb #4e0f18d2
-class SongIndex:
-    "Base of recognisers that keep one thing of each song in memory; their `_kept_of` makes it of the song's sound."
-
-    model_name: str  # the method, and everything that decides what is kept of a song
-
-    def __init__(self):
-        self._songs: dict = {}  # what is kept, by track_id
-        # all songs laid out for searching: made by whoever asks, gone when the songs change
-        self._table = None
-
-    def __len__(self) -> int:
-        return len(self._songs)
-
-    def add(
-        self,
-        track_id: str,  # a name for the song, new to this index
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> None:
-        "Index one song; one of which there is nothing to keep, like silence, adds nothing."
-        self.add_stream(track_id, [samples])
-
-    def add_stream(
-        self,
-        track_id: str,  # a name for the song, new to this index
-        blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-    ) -> None:
-        "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
-        if track_id in self._songs:
-            raise ResonanceError(f'{track_id} is already in this index')
-        kept = self._kept_of(blocks)
-        if kept is not None:
-            self._songs[track_id], self._table = kept, None
-
-    def prepare(self) -> None:
-        "Lay the songs out for searching now, so that the first question does not wait for it."
-        if self._songs:
-            self._prepared()
-
-    def _prepared(self) -> object:
-        "All songs laid out; nothing, where they are searched as they are kept."
-
-    def merge(
-        self,
-        other: SongIndex,  # of the same model
-    ) -> None:
-        "Take in all songs of another index; songs already here stay as they are. Another model raises `ResonanceError`."
-        if other.model_name != self.model_name:
-            raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
-        self._songs = other._songs | self._songs
-        self._table = None
-
-    def retain(
-        self,
-        track_ids: set[str],  # songs to keep
-    ) -> None:
-        "From now on know only these songs."
-        self._songs = {t: kept for t, kept in self._songs.items() if t in track_ids}
-        self._table = None
 
 # %% ../nbs/00_core.ipynb #c2717f70
 def rng_for(

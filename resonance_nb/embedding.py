@@ -5,30 +5,20 @@
 # %% ../nbs/41a_embedding.ipynb #da80d66e
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, resample, search_stretches, usable
-from .calibration import load as load_calibration
-from resonance_nb.core import (
-    Match,
-    OtherVersion,
-    ResonanceError,
-    SongIndex,
-    as_matches,
-    best_first,
-    reading,
-)
+from .audio import SAMPLE_RATE, resample, usable
+from .core import ResonanceError, best_first
 from .match import best_places, between, laid_out, scan
 from .network import HOP_S, as_network, embed, embed_around
 from .windows import RATE
+from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
-__all__ = ['SILENT', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features']
+__all__ = ['SILENT', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features', 'EmbeddingRanking']
 
 # %% ../nbs/41a_embedding.ipynb #40113164
 SILENT = 1e-5  # amplitude
@@ -47,7 +37,8 @@ def clip_vectors(
 class Embedding(SongIndex):
     "Recogniser by learned vectors; fulfils `core.VectorRecognizer`."
 
-    name, stored_in = 'embedding', 'embeddings'
+    name = 'embedding'
+    index_format = 'resonance embeddings'
 
     def __init__(
         self,
@@ -57,46 +48,47 @@ class Embedding(SongIndex):
         super().__init__()
         self.encoder = as_network(encoder)
         self.digest = self.encoder.digest
-        fitted_for = {'encoder': self.digest}
-        self.calibration = load_calibration(self.name, fitted_for)
-        self.accept_confidence = self.calibration.accept_confidence
-        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
 
     @property
     def model_name(self) -> str:
         "The method, its encoder and how often a window begins: the name of its rows in a catalogue."
         return f'{self.name}/{self.digest}@{HOP_S:g}s'
 
-    def _kept_of(self, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
-        "The vectors of a song, (windows, dim); None for silence."
+    @property
+    def fitted_for(self) -> dict:
+        "The encoder."
+        return {'encoder': self.digest}
+
+    def kept_of(
+        self,
+        blocks: Iterable[np.ndarray],  # a song in pieces
+    ) -> np.ndarray | None:
+        "Make the vectors of a song, (windows, dim); None for silence."
         embedder = Embedder(self.encoder)
         vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
         return np.concatenate(vectors) if embedder.heard else None
 
+    def columns(self) -> dict[str, Column]:
+        "The vectors."
+        return {'vectors': Column('<f4', self.encoder.settings.dim)}
+
     def _prepared(self) -> _Table:
         if self._table is None:
-            lengths = np.array([len(v) for v in self._songs.values()])
-            self._table = _Table([*self._songs], np.concatenate([*self._songs.values()]), *laid_out(lengths))
+            lengths = np.array([len(v) for v in self.songs.values()])
+            self._table = _Table([*self.songs], np.concatenate([*self.songs.values()]), *laid_out(lengths))
         return self._table
 
-    def ranking(
+    def rank(
         self,
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> tuple[list[str], np.ndarray, np.ndarray, int]:
-        "Songs, best first, with scores and start times, and the number of the clip's windows."
-        return _ranking(self, samples)
-
-    def search(
-        self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        k: int = 5,  # answers at most
-    ) -> list[Match]:
-        "The best `k` songs for a clip, best first; [] when nothing was heard."
-        return search_stretches(lambda x: _answers(self, x, k), samples)
+        k: int = 5,  # songs that are needed; all are ranked
+    ) -> EmbeddingRanking:
+        "Rank all songs by their best diagonal."
+        return _rank(self, samples)
 
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        "For each song its id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
-        for track_id, vectors in self._songs.items():
+        "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
+        for track_id, vectors in self.songs.items():
             starts_s = np.arange(len(vectors)) * HOP_S
             yield track_id, starts_s, starts_s + self.encoder.settings.window_s, vectors
 
@@ -109,24 +101,8 @@ class Embedding(SongIndex):
         vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
         **options,  # encoder
     ) -> Embedding:
-        "An index made of rows in any order; raises `ResonanceError` when they do not fit the encoder."
+        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the encoder."
         return _from_embeddings(cls, track_ids, starts_s, ends_s, vectors, **options)
-
-    def save(
-        self,
-        folder: Path,  # made if missing
-    ) -> None:
-        "Write the index into a folder (made if missing)."
-        _save(self, folder)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,  # where `save` wrote it
-        **options,  # as for the class
-    ) -> Embedding:
-        "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
-        return _load(cls, folder, **options)
 
 # %% ../nbs/41a_embedding.ipynb #900970c8
 class Embedder:
@@ -200,11 +176,18 @@ def evidence_features(
         axis=1,
     )
 
+# %% ../nbs/41a_embedding.ipynb #942a1971
+@dataclass
+class EmbeddingRanking(Ranking):
+    "Songs by the mean cosine along their best diagonal."
+
+    n_windows: int  # of the clip
+
 # %% ../nbs/41a_embedding.ipynb #3eea0a7e
-def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray, int]:
+def _rank(self: Embedding, samples: np.ndarray) -> EmbeddingRanking:
     clip = clip_vectors(self.encoder, samples)
-    if not self._songs or not len(clip):
-        return [], np.zeros(0), np.zeros(0), 0
+    if not self.songs or not len(clip):
+        return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
     table = self._prepared()
     score = scan(clip, table.vectors, table.left)[0]
     best, at = best_places(score, table.first)
@@ -218,14 +201,8 @@ def _ranking(self: Embedding, samples: np.ndarray) -> tuple[list[str], np.ndarra
     )
     names = np.array(table.track_ids)
     order = best_first(best, names)
-    return names[order].tolist(), best[order], at[order] * HOP_S, len(clip)
-
-# %% ../nbs/41a_embedding.ipynb #b4917de0
-def _answers(self: Embedding, samples: np.ndarray, k: int) -> list[Match]:
-    "The best `k` songs for a stretch of sound."
-    track_ids, scores, starts_s, n = self.ranking(samples)
-    confidence = self.calibration.confidence(evidence_features(scores, n)[:k])
-    return as_matches(track_ids[:k], scores, starts_s, confidence)
+    known = evidence_features(best[order], len(clip))
+    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, known, len(clip))
 
 # %% ../nbs/41a_embedding.ipynb #cffdb67e
 def _from_embeddings(
@@ -243,55 +220,6 @@ def _from_embeddings(
         raise ResonanceError(
             f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; these are {vectors.shape}'
         )
-    names, song = np.unique(np.array(track_ids), return_inverse=True)
-    order = np.lexsort((starts_s, song))
-    cuts = np.flatnonzero(np.diff(song[order])) + 1
-    self._songs = dict(zip(names.tolist(), np.split(vectors[order].astype(np.float32), cuts)))
+    rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
+    self.songs = {track_id: vectors for track_id, (vectors,) in rows.items()}
     return self
-
-# %% ../nbs/41a_embedding.ipynb #f8c2bbe1
-FORMAT = 'resonance embeddings'
-VERSION = 1
-
-# %% ../nbs/41a_embedding.ipynb #93acdedb
-def _save(self: Embedding, folder: Path) -> None:
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    vectors = np.concatenate([*self._songs.values(), np.zeros((0, self.encoder.settings.dim), np.float32)])
-    np.save(folder / 'vectors.npy', vectors.astype('<f4'), allow_pickle=False)
-    about = {
-        'format': FORMAT,
-        'version': VERSION,
-        'front_end': self.model_name,
-        'tracks': [(t, len(v)) for t, v in self._songs.items()],
-    }
-    (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
-# %% ../nbs/41a_embedding.ipynb #3dd8bbbd
-def _load(cls, folder: Path, **options) -> Embedding:
-    folder = Path(folder)
-    with reading(folder, 'index of vectors'):
-        about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind = (about['format'], about['version'])
-        made = str(about['front_end'])
-        tracks = [(str(t), int(n)) for t, n in about['tracks']]
-        vectors = np.load(folder / 'vectors.npy', allow_pickle=False)[...]
-        self = cls(**options)
-        if kind != (FORMAT, VERSION) or made != self.model_name:
-            raise OtherVersion(
-                folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}'
-            )
-        lengths = [n for _, n in tracks]
-        if (
-            min(lengths, default=1) < 1
-            or len(dict(tracks)) < len(tracks)
-            or vectors.shape != (sum(lengths), self.encoder.settings.dim)
-            or not np.isfinite(vectors).all()
-        ):
-            raise ResonanceError(
-                f'{folder} is damaged (its vectors do not fit its songs); index the music again'
-            )
-        self._songs = dict(
-            zip([t for t, _ in tracks], np.split(vectors.astype(np.float32), np.cumsum(lengths)[:-1]))
-        )
-        return self

@@ -5,23 +5,20 @@
 # %% ../nbs/52_fuse.ipynb #78bd4fd4
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches, usable
-from .calibration import load as load_calibration
 from .codebook import Codebook, shipped_codebook
-from .core import Match, OtherVersion, ResonanceError, SongIndex
-from .core import as_matches, first_line, probability, reading
+from .core import Match, ResonanceError, as_matches, probability
 from .embedding import clip_vectors
 from .evidence import Candidates, Scoring, judge
 from .landmarks import level_blocks, own_agreement, pack_peaks, unpack_peaks
 from .network import HOP_S, as_network
+from .recogniser import Column, Damaged, SongIndex
 from .table import BLOCK, FRONT, Proposals, Song, SongTable, kept_of, song_table
 from .verify import FEWEST, highest, padded, realign, soft_map
 
@@ -63,7 +60,7 @@ CANDIDATES = 96  # songs that are looked at closely
 
 
 def _evidence(self: Fused, query: Query, left_out: Iterable[str]) -> Candidates:
-    if not self._songs or not len(query.vectors) or not len(query.level_db):
+    if not self.songs or not len(query.vectors) or not len(query.level_db):
         return Candidates.none()
     table = self.table()
     left_out = set(left_out)
@@ -175,9 +172,10 @@ def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
 
 # %% ../nbs/52_fuse.ipynb #68cd3f11
 class Fused(SongIndex):
-    "Recogniser by vectors and peaks; fulfils `core.CatalogRecognizer`."
+    "Recogniser by vectors and peaks."
 
     name = 'fused'
+    index_version = 2
 
     def __init__(
         self,
@@ -194,10 +192,6 @@ class Fused(SongIndex):
                 f'the encoder makes {self.encoder.settings.dim}'
             )
         self.digest = self.encoder.digest
-        fitted_for = {'model': self.model_name}
-        self.calibration = load_calibration(self.name, fitted_for)
-        self.accept_confidence = self.calibration.accept_confidence
-        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
         constants = self.calibration.constants
         nothing = np.zeros((1, self.encoder.settings.dim), np.float32)  # what noise is to another encoder
         self.scoring = Scoring.of(constants, None if self.calibrated else nothing)
@@ -208,13 +202,42 @@ class Fused(SongIndex):
         "The method, and everything that decides what is kept of a song."
         return f'{self.name}/{self.digest}@{HOP_S:g}s/{self.codebook.digest}/{FRONT.digest()}'
 
-    def _kept_of(self, blocks: Iterable[np.ndarray]) -> Song | None:
-        "The codes and the peaks of a song; None for silence."
+    def kept_of(
+        self,
+        blocks: Iterable[np.ndarray],  # a song in pieces
+    ) -> Song | None:
+        "Make the codes and the peaks of a song; None for silence."
         return kept_of(self.encoder, self.codebook, blocks)
+
+    def columns(self) -> dict[str, Column]:
+        "Codes, a row for every `BLOCK` windows, and packed peaks."
+        codes = Column('|u1', len(self.codebook.arrays['centroids']))
+        return {'codes': codes, 'peaks': Column('<u2', count=1, least=0)}
+
+    def unpack(
+        self,
+        kept: Song,  # one song
+    ) -> tuple[tuple[int, int, int], tuple[np.ndarray, np.ndarray]]:
+        "Take a song apart: rows of codes, of packed peaks, and frames; the codes and the packed peaks."
+        packed = pack_peaks(kept.frames, kept.bins)
+        return (len(kept.codes), len(packed), kept.n_frames), (kept.codes, packed)
+
+    def pack(
+        self,
+        numbers: tuple[int, int, int],  # as `unpack` gave them
+        arrays: tuple[np.ndarray, np.ndarray],  # codes and packed peaks
+    ) -> Song:
+        "Put a song together; raises `Damaged` when its peaks lie outside of it."
+        *_, n_frames = numbers
+        frames, bins = unpack_peaks(arrays[1])
+        inside = frames.max(initial=-1) < n_frames < 2**40
+        if not inside or bins.max(initial=0) > FRONT.bin_max - FRONT.bin_min:
+            raise Damaged('the peaks lie outside')
+        return Song(arrays[0], frames, bins.astype(np.int64), n_frames)
 
     def _prepared(self) -> SongTable:
         if self._table is None:
-            self._table = song_table(self._songs, self.codebook)
+            self._table = song_table(self.songs, self.codebook)
         return self._table
 
     def table(self) -> SongTable:
@@ -265,13 +288,28 @@ class Fused(SongIndex):
         "Compute the log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
         return _logit(self, candidates)
 
+    def rank(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # songs that are needed
+    ) -> Candidates:
+        "Rank the candidates for one stretch of a clip."
+        return self.evidence(self.hear(samples))
+
+    def confidence(
+        self,
+        ranking: Candidates,  # of a clip
+    ) -> np.ndarray:
+        "Tell how likely each answer is right, shape (n,)."
+        return probability(self.logit(ranking))
+
     def search(
         self,
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
         k: int = 5,  # answers at most
     ) -> list[Match]:
         "The best `k` songs for a clip, best first; [] when nothing was heard."
-        return _search(self, samples, k)
+        return _search(self, usable(samples), k)
 
     def relation(
         self,
@@ -280,81 +318,3 @@ class Fused(SongIndex):
     ) -> str | None:
         "'recording' when a clip is the very recording that was found, 'version' when it is another version of it, None when that cannot be told."
         return _relation(self, samples, match)
-
-    def save(
-        self,
-        folder: Path,  # made if missing
-    ) -> None:
-        "Write the index into a folder (made if missing)."
-        _save(self, folder)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,  # where `save` wrote it
-        **options,  # as for the class
-    ) -> Fused:
-        "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another model."
-        return _load(cls, folder, **options)
-
-# %% ../nbs/52_fuse.ipynb #69c7c77f
-def _save(self: Fused, folder: Path) -> None:
-    folder = Path(folder)
-    songs = [*self._songs.values()]
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = [pack_peaks(s.frames, s.bins) for s in songs]
-    codes = np.concatenate(
-        [*(s.codes for s in songs), np.zeros((0, len(self.codebook.arrays['centroids'])), np.uint8)]
-    )
-    np.save(folder / 'codes.npy', codes, allow_pickle=False)
-    np.save(
-        folder / 'peaks.npy',
-        np.concatenate([*packed, np.zeros(0, np.uint16)]).astype('<u2'),
-        allow_pickle=False,
-    )
-    tracks = [(t, len(s.codes), len(p), s.n_frames) for (t, s), p in zip(self._songs.items(), packed)]
-    about = {'format': FORMAT, 'version': VERSION, 'front_end': self.model_name, 'tracks': tracks}
-    (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
-# %% ../nbs/52_fuse.ipynb #435ab083
-FORMAT = 'resonance fused'
-VERSION = 2
-
-# %% ../nbs/52_fuse.ipynb #4bdc7484
-def _load(cls, folder: Path, **options) -> Fused:
-    folder = Path(folder)
-    self = cls(**options)
-    with reading(folder, 'index of vectors and peaks'):
-        about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind = (about['format'], about['version'])
-        made = str(about['front_end'])
-        tracks = [(str(t), int(b), int(p), int(f)) for t, b, p, f in about['tracks']]
-        codes, packed = (np.load(folder / f'{n}.npy', allow_pickle=False)[...] for n in ('codes', 'peaks'))
-        if kind != (FORMAT, VERSION) or made != self.model_name:
-            raise OtherVersion(
-                folder, f'{kind[0]} {kind[1]} of {made}', f'{FORMAT} {VERSION} of {self.model_name}'
-            )
-        blocks, sizes = ([t[i] for t in tracks] for i in (1, 2))
-        parts = len(self.codebook.arrays['centroids'])
-        fits = (
-            codes.shape == (sum(blocks), parts)
-            and packed.shape == (sum(sizes),)
-            and codes.dtype == np.uint8
-            and packed.dtype == np.uint16
-        )
-        counted = (
-            min(blocks, default=1) > 0 and min(sizes, default=0) >= 0 and sum(f for *_, f in tracks) < 2**48
-        )
-        if not fits or not counted or len({t for t, *_ in tracks}) < len(tracks):
-            raise ResonanceError(
-                f'{folder} is damaged (its arrays do not fit its songs); index the music again'
-            )
-        cut = lambda array, lengths: np.split(array, np.cumsum(lengths)[:-1]) if lengths else []
-        for (track_id, _, _, n_frames), c, p in zip(tracks, cut(codes, blocks), cut(packed, sizes)):
-            frames, bins = unpack_peaks(p)
-            if frames.max(initial=-1) >= n_frames or bins.max(initial=0) > FRONT.bin_max - FRONT.bin_min:
-                raise ResonanceError(
-                    f'{folder} is damaged (peaks of {first_line(track_id)} lie outside of it); index the music again'
-                )
-            self._songs[track_id] = Song(c, frames, bins.astype(np.int64), n_frames)
-        return self

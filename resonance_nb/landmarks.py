@@ -8,21 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, search_stretches
-from .calibration import load as load_calibration
+from .audio import SAMPLE_RATE
 from resonance_nb.core import (
-    Match,
-    OtherVersion,
     ResonanceError,
-    as_matches,
     best_first,
-    reading,
 )
+from .recogniser import Damaged, Ranking, SongIndex, nothing_heard
 from resonance_nb.verify import (
     FEWEST,
     PITCHES,
@@ -38,10 +33,10 @@ from resonance_nb.verify import (
 )
 
 # %% auto #0
-__all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'VOTE_FEATURES', 'AGREEMENT_FEATURES', 'Front', 'Search', 'level_blocks',
-           'peaks', 'hashes', 'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote', 'vote_features',
-           'chance_agreement', 'agreement_features', 'Landmarks', 'DenseLandmarks', 'Evidence', 'own_agreement',
-           'shares_sound']
+__all__ = ['FIRST', 'DENSE', 'CODE_BITS', 'HEAVIEST', 'VOTE_FEATURES', 'AGREEMENT_FEATURES', 'MOST_SEGMENTS', 'Front', 'Search',
+           'level_blocks', 'peaks', 'hashes', 'Segment', 'Song', 'build_segment', 'segment_songs', 'tally', 'vote',
+           'vote_features', 'chance_agreement', 'agreement_features', 'song_of', 'SongSegments', 'Landmarks',
+           'DenseLandmarks', 'LandmarkRanking', 'own_agreement', 'pack_segment', 'unpack_segment', 'shares_sound']
 
 # %% ../nbs/30_landmarks.ipynb #6e4ab52d
 @dataclass(frozen=True)
@@ -256,7 +251,6 @@ class Segment:
 class Song:
     "What is stored of one song."
 
-    track_id: str
     codes: np.ndarray  # (n_hashes,) of its pairs
     anchors: np.ndarray  # (n_hashes,) frames of their first peaks
     frames: np.ndarray  # (n_peaks,) of its peaks, ascending
@@ -270,20 +264,21 @@ def _starts(codes: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/30_landmarks.ipynb #d079c481
 def build_segment(
-    songs: list[Song],  # in any order
+    songs: dict[str, Song],  # by track id
 ) -> Segment:
     "Sort the songs' hashes into one segment; raises `ResonanceError` when they are too many."
-    first_frame = np.concatenate([[0], np.cumsum([s.n_frames for s in songs])]).astype(np.int64)
+    kept = [*songs.values()]
+    first_frame = np.concatenate([[0], np.cumsum([s.n_frames for s in kept])]).astype(np.int64)
     if first_frame[-1] >= 2**32:
         raise ResonanceError('this index is full: one segment holds at most 38,000 hours of audio')
     join = lambda arrays: np.concatenate([*arrays, np.zeros(0, np.int64)])
-    codes = join(s.codes for s in songs)
-    positions = join(s.anchors + at for s, at in zip(songs, first_frame))
+    codes = join(s.codes for s in kept)
+    positions = join(s.anchors + at for s, at in zip(kept, first_frame))
     order = np.argsort(codes, kind='stable')
-    frames = join(s.frames + at for s, at in zip(songs, first_frame))
-    bins = join(s.bins for s in songs)
+    frames = join(s.frames + at for s, at in zip(kept, first_frame))
+    bins = join(s.bins for s in kept)
     return Segment(
-        [s.track_id for s in songs],
+        [*songs],
         first_frame,
         _starts(codes),
         positions[order].astype(np.uint32),
@@ -294,7 +289,7 @@ def build_segment(
 # %% ../nbs/30_landmarks.ipynb #508c6408
 def segment_songs(
     segment: Segment,  # any segment
-) -> list[Song]:
+) -> dict[str, Song]:
     "The living songs of a segment, as `build_segment` takes them."
     codes = np.repeat(np.arange(2**CODE_BITS), np.diff(segment.starts))
     positions = segment.postings.astype(np.int64)
@@ -302,7 +297,7 @@ def segment_songs(
     order = np.argsort(track, kind='stable')
     edges = np.searchsorted(track[order], np.arange(len(segment.track_ids) + 1))
     inner = np.searchsorted(segment.peak_frames, segment.first_frame)
-    songs = []
+    songs = {}
     for i, track_id in enumerate(segment.track_ids):
         mine = order[edges[i] : edges[i + 1]]
         peaks_ = slice(inner[i], inner[i + 1])
@@ -310,7 +305,7 @@ def segment_songs(
         n_frames = int(segment.first_frame[i + 1] - segment.first_frame[i])
         if segment.alive[i]:
             of_peaks = segment.peak_frames[peaks_] - begin, segment.peak_bins[peaks_].astype(np.int64)
-            songs.append(Song(track_id, codes[mine], positions[mine] - begin, *of_peaks, n_frames))
+            songs[track_id] = Song(codes[mine], positions[mine] - begin, *of_peaks, n_frames)
     return songs
 
 # %% ../nbs/30_landmarks.ipynb #d3d1f5e9
@@ -399,54 +394,141 @@ AGREEMENT_FEATURES = (  # the columns of `agreement_features`
     'hashes_per_frame',
 )
 
+# %% ../nbs/30_landmarks.ipynb #f3071d2b
+def song_of(
+    frames: np.ndarray,  # (n_peaks,) as `peaks` gives them
+    bins: np.ndarray,  # (n_peaks,)
+    n_frames: int,  # length of the song
+    front: Front,  # the settings
+) -> Song | None:
+    "Make what is stored of a song of its peaks; None when they make no hash."
+    codes, anchors = hashes(frames, bins, front.fan, front)
+    return Song(codes, anchors, frames, bins - front.bin_min, n_frames) if len(codes) else None
+
+# %% ../nbs/30_landmarks.ipynb #5ed6739c
+MOST_SEGMENTS = 8  # of more, one is made
+
+
+class SongSegments:
+    "Songs in immutable segments, and those that came last: the `songs` of `Landmarks`."
+
+    def __init__(
+        self,
+        segment: Segment | None = None,  # that is there already
+    ):
+        self.parts: list[Segment] = [segment] if segment else []
+        self.pending: dict[str, Song] = {}  # not yet in a segment
+        self.known: set[str] = {*segment.track_ids} if segment else set()  # songs that may be answered
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def __contains__(self, track_id: str) -> bool:
+        return track_id in self.known
+
+    def __setitem__(self, track_id: str, song: Song) -> None:
+        self.pending[track_id] = song
+        self.known.add(track_id)
+
+    def segments(self) -> list[Segment]:
+        "Give all segments, with every song in one of them."
+        if self.pending:
+            self.parts.append(build_segment(self.pending))
+            self.pending = {}
+        if len(self.parts) > MOST_SEGMENTS:
+            self.compact()
+        return self.parts
+
+    def compact(self) -> None:
+        "Rewrite all living songs into one segment."
+        songs = {t: s for segment in self.parts for t, s in segment_songs(segment).items()} | self.pending
+        self.parts = [build_segment(songs)] if songs else []
+        self.pending = {}
+
+    def whole(self) -> Segment:
+        "Give one segment with all living songs and no other."
+        if len(self.segments()) != 1 or not self.parts[0].alive.all():
+            self.compact()
+        return self.parts[0] if self.parts else build_segment({})
+
+    def take(
+        self,
+        other: SongSegments,  # with the same front end
+    ) -> None:
+        "Take in the segments of others; a song that is here stays as it is."
+        for segment in [*other.segments()] if other is not self else []:
+            new = segment.alive & np.array([t not in self.known for t in segment.track_ids], bool)
+            self.parts.append(replace(segment, alive=new))
+            self.known |= {t for t, alive in zip(segment.track_ids, new) if alive}
+
+    def keep(
+        self,
+        track_ids: set[str],  # songs to keep
+    ) -> None:
+        "Let only these songs live."
+        for segment in self.segments():
+            segment.alive = segment.alive & np.array([t in track_ids for t in segment.track_ids], bool)
+        self.known &= {*track_ids}
+
 # %% ../nbs/30_landmarks.ipynb #5821c26e
-class Landmarks:
-    "Landmark recogniser: add songs, search clips, save and load; fulfils `core.CatalogRecognizer`."
+class Landmarks(SongIndex):
+    "Recogniser by landmarks: pairs of spectral peaks propose places, single peaks decide."
 
     name = 'landmark'
-    settings = Front(), Search()
+    index_format = 'resonance landmarks'
+    index_version = 2
+    mapped = True
+    calibration_file = 'landmarks'
+    default_settings = Front(), Search()
 
     def __init__(
         self,
         front: Front | None = None,  # what is stored of a song; by default the class's
         search: Search | None = None,  # how a clip is asked; by default the class's
     ):
-        self.front = front or self.settings[0]
-        self.asking = search or self.settings[1]
-        fitted_for = {'front_end': self.front.digest()}
-        features = AGREEMENT_FEATURES if self.asking.candidates else VOTE_FEATURES
-        self.calibration = load_calibration('landmarks', fitted_for, features)
-        self.accept_confidence = self.calibration.accept_confidence
-        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
-        # sizes of a catalogue, and the least level of chance in each
-        self._chance = self.calibration.constants.get('least_chance', [[1], [5]])
-        self._parts: list[Segment] = []
-        self._pending: list[Song] = []
-        self._known: set[str] = set()
+        super().__init__()
+        self.front = front or self.default_settings[0]
+        self.asking = search or self.default_settings[1]
+        self.songs = SongSegments()
 
-    def __len__(self) -> int:
-        return len(self._known)
+    @property
+    def model_name(self) -> str:
+        "The front end: dense or not, what was made with the same can be compared."
+        return f'landmarks/{self.front.digest()}'
 
-    def _least(self) -> float:
-        return float(np.interp(len(self), *self._chance))
+    @property
+    def front_end(self) -> str:
+        "The hash of the front end."
+        return self.front.digest()
 
-    def add(
+    @property
+    def fitted_for(self) -> dict:
+        "The front end."
+        return {'front_end': self.front.digest()}
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        "Those of verified places, or of votes alone."
+        return AGREEMENT_FEATURES if self.asking.candidates else VOTE_FEATURES
+
+    def settings(self) -> dict:
+        "What is stored of a song, and how a clip is asked."
+        return {'front': asdict(self.front), 'search': asdict(self.asking)}
+
+    @classmethod
+    def from_settings(
+        cls,
+        about: dict,  # an `index.json`
+    ) -> Landmarks:
+        "Make an empty index with the settings of a saved one."
+        return cls(Front(**about['front']), Search(**about['search']))
+
+    def kept_of(
         self,
-        track_id: str,  # a name for the song, new to this index
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> None:
-        "Index one song; audio without a single hash (silence, a click) adds nothing."
-        self.add_stream(track_id, [samples])
-
-    def add_stream(
-        self,
-        track_id: str,  # a name for the song, new to this index
-        blocks: Iterable[np.ndarray],  # mono at 16 kHz, in pieces of any length
-    ) -> None:
-        "Index a song that arrives in pieces, in bounded memory; a known name raises `ResonanceError`."
-        if track_id in self._known:  # before hours of audio are read
-            raise ResonanceError(f'{track_id} is already in this index')
-        self.add_peaks(track_id, *peaks(iter(blocks), self.front))
+        blocks: Iterable[np.ndarray],  # a song in pieces
+    ) -> Song | None:
+        "Make the hashes and peaks of a song; None without a single hash (silence, a click)."
+        return song_of(*peaks(blocks, self.front), self.front)
 
     def add_peaks(
         self,
@@ -455,16 +537,11 @@ class Landmarks:
         bins: np.ndarray,  # (n_peaks,)
         n_frames: int,  # length of the song
     ) -> None:
-        "Index a song whose peaks are known already; a known name raises `ResonanceError`."
-        _add_peaks(self, track_id, frames, bins, n_frames)
-
-    def segments(self) -> list[Segment]:
-        "The index's pieces, with everything added so far in them."
-        return _segments(self)
-
-    def prepare(self) -> None:
-        "Sort the songs that came last into a segment now, so that the first question does not wait for it."
-        self.segments()
+        "Add a song whose peaks are known already; a known name raises `ResonanceError`."
+        self.check_new(track_id)
+        song = song_of(frames, bins, n_frames, self.front)
+        if song is not None:
+            self.songs[track_id] = song
 
     def hear(
         self,
@@ -473,83 +550,71 @@ class Landmarks:
         "Look a clip up in every segment."
         return _hear(self, samples)
 
-    def evidence(
+    def rank(
         self,
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        k: int = 1,  # songs of which it is told whether they are doubtful
-    ) -> Evidence:
-        "What a clip (mono at 16 kHz) says of the songs; whether its best `k` are doubtful."
-        return _evidence(self, samples, k)
+        k: int = 5,  # songs of which it is told whether they are doubtful
+    ) -> LandmarkRanking:
+        "Rank the songs that share hashes with a clip."
+        return _rank(self, samples, k)
 
-    def search(
+    def confidence(
         self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        k: int = 5,  # answers at most
-    ) -> list[Match]:
-        "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard."
-        return search_stretches(lambda x: _answers(self, x, k), samples)
+        ranking: LandmarkRanking,  # of a clip
+    ) -> np.ndarray:
+        "Tell how likely each answer is right, (n,): a doubtful one is never accepted, a plain one always."
+        confidence = super().confidence(ranking)
+        surely = (1 + self.accept_confidence) / 2
+        confidence[ranking.plain] = np.maximum(confidence[ranking.plain], surely)
+        never = self.accept_confidence / 2
+        confidence[ranking.doubtful] = np.minimum(confidence[ranking.doubtful], never)
+        return confidence
+
+    def prepare(self) -> None:
+        "Sort the songs that came last into a segment now, so that the first question does not wait for it."
+        self.songs.segments()
 
     def merge(
         self,
         other: Landmarks,  # with the same front end
     ) -> None:
-        "Take in all songs of another index with the same front end; songs already here stay as they are."
-        _merge(self, other)
+        """Take in all songs of another index, segment by segment; songs that are here stay as they are.
+
+        Another front end raises `ResonanceError`.
+        """
+        if other.model_name != self.model_name:
+            raise ResonanceError(f'cannot merge {other.model_name} into {self.model_name}')
+        self.songs.take(other.songs)
 
     def retain(
         self,
         track_ids: set[str],  # songs to keep
     ) -> None:
         "From now on answer only with these songs."
-        for segment in self.segments():
-            segment.alive = segment.alive & np.array([t in track_ids for t in segment.track_ids], bool)
-        self._known &= set(track_ids)
+        self.songs.keep(track_ids)
 
-    def compact(self) -> None:
-        "Rewrite all living songs into one segment."
-        songs = [song for segment in self._parts for song in segment_songs(segment)] + self._pending
-        self._parts = [build_segment(songs)] if songs else []
-        self._pending = []
+    def columns(self) -> dict:
+        "The arrays of a saved index; postings lie by hash, not by song."
+        return dict.fromkeys(('counts', 'postings', 'peaks'))
 
-    def save(
+    def stored(self) -> tuple[dict[str, np.ndarray], list[tuple]]:
+        "Lay the songs out in one segment, packed; and (id, frames) for each."
+        return pack_segment(self.songs.whole())
+
+    def restore(
         self,
-        folder: Path,  # made if missing
+        tracks: list[tuple],  # (id, frames) of each song
+        arrays: dict[str, np.ndarray],  # as they were read
     ) -> None:
-        "Write the index into a folder (made if missing)."
-        _save(self, folder)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,  # where `save` wrote it
-    ) -> Landmarks:
-        "Map a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
-        return _load(cls, folder)
+        "Take in a saved segment; raises `Damaged` when its arrays do not fit."
+        self.songs = SongSegments(unpack_segment(tracks, arrays, self.front))
 
 # %% ../nbs/30_landmarks.ipynb #5821c26f
 class DenseLandmarks(Landmarks):
     "The same with more peaks on both sides, more pairs and more places verified: a larger index, a slower answer, more songs found."
 
     name = 'landmark-dense'
-    settings = DENSE
-
-# %% ../nbs/30_landmarks.ipynb #f3071d2b
-def _add_peaks(self: Landmarks, track_id: str, frames: np.ndarray, bins: np.ndarray, n_frames: int) -> None:
-    if track_id in self._known:
-        raise ResonanceError(f'{track_id} is already in this index')
-    codes, at = hashes(frames, bins, self.front.fan, self.front)
-    if len(codes):
-        self._pending.append(Song(track_id, codes, at, frames, bins - self.front.bin_min, n_frames))
-        self._known.add(track_id)
-
-# %% ../nbs/30_landmarks.ipynb #5ed6739c
-def _segments(self: Landmarks) -> list[Segment]:
-    if self._pending:
-        self._parts.append(build_segment(self._pending))
-        self._pending = []
-    if len(self._parts) > 8:
-        self.compact()
-    return self._parts
+    default_settings = DENSE
 
 # %% ../nbs/30_landmarks.ipynb #98e8b5de
 def _query_peaks(level_db: np.ndarray, asking: Search, front: Front) -> tuple[np.ndarray, np.ndarray]:
@@ -654,7 +719,7 @@ def _hear(self: Landmarks, samples: np.ndarray) -> _Hearing:
         else [none] * len(clips)
     )
     codes, at, votes = _query_hashes(clips, levels_db, asking, front)
-    segments = self.segments()
+    segments = self.songs.segments()
     hits = []
     ids = []
     base = [0]
@@ -680,18 +745,14 @@ def _hear(self: Landmarks, samples: np.ndarray) -> _Hearing:
 
 # %% ../nbs/30_landmarks.ipynb #b6fd9205
 @dataclass
-class Evidence:
-    "What a clip says of the songs, best first; songs that share nothing with it are left out."
+class LandmarkRanking(Ranking):
+    "Songs by agreement or votes."
 
-    track_ids: list[str]
-    score: np.ndarray  # (n,) agreement in standard deviations of chance, or aligned votes
-    start_s: np.ndarray  # (n,) where the clip starts in the song, seconds
-    features: np.ndarray  # (n, d) what the confidence is made of
-    doubtful: np.ndarray  # (n,) bool: only a moment of the clip speaks for the song
-    plain: np.ndarray  # (n,) bool: the clip shows the song's peaks as fully as its own
+    doubtful: np.ndarray  # (n,) bool: one moment of the clip speaks for the song, and the rest does not
+    plain: np.ndarray  # (n,) bool: the clip shows the song's peaks as fully as it shows its own
 
 # %% ../nbs/30_landmarks.ipynb #d5ab5121
-def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
+def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> LandmarkRanking:
     "Songs by their aligned votes."
     track, votes, start = vote(heard.tracks, heard.starts)
     names = np.array([heard.ids[t] for t in track], str)
@@ -707,7 +768,7 @@ def _by_votes(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
     start_s = (start - (phases - 1) / (2 * phases)) * self.front.hop / SAMPLE_RATE  # the mean of the framings
     features = vote_features(votes, heard.n_hashes)
     doubtful = spread < int(2 + len(samples) / SAMPLE_RATE / 3)
-    return Evidence(
+    return LandmarkRanking(
         names[order].tolist(), votes.astype(float), start_s, features, doubtful, np.zeros(len(order), bool)
     )
 
@@ -764,6 +825,12 @@ def _finalists(z: np.ndarray, track: np.ndarray, most: int, each: int) -> np.nda
     kept = by_song[nth < each]
     return np.sort(kept[np.argsort(-z[kept], kind='stable')[:most]])
 
+# %% ../nbs/30_landmarks.ipynb #84ab5dd6
+def _least_chance(self: Landmarks) -> float:
+    "The level of chance in a catalogue of this size, at least."
+    sizes, levels = self.calibration.constants['least_chance']
+    return float(np.interp(len(self), sizes, levels))
+
 # %% ../nbs/30_landmarks.ipynb #bd1cc994
 def own_agreement(
     level_db: np.ndarray,  # levels of the clip, dB, shape (frames, bins)
@@ -791,7 +858,7 @@ def _closely(self, samples: np.ndarray, first: np.ndarray, at: Places) -> np.nda
     return np.max(z, axis=(0, 1))
 
 # %% ../nbs/30_landmarks.ipynb #706481a0
-def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidence:
+def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> LandmarkRanking:
     "Songs by how well their peaks agree with the clip."
     asking = self.asking
     front = self.front
@@ -817,46 +884,22 @@ def _by_agreement(self, heard: _Hearing, samples: np.ndarray, k: int) -> Evidenc
     rest = without_loudest(maps, at, found, front.bin_min)[best]
     start_s = (start - found.shift - found.number / asking.phases)[best] * front.hop / SAMPLE_RATE
     features = agreement_features(
-        found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, self._least()
+        found.z[best], rest, at.counts[best], len(heard.levels_db[0]), heard.n_hashes, _least_chance(self)
     )
     plain = found.z[best] > 0.97 * own_agreement(heard.levels_db[0], maps[0], at.counts[best], front)
-    return Evidence(names[best].tolist(), score[best], start_s, features, rest < 0.4 * found.z[best], plain)
-
-# %% ../nbs/30_landmarks.ipynb #977ab171
-def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
-    "The best `k` songs for a stretch of sound."
-    found = self.evidence(samples, k)
-    confidence = self.calibration.confidence(found.features[:k])
-    doubtful = found.doubtful[:k]
-    plain = found.plain[:k]
-    confidence[plain] = np.maximum(confidence[plain], (1 + self.accept_confidence) / 2)
-    confidence[doubtful] = np.minimum(confidence[doubtful], self.accept_confidence / 2)
-    return as_matches(found.track_ids[:k], found.score, found.start_s, confidence)
+    return LandmarkRanking(
+        names[best].tolist(), score[best], start_s, features, rest < 0.4 * found.z[best], plain
+    )
 
 # %% ../nbs/30_landmarks.ipynb #e4f0c9c1
-def _evidence(self: Landmarks, samples: np.ndarray, k: int) -> Evidence:
-    # one broken sample shall not silence the rest
-    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+def _rank(self: Landmarks, samples: np.ndarray, k: int) -> LandmarkRanking:
     heard = self.hear(samples)
     if not len(heard.tracks):
-        none = np.zeros(0)
-        return Evidence(
-            [], none, none, np.zeros((0, len(self.calibration.weights))), none.astype(bool), none.astype(bool)
-        )
+        none = np.zeros(0, bool)
+        return LandmarkRanking(**vars(nothing_heard(len(self.feature_names))), doubtful=none, plain=none)
     return (_by_agreement if self.asking.candidates else _by_votes)(self, heard, samples, k)
 
-# %% ../nbs/30_landmarks.ipynb #bb9f1840
-def _merge(self: Landmarks, other: Landmarks) -> None:
-    if other.front.digest() != self.front.digest():
-        raise ResonanceError(f'cannot merge front end {other.front.digest()} into {self.front.digest()}')
-    for segment in [*other.segments()] if other is not self else []:
-        new = np.array([t not in self._known for t in segment.track_ids], bool)
-        self._parts.append(replace(segment, alive=segment.alive & new))
-        self._known |= {t for t, a in zip(segment.track_ids, self._parts[-1].alive) if a}
-
 # %% ../nbs/30_landmarks.ipynb #7fd5f9e2
-FORMAT = 'resonance landmarks'
-VERSION = 2
 _FILLER, _LONGEST = 511, 127  # the bin of an entry that is no peak; the longest step between two entries
 
 
@@ -913,79 +956,33 @@ def _unpack_postings(counts: np.ndarray, packed: np.ndarray) -> tuple[np.ndarray
     codes = np.repeat(np.arange(len(counts)), counts) << low_bits | packed.astype(np.int64) >> (32 - low_bits)
     return _starts(codes), packed & np.uint32((1 << (32 - low_bits)) - 1)
 
-# %% ../nbs/30_landmarks.ipynb #0ad7721d
-def _save(self: Landmarks, folder: Path) -> None:
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if len(self.segments()) != 1 or not all(s.alive.all() for s in self._parts):
-        self.compact()
-    segment = self._parts[0] if self._parts else build_segment([])
-    counts, postings = _pack_postings(segment)
-    arrays = {
-        'counts': counts,
-        'postings': postings,
-        'peaks': pack_peaks(segment.peak_frames, segment.peak_bins),
-    }
-    for name, array in arrays.items():
-        np.save(folder / f'{name}.npy', array, allow_pickle=False)
-    lengths = np.diff(segment.first_frame).tolist()
-    about = {
-        'format': FORMAT,
-        'version': VERSION,
-        'front_end': self.front.digest(),
-        'front': asdict(self.front),
-    }
-    about |= {'search': asdict(self.asking), 'tracks': list(zip(segment.track_ids, lengths))}
-    (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
 # %% ../nbs/30_landmarks.ipynb #3d64571a
-def _read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    "A saved index as it lies on disk: what it says of itself, and its arrays, mapped."
-    with reading(folder, 'landmark index'):
-        about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind = about['format'], about['version']
-        if kind != (FORMAT, VERSION):
-            raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
-        about |= {
-            'front': Front(**about['front']),
-            'search': Search(**about['search']),
-            'tracks': [(str(t), int(n)) for t, n in about['tracks']],
-        }
-        arrays = {
-            n: np.asarray(np.load(folder / f'{n}.npy', mmap_mode='r', allow_pickle=False))
-            for n in ('counts', 'postings', 'peaks')
-        }
-        arrays['starts'], arrays['postings'] = _unpack_postings(arrays.pop('counts'), arrays['postings'])
-        arrays['peak_frames'], arrays['peak_bins'] = unpack_peaks(arrays.pop('peaks'))
-        here = about['front'].digest()
-        if about['front_end'] != here:
-            raise OtherVersion(folder, f'front end {about["front_end"]}', here)
-        lengths = [n for _, n in about['tracks']]
-        last = max(arrays['peak_frames'].max(initial=0), arrays['postings'].max(initial=0))
-        counted = (
-            min(lengths, default=1) > 0
-            and last < max(1, sum(lengths)) < 2**32
-            and len(dict(about['tracks'])) == len(lengths)
-        )
-        if (
-            not counted
-            or arrays['peak_bins'].max(initial=0) > about['front'].bin_max - about['front'].bin_min
-        ):
-            raise ResonanceError(
-                f'{folder} is damaged (its arrays do not fit together); index the music again'
-            )
-        return about, arrays
+def pack_segment(
+    segment: Segment,  # of living songs
+) -> tuple[dict[str, np.ndarray], list[tuple]]:
+    "Pack a segment into three arrays, and (id, frames) for each song."
+    counts, postings = _pack_postings(segment)
+    packed = pack_peaks(segment.peak_frames, segment.peak_bins)
+    lengths = np.diff(segment.first_frame).tolist()
+    arrays = {'counts': counts, 'postings': postings, 'peaks': packed}
+    return arrays, [*zip(segment.track_ids, lengths)]
 
-# %% ../nbs/30_landmarks.ipynb #ca4973c3
-def _load(cls, folder: Path) -> Landmarks:
-    with reading(folder, 'landmark index'):
-        about, arrays = _read(Path(folder))
-        self = cls(about['front'], about['search'])
-        (ids, lengths) = zip(*about['tracks']) if about['tracks'] else ([], [])
-        first_frame = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self._parts = [Segment(list(ids), first_frame, **arrays)] if len(ids) else []
-        self._known = set(ids)
-        return self
+
+def unpack_segment(
+    tracks: list[tuple],  # (id, frames) of each song
+    arrays: dict[str, np.ndarray],  # of `pack_segment`
+    front: Front,  # what they were made with
+) -> Segment | None:
+    "Make a segment again, None of no songs; raises `Damaged` when the arrays do not fit."
+    starts, postings = _unpack_postings(arrays['counts'], arrays['postings'])
+    frames, bins = unpack_peaks(arrays['peaks'])
+    lengths = [n for _, n in tracks]
+    last = max(frames.max(initial=0), postings.max(initial=0))
+    counted = min(lengths, default=1) > 0 and last < max(1, sum(lengths)) < 2**32
+    if not counted or len(dict(tracks)) < len(tracks) or bins.max(initial=0) > front.bin_max - front.bin_min:
+        raise Damaged('its arrays do not fit its songs')
+    first_frame = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Segment([t for t, _ in tracks], first_frame, starts, postings, frames, bins) if tracks else None
 
 # %% ../nbs/30_landmarks.ipynb #6f6b6a98
 def shares_sound(

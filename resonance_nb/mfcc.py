@@ -9,26 +9,21 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Iterator
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, mel_filters, search_stretches, stft
-from .calibration import load as load_calibration
+from .audio import SAMPLE_RATE, mel_filters, stft
 from resonance_nb.core import (
     Match,
-    OtherVersion,
     ResonanceError,
-    SongIndex,
-    as_matches,
     best_first,
-    reading,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
 __all__ = ['SCALINGS', 'LAB_TARGETS', 'Front', 'MfccFront', 'ChromaFront', 'power_blocks', 'mfcc', 'chroma_filters', 'chroma',
@@ -322,8 +317,8 @@ class Averages(SongIndex):
     "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine; fulfils `core.VectorRecognizer`."
 
     name = ''
+    index_format = 'resonance averages'
     front_class = Front
-    stored_in = 'embeddings'  # a catalogue keeps the rows in its database
 
     def __init__(
         self,
@@ -342,63 +337,79 @@ class Averages(SongIndex):
         self.front = front or self.front_class(**settings)
         self.scope = scope
         self.scaling = scaling
-        fitted_for = {'front_end': self.front.digest(), 'scope': scope, 'scaling': scaling}
-        self.calibration = load_calibration(self.name, fitted_for)
-        self.accept_confidence = self.calibration.accept_confidence
-        self.calibrated = self.calibration.is_for(fitted_for)  # else the confidence is a guess
-        self._usual = self.calibration.constants['usual_fifth']
 
     @property
     def model_name(self) -> str:
         "The method and its front end: the name of its rows in a catalogue."
         return f'{self.name}/{self.front.digest()}'
 
-    def _kept_of(self, blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        "Starts, ends and averages of a song's chunks and of the whole; None for silence."
-        rows = averages(iter(blocks), self.front)
+    @property
+    def fitted_for(self) -> dict:
+        "The front end, and how averages are compared."
+        return {'front_end': self.front.digest(), 'scope': self.scope, 'scaling': self.scaling}
+
+    def settings(self) -> dict:
+        "The front end, and how averages are compared."
+        return {'front': asdict(self.front), 'scope': self.scope, 'scaling': self.scaling}
+
+    @classmethod
+    def from_settings(
+        cls,
+        about: dict,  # an `index.json`
+    ) -> Averages:
+        "Make an empty index like a saved one."
+        if not str(about['front_end']).startswith(f'{cls.name}/'):
+            return cls()  # which is refused
+        return cls(cls.front_class(**about['front']), about['scope'], about['scaling'])
+
+    def kept_of(
+        self,
+        blocks: Iterable[np.ndarray],  # a song in pieces
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        "Make starts, ends and averages of a song's chunks and of the whole; None for silence."
+        rows = averages(blocks, self.front)
         return rows if len(rows[0]) else None
+
+    def columns(self) -> dict[str, Column]:
+        "The averages, and when their chunks begin and end."
+        return {'vectors': Column('<f4', self.front.dim), 'times': Column('<f8', 2)}
+
+    def unpack(
+        self,
+        kept: tuple[np.ndarray, np.ndarray, np.ndarray],  # of `kept_of`
+    ) -> tuple[tuple[int], tuple[np.ndarray, np.ndarray]]:
+        "Take a song's rows apart."
+        starts_s, ends_s, vectors = kept
+        return (len(starts_s),), (vectors, np.stack([starts_s, ends_s], axis=1))
+
+    def pack(
+        self,
+        numbers: tuple[int],  # its rows
+        arrays: tuple[np.ndarray, np.ndarray],  # vectors and times
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "Put a song's rows together."
+        vectors, times = arrays
+        return times[:, 0], times[:, 1], vectors
 
     def _prepared(self) -> _Table:
         return _prepared(self)
 
-    def ranking(
+    def rank(
         self,
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-    ) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        "All songs for a clip (mono at 16 kHz), best first: their ids, their scores (n,), and the clip's own chunks (starts_s, unit vectors)."
-        return _ranking(self, samples)
-
-    def search(
-        self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        k: int = 5,  # answers at most
-    ) -> list[Match]:
-        "The best `k` songs for a clip (mono at 16 kHz), best first; [] when nothing was heard; raises `ResonanceError` for non-finite samples."
-        return search_stretches(lambda x: _answers(self, x, k), samples)
+        k: int = 5,  # songs of which the place and the features are needed; all are ranked
+    ) -> Ranking:
+        "Rank all songs by how similar their averages are."
+        return _rank(self, samples, k)
 
     def song_means(self) -> tuple[list[str], np.ndarray]:
         "The songs and the average of each whole song, shape (n, d)."
-        means = [rows[2][-1] for rows in self._songs.values()]
-        return [*self._songs], np.stack(means) if means else np.zeros((0, self.front.dim), np.float32)
-
-    def save(
-        self,
-        folder: Path,  # made if missing
-    ) -> None:
-        "Write the index into a folder (made if missing)."
-        _save(self, folder)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,  # where `save` wrote it
-    ) -> Averages:
-        "Read a saved index; raises `ResonanceError` when it is damaged, newer, or made by another front end."
-        return _load(cls, folder)
+        means = [rows[2][-1] for rows in self.songs.values()]
+        return [*self.songs], np.stack(means) if means else np.zeros((0, self.front.dim), np.float32)
 
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        "For each song its id, its rows' starts (n,) and ends (n,) in seconds, and the vectors (n, d): chunks, then the whole."
-        for track_id, rows in self._songs.items():
+        "Give each song's id, its rows' starts (n,) and ends (n,) in seconds, and vectors (n, d): chunks, then the whole."
+        for track_id, rows in self.songs.items():
             yield track_id, *rows
 
     @classmethod
@@ -410,7 +421,7 @@ class Averages(SongIndex):
         vectors: np.ndarray,  # (n, d) as `embeddings` gave them
         **options,  # front, scope, scaling
     ) -> Averages:
-        "An index made of rows in any order; raises `ResonanceError` when they do not fit the front end."
+        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the front end."
         return _from_embeddings(cls, track_ids, starts_s, ends_s, vectors, **options)
 
 # %% ../nbs/32_mfcc.ipynb #34e264ed
@@ -434,36 +445,26 @@ def _rows_of(rows: tuple, scope: str) -> tuple:
 # %% ../nbs/32_mfcc.ipynb #44fd4713
 def _prepared(self: Averages) -> _Table:
     if self._table is None:
-        kept = [_rows_of(rows, self.scope) for rows in self._songs.values()]
+        kept = [_rows_of(rows, self.scope) for rows in self.songs.values()]
         starts, _, vectors = (np.concatenate(x) for x in zip(*kept))
         space = fit_space(vectors, self.scaling)
         first = np.cumsum([0, *(len(k[0]) for k in kept[:-1])])
-        by_name = np.argsort(np.argsort(np.array([*self._songs])))
-        self._table = _Table([*self._songs], by_name, first, starts, _unit(vectors, space), space)
+        by_name = np.argsort(np.argsort(np.array([*self.songs])))
+        self._table = _Table([*self.songs], by_name, first, starts, _unit(vectors, space), space)
     return self._table
 
 # %% ../nbs/32_mfcc.ipynb #274d5c3f
 _CELLS_AT_ONCE = 2**24  # cosines held in memory
 
 
-def _ranking(
-    self: Averages,
-    samples: np.ndarray,
-) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    starts, _, vectors = _rows_of(averages(np.asarray(samples), self.front), self.scope)
-    if not len(starts) or not self._songs:
-        return [], np.zeros(0), (starts, vectors)
-    table = self._prepared()
-    unit = _unit(vectors, table.space)
+def _similarity(unit: np.ndarray, table: _Table) -> np.ndarray:
+    "Mean over a clip's chunks of their cosine with the most similar chunk of each song, (songs,)."
     best = np.zeros(len(table.track_ids))
     step = max(1, _CELLS_AT_ONCE // len(table.unit))
     for i in range(0, len(unit), step):
-        best += np.maximum.reduceat(unit[i : i + step] @ table.unit.T, table.first, axis=1).sum(
-            axis=0, dtype=np.float64
-        )
-    scores = best / len(unit)
-    order = best_first(scores, table.by_name)
-    return [table.track_ids[i] for i in order], scores[order], (starts, unit)
+        cosines = unit[i : i + step] @ table.unit.T
+        best += np.maximum.reduceat(cosines, table.first, axis=1).sum(axis=0, dtype=np.float64)
+    return best / len(unit)
 
 # %% ../nbs/32_mfcc.ipynb #e341dcce
 def _place(self, track_id: str, starts_s: np.ndarray, unit: np.ndarray) -> float:
@@ -475,11 +476,18 @@ def _place(self, track_id: str, starts_s: np.ndarray, unit: np.ndarray) -> float
     return float(table.starts_s[rows][theirs] - starts_s[ours])
 
 # %% ../nbs/32_mfcc.ipynb #d6ff779f
-def _answers(self, samples: np.ndarray, k: int) -> list[Match]:
-    "The best `k` songs for a stretch of sound."
-    track_ids, scores, clip = self.ranking(samples)
-    confidence = self.calibration.confidence(features(scores, self._usual)[:k])
-    return as_matches(track_ids[:k], scores, [_place(self, t, *clip) for t in track_ids[:k]], confidence)
+def _rank(self: Averages, samples: np.ndarray, k: int) -> Ranking:
+    starts_s, _, vectors = _rows_of(averages(samples, self.front), self.scope)
+    if not len(starts_s) or not self.songs:
+        return nothing_heard(2)
+    table = self._prepared()
+    unit = _unit(vectors, table.space)
+    scores = _similarity(unit, table)
+    order = best_first(scores, table.by_name)
+    track_ids = [table.track_ids[i] for i in order]
+    places_s = np.array([_place(self, t, starts_s, unit) for t in track_ids[:k]])
+    known = features(scores[order], self.calibration.constants['usual_fifth'])
+    return Ranking(track_ids, scores[order], places_s, known)
 
 # %% ../nbs/32_mfcc.ipynb #d4dd4ded
 class Mfcc(Averages):
@@ -494,66 +502,6 @@ class Chroma(Averages):
 
     name = 'chroma'
     front_class = ChromaFront
-
-# %% ../nbs/32_mfcc.ipynb #1718ab59
-FORMAT = 'resonance averages'
-VERSION = 1
-
-
-def _save(self: Averages, folder: Path) -> None:
-    folder = Path(folder)
-    rows = [*self._songs.values()]
-    folder.mkdir(parents=True, exist_ok=True)
-    vectors = np.concatenate([r[2] for r in rows] or [np.zeros((0, self.front.dim), np.float32)])
-    times = np.concatenate([np.stack(r[:2], axis=1) for r in rows] or [np.zeros((0, 2))])
-    np.save(folder / 'vectors.npy', vectors.astype('<f4'), allow_pickle=False)
-    np.save(folder / 'times.npy', times.astype('<f8'), allow_pickle=False)
-    about = {'format': FORMAT, 'version': VERSION, 'front_end': self.model_name, 'front': asdict(self.front)}
-    about |= {
-        'scope': self.scope,
-        'scaling': self.scaling,
-        'tracks': [(t, len(r[0])) for t, r in self._songs.items()],
-    }
-    (folder / 'index.json').write_text(json.dumps(about), encoding='utf-8')
-
-# %% ../nbs/32_mfcc.ipynb #7fbf5d1e
-def _load(cls, folder: Path) -> Averages:
-    folder = Path(folder)
-    with reading(folder, 'index of averages'):
-        about = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
-        kind = (about['format'], about['version'])
-        made = str(about['front_end'])
-        tracks = [(str(t), int(n)) for t, n in about['tracks']]
-        vectors, times = (
-            np.load(folder / f'{name}.npy', allow_pickle=False) for name in ('vectors', 'times')
-        )
-        if kind == (FORMAT, VERSION) and made.startswith(f'{cls.name}/'):
-            self = cls(cls.front_class(**about['front']), about['scope'], about['scaling'])
-        if kind != (FORMAT, VERSION):
-            raise OtherVersion(folder, f'{kind[0]} {kind[1]}', f'{FORMAT} {VERSION}')
-        here = self.model_name if made.startswith(f'{cls.name}/') else cls().model_name
-        if made != here:
-            raise OtherVersion(folder, made, here)
-        lengths = [n for _, n in tracks]
-        if (
-            min(lengths, default=1) < 1
-            or len(dict(tracks)) < len(tracks)
-            or times.shape != (sum(lengths), 2)
-            or vectors.shape != (sum(lengths), self.front.dim)
-        ):
-            raise ResonanceError(
-                f'{folder} is damaged (its arrays do not fit together); index the music again'
-            )
-        if not (np.isfinite(vectors).all() and np.isfinite(times).all()):
-            raise ResonanceError(f'{folder} is damaged (its vectors are not finite); index the music again')
-        cuts = np.cumsum(lengths)[:-1]
-        parts = zip(
-            np.split(times[:, 0], cuts),
-            np.split(times[:, 1], cuts),
-            np.split(vectors.astype(np.float32), cuts),
-        )
-        self._songs = dict(zip([t for t, _ in tracks], parts))
-        return self
 
 # %% ../nbs/32_mfcc.ipynb #3b766cd5
 def _from_embeddings(
@@ -571,12 +519,9 @@ def _from_embeddings(
         raise ResonanceError(
             f'{self.model_name} has rows of {self.front.dim} finite numbers; these are {vectors.shape}'
         )
-    names, song = np.unique(np.array(track_ids), return_inverse=True)
     # by song, then chunks, then the whole
-    order = np.lexsort((starts_s, ends_s - starts_s > 2 * self.front.cell_s, song))
-    cuts = np.flatnonzero(np.diff(song[order])) + 1
-    parts = zip(*(np.split(x[order], cuts) for x in (starts_s, ends_s, vectors)))
-    self._songs = dict(zip(names.tolist(), parts))
+    is_whole = ends_s - starts_s > 2 * self.front.cell_s
+    self.songs = songs_of_rows(track_ids, (starts_s, is_whole), (starts_s, ends_s, vectors))
     return self
 
 # %% ../nbs/32_mfcc.ipynb #ecf24678

@@ -22,7 +22,8 @@ from .core import Recognizer, ResonanceError
 from .embedding import clip_vectors
 from .fuse import Fused
 from .network import HOP_S
-from .stream import RingBuffer, from_pipe, silent
+from .pipe import from_pipe
+from .stream import RingBuffer, silent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,29 +5,23 @@
 # %% ../nbs/61_stream.ipynb #034363b9
 from __future__ import annotations
 
-import io
-import itertools
 import math
-import select
-import struct
-import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Callable, Iterable, Iterator
 
 import numpy as np
 
-from . import audio, kinds, sandbox
-from .audio import SAMPLE_RATE, AudioError, TruncatedAudio
-from .core import MissingExtra, ResonanceError, counted, need
-from .samples import mono
+from . import audio, sandbox
+from .audio import SAMPLE_RATE
+from .core import ResonanceError
 
 # %% auto #0
-__all__ = ['SILENCE_DB', 'ZEROS_S', 'Block', 'RingBuffer', 'every', 'silent', 'Source', 'from_file', 'from_pipe', 'from_raw',
-           'with_back_pressure', 'Device', 'devices', 'from_microphone']
+__all__ = ['SILENCE_DB', 'Block', 'n_samples', 'RingBuffer', 'every', 'silent', 'Source', 'as_blocks', 'steady_clock_s',
+           'from_file', 'BoundedQueue', 'with_back_pressure']
 
 # %% ../nbs/61_stream.ipynb #7290bc3a
 @dataclass(frozen=True, eq=False)
@@ -44,8 +38,10 @@ class Block:
         return (round(self.start_s * SAMPLE_RATE) + len(self.samples)) / SAMPLE_RATE
 
 # %% ../nbs/61_stream.ipynb #cae5c58c
-def _size(seconds):
-    "Seconds as a whole number of samples, one at least; raises `ResonanceError`."
+def n_samples(
+    seconds: float,  # a length
+) -> int:
+    "Turn seconds into a whole number of samples, one at least; raises `ResonanceError`."
     if not (math.isfinite(seconds) and round(seconds * SAMPLE_RATE) >= 1):
         raise ResonanceError(f'{seconds} s is no length for a piece of sound; it wants more than 0')
     return round(seconds * SAMPLE_RATE)
@@ -58,7 +54,7 @@ class RingBuffer:
         self,
         seconds: float,  # how much it holds
     ):
-        self._x = np.zeros(_size(seconds), np.float32)
+        self._x = np.zeros(n_samples(seconds), np.float32)
         self._end = self._held = 0  # samples: the stream's clock after the newest, and how many are here
 
     @property
@@ -76,7 +72,7 @@ class RingBuffer:
         seconds: float,  # how much; less comes when less is there
     ) -> np.ndarray:  # float32, shape (n,), a copy
         "The newest seconds, oldest sample first."
-        n = min(_size(seconds), self._held)
+        n = min(n_samples(seconds), self._held)
         out = np.empty(n, np.float32)
         first = (self._end - n) % len(self._x)
         straight = min(n, len(self._x) - first)
@@ -104,6 +100,7 @@ def _place(self: RingBuffer, x: np.ndarray) -> None:
 
 # %% ../nbs/61_stream.ipynb #449e50de
 def _write(self: RingBuffer, block: Block | np.ndarray) -> None:
+    "Take in a block behind what is lost before it."
     x = block.samples if isinstance(block, Block) else np.asarray(block, np.float32)
     begins = round(block.start_s * SAMPLE_RATE) if isinstance(block, Block) else self._end
     lost = begins - self._end
@@ -114,47 +111,68 @@ def _write(self: RingBuffer, block: Block | np.ndarray) -> None:
         _place(self, np.broadcast_to(np.float32(0), lost))
     _place(self, x)
 
+# %% ../nbs/61_stream.ipynb #e09e5d04
+class _Steps:
+    "Blocks cut again at multiples of a step; what is lost inside a step is silence there."
+
+    def __init__(self, size: int):
+        self.size = size  # samples in a step
+        self.at = None  # where the unfinished step begins
+        self.samples = np.zeros(0, np.float32)  # what is in it
+        self.lost = 0  # samples that it tells of
+        self.waits = 0  # samples that are lost, and no sound came after them yet
+        self.end = None  # of what came
+
+    def finish(self) -> Iterator[Block]:
+        "Yield the unfinished step, if there is one."
+        if self.at is not None:
+            yield Block(self.at / SAMPLE_RATE, self.samples, self.lost / SAMPLE_RATE)
+            self.at = None
+            self.lost = 0
+
+    def add(self, block: Block) -> Iterator[Block]:
+        "Take in a block, and yield the steps that are full."
+        begins = round(block.start_s * SAMPLE_RATE)
+        if self.at is not None and begins >= self.at + self.size:
+            yield from self.finish()
+        self.waits += round(block.gap_s * SAMPLE_RATE) if self.end is None else begins - self.end
+        self.end = begins + len(block.samples)
+        if len(block.samples):
+            self.lost += self.waits
+            self.waits = 0
+        yield from _fill(self, begins, block.samples)
+
+# %% ../nbs/61_stream.ipynb #db6ad7ca
+def _fill(self: _Steps, begins: int, samples: np.ndarray) -> Iterator[Block]:
+    "Put samples where they belong, and yield the steps that are full."
+    while len(samples):
+        if self.at is None:
+            self.at = begins - begins % self.size
+            self.samples = np.zeros(self.size, np.float32)
+        n = min(len(samples), self.at + self.size - begins)
+        self.samples[begins - self.at : begins - self.at + n] = samples[:n]
+        samples = samples[n:]
+        begins += n
+        if begins == self.at + self.size:
+            yield from self.finish()
+
 # %% ../nbs/61_stream.ipynb #451f0ab4
 def every(
     blocks: Iterable[Block],  # of any lengths, in order
     step_s: float = 0.25,  # taken as a whole number of samples
 ) -> Iterator[Block]:
-    "The same sound in steps of exactly `step_s`, at its multiples on the stream's clock, filled up with silence; raises `ResonanceError` for blocks that go back in time."
-    size = _size(step_s)
-    end = None
-    lost = 0
-    # where the unfinished step begins, and what is in it
-    at = None
-    step = np.zeros(0, np.float32)
-    waits = 0  # samples that are lost, and no sound came after them yet
+    """Yield the same sound in steps of exactly `step_s`, at its multiples on the stream's clock, filled up with silence.
+
+    Raises `ResonanceError` for blocks that go back in time."""
+    steps = _Steps(n_samples(step_s))
     for block in blocks:
-        begins = round(block.start_s * SAMPLE_RATE)
-        if end is not None and begins < end:
+        if steps.end is not None and round(block.start_s * SAMPLE_RATE) < steps.end:
+            end_s = steps.end / SAMPLE_RATE
             raise ResonanceError(
-                f'a block at {block.start_s:.3f} s comes after one that ends at {end / SAMPLE_RATE:.3f} s'
+                f'a block at {block.start_s:.3f} s comes after one that ends at {end_s:.3f} s'
             )
-        if at is not None and begins >= at + size:
-            yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
-            at = None
-            lost = 0
-        waits += round(block.gap_s * SAMPLE_RATE) if end is None else begins - end
-        end = begins + len(block.samples)
-        if begins < end:
-            lost = lost + waits
-            waits = 0
-        while begins < end:
-            if at is None:
-                at = begins - begins % size
-                step = np.zeros(size, np.float32)
-            n = min(end, at + size) - begins
-            step[begins - at : begins - at + n] = block.samples[len(block.samples) - (end - begins) :][:n]
-            begins += n
-            if begins == at + size:
-                yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
-                at = None
-                lost = 0
-    if at is not None:
-        yield Block(at / SAMPLE_RATE, step, lost / SAMPLE_RATE)
+        yield from steps.add(block)
+    yield from steps.finish()
 
 # %% ../nbs/61_stream.ipynb #0e13195a
 SILENCE_DB = -80.0  # level below which there is nothing to hear
@@ -164,7 +182,7 @@ def silent(
     samples: np.ndarray,  # mono, shape (n,)
     level_db: float = SILENCE_DB,  # root mean square relative to full scale
 ) -> bool:
-    "Is there nothing to hear: no samples, or none that move by more than `level_db`? A constant is no sound."
+    "Tell whether there is nothing to hear: no samples, or none that move by more than `level_db`; a constant is no sound."
     x = np.nan_to_num(np.asarray(samples, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     return not len(x) or audio.rms_db(x - x.mean()) < level_db
 
@@ -176,6 +194,7 @@ class Source:
         self,
         blocks: Iterator[Block],  # where they come from: ends soon after `closed` is set
         closed: threading.Event,  # set when no more are wanted
+        *,
         live: bool = False,  # does the sound come by itself, and is lost when nobody takes it?
         finish: Callable[[], None] = lambda: None,  # called by `close`
     ):
@@ -197,7 +216,7 @@ class Source:
         return block
 
     def close(self) -> None:
-        "No more blocks; what is open is closed. May be called twice."
+        "Want no more blocks, and close what is open; may be called twice."
         self._closed.set()
         with suppress(ValueError):  # another thread is inside and ends by itself
             self._blocks.close()
@@ -211,7 +230,7 @@ class Source:
 
 # %% ../nbs/61_stream.ipynb #3f228953
 def _changer(rate_hz):
-    "A function that brings pieces of sound to 16 kHz, one after the other."
+    "Make the function that brings pieces of sound to 16 kHz, one after the other."
     import soxr
 
     if rate_hz == SAMPLE_RATE:
@@ -220,92 +239,88 @@ def _changer(rate_hz):
 
 # %% ../nbs/61_stream.ipynb #3ee578f7
 def _resampled(pieces):
-    "Pieces (samples, seconds lost before them, rate) as (samples at 16 kHz, seconds lost before them)."
-    change, known = None, None
+    "Bring pieces (samples, seconds lost before them, rate) to (samples at 16 kHz, seconds lost before them)."
+    change = None
+    known_hz = None
     for x, lost_s, rate_hz in pieces:
-        if change is not None and (lost_s or rate_hz != known):
+        if change is not None and (lost_s or rate_hz != known_hz):
             yield change(np.zeros(0, np.float32), last=True), 0.0
             change = None
         if change is None:
             change = _changer(rate_hz)
-            known = rate_hz
+            known_hz = rate_hz
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         # beyond that the resampler itself would overflow
         yield change(np.clip(x, -1e6, 1e6, dtype=np.float32)), lost_s
     if change is not None:
         yield change(np.zeros(0, np.float32), last=True), 0.0
 
-# %% ../nbs/61_stream.ipynb #8d09d364
-def _noticed(pieces, name, report):
-    "The same pieces; the first of them that holds what is no number is reported."
-    for x, lost_s, rate_hz in pieces:
-        if report is not None and not np.isfinite(x).all():
-            report(f'{name}: holds non-finite samples (NaN or infinity); they are taken for silence')
-            report = None
-        yield x, lost_s, rate_hz
-
 # %% ../nbs/61_stream.ipynb #7f25b08b
-def _cut(pieces, block_s):
-    "Blocks of exactly `block_s` from pieces at 16 kHz; shorter ones only before a loss and at the end."
-    size = _size(block_s)
+def _cut(pieces, block_s: float) -> Iterator[Block]:
+    "Cut pieces at 16 kHz into blocks of exactly `block_s`; shorter ones come only before a loss and at the end."
+    size = n_samples(block_s)
     at = 0
     lost = 0
-    kept = np.zeros(0, np.float32)
+    rest = np.zeros(0, np.float32)
     for x, lost_s in pieces:
-        if lost_s and len(kept):
-            yield Block(at / SAMPLE_RATE, kept, lost / SAMPLE_RATE)
-            at = at + len(kept)
+        if lost_s and len(rest):
+            yield Block(at / SAMPLE_RATE, rest, lost / SAMPLE_RATE)
+            at += len(rest)
             lost = 0
-            kept = kept[:0]
+            rest = rest[:0]
         gap = round(lost_s * SAMPLE_RATE)
-        at = at + gap
-        lost = lost + gap
-        kept = np.concatenate([kept, np.clip(x, -1, 1)])
-        whole = len(kept) - len(kept) % size
+        at += gap
+        lost += gap
+        rest = np.concatenate([rest, np.clip(x, -1, 1)])
+        whole = len(rest) - len(rest) % size
         for i in range(0, whole, size):
-            yield Block(at / SAMPLE_RATE, kept[i : i + size], lost / SAMPLE_RATE)
-            at = at + size
+            yield Block(at / SAMPLE_RATE, rest[i : i + size], lost / SAMPLE_RATE)
+            at += size
             lost = 0
-        kept = kept[whole:]
-    if len(kept):
-        yield Block(at / SAMPLE_RATE, kept, lost / SAMPLE_RATE)
+        rest = rest[whole:]
+    if len(rest):
+        yield Block(at / SAMPLE_RATE, rest, lost / SAMPLE_RATE)
 
 # %% ../nbs/61_stream.ipynb #cd99f1e1
-def _blocks(pieces, block_s):
-    "Blocks of pieces; what goes wrong with them is raised after everything that came before."
+def as_blocks(
+    pieces: Iterable,  # (mono samples of shape (n,), seconds lost before them, their rate in Hz)
+    block_s: float,  # length of a block
+) -> Iterator[Block]:
+    "Make blocks of pieces; what goes wrong with them is raised after everything that came before."
     trouble = []
     yield from _cut(_resampled(_until_trouble(pieces, trouble)), block_s)
     if trouble:
         raise trouble[0]
 
-# %% ../nbs/61_stream.ipynb #56435be5
-def _until_trouble(pieces, trouble):
+
+def _until_trouble(pieces, trouble: list):
+    "Yield pieces until there is trouble, and keep it."
     try:
         yield from pieces
     except ResonanceError as e:
         trouble.append(e)
 
 # %% ../nbs/61_stream.ipynb #1de1c492
-def _clock() -> float:
-    "Seconds of a clock that is never set, and goes on while the machine sleeps."
+def steady_clock_s() -> float:
+    "Read a clock that is never set, and goes on while the machine sleeps."
     for name in ('CLOCK_BOOTTIME', 'CLOCK_MONOTONIC'):  # Linux; macOS
         if hasattr(time, name):
             return time.clock_gettime(getattr(time, name))
     return time.monotonic()
 
 # %% ../nbs/61_stream.ipynb #3e43e4e1
-def _paced(blocks, closed):
-    "Each block at the moment when its last sample would have been heard."
-    begun = None
+def _paced(blocks: Iterable[Block], closed: threading.Event) -> Iterator[Block]:
+    "Hand on each block at the moment when its last sample would have been heard."
+    begun_s = None
     for block in blocks:
-        begun = _clock() if begun is None else begun
-        if closed.wait(max(0.0, begun + block.end_s - _clock())):
+        begun_s = steady_clock_s() if begun_s is None else begun_s
+        if closed.wait(max(0.0, begun_s + block.end_s - steady_clock_s())):
             return
         yield block
 
 # %% ../nbs/61_stream.ipynb #f692b598
-def _decoded(path, report):
-    "A file's pieces; raises as `audio.stream` does."
+def _decoded(path, report: Callable | None):
+    "Yield a file's pieces; raises as `audio.stream` does."
     for x in sandbox.pieces(path, 0.0, None, SAMPLE_RATE, report or (lambda line: None)):
         yield x, 0.0, SAMPLE_RATE
 
@@ -313,304 +328,26 @@ def _decoded(path, report):
 def from_file(
     path,  # an audio or video file
     block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
+    *,
     realtime: bool = False,  # as if it were being played: each block when it would have been heard
     # told in one line, once, when samples are no numbers; None = nobody
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    "A file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if it breaks off."
-    _size(block_s)
+    "Open a file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if it breaks off."
+    n_samples(block_s)
     audio.info(path)
     closed = threading.Event()
-    blocks = _blocks(_decoded(path, report), block_s)
+    blocks = as_blocks(_decoded(path, report), block_s)
     return Source(_paced(blocks, closed) if realtime else blocks, closed, live=realtime)
 
-# %% ../nbs/61_stream.ipynb #416bf79d
-class _Bytes:
-    "A binary stream, from which is taken what is there; waiting ends when `closed` is set."
-
-    def __init__(self, f, closed):
-        name = getattr(f, 'name', None)
-        self.name = (
-            'standard input'
-            if name == '<stdin>'
-            else audio.printable(name)
-            if isinstance(name, (str, bytes))
-            else 'the stream'
-        )
-        self.get = getattr(f, 'read1', f.read)
-        self.closed = closed
-        self.poll = None
-        # what was looked at; does nobody want more?
-        self.kept = b''
-        self.left = False
-        if hasattr(select, 'poll') and isinstance(getattr(f, 'raw', f), io.FileIO):
-            self.poll = select.poll()
-            self.poll.register(f.fileno(), select.POLLIN)
-
-    def look(self, n: int) -> bytes:
-        "The next `n` bytes, fewer only at the end; they come again."
-        while len(self.kept) < n and (more := self._more(n - len(self.kept))):
-            self.kept += more
-        return self.kept[:n]
-
-    def some(self, n: int) -> bytes:
-        "Up to `n` bytes, as soon as there are any; none at the end, and when closed."
-        data = self.kept[:n]
-        self.kept = self.kept[n:]
-        return data or self._more(n)
-
-    def _more(self, n: int) -> bytes:
-        while not self.closed.is_set() and not self.left:
-            try:
-                if self.poll is not None and not self.poll.poll(100):
-                    continue
-                data = self.get(n)
-            except (OSError, ValueError) as e:
-                raise AudioError(
-                    f'{self.name}: breaks off: {audio.reason(e) if isinstance(e, OSError) else e}'
-                ) from e
-            if isinstance(data, str):
-                raise AudioError(f'{self.name}: gives text; open it for reading bytes')
-            if data is not None:
-                return bytes(data)
-            self.closed.wait(0.02)  # a stream that never waits, and has nothing yet
-        return b''
-
-    def exactly(self, n: int) -> bytes:
-        "`n` bytes, fewer only at the end."
-        data = bytearray()
-        while len(data) < n and (more := self.some(n - len(data))):
-            data += more
-        return bytes(data)
-
-# %% ../nbs/61_stream.ipynb #07ec053e
-# bytes of a sample, little-endian
-_KINDS = {'uint8': 1, 'int16': 2, 'int24': 3, 'int32': 4, 'float32': 4, 'float64': 8}
-
-
-@dataclass(frozen=True)
-class _Raw:
-    "What the bytes of a stream mean."
-
-    rate_hz: int
-    channels: int
-    kind: str  # one of `_KINDS`
-
-    def check(self, name):
-        if self.kind not in _KINDS:
-            raise AudioError(
-                f'{name}: unknown kind of samples {self.kind!r}; choose from: {", ".join(_KINDS)}'
-            )
-        if not (1_000 <= self.rate_hz <= 768_000 and 1 <= self.channels <= 1_024):
-            claim = f'{counted(self.channels, "channel")} at {self.rate_hz} Hz'
-            raise AudioError(f'{name}: claims {claim}, which cannot be right')
-        return self
-
-    def mono(self, data: bytes) -> np.ndarray:
-        "Whole frames as mono float32, full scale at 1."
-        if self.kind == 'int24':
-            x = np.zeros((len(data) // 3, 4), np.uint8)
-            x[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-            x = x.view('<i4').ravel() / 2**31
-        else:
-            x = np.frombuffer(data, np.dtype(self.kind).newbyteorder('<'))
-            x = {
-                'uint8': lambda: (x - 128.0) / 128,
-                'int16': lambda: x / 2**15,
-                'int32': lambda: x / 2**31,
-            }.get(self.kind, lambda: x)()
-        with np.errstate(over='ignore', invalid='ignore'):
-            return mono(np.asarray(x, np.float32).reshape(-1, self.channels).T)
-
-# %% ../nbs/61_stream.ipynb #fc1a2bc4
-_WAV = {
-    (1, 8): 'uint8',
-    (1, 16): 'int16',
-    (1, 24): 'int24',
-    (1, 32): 'int32',
-    (3, 32): 'float32',
-    (3, 64): 'float64',
-}
-
-
-def _wav_format(body):
-    "Rate, channels and kind of samples by a WAV header's `fmt ` part; the kind is None for what wants a decoder."
-    code, channels, rate_hz, _, _, bits = struct.unpack('<HHIIHH', body[:16])
-    if code == 0xFFFE and len(body) >= 26:  # "extensible": the real code comes later
-        code = int.from_bytes(body[24:26], 'little')
-    return rate_hz, channels, _WAV.get((code, bits))
-
-# %% ../nbs/61_stream.ipynb #2612b79f
-def _is_plain_wav(head):
-    "Does a stream begin as WAV whose samples are just numbers, little end first?"
-    at = head.find(b'fmt ') + 8
-    return (
-        head[:4] in (b'RIFF', b'RF64')
-        and at >= 20
-        and len(head) >= at + 16
-        and bool(_wav_format(head[at : at + 40])[2])
-    )
-
-# %% ../nbs/61_stream.ipynb #88030596
-def _wav_header(source):
-    "Read a WAV header up to its first sample: what the bytes mean, and how many there are (None = until the stream ends)."
-    raw = None
-    _ = source.exactly(12)
-    for _ in range(100):  # parts, of 16 MiB at most; a header of more is none
-        head = source.exactly(8)
-        name, size = struct.unpack('<4sI', head) if len(head) == 8 else (b'', 2**32)
-        if name == b'data' and raw is not None:
-            placeholder = not size or size >= 0xFFFF0000 or 0x7FFF0000 <= size <= 0x80000000
-            return raw, None if placeholder else size
-        if size > 2**24:
-            break
-        body = source.exactly(size + size % 2)
-        if name == b'fmt ' and len(body) >= 16:
-            raw = _Raw(*_wav_format(body)).check(source.name)
-    raise AudioError(f'{source.name}: its WAV header breaks off')
-
-# %% ../nbs/61_stream.ipynb #33ed5617
-def _raw_pieces(source, raw, left, block_s):
-    "Samples as they come, from `left` bytes of them, or from all there are."
-    frame = raw.channels * _KINDS[raw.kind]
-    promised = left
-    heard = 0
-    data = b''
-    portion = min(max(1, round(block_s * raw.rate_hz)) * frame, 2**20)
-    while True:
-        whole = len(data) - len(data) % frame
-        if whole:
-            heard += whole
-            yield raw.mono(data[:whole]), 0.0, raw.rate_hz
-        more = b'' if left == 0 else source.some(portion if left is None else min(portion, left))
-        if not more:
-            break
-        data = data[whole:] + more
-        left = None if left is None else left - len(more)
-    if source.closed.is_set():
-        return
-    second = raw.rate_hz * frame
-    if not heard:
-        raise AudioError(f'{source.name}: holds no samples')
-    if left and left > max(0.25 * second, 0.005 * promised):
-        raise TruncatedAudio(
-            f'{source.name}: breaks off; {heard / second:.2f} s of {promised / second:.2f} s came',
-            heard / second,
-            promised / second,
-        )
-
-# %% ../nbs/61_stream.ipynb #3e4c95ea
-def _kind(source, said):
-    "What a stream is, by its beginning; raises `AudioError` for what is no sound."
-    n = 16
-    kind = None
-    while kind is None:
-        head = source.look(n)
-        kind = kinds.recognise(head, len(head) < n or n >= kinds.LOOK_BYTES, said)
-        n *= 2
-    if kind.refusal and head:
-        raise AudioError(f'{source.name}: {kind.refusal}')
-    source.exactly(kind.at)
-    return kind
-
-# %% ../nbs/61_stream.ipynb #3476c8d9
-def _sound(source, raw, said, block_s, report):
-    "The pieces of a stream of any kind."
-    kind = _kind(source, said)
-    if source.closed.is_set():
-        return
-    if kind.name == kinds.RAW:
-        pieces = _raw_pieces(source, raw, None, block_s)
-        yield from pieces if said else _not_only_zeros(pieces, source.name)
-        return
-    if said and report is not None:
-        report(f'{source.name}: is {kind.name}, which says itself what its samples are')
-    if kind.name == 'WAV' and _is_plain_wav(source.look(1024)):
-        yield from _raw_pieces(source, *_wav_header(source), block_s)
-        return
-    read = _without_titles(source, kind.tags_every) if kind.tags_every else source.some
-    try:
-        for x in sandbox.stream_pieces(
-            read, source.name, SAMPLE_RATE, kind.format, report or (lambda line: None)
-        ):
-            yield x, 0.0, SAMPLE_RATE
-    finally:
-        source.left = True
-
-# %% ../nbs/61_stream.ipynb #f04ff58a
-def _without_titles(source, every):
-    "Reads the sound of a radio that puts a title in after so many bytes: its length in units of 16 bytes, and the text."
-    left = every
-
-    def read(n):
-        nonlocal left
-        if not left:
-            source.exactly(16 * int.from_bytes(source.exactly(1), 'big'))
-            left = every
-        data = source.some(min(n, left))
-        left -= len(data)
-        return data
-
-    return read
-
-# %% ../nbs/61_stream.ipynb #6883e5b2
-ZEROS_S = 3600  # of nothing but zeros, come at once, are no sound
-
-
-def _not_only_zeros(pieces, name):
-    "The same pieces; raises `AudioError` for a device that gives zeros for ever."
-    zeros_s = 0.0
-    begun_s = _clock()
-    for x, lost_s, rate_hz in pieces:
-        if zeros_s is not None:
-            zeros_s = None if x.any() else zeros_s + len(x) / rate_hz
-            if zeros_s and zeros_s > max(ZEROS_S, 10 * (_clock() - begun_s)):
-                raise AudioError(
-                    f'{name}: gives nothing but zeros, faster than sound; if these are raw samples, say so with --raw'
-                )
-        yield x, lost_s, rate_hz
-
-# %% ../nbs/61_stream.ipynb #0cc1990a
-def from_pipe(
-    fileobj: BinaryIO,  # e.g. sys.stdin.buffer; stays open
-    block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
-    live: bool = False,  # does the sound come from something that cannot wait?
-    # told in one line, once, what is odd about it; None = nobody
-    report: Callable[[str], None] | None = None,
-) -> Source:
-    "Sound of any kind, as it comes: a file, a radio, or raw samples (16 bits, mono, 16 kHz); raises `AudioError` for what is no sound, at the end `TruncatedAudio` if it breaks off."
-    return _piped(fileobj, (SAMPLE_RATE, 1, 'int16'), False, block_s, live, report)
-
-# %% ../nbs/61_stream.ipynb #0dd46ee2
-def from_raw(
-    fileobj: BinaryIO,  # bytes of samples, e.g. sys.stdin.buffer; stays open
-    rate: int = SAMPLE_RATE,  # samples a second, of each channel
-    channels: int = 1,  # interleaved; their mean is what is heard
-    dtype: str = 'int16',  # or 'float32', 'uint8', 'int24', 'int32', 'float64'; little-endian
-    block_s: float = 0.25,  # length of a block, seconds; the last may be shorter
-    live: bool = False,  # does the sound come from something that cannot wait, such as a sound card?
-    # told in one line, once, what is odd about it; None = nobody
-    report: Callable[[str], None] | None = None,
-) -> Source:
-    "Raw samples as a stream; what begins as a file, WAV for one, is taken for that. Raises as `from_pipe` does."
-    return _piped(fileobj, (rate, channels, dtype), True, block_s, live, report)
-
-# %% ../nbs/61_stream.ipynb #7eba63f0
-def _piped(fileobj, samples, said, block_s, live, report):
-    "The blocks of a binary stream."
-    _size(block_s)
-    if getattr(fileobj, 'closed', False):
-        raise AudioError('the stream of samples is closed already')
-    source = _Bytes(fileobj, closed := threading.Event())
-    raw = _Raw(*samples).check(source.name)
-    pieces = _noticed(_sound(source, raw, said, block_s, report), source.name, report)
-    return Source(_blocks(pieces, block_s), closed, live)
-
 # %% ../nbs/61_stream.ipynb #46f01d1c
-class _Queue:
+class BoundedQueue:
     "A queue between two threads, bounded in seconds: when it is full, the oldest go, or whoever brings more has to wait."
 
-    def __init__(self, limit_s):
+    def __init__(
+        self,
+        limit_s: float,  # how much it holds, seconds
+    ):
         self.items = deque()
         self.held_s = 0.0
         self.lost_s = 0.0
@@ -619,25 +356,22 @@ class _Queue:
         self.ended = False
         self.trouble = None
 
-    def put(self, item, long_s: float, loss_s: float, wait: bool = False) -> bool:
-        "Add an item `long_s` long, whose loss is one of `loss_s`; False when no more are wanted."
-        with self.changed:
-            # sums of fractions are not exact
-            full = lambda: self.items and self.held_s + long_s > self.limit_s + 1e-6
-            if wait:
-                self.changed.wait_for(lambda: self.ended or not full())
-            while full() and not self.ended:
-                _, gone_s, loss = self.items.popleft()
-                self.held_s = self.held_s - gone_s
-                self.lost_s = self.lost_s + loss
-            if not self.ended:
-                self.items.append((item, long_s, loss_s))
-                self.held_s += long_s
-                self.changed.notify_all()
-            return not self.ended
+    def put(
+        self,
+        item,  # anything
+        long_s: float,  # how long it is, seconds
+        loss_s: float,  # what is lost when it goes, seconds
+        *,
+        wait: bool = False,  # until there is room
+    ) -> bool:
+        "Add an item; False when no more are wanted."
+        return _put(self, item, long_s, loss_s, wait)
 
-    def get(self, timeout_s: float | None = None):
-        "The oldest item and the seconds lost before it; None at the end, and when none came in time."
+    def get(
+        self,
+        timeout_s: float | None = None,  # how long to wait for one; None: until there is one
+    ):
+        "Take the oldest item and the seconds lost before it; None at the end, and when none came in time."
         with self.changed:
             if not self.changed.wait_for(lambda: self.items or self.ended, timeout_s) or not self.items:
                 return None
@@ -648,21 +382,42 @@ class _Queue:
             self.changed.notify_all()
             return item, lost_s
 
-    def end(self, trouble: BaseException | None = None) -> None:
-        "No more will come; what is there can still be taken, and then the trouble, if any."
+    def end(
+        self,
+        trouble: BaseException | None = None,  # why
+    ) -> None:
+        "Bring no more; what is there can still be taken, and then the trouble, if any."
         with self.changed:
             self.ended = True
             self.trouble = self.trouble or trouble
             self.changed.notify_all()
 
+# %% ../nbs/61_stream.ipynb #b03c8721
+def _put(self: BoundedQueue, item, long_s: float, loss_s: float, wait: bool) -> bool:
+    "Add an item, and drop or wait for others until there is room."
+    with self.changed:
+        # sums of fractions are not exact
+        full = lambda: self.items and self.held_s + long_s > self.limit_s + 1e-6
+        if wait:
+            self.changed.wait_for(lambda: self.ended or not full())
+        while full() and not self.ended:
+            _, dropped_s, dropped_loss_s = self.items.popleft()
+            self.held_s = self.held_s - dropped_s
+            self.lost_s = self.lost_s + dropped_loss_s
+        if not self.ended:
+            self.items.append((item, long_s, loss_s))
+            self.held_s += long_s
+            self.changed.notify_all()
+        return not self.ended
+
 # %% ../nbs/61_stream.ipynb #55a4c48e
-def _pump(source, queue, wait):
+def _pump(source, queue: BoundedQueue, wait: bool) -> None:
     "Bring blocks from a source into a queue."
     trouble = None
     try:
         for block in source:
             long_s = len(block.samples) / SAMPLE_RATE
-            if not queue.put(block, long_s, block.gap_s + long_s, wait):
+            if not queue.put(block, long_s, block.gap_s + long_s, wait=wait):
                 break
     except BaseException as e:
         trouble = e
@@ -671,15 +426,16 @@ def _pump(source, queue, wait):
         queue.end(trouble)
 
 # %% ../nbs/61_stream.ipynb #1cfdd6ee
-def _close(source):
+def _close(source) -> None:
+    "Close a source that can be closed."
     with suppress(Exception):  # a generator that another thread is inside of, for one
         getattr(source, 'close', lambda: None)()
 
 
-def _drained(queue, closed):
-    "Blocks out of a queue; those after a loss tell of it."
-    while (got := queue.get()) is not None:
-        block, lost_s = got
+def _drained(queue: BoundedQueue, closed: threading.Event) -> Iterator[Block]:
+    "Take blocks out of a queue; those after a loss tell of it."
+    while (item := queue.get()) is not None:
+        block, lost_s = item
         yield replace(block, gap_s=block.gap_s + lost_s) if lost_s else block
     if queue.trouble is not None and not closed.is_set():
         raise queue.trouble
@@ -690,14 +446,15 @@ def with_back_pressure(
     source: Iterable[Block],
     seconds: float = 8.0,  # what may pile up before the oldest goes
 ) -> Source:
-    "The same blocks, read ahead; of a live source the oldest are dropped when the reader is too slow, and the next block's `gap_s` tells of it."
-    _size(seconds)
-    queue = _Queue(seconds)
+    """Read blocks ahead.
+
+    Of a live source the oldest are dropped when the reader is too slow, and the next block's `gap_s` tells of it."""
+    n_samples(seconds)
+    queue = BoundedQueue(seconds)
     closed = threading.Event()
     live = getattr(source, 'live', True)
-    thread = threading.Thread(
-        target=_pump, args=(source, queue, not live), name='resonance-stream', daemon=True
-    )
+    words = (source, queue, not live)
+    thread = threading.Thread(target=_pump, args=words, name='resonance-stream', daemon=True)
 
     def finish():
         queue.end()
@@ -706,214 +463,4 @@ def with_back_pressure(
             thread.join(timeout=1.0)  # a foreign source may be stuck where nobody can reach it
 
     thread.start()
-    return Source(_drained(queue, closed), closed, live, finish)
-
-# %% ../nbs/61_stream.ipynb #3f9ad149
-def _sounddevice():
-    "The library, or in one line what is missing."
-    try:
-        return need('sounddevice', 'live')
-    except ResonanceError:
-        raise
-    except Exception as e:  # it loads PortAudio and asks for the devices as it is imported
-        raise MissingExtra(
-            f'sounddevice cannot start ({_line(e)}); on Debian and Ubuntu it wants: apt install libportaudio2'
-        ) from e
-
-# %% ../nbs/61_stream.ipynb #3ac72add
-def _line(e):
-    return ' '.join(str(e).split())
-
-# %% ../nbs/61_stream.ipynb #d84d4ffc
-@dataclass(frozen=True)
-class Device:
-    "Something that can be listened to."
-
-    index: int  # changes when devices come and go
-    name: str  # with its host, e.g. 'USB Audio, ALSA': what `from_microphone` takes
-    channels: int  # it has
-    sample_rate_hz: int  # it likes best
-    default: bool  # is it what is listened to when none is named?
-
-# %% ../nbs/61_stream.ipynb #b18c7b5e
-def devices() -> list[Device]:
-    "The inputs of this machine; raises `ResonanceError` when the sound system cannot be asked, `MissingExtra` without sounddevice."
-    sd = _sounddevice()
-    default = None
-    with suppress(Exception):  # there may be none
-        default = sd.query_devices(kind='input')['index']
-    try:
-        return [
-            Device(
-                i,
-                f'{d["name"]}, {sd.query_hostapis(d["hostapi"])["name"]}',
-                d['max_input_channels'],
-                round(d['default_samplerate']),
-                i == default,
-            )
-            for i, d in enumerate(sd.query_devices())
-            if d['max_input_channels'] > 0
-        ]
-    except Exception as e:
-        raise ResonanceError(f'the sound system cannot be asked for its devices: {_line(e)}') from e
-
-# %% ../nbs/61_stream.ipynb #531a8143
-class _Microphone:
-    "A microphone as pieces of sound, and what becomes of it: read too slowly, pulled out, put back, put to sleep."
-
-    def __init__(self, sd, device, piece_s, limit_s, report, closed):
-        self.sd = sd
-        self.device = device
-        self.piece_s = piece_s
-        self.report = report
-        self.closed = closed
-        self.queue = _Queue(limit_s)
-        self.stream = None
-        self.idle_s = 0.0
-        self.gone = False
-        self.last_s = _clock()
-        self.heard_s = 0.0
-        self.least_s = None
-        self.late = False
-
-    def open(self):
-        "Begin to listen; raises whatever PortAudio does."
-        found = self.sd.query_devices(self.device, 'input')
-        self.name = found['name']
-        rate = round(found['default_samplerate'])
-
-        def heard(indata, frames, when, status):
-            with np.errstate(all='ignore'):  # a broken driver gives anything
-                x = indata.mean(axis=1, dtype=np.float32)
-            self.queue.put((x, _clock(), rate, bool(status.input_overflow)), frames / rate, frames / rate)
-
-        self.stream = self.sd.InputStream(
-            device=found['index'],
-            samplerate=rate,
-            channels=min(2, found['max_input_channels']),
-            dtype='float32',
-            blocksize=max(1, round(self.piece_s * rate)),
-            callback=heard,
-        )
-        self.stream.start()
-        if isinstance(self.device, int):
-            self.device = f'{found["name"]}, {self.sd.query_hostapis(found["hostapi"])["name"]}'
-
-    def shut(self):
-        "Stop listening, whatever state the device is in."
-        stream = self.stream
-        self.stream = None
-        for end in ('abort', 'close') if stream is not None else ():
-            with suppress(Exception):
-                getattr(stream, end)()
-
-    def alive(self) -> bool:
-        "Can sound still come?"
-        try:
-            return bool(self.stream.active) and self.idle_s < _STALL_S
-        except Exception:
-            return False
-
-    def revive(self) -> None:
-        "Open the device again, as often as it takes."
-        return _revive(self)
-
-    def lost(self, at_s: float, long_s: float, dropped_s: float, overflow: bool) -> float:
-        "Seconds lost before a piece that came at `at_s`, beside those dropped from the queue."
-        return _lost(self, at_s, long_s, dropped_s, overflow)
-
-    def pieces(self):
-        "What is heard, as (samples, seconds lost before them, rate)."
-        return _pieces(self)
-
-# %% ../nbs/61_stream.ipynb #353cc6e1
-# look for sound; give up on it; wait before trying again
-_POLL_S = 0.2
-_STALL_S = 3.0
-_RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-
-
-def _revive(self: _Microphone) -> None:
-    self.shut()
-    if not self.gone:
-        self.report(f'{self.name}: the microphone is gone; trying again until it is back')
-    self.gone = True
-    self.idle_s = 0.0
-    for pause_s in itertools.chain(_RETRY_S, itertools.repeat(_RETRY_S[-1])):
-        if self.closed.wait(pause_s):
-            return
-        for again in ('_terminate', '_initialize'):  # the list of devices, made anew
-            with suppress(Exception):
-                getattr(self.sd, again)()
-        try:
-            return self.open()
-        except Exception:
-            self.shut()
-
-# %% ../nbs/61_stream.ipynb #c0a79ddc
-_JUMP_S, _DRIFT = 0.5, 1e-3  # lag that is a loss; how much faster the one clock may be
-
-
-def _lost(self: _Microphone, at_s: float, long_s: float, dropped_s: float, overflow: bool) -> float:
-    since_s = at_s - self.last_s
-    self.last_s = at_s
-    lost_s = 0.0
-    if self.gone:
-        self.report(f'{self.name}: the microphone is back')
-        self.gone = False
-        self.least_s = None
-        self.late = False
-        lost_s = max(0.0, since_s - long_s - dropped_s)
-    self.heard_s += long_s + dropped_s
-    lag_s = at_s - self.heard_s
-    if self.least_s is None:
-        self.least_s = lag_s
-        return lost_s
-    self.least_s = min(lag_s, self.least_s + _DRIFT * (long_s + dropped_s))
-    lost_s = lag_s - self.least_s
-    was_late = self.late
-    self.late = lost_s > _JUMP_S
-    if overflow or self.late and was_late and since_s > long_s / 2:
-        self.heard_s += lost_s
-        self.late = False
-        return lost_s
-    return 0.0
-
-# %% ../nbs/61_stream.ipynb #482aa462
-def _pieces(self: _Microphone):
-    try:
-        while not self.closed.is_set():
-            got = self.queue.get(_POLL_S)
-            if got is not None:
-                (x, at_s, rate_hz, overflow), dropped_s = got
-                self.idle_s = 0.0
-                yield x, dropped_s + self.lost(at_s, len(x) / rate_hz, dropped_s, overflow), rate_hz
-                continue
-            self.idle_s += _POLL_S
-            if not self.alive() and not self.closed.is_set():
-                self.revive()
-    finally:
-        self.shut()
-
-# %% ../nbs/61_stream.ipynb #037318f6
-def from_microphone(
-    # number or name of one of `devices()`, or part of a name; None = the default
-    device: int | str | None = None,
-    block_s: float = 0.25,  # length of a block, seconds
-    # told in one line when the device goes and comes back; None = standard error
-    report: Callable[[str], None] | None = None,
-    seconds: float = 8.0,  # what may pile up before the oldest goes
-) -> Source:
-    "Live sound, from now on until closed; raises `ResonanceError` at once if no such microphone can be opened, `MissingExtra` without sounddevice."
-    _size(block_s), _size(seconds)
-    device = int(device) if isinstance(device, str) and device.isdecimal() else device
-    report = report or (lambda line: print(line, file=sys.stderr, flush=True))
-    closed = threading.Event()
-    microphone = _Microphone(_sounddevice(), device, min(block_s, 0.05), seconds, report, closed)
-    try:
-        microphone.open()
-    except Exception as e:
-        microphone.shut()
-        which = 'microphone' if device is None else f'microphone {device!r}'
-        raise ResonanceError(f'no {which} can be opened: {_line(e)}') from e
-    return Source(_blocks(microphone.pieces(), block_s), closed, live=True, finish=microphone.shut)
+    return Source(_drained(queue, closed), closed, live=live, finish=finish)

@@ -230,14 +230,14 @@ def raw(folder):
     import numpy as np
 
     import hostile
-    from resonance_nb import stream
+    from resonance_nb import pipe
     from resonance_nb.core import ResonanceError
 
     def heard(data, sizes, rate, channels, kind):
         out = []
         said = []
         try:
-            for block in stream.from_raw(Chunks(data, sizes), rate, channels, kind, report=said.append):
+            for block in pipe.from_raw(Chunks(data, sizes), rate, channels, kind, report=said.append):
                 out.append((block.start_s, block.samples))
         except ResonanceError as e:
             said.append(f'{type(e).__name__}: {e}')
@@ -807,7 +807,10 @@ def child(name, seconds):
     os.nice(19)
     os.environ['RESONANCE_SANDBOX'] = '0' if name == 'decoder' else '1'
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
-        for module in 'catalog chromaprint corpora decode download embedding fuse index landmarks mfcc answers packs runs services songlist sources stream'.split():
+        for module in (
+            'answers bitstreams catalog chromaprint chunks corpora decode download embedding ffmpeg files fuse index '
+            'landmarks mfcc packets packs pipe runs services sndfile songlist sources stream'
+        ).split():
             importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):
             import mutagen

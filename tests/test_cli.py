@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resonance_nb import audio, stream
+from resonance_nb import audio, pipe
 from resonance_nb.core import rng_for
 
 RATE = audio.SAMPLE_RATE
@@ -123,7 +123,7 @@ def test_identify_json_is_the_contract(home):
     known, stranger, silence = map(json.loads, out.splitlines())
     assert status == 0 and err == ''
     for answer in (known, stranger, silence):
-        assert set(answer) == {'query', 'decision', 'matches', 'elapsed_ms'}
+        assert set(answer) == {'query', 'decision', 'matches', 'calibrated', 'elapsed_ms'}
         for match in answer['matches']:
             assert set(match) == {'track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s'}
     assert known['query'] == 'known.wav' and known['decision'] == 'match'
@@ -347,7 +347,7 @@ def test_of_a_pipe_it_is_told_what_was_not_heard_and_what_is_damaged(home, mix):
         )
         cut, told = ask('cut.flac', *words)
         assert re.fullmatch(r'breaks off: \d+\.\d s could be read', cut['problems'][0]) and len(told) == 1
-    assert set(ask('known.wav')[0]) == {'query', 'decision', 'matches', 'elapsed_ms'}
+    assert set(ask('known.wav')[0]) == {'query', 'decision', 'matches', 'calibrated', 'elapsed_ms'}
 
 
 def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
@@ -360,7 +360,7 @@ def test_what_was_not_heard_and_what_is_damaged_is_told(home, mix):
     assert len(hurt['problems']) == len(cut['problems']) == 1 and not {'heard_s', 'duration_s'} & (
         hurt.keys() | cut.keys()
     )
-    assert set(known) == {'query', 'decision', 'matches', 'elapsed_ms'}
+    assert set(known) == {'query', 'decision', 'matches', 'calibrated', 'elapsed_ms'}
     told = err.splitlines()
     assert len(told) == 3 and all(line.startswith('resonance: ') for line in told)
     assert (
@@ -471,7 +471,7 @@ def test_one_is_not_many(tmp_path):
     status, out, err = resonance('songs', '--import', 'one.csv', '--catalog', 'c', cwd=tmp_path)
     assert err == 'resonance: one.csv, line 2: 1 cell under 2 column names\n'
     with pytest.raises(audio.AudioError, match='claims 1 channel at 9 Hz'):
-        stream.from_raw(io.BytesIO(bytes(99)), 9)
+        pipe.from_raw(io.BytesIO(bytes(99)), 9)
 
 
 def test_no_number_stands_before_a_noun_for_many(root):

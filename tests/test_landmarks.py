@@ -178,11 +178,11 @@ def test_places_are_the_weighed_counts(hits):
 def test_postings_come_back_from_their_buckets(hits, n_frames):
     codes, anchors = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
     none = np.zeros(0, np.int64)
-    segment = build_segment([Song('s', codes, anchors, none, none, n_frames)])
+    segment = build_segment({'s': Song(codes, anchors, none, none, n_frames)})
     counts, packed = _pack_postings(segment)
     starts, postings = _unpack_postings(counts, packed)
     assert (starts == segment.starts).all() and (postings == segment.postings).all()
-    (back,) = segment_songs(segment)
+    back = segment_songs(segment)['s']
     assert sorted(zip(back.codes.tolist(), back.anchors.tolist())) == sorted(hits)
     for bad in (
         counts[:-1],
@@ -215,7 +215,7 @@ def test_popular_hashes_are_looked_up_exactly():
     codes = rng.choice([5, 6, 7, 1_000], 3_000, p=[0.6, 0.3, 0.05, 0.05])  # whole buckets full of few codes
     anchors = rng.integers(0, 9_000, len(codes))
     none = np.zeros(0, np.int64)
-    segment = build_segment([Song('s', codes, anchors, none, none, 9_000)])
+    segment = build_segment({'s': Song(codes, anchors, none, none, 9_000)})
     asked = np.array([4, 5, 6, 7, 8, 1_000, 5])
     which, positions = segment.lookup(asked)
     for i, code in enumerate(asked):
@@ -232,18 +232,21 @@ a_song = st.tuples(
 @given(st.lists(a_song, min_size=1, max_size=5))
 def test_a_segment_gives_back_its_songs(songs):
     column = lambda pairs, i: np.array([p[i] for p in pairs], np.int64)
-    made = [
-        Song(f's{i}', column(h, 0), column(h, 1), column(sorted(p), 0), column(sorted(p), 1), 100)
+    made = {
+        f's{i}': Song(column(h, 0), column(h, 1), column(sorted(p), 0), column(sorted(p), 1), 100)
         for i, (h, p) in enumerate(songs)
-    ]
+    }
     segment = build_segment(made)
-    for a, b in zip(made, segment_songs(segment), strict=True):
-        assert (a.track_id, a.n_frames) == (b.track_id, b.n_frames)
+    back = segment_songs(segment)
+    assert [*back] == [*made]
+    for track_id, a in made.items():
+        b = back[track_id]
+        assert a.n_frames == b.n_frames
         assert sorted(zip(a.codes, a.anchors)) == sorted(zip(b.codes, b.anchors))
         assert same((a.frames, a.bins), (b.frames, b.bins))
-    every = np.unique(np.concatenate([s.codes for s in made]))
+    every = np.unique(np.concatenate([s.codes for s in made.values()]))
     which, positions = segment.lookup(every)
-    assert len(positions) == sum(len(s.codes) for s in made)
+    assert len(positions) == sum(len(s.codes) for s in made.values())
     assert set(which.tolist()) == set(range(len(every)))
 
 
@@ -251,7 +254,7 @@ def test_a_segment_gives_back_its_songs(songs):
 @settings(max_examples=30, deadline=None)
 def test_the_song_of_every_frame(lengths):
     none = np.zeros(0, np.int64)
-    segment = build_segment([Song(str(i), none, none, none, none, n) for i, n in enumerate(lengths)])
+    segment = build_segment({str(i): Song(none, none, none, none, n) for i, n in enumerate(lengths)})
     assert (
         segment.track_at(np.arange(sum(lengths))).tolist()
         == np.repeat(np.arange(len(lengths)), lengths).tolist()
@@ -263,8 +266,8 @@ def test_a_long_segment_has_room_for_its_frames():
     n = 2**27  # 1,190 hours in one song: more than 24 bits of frames
     codes = rng.integers(0, 2**CODE_BITS, 5_000)
     anchors = rng.integers(0, n, 5_000)
-    segment = build_segment([Song('long', codes, anchors, np.sort(anchors), np.zeros(5_000, np.int64), n)])
-    (back,) = segment_songs(segment)
+    segment = build_segment({'long': Song(codes, anchors, np.sort(anchors), np.zeros(5_000, np.int64), n)})
+    back = segment_songs(segment)['long']
     assert sorted(zip(codes, anchors)) == sorted(zip(back.codes, back.anchors))
 
 
@@ -282,7 +285,7 @@ def test_many_pieces_answer_like_one():
     for i in range(12):
         one.add(f's{i}', sound(i))
         many.add(f's{i}', sound(i))
-        many.segments()  # a segment each: more than eight are rewritten into one
+        many.prepare()  # a segment each: more than eight are rewritten into one
     clip = sound(7)[2 * RATE : 5 * RATE]
     assert_same_answers(one.search(clip, 12), many.search(clip, 12))
     assert one.search(clip)[0].track_id == 's7'
@@ -402,7 +405,7 @@ def test_the_order_of_addition_does_not_matter():
         forth.add(name, sound(0))
     for name in ('c', 'd', 'b', 'a'):  # the same sound under four names: all votes are equal
         back.add(name, sound(0))
-        back.segments()
+        back.prepare()
     for k in (1, 2, 4):
         found, other = (made.search(sound(0)[RATE : 4 * RATE], k) for made in (forth, back))
         assert_same_answers(found, other)
@@ -485,7 +488,7 @@ def test_songs_that_share_sound_are_told_from_those_that_do_not():
 
 
 def test_merging_other_settings_is_refused():
-    with pytest.raises(ResonanceError, match='front end'):
+    with pytest.raises(ResonanceError, match='cannot merge'):
         Landmarks().merge(Landmarks(Front(pns=20)))
 
 
@@ -538,7 +541,7 @@ def test_an_index_merged_with_itself_stays_as_it_is():
 def test_what_came_last_is_compacted_too():
     index = Landmarks()
     index.add('a', sound(1, 4))
-    index.segments()
+    index.prepare()
     index.add('b', sound(2, 4))
-    index.compact()
-    assert len(index.segments()) == 1 and len(index) == 2
+    index.songs.compact()
+    assert len(index.songs.segments()) == 1 and len(index) == 2

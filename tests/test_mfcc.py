@@ -213,8 +213,8 @@ def test_nothing_to_hear(cls, x):
 
 @pytest.mark.parametrize(
     'x',
-    [np.full(RATE, np.nan), np.array([0.1, np.inf] * RATE), np.zeros((2, RATE)), np.float32(3)],
-    ids=['nan', 'inf', 'stereo', 'number'],
+    [np.zeros((2, RATE)), np.float32(3)],
+    ids=['stereo', 'number'],
 )
 @both
 def test_what_is_no_sound_is_refused_in_one_line(cls, x):

@@ -348,8 +348,8 @@ def test_stopping_a_stream_leaves_nothing_behind(radio):
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
 def test_no_decoder_of_a_radio_that_pauses_outlives_the_program(radio, how):
     program = (
-        'import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from resonance_nb import sandbox, stream; '
-        's = stream.from_pipe(sys.stdin.buffer); next(s); print(sandbox._busy[0].process.pid, flush=True); [None for _ in s]'
+        'import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); from resonance_nb import pipe, sandbox; '
+        's = pipe.from_pipe(sys.stdin.buffer); next(s); print(sandbox._busy[0].process.pid, flush=True); [None for _ in s]'
     )
     with subprocess.Popen(
         [sys.executable, '-c', program],

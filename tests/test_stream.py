@@ -19,6 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from resonance_nb import audio, ffmpeg, sandbox
+from resonance_nb import microphone as hardware
+from resonance_nb import pipe as piping
 from resonance_nb import stream as st
 from resonance_nb.core import MissingExtra, ResonanceError
 from resonance_nb.stream import Block, RingBuffer
@@ -127,7 +129,7 @@ def test_lengths_that_mean_nothing_are_refused(bad, tmp_path, sound):
         RingBuffer(1).last,
         lambda s: list(st.every([], s)),
         lambda s: st.from_file(path, s),
-        lambda s: st.from_raw(io.BytesIO(), block_s=s),
+        lambda s: piping.from_raw(io.BytesIO(), block_s=s),
         lambda s: st.with_back_pressure([], s),
     ):
         with pytest.raises(ResonanceError, match='no length'):
@@ -407,7 +409,7 @@ def test_raw_samples_are_resampled_without_clicks(rate, channels):
     at_once = np.clip(soxr.resample(x.mean(axis=1, dtype='float64').astype('float32'), rate, RATE), -1, 1)
     data = packed(x, 'float32') + b'xyz'
     for f in (io.BytesIO(data), Drip(data, [5, 4_093, 700, 16_384])):
-        blocks = check_blocks(list(st.from_raw(f, rate, channels, 'float32')))
+        blocks = check_blocks(list(piping.from_raw(f, rate, channels, 'float32')))
         assert len(joined(blocks)) == len(at_once) and np.abs(joined(blocks) - at_once).max() < 1e-6
 
 
@@ -420,7 +422,7 @@ def test_raw_samples_are_resampled_without_clicks(rate, channels):
 def test_any_portions_give_the_same(sizes, odd, n):
     x = np.random.default_rng(2).integers(-32_768, 32_767, n).astype('<i2')
     blocks = check_blocks(
-        list(st.from_raw(Drip(x.tobytes() + odd[: len(odd) % 2], sizes), block_s=0.01)), 0.01
+        list(piping.from_raw(Drip(x.tobytes() + odd[: len(odd) % 2], sizes), block_s=0.01)), 0.01
     )
     assert np.array_equal(joined(blocks), x / np.float32(32_768))
 
@@ -438,15 +440,15 @@ def test_any_portions_give_the_same(sizes, odd, n):
 )
 def test_kinds_of_samples(sound, dtype, step):
     x = sound[:5_000]
-    assert np.abs(joined(st.from_raw(io.BytesIO(packed(x, dtype)), dtype=dtype)) - x).max() < step
+    assert np.abs(joined(piping.from_raw(io.BytesIO(packed(x, dtype)), dtype=dtype)) - x).max() < step
 
 
 def test_full_scale_stays_in_range():
     for dtype, low in (('int16', -(2**15)), ('int32', -(2**31)), ('float32', -40.0), ('float64', -1e300)):
-        blocks = list(st.from_raw(io.BytesIO(np.full(5_000, low, dtype).tobytes()), dtype=dtype))
+        blocks = list(piping.from_raw(io.BytesIO(np.full(5_000, low, dtype).tobytes()), dtype=dtype))
         check_blocks(blocks)
     huge = np.full(9_000, 3e38, np.float32)
-    check_blocks(list(st.from_raw(io.BytesIO(huge.tobytes()), 44_100, 2, 'float32')))
+    check_blocks(list(piping.from_raw(io.BytesIO(huge.tobytes()), 44_100, 2, 'float32')))
 
 
 @pytest.mark.parametrize('rate', [16_000, 44_100])
@@ -456,7 +458,7 @@ def test_what_is_no_number_is_silence_and_stays_local(rate, bad):
     x[rate // 2 : rate // 2 + 3] = bad
     told = []
     y = joined(
-        check_blocks(list(st.from_raw(io.BytesIO(x.tobytes()), rate, 1, 'float32', report=told.append)))
+        check_blocks(list(piping.from_raw(io.BytesIO(x.tobytes()), rate, 1, 'float32', report=told.append)))
     )
     assert told == ['the stream: holds non-finite samples (NaN or infinity); they are taken for silence']
     assert (
@@ -469,9 +471,9 @@ def test_what_is_no_number_is_silence_and_stays_local(rate, bad):
 def test_short_pipes():
     for data in (b'', b'R', b'RI', b'x'):
         with pytest.raises(audio.AudioError, match='the stream: '):
-            list(st.from_raw(io.BytesIO(data), dtype='float32'))
+            list(piping.from_raw(io.BytesIO(data), dtype='float32'))
     for n in (1, 2, 3):
-        (only,) = st.from_raw(io.BytesIO(b'\0\x40' * n + b'\1'))
+        (only,) = piping.from_raw(io.BytesIO(b'\0\x40' * n + b'\1'))
         assert np.array_equal(only.samples, [0.5] * n)
 
 
@@ -493,7 +495,7 @@ def test_wav_through_a_pipe(coding, step, container):
     sf.write(f, x, RATE, format=container, subtype=coding)
     data = f.getvalue()
     for portions in ([1_001], [3, 40_000], [10**6]):
-        y = joined(st.from_raw(Drip(data, portions), rate=44_100, channels=7))  # the header knows better
+        y = joined(piping.from_raw(Drip(data, portions), rate=44_100, channels=7))  # the header knows better
         assert len(y) == len(x) and np.abs(y - x.mean(axis=1)).max() < step
 
 
@@ -502,19 +504,19 @@ def test_wav_that_does_not_know_its_length(sound, claim):
     data = packed(sound, 'int16')
     info = b'LIST' + struct.pack('<I', 5) + b'INFO.\0'
     header = wav_header(data=claim, riff=0xFFFFFFFF)
-    y = joined(st.from_raw(io.BytesIO(header[:-8] + info + header[-8:] + data)))
+    y = joined(piping.from_raw(io.BytesIO(header[:-8] + info + header[-8:] + data)))
     assert np.abs(y - sound).max() < 1e-4 and len(y) == len(sound)
 
 
 def test_what_follows_the_samples_is_not_heard(sound):
     data = packed(sound, 'int16')
-    y = joined(st.from_raw(io.BytesIO(wav_header(data=len(data)) + data + b'LIST' + b'\xff\x7f' * 500)))
+    y = joined(piping.from_raw(io.BytesIO(wav_header(data=len(data)) + data + b'LIST' + b'\xff\x7f' * 500)))
     assert len(y) == len(sound)
 
 
 def test_a_pipe_that_breaks_off(sound):
     data = packed(sound, 'int16')
-    source = st.from_raw(io.BytesIO(wav_header(data=2 * len(data)) + data))
+    source = piping.from_raw(io.BytesIO(wav_header(data=2 * len(data)) + data))
     heard = [next(source) for _ in range(16)]
     with pytest.raises(audio.TruncatedAudio, match=r'the stream: breaks off; 4.00 s of 8.00 s came') as told:
         next(source)
@@ -526,7 +528,7 @@ def test_a_pipe_that_breaks_off(sound):
                 raise OSError(5, 'Input/output error')
             return super().read(n)
 
-    source = st.from_raw(Torn(data, [8_000]))
+    source = piping.from_raw(Torn(data, [8_000]))
     heard = []
     with pytest.raises(audio.AudioError, match='breaks off: Input/output error'):
         for block in source:
@@ -563,10 +565,10 @@ def test_a_pipe_that_breaks_off(sound):
 )
 def test_pipes_that_are_no_samples(data, said):
     if data == wav_header()[:36] + b'data' + bytes(90):  # a length of nothing: until the end
-        assert len(joined(st.from_raw(io.BytesIO(data)))) == 43
+        assert len(joined(piping.from_raw(io.BytesIO(data)))) == 43
         return
     with pytest.raises(audio.AudioError, match=said) as told:
-        list(st.from_raw(io.BytesIO(data)))
+        list(piping.from_raw(io.BytesIO(data)))
     assert '\n' not in str(told.value)
 
 
@@ -579,7 +581,7 @@ def test_pipes_that_are_no_samples(data, said):
 )
 def test_any_bytes_give_sound_or_one_line(data, before):
     try:
-        check_blocks(list(st.from_raw(io.BytesIO(before + data), block_s=0.01)), 0.01)
+        check_blocks(list(piping.from_raw(io.BytesIO(before + data), block_s=0.01)), 0.01)
     except ResonanceError as e:
         assert '\n' not in str(e)
 
@@ -604,7 +606,7 @@ def test_a_header_that_never_ends(monkeypatch):
 
     f = Zeros()
     with pytest.raises(audio.AudioError, match='is not audio'):
-        list(st.from_raw(f))
+        list(piping.from_raw(f))
     assert f.given < ffmpeg.OPENED_BYTES + (2 << 20)
 
 
@@ -622,16 +624,16 @@ def test_a_header_that_never_ends(monkeypatch):
 )
 def test_wrong_settings_of_a_pipe(wrong):
     with pytest.raises(ResonanceError):
-        st.from_raw(io.BytesIO(bytes(99)), **wrong)
+        piping.from_raw(io.BytesIO(bytes(99)), **wrong)
 
 
 def test_text_and_closed_streams():
     with pytest.raises(audio.AudioError, match='gives text'):
-        list(st.from_raw(io.StringIO('hello')))
+        list(piping.from_raw(io.StringIO('hello')))
     f = io.BytesIO(bytes(99))
     f.close()
     with pytest.raises(audio.AudioError, match='closed'):
-        st.from_raw(f)
+        piping.from_raw(f)
 
 
 @pytest.fixture
@@ -644,7 +646,7 @@ def pipe():
 def test_a_real_pipe_gives_what_is_in_it(pipe, sound):
     reading, writing = pipe
     data = packed(sound, 'int16')
-    with st.from_raw(reading) as source:
+    with piping.from_raw(reading) as source:
         for i in range(4):  # nothing more is written before what was written was heard
             writing.write(data[8_000 * i :][:8_000])
             assert next(source).start_s == i / 4
@@ -659,7 +661,7 @@ def test_closing_while_a_pipe_is_waited_for(buffered):
     r, w = os.pipe()
     with open(r, 'rb', buffering=-1 if buffered else 0) as reading, open(w, 'wb'):
         for wrap in (lambda s: s, st.with_back_pressure):
-            source = wrap(st.from_raw(reading, live=True))
+            source = wrap(piping.from_raw(reading, live=True))
             threading.Timer(0.1, source.close).start()
             assert list(source) == []
 
@@ -668,7 +670,8 @@ def test_a_program_that_ends_while_its_input_waits():
     "Ended by the interpreter with a crash, if the thread sat in a read of standard input."
     code = '''
 import sys
-from resonance_nb.stream import from_raw, with_back_pressure
+from resonance_nb.pipe import from_raw
+from resonance_nb.stream import with_back_pressure
 source = with_back_pressure(from_raw(sys.stdin.buffer, live=True))
 print(next(source).end_s, flush=True)
 if sys.argv[1] == 'close': source.close()
@@ -689,7 +692,7 @@ if sys.argv[1] == 'close': source.close()
 
 
 def test_standard_input_has_its_name():
-    code = 'import sys; from resonance_nb.stream import from_raw; list(from_raw(sys.stdin.buffer))'
+    code = 'import sys; from resonance_nb.pipe import from_raw; list(from_raw(sys.stdin.buffer))'
     done = subprocess.run([sys.executable, '-c', code], input=b'', capture_output=True)
     assert b'AudioError: standard input: holds no samples' in done.stderr
 
@@ -716,7 +719,7 @@ def piped(data, step=3_000):
     got = [np.zeros(0, np.float32)]
     why = ''
     try:
-        for block in st.from_pipe(Drip(data, [step])):
+        for block in piping.from_pipe(Drip(data, [step])):
             got.append(block.samples)
     except ResonanceError as e:
         why = str(e)
@@ -817,21 +820,21 @@ def test_raw_samples_need_not_be_announced(sound):
     data = packed(sound, 'int16')
     for silence in (0, 40_000):
         assert np.array_equal(
-            piped(bytes(silence) + data)[0], joined(st.from_raw(io.BytesIO(bytes(silence) + data)))
+            piped(bytes(silence) + data)[0], joined(piping.from_raw(io.BytesIO(bytes(silence) + data)))
         )
     noise = np.random.default_rng(0).bytes(40_000)
-    assert len(joined(st.from_raw(io.BytesIO(noise)))) == 20_000, 'said to be samples'
+    assert len(joined(piping.from_raw(io.BytesIO(noise)))) == 20_000, 'said to be samples'
 
 
 def test_zeros_without_an_end_are_refused(monkeypatch):
-    monkeypatch.setattr(st, 'ZEROS_S', 60)
+    monkeypatch.setattr(piping, 'ZEROS_S', 60)
 
     class Zeros(io.RawIOBase):
         def read(self, n=-1):
             return bytes(n)
 
     with pytest.raises(audio.AudioError, match='nothing but zeros'):
-        for _ in st.from_pipe(Zeros()):
+        for _ in piping.from_pipe(Zeros()):
             pass
     assert len(piped(bytes(20 * 2 * RATE))[0]) == 20 * RATE, 'silence that ends'
 
@@ -840,7 +843,7 @@ def test_channels_that_cancel_are_heard(sound):
     x = np.stack([sound, -0.999 * sound], 1)
     assert (
         np.abs(
-            joined(st.from_raw(io.BytesIO(packed(x, 'float32')), channels=2, dtype='float32')) - sound
+            joined(piping.from_raw(io.BytesIO(packed(x, 'float32')), channels=2, dtype='float32')) - sound
         ).max()
         < 1e-6
     )
@@ -849,7 +852,7 @@ def test_channels_that_cancel_are_heard(sound):
 def test_a_file_that_comes_where_samples_were_announced_is_told(song, tmp_path):
     sf.write(tmp_path / 'x.flac', song, RATE)
     told = []
-    y = joined(st.from_raw(io.BytesIO((tmp_path / 'x.flac').read_bytes()), 44_100, 1, report=told.append))
+    y = joined(piping.from_raw(io.BytesIO((tmp_path / 'x.flac').read_bytes()), 44_100, 1, report=told.append))
     assert len(y) == len(song) and told == ['the stream: is FLAC, which says itself what its samples are']
 
 
@@ -924,7 +927,7 @@ def test_a_file_waits_for_a_slow_reader(tmp_path, sound):
 
 def test_a_block_longer_than_the_queue_passes():
     for live in (True, False):
-        inner = st.Source(iter([Block(0.0, np.zeros(RATE * 9, np.float32))]), threading.Event(), live)
+        inner = st.Source(iter([Block(0.0, np.zeros(RATE * 9, np.float32))]), threading.Event(), live=live)
         inner._blocks = (b for b in [Block(0.0, np.zeros(RATE * 9, np.float32))])
         with st.with_back_pressure(inner, 1.0) as source:
             assert len(joined(source)) == RATE * 9
@@ -953,7 +956,7 @@ def test_closing_in_the_middle(tmp_path, sound):
     path = write(tmp_path / 'a.wav', sound[:, None])
     before = open_files()
     for realtime in (True, False):
-        source = st.with_back_pressure(st.from_file(path, 0.05, realtime), 0.5)
+        source = st.with_back_pressure(st.from_file(path, 0.05, realtime=realtime), 0.5)
         next(source)
         source.close()
         source.close()
@@ -1080,9 +1083,9 @@ class Clock:
 def sd(monkeypatch):
     fake = FakeSound()
     monkeypatch.setitem(sys.modules, 'sounddevice', fake)
-    monkeypatch.setattr(st, '_RETRY_S', (0.01, 0.02))
-    monkeypatch.setattr(st, '_POLL_S', 0.01)
-    monkeypatch.setattr(st, '_STALL_S', 0.05)
+    monkeypatch.setattr(hardware, '_RETRY_S', (0.01, 0.02))
+    monkeypatch.setattr(hardware, '_POLL_S', 0.01)
+    monkeypatch.setattr(hardware, '_STALL_S', 0.05)
     yield fake
     assert all(s.closed for s in fake.streams), 'a stream was left open'
 
@@ -1090,7 +1093,7 @@ def sd(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     c = Clock()
-    monkeypatch.setattr(st, '_clock', c)
+    monkeypatch.setattr(hardware, 'steady_clock_s', c)
     return c
 
 
@@ -1104,7 +1107,7 @@ def play(mic, clock, x, piece_s=0.05, **kwargs):
 
 def test_no_library_no_microphone(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sounddevice', None)
-    for call in (st.devices, st.from_microphone):
+    for call in (hardware.devices, hardware.from_microphone):
         with pytest.raises(MissingExtra, match=r"pip install 'resonance_nb\[live\]'"):
             call()
 
@@ -1113,23 +1116,23 @@ def test_a_library_without_portaudio(monkeypatch, tmp_path):
     (tmp_path / 'sounddevice.py').write_text("raise OSError('PortAudio library not found')")
     monkeypatch.delitem(sys.modules, 'sounddevice', raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    for call in (st.devices, st.from_microphone):
+    for call in (hardware.devices, hardware.from_microphone):
         with pytest.raises(MissingExtra, match='PortAudio library not found.*libportaudio2'):
             call()
 
 
 def test_devices(sd):
-    assert st.devices() == [
-        st.Device(0, 'Built-in, ALSA', 1, 44_100, False),
-        st.Device(2, 'USB, Core Audio', 32, 16_000, True),
+    assert hardware.devices() == [
+        hardware.Device(0, 'Built-in, ALSA', 1, 44_100, False),
+        hardware.Device(2, 'USB, Core Audio', 32, 16_000, True),
     ]
     sd.default_input = -1
-    assert not any(d.default for d in st.devices())
+    assert not any(d.default for d in hardware.devices())
     sd.inputs = []
-    assert st.devices() == []
+    assert hardware.devices() == []
     sd.query_devices = lambda *_, **__: 1 / 0
     with pytest.raises(ResonanceError, match='cannot be asked'):
-        st.devices()
+        hardware.devices()
 
 
 @pytest.mark.parametrize(
@@ -1144,7 +1147,7 @@ def test_devices(sd):
 )
 def test_a_microphone_is_opened_as_it_likes(sd, clock, device, rate, channels, index):
     x = tone(2.0, rate)[:, 0]
-    with st.from_microphone(device) as source:
+    with hardware.from_microphone(device) as source:
         (mic,) = sd.streams
         assert (mic.rate, mic.channels, mic.device, mic.blocksize) == (
             rate,
@@ -1163,14 +1166,14 @@ def test_a_microphone_is_opened_as_it_likes(sd, clock, device, rate, channels, i
 def test_a_microphone_that_cannot_be_opened(sd, spoil):
     vars(sd).update(spoil)
     with pytest.raises(ResonanceError, match='no microphone can be opened: ') as told:
-        st.from_microphone()
+        hardware.from_microphone()
     assert '\n' not in str(told.value)
 
 
 def test_a_microphone_that_is_not_there(sd):
     for device in ('Wireless', 99, 1):
         with pytest.raises(ResonanceError, match='no microphone .* can be opened: No input device matching'):
-            st.from_microphone(device)
+            hardware.from_microphone(device)
 
 
 def lose(sd, mic, how):
@@ -1184,7 +1187,7 @@ def lose(sd, mic, how):
 @pytest.mark.parametrize('how', ['inactive', 'error', 'quiet'])
 def test_a_microphone_goes_and_comes_back(sd, clock, how):
     lines = []
-    with st.from_microphone(2, report=lines.append) as source:
+    with hardware.from_microphone(2, report=lines.append) as source:
         (mic,) = sd.streams
         play(mic, clock, np.full(8_800, 0.5))
         first = [next(source), next(source)]
@@ -1223,7 +1226,7 @@ def test_a_microphone_goes_and_comes_back(sd, clock, how):
 
 def test_a_microphone_that_opens_and_stays_quiet_is_told_once(sd, clock):
     lines = []
-    with st.from_microphone(report=lines.append) as source:
+    with hardware.from_microphone(report=lines.append) as source:
 
         def later():
             until(lambda: len(sd.streams) > 3)
@@ -1246,7 +1249,7 @@ def test_a_microphone_that_opens_and_stays_quiet_is_told_once(sd, clock):
 
 def test_closing_while_the_microphone_is_gone(sd, clock):
     lines = []
-    source = st.from_microphone(report=lines.append)
+    source = hardware.from_microphone(report=lines.append)
     sd.refuse = 10**9
     sd.streams[0].active = False
     threading.Timer(0.15, source.close).start()
@@ -1254,19 +1257,19 @@ def test_closing_while_the_microphone_is_gone(sd, clock):
 
 
 def test_closing_a_microphone_that_is_waited_for_and_one_never_read(sd, clock, monkeypatch):
-    monkeypatch.setattr(st, '_STALL_S', 9)
-    source = st.from_microphone()
+    monkeypatch.setattr(hardware, '_STALL_S', 9)
+    source = hardware.from_microphone()
     threading.Timer(0.1, source.close).start()
     assert list(source) == []
-    with st.from_microphone():
+    with hardware.from_microphone():
         pass
-    st.from_microphone().close()
+    hardware.from_microphone().close()
     assert len(sd.streams) == 3
 
 
 def test_a_slow_reader_of_a_microphone(sd, clock):
     x = np.linspace(0, 0.9, 20 * RATE, dtype=np.float32)
-    with st.from_microphone(seconds=2) as source:
+    with hardware.from_microphone(seconds=2) as source:
         (mic,) = sd.streams
         play(mic, clock, x[:RATE])
         early = [next(source) for _ in range(3)]
@@ -1279,7 +1282,7 @@ def test_a_slow_reader_of_a_microphone(sd, clock):
 
 
 def test_the_device_itself_says_that_it_lost_something(sd, clock):
-    with st.from_microphone() as source:
+    with hardware.from_microphone() as source:
         (mic,) = sd.streams
         play(mic, clock, np.zeros(8_000))
         clock.now += 0.2
@@ -1290,7 +1293,7 @@ def test_the_device_itself_says_that_it_lost_something(sd, clock):
 
 
 def test_a_machine_that_slept(sd, clock):
-    with st.from_microphone() as source:
+    with hardware.from_microphone() as source:
         (mic,) = sd.streams
         play(mic, clock, np.full(16_000, 0.1))
         clock.now += 3_600
@@ -1307,7 +1310,7 @@ def test_a_machine_that_slept(sd, clock):
 
 def test_late_callbacks_are_no_loss(sd, clock):
     "The program was held up for two seconds, and the sound card kept everything."
-    with st.from_microphone() as source:
+    with hardware.from_microphone() as source:
         (mic,) = sd.streams
         play(mic, clock, np.zeros(16_000))
         clock.now += 2
@@ -1324,11 +1327,11 @@ def test_late_callbacks_are_no_loss(sd, clock):
 def test_clocks_that_differ_are_no_loss(sd, clock, ppm):
     "Hours with a sound card that is too fast or too slow, and callbacks that jitter."
     rng = np.random.default_rng(0)
-    mic = st._Microphone(sd, None, 0.05, 8.0, print, threading.Event())
+    mic = hardware._Microphone(sd, None, 0.05, 8.0, print, threading.Event())
     at = 1_000.0
     pieces = 3 * 3_600 * 4
     lost = [
-        mic.lost(at + 0.25 * i * (1 + ppm * 1e-6) + late, 0.25, 0.0, False)
+        hardware._lost(mic, at + 0.25 * i * (1 + ppm * 1e-6) + late, 0.25, 0.0, False)
         for i, late in enumerate(rng.uniform(0, 0.2, pieces))
     ]
     assert sum(lost) == 0
@@ -1337,13 +1340,13 @@ def test_clocks_that_differ_are_no_loss(sd, clock, ppm):
 def test_pieces_of_nonsense_from_a_microphone(sd, clock):
     x = np.full(RATE, 0.1, np.float32)
     x[5_000:5_100], x[9_000], x[9_001] = np.nan, np.inf, -1e38
-    with st.from_microphone() as source:
+    with hardware.from_microphone() as source:
         play(sd.streams[0], clock, x)
         check_blocks([next(source) for _ in range(4)])
 
 
 def test_lines_go_to_standard_error(sd, clock, capsys):
-    source = st.from_microphone()
+    source = hardware.from_microphone()
     sd.refuse = 10**9
     sd.streams[0].active = False
     threading.Timer(0.1, source.close).start()
@@ -1353,7 +1356,7 @@ def test_lines_go_to_standard_error(sd, clock, capsys):
 
 
 def test_a_microphone_read_in_a_thread(sd, clock):
-    with st.with_back_pressure(st.from_microphone(seconds=60), 30) as source:
+    with st.with_back_pressure(hardware.from_microphone(seconds=60), 30) as source:
         play(sd.streams[0], clock, np.full(5 * RATE, 0.3))
         assert len(joined(next(source) for _ in range(20))) == 5 * RATE
 
@@ -1366,9 +1369,9 @@ def test_the_same_steps_from_a_file_a_pipe_and_a_microphone(tmp_path, sd, clock)
     sf.write(tmp_path / 'a.wav', x, RATE, subtype='PCM_16')
     told = lambda blocks: [(s.start_s, s.gap_s, s.samples.tobytes()) for s in blocks]
     want = told(st.every(st.from_file(tmp_path / 'a.wav', 0.1)))
-    assert told(st.every(st.from_raw(Drip(x.tobytes(), [999, 4_001])))) == want
-    assert told(st.every(st.from_raw(Drip((tmp_path / 'a.wav').read_bytes(), [7_777])))) == want
-    with st.from_microphone(block_s=0.07) as source:
+    assert told(st.every(piping.from_raw(Drip(x.tobytes(), [999, 4_001])))) == want
+    assert told(st.every(piping.from_raw(Drip((tmp_path / 'a.wav').read_bytes(), [7_777])))) == want
+    with hardware.from_microphone(block_s=0.07) as source:
         play(sd.streams[0], clock, x / np.float32(32_768))
         steps = st.every(source)
         assert told(next(steps) for _ in range(11)) == want[:11]
