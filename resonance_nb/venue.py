@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import chain, crowd, mix, rooms
+from . import chain, codec, crowd, dynamics, mix, rooms, stages, warp
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, rng_for
 
@@ -341,6 +341,8 @@ class Bank:
         self.rooms = rooms.RoomBank(corpus, split) if corpus is not None and len(corpus.rir) else None
         with_noise = corpus is not None and len(corpus.noise)
         self.crowds = crowd.CrowdBank(corpus if with_noise else None, split, seed)
+        self.corpus = corpus
+        self.split = split
         self.shoebox = shoebox
         self.rooms_per_venue = rooms_per_venue
         self.seed = seed
@@ -359,6 +361,17 @@ class Bank:
         "Measured loudspeakers and microphones that leave the music in its place."
         found = self.rooms.device_ids if self.rooms else []
         return [i for i in found if _is_clear(self.rooms.device(i), 2.5)]
+
+    def __reduce__(self):
+        return Bank, (self.corpus, self.split, self.shoebox, self.rooms_per_venue, self.seed)
+
+    def another(
+        self,
+        seed: int,  # of its rooms and synthesised crowds
+        rooms_per_venue: int,  # how many rooms each venue draws from
+    ) -> Bank:
+        "Return a bank of the same rooms and crowds that draws others from them."
+        return Bank(self.corpus, self.split, self.shoebox, rooms_per_venue, seed)
 
 # %% ../nbs/23_venue.ipynb #1cbd882e
 def _room(self: Bank, venue: Venue, number: int) -> Room:
@@ -502,7 +515,7 @@ def _source_steps(v: Venue, rng) -> tuple:
     "The player and the loudspeakers."
     stretch = v.stretch.draw(rng)
     pitch = v.pitch_cents.draw(rng)
-    eq = chain.Equaliser(
+    eq = stages.Equaliser(
         v.pa_high_pass_hz.draw(rng),
         2,
         v.pa_low_pass_hz.draw(rng),
@@ -511,46 +524,46 @@ def _source_steps(v: Venue, rng) -> tuple:
         (90.0, v.sub_db.draw(rng)),
         (3_000.0, v.treble_db.draw(rng)),
     )
-    squeeze = chain.Compressor(
+    squeeze = dynamics.Compressor(
         v.threshold_db.draw(rng), v.ratio.draw(rng), v.attack_s.draw(rng), v.release_s.draw(rng), 0.0
     )
     # most of what the squeezing takes
     makeup_db = -0.7 * min(0.0, squeeze.threshold_db + 18) * (1 - 1 / squeeze.ratio)
     squeeze = replace(squeeze, makeup_db=makeup_db)
-    drift = None if stretch is pitch is None else chain.Drift(stretch or 1.0, pitch or 0.0)
+    drift = None if stretch is pitch is None else warp.Drift(stretch or 1.0, pitch or 0.0)
     return _steps(
         ('drift', drift),
         ('equalise', eq),
         ('compress', squeeze),
-        ('limit', chain.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
+        ('limit', dynamics.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
     )
 
 # %% ../nbs/23_venue.ipynb #e543bee5
 def _phone_steps(v: Venue, rng) -> tuple:
     "The microphone, its electronics and the file."
-    eq = chain.Equaliser(
+    eq = stages.Equaliser(
         v.mic_high_pass_hz.draw(rng), 2, v.mic_low_pass_hz.draw(rng), 4, v.mic_peaks.draw(rng)
     )
     target_db, time_s, drive_db, how = (
         d.draw(rng) for d in (v.agc_target_db, v.agc_time_s, v.overload_db, v.overload)
     )
-    codec = v.codec.draw(rng)
+    coding = v.codec.draw(rng)
     bits = v.bits.draw(rng)
     ppm = v.skew_ppm.draw(rng)
-    agc = None if target_db is None else chain.AutoGain(target_db, 20.0, time_s)
+    agc = None if target_db is None else dynamics.AutoGain(target_db, 20.0, time_s)
     over = []
     if drive_db is not None and how == 'clip':
-        over = [('amplify', chain.Gain(drive_db)), ('hard_clip', chain.HardClip(-1.0))]
+        over = [('amplify', stages.Gain(drive_db)), ('hard_clip', dynamics.HardClip(-1.0))]
     elif drive_db is not None:
-        over = [('saturate', chain.Saturator(how, drive_db))]
-    coded = chain.Codec(codec.split()[0], int(codec.split()[1])) if codec else None
+        over = [('saturate', dynamics.Saturator(how, drive_db))]
+    coded = codec.Codec(coding.split()[0], int(coding.split()[1])) if coding else None
     return _steps(
         ('equalise', eq),
         ('auto_gain', agc),
         *over,
         ('code_and_decode', coded),
-        ('quantise', chain.Quantiser(bits)),
-        ('skew', chain.ClockSkew(ppm)),
+        ('quantise', codec.Quantiser(bits)),
+        ('skew', warp.ClockSkew(ppm)),
     )
 
 # %% ../nbs/23_venue.ipynb #159e1380
@@ -658,7 +671,7 @@ def _in_the_air(
         x = _run(record.source, x * np.float32(input_gain), rng, anchor)[: anchor + n]
         x = np.concatenate([x, np.zeros(anchor + n - len(x), np.float32)])
         wet = rooms.reverberate(x, bank.response(record.room))
-        wet = chain.through_air(wet, rng, chain.Air(record.air_m))
+        wet = stages.through_air(wet, rng, stages.Air(record.air_m))
     else:
         wet = np.zeros(anchor + n, np.float32)
     if record.snr_db is None and record.music:
@@ -675,7 +688,7 @@ _CODEC_PAST = 4_000  # samples of past that reach the codec, 0.25 s
 def _in_the_phone(record: Record, mixture, anchor: int, n: int, bank: Bank, number: int = 0) -> np.ndarray:
     "The recording, shape (n,), in [-1, 1]."
     if record.device:
-        mixture = chain.colour(mixture, bank.rooms.device(record.device))
+        mixture = stages.colour(mixture, bank.rooms.device(record.device))
     slow = [s for s in record.phone if s['stage'] in ('equalise', 'auto_gain')]
     rng = rng_for(record.seed, 'phone', number)
     mixture = _run(slow, mixture, rng, anchor)
