@@ -890,8 +890,8 @@ def test_a_catalogue_says_where_it_is_and_what_it_holds(tmp_path, music):
 
 def test_options_have_names_and_what_is_not_there_is_told_at_once(cat, music, tmp_path):
     for call in (
-        lambda: cat.index(music, 'toy'),
-        lambda: cat.identify(clip(0), 'toy'),
+        lambda: cat.index(music, method='toy'),
+        lambda: cat.identify(clip(0), method='toy'),
         lambda: Catalog(music, True),
     ):
         with pytest.raises(TypeError, match='positional'):
