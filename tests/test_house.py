@@ -314,6 +314,7 @@ FLOORS = [
     'landmarks chromaprint mfcc embedding',
     'lab',
     'mining table',
+    'evidence',
     'batches',
     'train',
     'stream',
