@@ -209,7 +209,7 @@ def _print_songs(catalog, words: tuple, fields: dict, missing: bool, as_json: bo
         part = f'{len(songs)} of ' if words or missing or any(fields.values()) else ''
         click.echo(part + _overview_text(overview(catalog), catalog.folder))
 
-# %% ../nbs/92c_cli_catalog.ipynb #ee1eafe0
+
 def _print_unreadable(catalog, words: tuple, as_json: bool) -> None:
     "Print the files that could not be read, and why."
     from resonance_nb.catalog import show_path
@@ -228,7 +228,7 @@ def _export_table(catalog, out: Path, as_json: bool) -> None:
     written = {'file': os.fspath(out), 'songs': n}
     click.echo(json.dumps(written) if as_json else f'{counted(n, "song")} in {show_path(out)}')
 
-# %% ../nbs/92c_cli_catalog.ipynb #05baf4d0
+
 def _import_table(catalog, table: Path, as_json: bool) -> None:
     "Take titles back from a CSV; raises `ResonanceError` when no row of it fits a song."
     from resonance_nb.catalog import show_path

@@ -308,7 +308,7 @@ def from_pipe(
     Raises `AudioError` for what is no sound, and at the end `TruncatedAudio` if it breaks off."""
     return _open(fileobj, (SAMPLE_RATE, 1, 'int16'), False, block_s, live, report)
 
-# %% ../nbs/61a_pipe.ipynb #0dd46ee2
+
 def from_raw(
     fileobj: BinaryIO,  # bytes of samples, e.g. sys.stdin.buffer; stays open
     rate: int = SAMPLE_RATE,  # samples a second, of each channel

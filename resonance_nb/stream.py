@@ -98,7 +98,7 @@ def _place(self: RingBuffer, x: np.ndarray) -> None:
     self._x[first : first + straight] = x[:straight]
     self._x[: len(x) - straight] = x[straight:]
 
-# %% ../nbs/61_stream.ipynb #449e50de
+
 def _write(self: RingBuffer, block: Block | np.ndarray) -> None:
     "Take in a block behind what is lost before it."
     x = block.samples if isinstance(block, Block) else np.asarray(block, np.float32)
