@@ -261,7 +261,8 @@ def log_mel(
     f_max_hz: float | None = None,  # upper edge of the highest band; None = half the rate
     top_db: float | None = 80.0,  # floor below the loudest value; None = no such floor
 ) -> np.ndarray:  # float32 dB, shape (n_mels, n_frames)
-    "Energy per mel band in dB (10 log10 of power, floor 1e-10); as librosa's `power_to_db` of `melspectrogram`."
+    """Energy per mel band in dB (10 log10 of power, floor 1e-10); as librosa's `power_to_db` of
+    `melspectrogram`."""
     s = stft(samples, n_fft, hop).T
     bands = mel_filters(sample_rate_hz, n_fft, n_mels, f_min_hz, f_max_hz)
     power = (s.real**2 + s.imag**2) @ bands.T
@@ -293,7 +294,8 @@ def lufs(
     samples,  # mono samples, shape (n,), at least 0.4 s
     sample_rate_hz: int = SAMPLE_RATE,  # their rate
 ) -> float:
-    "Integrated loudness in LUFS (ITU-R BS.1770-4); minus infinity for silence; raises `AudioError` below 0.4 s."
+    """Integrated loudness in LUFS (ITU-R BS.1770-4); minus infinity for silence; raises `AudioError` below
+    0.4 s."""
     x = np.asarray(samples, 'float64')
     if len(x) < 0.4 * sample_rate_hz:
         raise AudioError('loudness (LUFS) is defined for 0.4 s of sound or more')
@@ -336,7 +338,7 @@ def search_stretches(
     search: Callable[[np.ndarray], list[Match]],  # a clip's answers, best first
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
 ) -> list[Match]:
-    """Search with each stretch of a clip that sounds; returns the most confident answers, as answers to the clip.
+    """Search with each stretch of a clip that sounds; returns the most confident answers.
 
     Whoever is asked n times has n chances to be wrong, and n times less odds."""
     if np.ndim(samples) != 1 or (parts := stretches(samples)) == [slice(0, len(samples))]:
@@ -399,7 +401,8 @@ def find_audio(
     # counts the files that are no recordings, by suffix, and what is 'hidden'
     passed_over: Counter | None = None,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    "Find the audio files below these paths, sorted and each once, and what could not be visited, why; never raises."
+    """Find the audio files below these paths, sorted and each once, and what could not be visited, why;
+    never raises."""
     found = []
     problems = []
     folders = []

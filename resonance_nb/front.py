@@ -93,7 +93,8 @@ def identify(
     method: str | None = None,  # one of `core.METHODS`; None: the best one present
     top: int = 5,  # songs to name, at most
 ) -> Identification:
-    "Which song is playing? Raises `ResonanceError` for a file that cannot be read or a catalogue that is not there."
+    """Which song is playing? Raises `ResonanceError` for a file that cannot be read or a catalogue that is
+    not there."""
     from resonance_nb.catalog import Catalog
 
     with Catalog(catalogue) as songs:

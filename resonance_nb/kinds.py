@@ -146,7 +146,8 @@ IN_A_ROW = 6  # frames that must follow each other; of MPEG-TS, whose mark is on
 
 # %% ../nbs/01c_kinds.ipynb #7e7b9004
 def _are_alike(bodies: list[bytes]) -> bool:
-    "Tell whether frames repeat each other, as a tone does whose period fits; frames of silence, almost empty, do not count."
+    """Tell whether frames repeat each other, as a tone does whose period fits; frames of silence, almost
+    empty, do not count."""
     repeat = all(2 * sum(map(int.__eq__, a, b)) > min(len(a), len(b)) for a, b in zip(bodies, bodies[1:]))
     body = bodies[0]
     return repeat and 2 * max(map(body.count, set(body))) <= len(body)
@@ -169,7 +170,8 @@ def _row(data: bytes, at: int, begins: bytes, size_of: Callable, same: Callable,
 
 # %% ../nbs/01c_kinds.ipynb #1f92058e
 def _frames(data: bytes) -> tuple[str, str] | None:
-    "Find the name and FFmpeg's format of compressed sound without a container, wherever in it the data begin."
+    """Find the name and FFmpeg's format of compressed sound without a container, wherever in it the data
+    begin."""
     for name, (form, begins, size_of, same) in _FRAMES.items():
         n = IN_A_ROW * (3 if form == 'mpegts' else 1)
         places = re.finditer(b'(?=' + begins + b')', data, re.S)
@@ -179,7 +181,8 @@ def _frames(data: bytes) -> tuple[str, str] | None:
 
 # %% ../nbs/01c_kinds.ipynb #3f8d2416
 def _is_text(data: bytes) -> bool:
-    "Tell whether there are letters and nothing else: UTF-8, perhaps cut in the middle of a letter, or one byte a letter."
+    """Tell whether there are letters and nothing else: UTF-8, perhaps cut in the middle of a letter, or one
+    byte a letter."""
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
         data = data[2::2] if data[0] == 0xFF else data[3::2]
     if re.search(rb'[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]', data) or not data.strip() or len(set(data)) < 3:
@@ -202,7 +205,8 @@ NOISE_CHI2 = 400.0
 
 
 def _is_noise(data: bytes) -> bool:
-    "Tell whether each of the 256 bytes is as frequent as any other, as in noise, ciphers and archives, and never in music."
+    """Tell whether each of the 256 bytes is as frequent as any other, as in noise, ciphers and archives, and
+    never in music."""
     n = len(data)
     counts = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
     return n >= NOISE_BYTES and float(((counts - n / 256) ** 2).sum() * 256 / n) < NOISE_CHI2

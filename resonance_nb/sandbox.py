@@ -220,7 +220,8 @@ def _end_all() -> None:
 
 # %% ../nbs/01b_sandbox.ipynb #7589ca4a
 def _alone() -> bool:
-    "Tell whether this process has one thread only, those of libraries included; no, where the system does not say."
+    """Tell whether this process has one thread only, those of libraries included; no, where the system does
+    not say."""
     try:
         return len(os.listdir('/proc/self/task')) == 1
     except OSError:
@@ -425,7 +426,8 @@ def stream_pieces(
     # told when samples are no numbers, which are then silence; None: refused
     report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32 in [-1, 1], any length above 0
-    "Yield the sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    """Yield the sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or
+    `DamagedAudio`."""
     if in_process():
         yield from filter(len, decode.stream_pieces(read, name, rate_hz, form, report))
         return
