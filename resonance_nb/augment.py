@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import chain, crowd
+from . import chain, crowd, dynamics, stages, warp
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, need, no_bar, rng_for
 from resonance_nb.venue import (
@@ -56,7 +56,7 @@ def _impulse_responses(equalisers, device) -> torch.Tensor:
     out = np.zeros((len(equalisers), _TAPS))
     out[:, 0] = 1
     for i, p in enumerate(equalisers):
-        if p and len(sos := chain.equaliser_sos(p)):
+        if p and len(sos := stages.equaliser_sos(p)):
             out[i] = sosfilt(sos, out[i])
     return torch.from_numpy(out.astype(np.float32)).to(device)
 
@@ -82,7 +82,7 @@ def _filtered(x: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
     return torch.fft.irfft(spectra, n=size)[..., taps - 1 :].flatten(1)[:, : x.shape[1]]
 
 # %% ../nbs/23a_augment.ipynb #697f8f1e
-_RATE = SAMPLE_RATE / chain.CONTROL  # control steps a second
+_RATE = SAMPLE_RATE / dynamics.CONTROL  # control steps a second
 _DB = 20 / math.log(10)  # decibels in a neper
 
 
@@ -100,11 +100,11 @@ def _steps(x) -> torch.Tensor:
     "Samples by control step, shape (batch, steps, CONTROL)."
     from torch.nn.functional import pad
 
-    return pad(x, (0, -x.shape[1] % chain.CONTROL)).unflatten(1, (-1, chain.CONTROL))
+    return pad(x, (0, -x.shape[1] % dynamics.CONTROL)).unflatten(1, (-1, dynamics.CONTROL))
 
 # %% ../nbs/23a_augment.ipynb #2cb39723
 def _release(peaks, release_s) -> torch.Tensor:
-    "`chain._release` for each row."
+    "`dynamics.released` for each row."
     import torch
 
     fall = torch.arange(peaks.shape[1], device=peaks.device) * (-1 / (release_s * _RATE))
@@ -127,14 +127,14 @@ def _per_sample(nodes, n: int) -> torch.Tensor:
     from torch.nn.functional import interpolate
 
     return interpolate(
-        nodes.float()[:, None], scale_factor=chain.CONTROL, mode='linear', align_corners=False
+        nodes.float()[:, None], scale_factor=dynamics.CONTROL, mode='linear', align_corners=False
     )[:, 0, :n]
 
 # %% ../nbs/23a_augment.ipynb #36b7bb98
 def _compress(x, some) -> torch.Tensor:
-    "`chain.compress`, one parameter record a row."
+    "`dynamics.compress`, one parameter record a row."
     threshold, ratio, attack, release, makeup, knee = _columns(
-        some, x, *chain.Compressor.__dataclass_fields__
+        some, x, *dynamics.Compressor.__dataclass_fields__
     )
     over = _DB * _release(_steps(x.abs()).amax(2), release) - threshold
     knee = knee.clamp_min(1e-9)
@@ -146,7 +146,7 @@ def _compress(x, some) -> torch.Tensor:
 
 # %% ../nbs/23a_augment.ipynb #3966f880
 def _limit(x, some) -> torch.Tensor:
-    "`chain.limit`, one parameter record a row; all look ahead equally far."
+    "`dynamics.limit`, one parameter record a row; all look ahead equally far."
     from torch.nn.functional import avg_pool1d, max_pool1d, pad
 
     ceiling_db, release, ahead_s = _columns(some, x, 'ceiling_db', 'release_s', 'lookahead_s')
@@ -161,7 +161,7 @@ def _limit(x, some) -> torch.Tensor:
 
 # %% ../nbs/23a_augment.ipynb #e0e33081
 def _auto_gain(x, some) -> torch.Tensor:
-    "`chain.auto_gain`, one parameter record a row."
+    "`dynamics.auto_gain`, one parameter record a row."
     target_db, most_db, time_s, strength = _columns(some, x, 'target_db', 'max_gain_db', 'time_s', 'strength')
     power = _steps(x).square().mean(2).double()
     start = 10 ** (target_db / 10)  # the hand begins where it wants to be
@@ -207,22 +207,22 @@ def _quantise(x, records, generator) -> torch.Tensor:
 
 # %% ../nbs/23a_augment.ipynb #a9c1dccd
 def _read_at(x, times) -> torch.Tensor:
-    "`chain._read` for a batch: the sound between its samples; `times` are all within."
+    "`warp.read_at` for a batch: the sound between its samples; `times` are all within."
     import torch
 
-    block = chain._BLOCK
-    taps = chain._TAPS
+    block = warp.BLOCK
+    taps = warp.TAPS
     whole = times.floor()
     index = whole.long()
     mu = (times - whole - 0.5).float()
     rows = torch.nn.functional.pad(x, (taps // 2 - 1, taps + block)).unfold(1, block + taps - 1, block)
     # all powers of a sample side by side
-    filters = torch.from_numpy(chain._farrow()).to(x.device).permute(1, 2, 0)
-    parts = (rows @ filters.flatten(1)).reshape(len(x), -1, chain._POWERS)[
+    filters = torch.from_numpy(warp.farrow_filters()).to(x.device).permute(1, 2, 0)
+    parts = (rows @ filters.flatten(1)).reshape(len(x), -1, warp.POWERS)[
         torch.arange(len(x), device=x.device)[:, None], index
     ]
     y = parts[..., -1]
-    for power in range(chain._POWERS - 2, -1, -1):  # Horner
+    for power in range(warp.POWERS - 2, -1, -1):  # Horner
         y = torch.addcmul(parts[..., power], y, mu)
     return y
 
@@ -277,7 +277,7 @@ def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
 
 # %% ../nbs/23a_augment.ipynb #aaa19f6e
 def _drift(x, some, anchor: int) -> torch.Tensor:
-    "What `chain.drift` does, by splicing; one parameter record a row."
+    "What `warp.drift` does, by splicing; one parameter record a row."
     import torch
     from torch.nn.functional import pad
 
@@ -302,6 +302,7 @@ class BatchDegrader:
         self,
         bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
         venues=None,  # names of venues, or venues; None: all of them
+        *,
         duration_s: float = 1.0,  # of a clip
         before_s: float = 1.0,  # of the sound before it; reverberation reaches as far back
         n_scenes: int = 16,  # crowds prepared for each venue
@@ -310,8 +311,8 @@ class BatchDegrader:
         seed: int = 0,  # of the crowds
         # crowds never sound twice as they were recorded: other speeds, backwards, through equalisers, two at
         # a time
-        varied: bool = False,
-        without: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
+        vary_crowds: bool = False,
+        dropped_stages: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
         progress: bool = False,  # show a bar while preparing
     ):
         need('torch', 'learn')
@@ -324,18 +325,18 @@ class BatchDegrader:
         if (
             self.n < 1
             or self.anchor < 0
-            or scene_s <= (duration_s + before_s) * (_FASTEST if varied else 1) + 0.1
+            or scene_s <= (duration_s + before_s) * (_FASTEST if vary_crowds else 1) + 0.1
         ):
             raise ResonanceError(
                 'a batch needs clips of some length, and crowds that are longer than a clip and its past'
             )
-        if unknown := [p for p in without if p not in PARTS]:
+        if unknown := [p for p in dropped_stages if p not in PARTS]:
             raise ResonanceError(f'a concert has no part {unknown[0]!r}; choose from: {", ".join(PARTS)}')
-        self.without = tuple(without)
+        self.dropped_stages = tuple(dropped_stages)
         self.duration_s = duration_s
         self.before_s = before_s
         self.scene_s = scene_s
-        self.varied = varied
+        self.vary_crowds = vary_crowds
         _prepare_rooms(self)
         _prepare_crowds(self, n_scenes, seed)
 
@@ -388,7 +389,7 @@ def _prepare_rooms(self) -> None:
     self._rooms = torch.empty(len(self._room_row), len(hz), dtype=torch.complex64, device=self.device)
     for room, i in self._room_row.items():
         heard = torch.from_numpy(np.array(self.bank.response(room)[:length]))
-        air = torch.from_numpy(10 ** (-chain.air_loss_db(chain.Air(room.distance_m), hz) / 20)).float()
+        air = torch.from_numpy(10 ** (-stages.air_loss_db(stages.Air(room.distance_m), hz) / 20)).float()
         self._rooms[i] = (torch.fft.rfft(heard, n=self._room_size) * air).to(self.device)
     self._device_row = {id: i + 1 for i, id in enumerate(self.bank.devices)}
     responses = [np.ones(1, np.float32), *(self.bank.rooms.device(id) for id in self._device_row)]
@@ -473,7 +474,10 @@ def _draw_batch(
             rng, self.bank, level, self.duration_s, self.before_s, scenes=(self.scenes[v.name], self.scene_s)
         )
         records.append(
-            _plainer(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)), self.without)
+            _plainer(
+                replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)),
+                self.dropped_stages,
+            )
         )
     return records
 
@@ -567,7 +571,7 @@ def _crowd(self, records):
 
     rows = torch.tensor([self._scene_row[id(r.scene)] for r in records], device=self.device)
     starts = torch.tensor([r.scene_start - self.anchor for r in records], device=self.device)
-    if self.varied:
+    if self.vary_crowds:
         return _varied(self._crowds, rows, starts, self.anchor + self.n, rng_for(records[0].seed, 'crowds'))
     return self._crowds.unfold(1, self.anchor + self.n, 1)[rows, starts]
 

@@ -9,14 +9,14 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import chain, crowd, mix, rooms
+from . import chain, codec, crowd, dynamics, mix, rooms, stages, warp
 from .audio import SAMPLE_RATE
-from .core import ResonanceError, rng_for
+from .core import ResonanceError, first_line, require_rng, rng_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -323,9 +323,23 @@ def _is_clear(response, margin: float) -> bool:
     direct = max(band[:16].max(), band[-16:].max())
     return direct > margin * band[16:-16].max()
 
+# %% ../nbs/23_venue.ipynb #09641da3
+_REMEMBERED = ('_rooms', '_responses', '_facts', '_warped')
+
+
+def _remembered(cache: dict, most: int, key: object, make: Callable[[], object]) -> object:
+    "Take an answer from a cache, or make it and keep it; the oldest go where there are too many."
+    if key in cache:
+        return cache[key]
+    answer = make()
+    while len(cache) >= most:
+        cache.pop(next(iter(cache)), None)
+    cache[key] = answer
+    return answer
+
 # %% ../nbs/23_venue.ipynb #59e4409c
 class Bank:
-    "Rooms and crowds to draw from."
+    "Rooms and crowds to draw from; what was made once is remembered."
 
     def __init__(
         self,
@@ -341,18 +355,57 @@ class Bank:
         self.rooms = rooms.RoomBank(corpus, split) if corpus is not None and len(corpus.rir) else None
         with_noise = corpus is not None and len(corpus.noise)
         self.crowds = crowd.CrowdBank(corpus if with_noise else None, split, seed)
+        self.corpus = corpus
+        self.split = split
         self.shoebox = shoebox
         self.rooms_per_venue = rooms_per_venue
         self.seed = seed
         self.digest = f'{self.name} {corpus.checksum()[:12] if corpus else ""} seed {seed}'.replace('  ', ' ')
-        self.room, self.facts = (
-            lru_cache(maxsize=4_096)(partial(_room, self)),
-            lru_cache(maxsize=4_096)(partial(_facts, self)),
-        )
-        self.response, self._bent = (
-            lru_cache(maxsize=1_024)(partial(_response, self)),
-            lru_cache(maxsize=8)(partial(_bend, self)),
-        )
+        self._forget()
+
+    def _forget(self) -> None:
+        self._rooms: dict[tuple[Venue, int], Room] = {}
+        self._responses: dict[Room, np.ndarray] = {}
+        self._facts: dict[Room, dict] = {}
+        self._warped: dict[tuple[str, float], np.ndarray] = {}
+
+    def __getstate__(self) -> dict:  # what is remembered can be made again
+        return {name: value for name, value in vars(self).items() if name not in _REMEMBERED}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def room(
+        self,
+        venue: Venue,  # where the concert is
+        number: int,  # which of its rooms
+    ) -> Room:
+        "Draw one of the rooms of a venue: the same number, the same room."
+        return _remembered(self._rooms, 4_096, (venue, number), lambda: _room(self, venue, number))
+
+    def response(
+        self,
+        room: Room,  # as `room` drew it
+    ) -> np.ndarray:  # shape (n,), at 16 kHz
+        "Prepare the response of a room; raises `ResonanceError` when a measured one cannot be warped so far."
+        return _remembered(self._responses, 1_024, room, lambda: _response(self, room))
+
+    def facts(
+        self,
+        room: Room,  # as `room` drew it
+    ) -> dict:  # RT60, EDT in seconds, C50, DRR in dB; empty where there is no room
+        "Measure the prepared response of a room."
+        return _remembered(self._facts, 4_096, room, lambda: _facts(self, room))
+
+    def warped(
+        self,
+        id: str,  # of a measured room
+        rt60_s: float,  # the decay wanted, seconds
+    ) -> np.ndarray:  # shape (n,), at 16 kHz
+        "Bring the decay of a measured room to another time."
+        key = (id, rt60_s)
+        return _remembered(self._warped, 8, key, lambda: rooms.with_rt60(self.rooms.response(id), rt60_s))
 
     @cached_property
     def devices(self) -> list[str]:
@@ -360,10 +413,21 @@ class Bank:
         found = self.rooms.device_ids if self.rooms else []
         return [i for i in found if _is_clear(self.rooms.device(i), 2.5)]
 
+    def __reduce__(self):
+        return Bank, (self.corpus, self.split, self.shoebox, self.rooms_per_venue, self.seed)
+
+    def another(
+        self,
+        seed: int,  # of its rooms and synthesised crowds
+        rooms_per_venue: int,  # how many rooms each venue draws from
+    ) -> Bank:
+        "Return a bank of the same rooms and crowds that draws others from them."
+        return Bank(self.corpus, self.split, self.shoebox, rooms_per_venue, seed)
+
 # %% ../nbs/23_venue.ipynb #1cbd882e
-def _room(self: Bank, venue: Venue, number: int) -> Room:
-    "One of the rooms a venue draws from."
-    rng = rng_for(self.seed, 'room', venue.name, number)
+def _room(bank: Bank, venue: Venue, number: int) -> Room:
+    "Draw one of the rooms of a venue."
+    rng = rng_for(bank.seed, 'room', venue.name, number)
     rt60_s = venue.rt60_s.draw(rng)
     distance_m = venue.distance_m.draw(rng)
     volume_m3 = venue.volume_m3.draw(rng)
@@ -373,12 +437,12 @@ def _room(self: Bank, venue: Venue, number: int) -> Room:
     drr_db = float(np.clip(rooms.drr_at(distance_m, volume_m3, rt60_s) + aimed_db, -6, 15))
     if venue.hall == 'festival':
         return Room('open-air', '', seed, 0.0, distance_m, 15.0, venue.hall)
-    if self.shoebox and u < 1 / 3:
+    if bank.shoebox and u < 1 / 3:
         fits = min(distance_m, rooms.ROOM_KINDS[venue.hall].length_m[1])
         return Room('shoebox', '', seed, rt60_s, fits, max(drr_db, 0.0), venue.hall)
-    for id in _nearest(self, rt60_s)[seed % 4 : seed % 4 + 3] if u < 0.8 else []:
+    for id in _nearest(bank, rt60_s)[seed % 4 : seed % 4 + 3] if u < 0.8 else []:
         try:
-            return _direct_first(self, Room('measured', id, seed, rt60_s, distance_m, drr_db))
+            return _direct_first(bank, Room('measured', id, seed, rt60_s, distance_m, drr_db))
         except (
             ResonanceError
         ):  # its decay cannot be brought to the asked one, or its direct sound not found; the next may do
@@ -386,27 +450,30 @@ def _room(self: Bank, venue: Venue, number: int) -> Room:
     return Room('statistical', '', seed, rt60_s, distance_m, drr_db)
 
 # %% ../nbs/23_venue.ipynb #90a43d9e
-def _direct_first(self: Bank, room: Room) -> Room:
-    "The room, with as much more direct sound as it takes for the music to be heard in its place; raises `ResonanceError` when 12 dB do not do."
+def _direct_first(bank: Bank, room: Room) -> Room:
+    """Give a room as much more direct sound as it takes for the music to be heard in its place.
+
+    Raises `ResonanceError` when 12 dB do not do.
+    """
     for more_db in range(0, 13, 2):
         nearer = replace(room, drr_db=room.drr_db + more_db)
-        if _is_clear(self.response(nearer), 1.75):
+        if _is_clear(bank.response(nearer), 1.75):
             return nearer
     raise ResonanceError(f'no direct sound can be made out in {room}')
 
 # %% ../nbs/23_venue.ipynb #963d3961
-def _nearest(self: Bank, rt60_s: float) -> list[str]:
-    "Measured rooms with a decay of half to twice the asked one, nearest first."
+def _nearest(bank: Bank, rt60_s: float) -> list[str]:
+    "List measured rooms with a decay of half to twice the asked one, nearest first."
     try:
-        ids = self.rooms.ids if self.rooms else []
+        ids = bank.rooms.ids if bank.rooms else []
     except ResonanceError:  # this split has no room that can be used
         ids = []
-    away = {i: abs(math.log2(self.rooms.facts(i).rt60_s / rt60_s)) for i in ids}
+    away = {i: abs(math.log2(bank.rooms.facts(i).rt60_s / rt60_s)) for i in ids}
     return sorted((i for i in ids if away[i] <= 1), key=away.get)
 
 # %% ../nbs/23_venue.ipynb #857f577e
-def _response(self: Bank, room: Room) -> np.ndarray:
-    "The prepared response of a room, shape (n,); raises `ResonanceError` when a measured one cannot be bent so far."
+def _response(bank: Bank, room: Room) -> np.ndarray:
+    "Prepare the response of a room, shape (n,); raises `ResonanceError` when a measured one cannot be warped so far."
     rng = rng_for(room.seed, 'response')
     if room.kind == 'none':
         return np.ones(1, np.float32)
@@ -415,19 +482,15 @@ def _response(self: Bank, room: Room) -> np.ndarray:
     if room.kind == 'statistical':
         return rooms.statistical_room(room.rt60_s, rng, room.drr_db)
     if room.kind == 'measured':
-        return rooms.with_drr(self._bent(room.id, room.rt60_s), room.drr_db)
+        return rooms.with_drr(bank.warped(room.id, room.rt60_s), room.drr_db)
     return rooms.with_drr(rooms.shoebox_room(room.hall, room.rt60_s, rng, room.distance_m), room.drr_db)
 
 # %% ../nbs/23_venue.ipynb #a125dbe9
-def _bend(self: Bank, id: str, rt60_s: float) -> np.ndarray:
-    return rooms.with_rt60(self.rooms.response(id), rt60_s)
-
-
-def _facts(self: Bank, room: Room) -> dict:
-    "What the prepared response measures: RT60, EDT, C50, DRR; nothing where there is no room."
+def _facts(bank: Bank, room: Room) -> dict:
+    "Measure the prepared response: RT60, EDT, C50, DRR; nothing where there is no room."
     if room.kind in ('open-air', 'none'):
         return {}
-    return {k: v for k, v in asdict(rooms.measure_room(self.response(room))).items() if math.isfinite(v)}
+    return {k: v for k, v in asdict(rooms.measure_room(bank.response(room))).items() if math.isfinite(v)}
 
 # %% ../nbs/23_venue.ipynb #6b124aa7
 @lru_cache(maxsize=1)
@@ -502,7 +565,7 @@ def _source_steps(v: Venue, rng) -> tuple:
     "The player and the loudspeakers."
     stretch = v.stretch.draw(rng)
     pitch = v.pitch_cents.draw(rng)
-    eq = chain.Equaliser(
+    eq = stages.Equaliser(
         v.pa_high_pass_hz.draw(rng),
         2,
         v.pa_low_pass_hz.draw(rng),
@@ -511,46 +574,46 @@ def _source_steps(v: Venue, rng) -> tuple:
         (90.0, v.sub_db.draw(rng)),
         (3_000.0, v.treble_db.draw(rng)),
     )
-    squeeze = chain.Compressor(
+    squeeze = dynamics.Compressor(
         v.threshold_db.draw(rng), v.ratio.draw(rng), v.attack_s.draw(rng), v.release_s.draw(rng), 0.0
     )
     # most of what the squeezing takes
     makeup_db = -0.7 * min(0.0, squeeze.threshold_db + 18) * (1 - 1 / squeeze.ratio)
     squeeze = replace(squeeze, makeup_db=makeup_db)
-    drift = None if stretch is pitch is None else chain.Drift(stretch or 1.0, pitch or 0.0)
+    drift = None if stretch is pitch is None else warp.Drift(stretch or 1.0, pitch or 0.0)
     return _steps(
         ('drift', drift),
         ('equalise', eq),
         ('compress', squeeze),
-        ('limit', chain.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
+        ('limit', dynamics.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
     )
 
 # %% ../nbs/23_venue.ipynb #e543bee5
 def _phone_steps(v: Venue, rng) -> tuple:
     "The microphone, its electronics and the file."
-    eq = chain.Equaliser(
+    eq = stages.Equaliser(
         v.mic_high_pass_hz.draw(rng), 2, v.mic_low_pass_hz.draw(rng), 4, v.mic_peaks.draw(rng)
     )
     target_db, time_s, drive_db, how = (
         d.draw(rng) for d in (v.agc_target_db, v.agc_time_s, v.overload_db, v.overload)
     )
-    codec = v.codec.draw(rng)
+    coding = v.codec.draw(rng)
     bits = v.bits.draw(rng)
     ppm = v.skew_ppm.draw(rng)
-    agc = None if target_db is None else chain.AutoGain(target_db, 20.0, time_s)
+    agc = None if target_db is None else dynamics.AutoGain(target_db, 20.0, time_s)
     over = []
     if drive_db is not None and how == 'clip':
-        over = [('amplify', chain.Gain(drive_db)), ('hard_clip', chain.HardClip(-1.0))]
+        over = [('amplify', stages.Gain(drive_db)), ('hard_clip', dynamics.HardClip(-1.0))]
     elif drive_db is not None:
-        over = [('saturate', chain.Saturator(how, drive_db))]
-    coded = chain.Codec(codec.split()[0], int(codec.split()[1])) if codec else None
+        over = [('saturate', dynamics.Saturator(how, drive_db))]
+    coded = codec.Codec(coding.split()[0], int(coding.split()[1])) if coding else None
     return _steps(
         ('equalise', eq),
         ('auto_gain', agc),
         *over,
         ('code_and_decode', coded),
-        ('quantise', chain.Quantiser(bits)),
-        ('skew', chain.ClockSkew(ppm)),
+        ('quantise', codec.Quantiser(bits)),
+        ('skew', warp.ClockSkew(ppm)),
     )
 
 # %% ../nbs/23_venue.ipynb #159e1380
@@ -614,8 +677,11 @@ def _draw(
 
 # %% ../nbs/23_venue.ipynb #cdc7348d
 def _checked(samples, what: str) -> np.ndarray:
-    "Samples as float32, shape (n,); raises `ResonanceError`."
-    x = np.asarray([] if samples is None else samples, np.float32)
+    "Take samples as float32, shape (n,); raises `ResonanceError`."
+    try:
+        x = np.asarray([] if samples is None else samples, np.float32)
+    except (TypeError, ValueError) as e:
+        raise ResonanceError(f'{what} must be one row of samples; this is none ({first_line(e)})') from e
     if x.ndim != 1:
         raise ResonanceError(f'{what} must be one row of samples; it has shape {x.shape}')
     if not np.isfinite(x).all():
@@ -658,7 +724,7 @@ def _in_the_air(
         x = _run(record.source, x * np.float32(input_gain), rng, anchor)[: anchor + n]
         x = np.concatenate([x, np.zeros(anchor + n - len(x), np.float32)])
         wet = rooms.reverberate(x, bank.response(record.room))
-        wet = chain.through_air(wet, rng, chain.Air(record.air_m))
+        wet = stages.through_air(wet, rng, stages.Air(record.air_m))
     else:
         wet = np.zeros(anchor + n, np.float32)
     if record.snr_db is None and record.music:
@@ -675,7 +741,7 @@ _CODEC_PAST = 4_000  # samples of past that reach the codec, 0.25 s
 def _in_the_phone(record: Record, mixture, anchor: int, n: int, bank: Bank, number: int = 0) -> np.ndarray:
     "The recording, shape (n,), in [-1, 1]."
     if record.device:
-        mixture = chain.colour(mixture, bank.rooms.device(record.device))
+        mixture = stages.colour(mixture, bank.rooms.device(record.device))
     slow = [s for s in record.phone if s['stage'] in ('equalise', 'auto_gain')]
     rng = rng_for(record.seed, 'phone', number)
     mixture = _run(slow, mixture, rng, anchor)
@@ -728,8 +794,12 @@ def degrade(
     before: np.ndarray | None = None,
     after: np.ndarray | None = None,  # what follows; without it music that is sped up ends up to 2 % early
     loudness: str = 'rms',  # what the ratio compares: 'rms', or 'lufs' (BS.1770; clips of at least 0.4 s)
-) -> tuple[np.ndarray, Record]:
-    "The clip as a phone in the venue records it, shape (n,), in [-1, 1], and the record; `ResonanceError` for silence with a ratio, NaN, no samples."
+) -> tuple[np.ndarray, Record]:  # the recording, shape (n,), in [-1, 1]; and all that was drawn for it
+    """Make of a clip what a phone in the venue records.
+
+    Raises `ResonanceError` for no samples, for NaN, and for silence with a ratio.
+    """
+    require_rng(rng)
     clip = _checked(samples, 'the clip')
     before = _checked(before, 'the sound before it')
     after = _checked(after, 'the sound after it')

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from resonance_nb import augment, chain, venue  # noqa: E402
+from resonance_nb import augment, chain, dynamics, venue, warp  # noqa: E402
 from resonance_nb.queries import measured_snr_db  # noqa: E402
 from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
@@ -141,12 +141,12 @@ def test_draws_have_the_distributions_of_single_concerts(many, corpus_bank):
 @pytest.mark.parametrize(
     'name, p',
     [
-        ('compress', chain.Compressor(-30, 6, 0.01, 0.1, 6.0)),
-        ('compress', chain.Compressor(-20, 2, 0.0, 0.5, 0.0, 0.0)),
-        ('limit', chain.Limiter(-9, 0.2)),
-        ('limit', chain.Limiter(-3, 0.05, 0.0)),
-        ('auto_gain', chain.AutoGain(-20, 20, 0.3)),
-        ('auto_gain', chain.AutoGain(-14, 6, 1.0, 0.5)),
+        ('compress', dynamics.Compressor(-30, 6, 0.01, 0.1, 6.0)),
+        ('compress', dynamics.Compressor(-20, 2, 0.0, 0.5, 0.0, 0.0)),
+        ('limit', dynamics.Limiter(-9, 0.2)),
+        ('limit', dynamics.Limiter(-3, 0.05, 0.0)),
+        ('auto_gain', dynamics.AutoGain(-20, 20, 0.3)),
+        ('auto_gain', dynamics.AutoGain(-14, 6, 1.0, 0.5)),
     ],
 )
 def test_stages_are_the_chains(name, p):
@@ -159,9 +159,9 @@ def test_stages_are_the_chains(name, p):
 
 def test_the_limiter_is_a_wall():
     x = 3 * torch.randn(4, 20_000, generator=torch.Generator().manual_seed(0))
-    assert augment._limit(x, [chain.Limiter(c, 0.1) for c in (-1, -6, -12, -20)]).abs().amax(1).tolist() <= [
-        10 ** (c / 20) for c in (-1, -6, -12, -20)
-    ]
+    assert augment._limit(x, [dynamics.Limiter(c, 0.1) for c in (-1, -6, -12, -20)]).abs().amax(
+        1
+    ).tolist() <= [10 ** (c / 20) for c in (-1, -6, -12, -20)]
 
 
 def test_nothing_wraps_around():
@@ -182,10 +182,10 @@ def test_splicing_keeps_tempo_and_place():
     for s in starts:
         x[s : s + 200] = rng.normal(size=200)
     for p in (
-        chain.Drift(1.02, 0.0),
-        chain.Drift(0.98, 0.0),
-        chain.Drift(1.0, 20.0),
-        chain.Drift(1.02, -20.0),
+        warp.Drift(1.02, 0.0),
+        warp.Drift(0.98, 0.0),
+        warp.Drift(1.0, 20.0),
+        warp.Drift(1.02, -20.0),
     ):
         y = augment._drift(torch.from_numpy(x)[None], [p], 16_000)[0].numpy()
         loud = np.convolve(np.abs(y), np.ones(200), 'same')
@@ -270,7 +270,9 @@ def test_without_torch_the_package_says_what_to_install(root):
 
 
 def test_varied_crowds_never_sound_twice_the_same():
-    plain, other = (BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, varied=v) for v in (False, True))
+    plain, other = (
+        BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, vary_crowds=v) for v in (False, True)
+    )
     assert torch.allclose(other._crowds, plain._crowds, atol=1e-5), 'the recordings are the same'
     x = torch.zeros(8, 3 * RATE)
     records = other.draw(8, 0.0, rng_for(2))
@@ -282,7 +284,7 @@ def test_varied_crowds_never_sound_twice_the_same():
     )
     assert torch.allclose(heard, other(x, records), atol=1e-5), 'the same records, the same draw'
     with pytest.raises(ResonanceError, match='longer than a clip'):
-        BatchDegrader(None, ['club'], n_scenes=2, scene_s=2.3, varied=True)
+        BatchDegrader(None, ['club'], n_scenes=2, scene_s=2.3, vary_crowds=True)
 
 
 def test_varied_crowds_are_faster_slower_backwards_and_two_at_a_time():
@@ -319,7 +321,7 @@ def test_parts_are_left_out_and_nothing_else_changes(corpus_bank):
     whole = BatchDegrader(corpus_bank, ['hard-mix'], **times)
     part_of = {'room': lambda r: r.room, 'crowd': lambda r: r.snr_db, 'device': lambda r: r.device}
     for left_out in PARTS:
-        less = BatchDegrader(corpus_bank, ['hard-mix'], **times, without=(left_out,))
+        less = BatchDegrader(corpus_bank, ['hard-mix'], **times, dropped_stages=(left_out,))
         for a, b in zip(whole.draw(12, 0.0, rng_for(3)), less.draw(12, 0.0, rng_for(3))):
             where, stages = PARTS[left_out]
             assert (

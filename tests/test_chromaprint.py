@@ -673,7 +673,7 @@ def test_songs_of_the_corpus_are_found_through_a_catalogue(part, tmp_path):
         ]
         answers = [(q, songs.identify(render(q, corpus), method='chromaprint')) for q in queries]
         right = [
-            a.decision == 'match' and os.path.basename(a.matches[0]['path']).startswith(q.track_id)
+            a.decision == 'match' and os.path.basename(a.matches[0].path).startswith(q.track_id)
             for q, a in answers
         ]
     assert len(right) >= 6 and sum(right) >= len(right) - 1

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from resonance_nb import chain, venue
+from resonance_nb import venue, warp
 from resonance_nb.audio import lufs
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
@@ -116,7 +116,7 @@ def test_the_music_is_where_it_was(bank):
 def test_drift_bends_time_about_the_beginning_of_the_clip():
     clicks = np.zeros(80_000, np.float32)
     clicks[8_000::16_000] = 1.0
-    r = replace(bare(), source=venue._steps(('drift', chain.Drift(1.02, 0.0))))
+    r = replace(bare(), source=venue._steps(('drift', warp.Drift(1.02, 0.0))))
     out = replay(clicks[16_000:], r, before=clicks[:16_000], after=np.zeros(3_200, np.float32))
     for k in range(3):
         at = (8_000 + 16_000 * k) / 1.02
