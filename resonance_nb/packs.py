@@ -20,7 +20,8 @@ from string import Template
 
 import numpy as np
 
-from .queries import in_venue, Protocol, query_set_hash, QuerySet, render
+from .clips import in_venue, render
+from .queries import Protocol, query_set_hash, QuerySet
 from .audio import SAMPLE_RATE, encode, printable, resample
 from .core import ResonanceError, atomic_write, no_bar, rng_for, sha256_file
 from .corpora import safe_id

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb import audio, bench
-from resonance_nb.queries import make_protocol, make_queries, Protocol, render
+from resonance_nb.clips import render
+from resonance_nb.queries import make_protocol, make_queries, Protocol
 from resonance_nb import chromaprint as cp
 from resonance_nb.catalog import Catalog
 from resonance_nb.chromaprint import HOP, N_FFT, RATE_HZ, Chromaprint, Framing, Front

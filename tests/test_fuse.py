@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from resonance_nb import audio
 from resonance_nb.queries import song_of
+from resonance_nb import evidence
 from resonance_nb import fuse as module
 from resonance_nb import table as tables
 from resonance_nb.catalog import Catalog
@@ -35,7 +36,8 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb.embedding import Embedding, clip_vectors  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
-from resonance_nb.fuse import LONGEST_S, PIECES, Candidates, Fused, features  # noqa: E402
+from resonance_nb.evidence import Candidates, features  # noqa: E402
+from resonance_nb.fuse import LONGEST_S, PIECES, Fused  # noqa: E402
 from resonance_nb.codebook import shipped_codebook  # noqa: E402
 from resonance_nb.table import BLOCK, FRONT, LEAD_WINDOWS, SCANNED_AXES, Proposals  # noqa: E402
 
@@ -359,11 +361,11 @@ def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
 @pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
 def test_peaks_put_right_where_the_vectors_were_a_little_off(index, known, music, off_s):
     heard = index.hear(cut(music[known[3]], 4.8))
-    found = module.check_peaks(
+    found = evidence.check_peaks(
         index.table(),
         padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)),
         Proposals(np.array([3]), np.array([(4.8 + off_s) / HOP_S]), np.ones(1)),
-        score_of=lambda agreements: agreements,
+        index.scoring,
     )
     assert found.start_s[0] == pytest.approx(4.8, abs=0.02)
     assert found.agreement[0] > found.agreement_rest[0] > 20
@@ -381,7 +383,7 @@ def test_answers_are_in_order_and_no_more_than_asked_for(index, known, music):
 
 def test_only_the_promising_are_looked_at_closely(index, known, music, monkeypatch):
     monkeypatch.setattr(module, 'CANDIDATES', 3)
-    monkeypatch.setattr(module, 'FINALISTS', 1)
+    monkeypatch.setattr(evidence, 'FINALISTS', 1)
     for name in known:
         found = index.search(cut(music[name], 3.111), 8)
         assert (
@@ -984,7 +986,7 @@ def test_another_encoder_is_not_compared(index, other, tmp_path):
     made.save(tmp_path)
     with pytest.raises(
         ResonanceError,
-        match=f'{tmp_path} .* of {made.model_name}; here: .* of {index.model_name}.: index the music again',
+        match=f'{tmp_path} .*{made.model_name}; here: {index.model_name}.: index the music again',
     ):
         Fused.load(tmp_path)
     assert alike(Fused.load(tmp_path, encoder=other), made)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb import audio
-from resonance_nb.queries import make_protocol, make_queries, render, song_of
+from resonance_nb.clips import render
+from resonance_nb.queries import make_protocol, make_queries, song_of
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, assert_same_answers, rng_for
 from resonance_nb.starter import default_corpus

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
 from resonance_nb import audio, mfcc as module  # noqa: E402
-from resonance_nb.queries import make_protocol, make_queries, render  # noqa: E402
+from resonance_nb.clips import render  # noqa: E402
+from resonance_nb.queries import make_protocol, make_queries  # noqa: E402
 from resonance_nb import indexing, segments, store  # noqa: E402
 from resonance_nb import rows as vector_rows  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
