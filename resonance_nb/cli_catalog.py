@@ -101,7 +101,7 @@ def _prune(catalog, paths, report, wait: bool) -> int:
 # %% ../nbs/92c_cli_catalog.ipynb #70d484a0
 def _check_place(folder: Path) -> None:
     "Raise `ResonanceError` for a new catalogue inside another one, which would take it for a left-over."
-    from resonance_nb.catalog import DATABASE, show_path
+    from resonance_nb.store import DATABASE, show_path
 
     for outer in folder.resolve().parents:
         if (outer / DATABASE).exists():

@@ -279,8 +279,8 @@ def test_what_a_radio_brought_is_told_after_ctrl_c(home):
     answer = json.loads(listener.stdout.read())
     assert [song['title'] for song in answer['songs']] == ['song 3'] and 20 < answer['duration_s'] <= 40
     assert b'interrupted' in listener.stderr.read()
-    for pipe in (listener.stdin, listener.stdout, listener.stderr):
-        pipe.close()
+    for end in (listener.stdin, listener.stdout, listener.stderr):
+        end.close()
 
 
 def test_no_catalogue_is_made_inside_another(home):
