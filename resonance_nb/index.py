@@ -107,7 +107,9 @@ class VectorIndex:
 
     @property
     def nbytes(self) -> int:
-        "Bytes that all vectors take, those of removed songs that are not yet forgotten too, and the codebook."
+        """Bytes that all vectors take, those of removed songs that are not yet forgotten too, and the
+        codebook.
+        """
         return self._index.ntotal * self.codes + (self.codebook.nbytes if self.codebook else 0)
 
     def add(
@@ -115,11 +117,18 @@ class VectorIndex:
         track_id: str,  # a name for the song, new to this index
         vectors: np.ndarray,  # (n, dim) of its windows, in order, of unit length
     ) -> None:
-        "Index one song; one without vectors adds nothing. Raises `ResonanceError` for a known name and for vectors that are not finite or of another length."
+        """Index one song.
+
+        One without vectors adds nothing. Raises `ResonanceError` for a known name and for vectors that are
+        not finite or of another length.
+        """
         _add(self, track_id, vectors)
 
     def train(self) -> None:
-        "Fit the quantiser to the songs that are here, without waiting for more; raises `ResonanceError` where there is nothing to fit."
+        """Fit the quantiser to the songs that are here, without waiting for more.
+
+        Raises `ResonanceError` where there is nothing to fit.
+        """
         _train(self)
 
     def search(
@@ -134,7 +143,9 @@ class VectorIndex:
         self,
         rows: np.ndarray,  # of any shape, as `search` gave them
     ) -> tuple[np.ndarray, np.ndarray]:
-        "Song numbers (places in `track_ids`) and window numbers within the song, int64, of the same shape; -1 for -1."
+        """Song numbers (places in `track_ids`) and window numbers within the song, int64, of the same
+        shape; -1 for -1.
+        """
         rows = _rows(self, rows, -1)
         song = np.searchsorted(self.first, rows, 'right') - 1
         return song, np.where(rows < 0, -1, rows - self.first[song])
@@ -150,7 +161,11 @@ class VectorIndex:
         self,
         track_ids: Iterable[str],  # songs of this index
     ) -> None:
-        "Forget songs; an unknown one raises `ResonanceError`, and then all stay. A codebook that was fitted to them remains."
+        """Forget songs.
+
+        An unknown one raises `ResonanceError`, and then all stay. A codebook that was fitted to them
+        remains.
+        """
         _remove(self, track_ids)
 
     def retain(
@@ -165,7 +180,10 @@ class VectorIndex:
         self,
         other: VectorIndex,  # stays as it is
     ) -> None:
-        "Take in all songs of another index of the same model; songs already here stay as they are. Raises `ResonanceError` for another model."
+        """Take in all songs of another index of the same model.
+
+        Songs already here stay as they are. Raises `ResonanceError` for another model.
+        """
         _merge(self, other)
 
     def save(
@@ -310,7 +328,10 @@ def _search(self: VectorIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray,
 
 # %% ../nbs/50_index.ipynb #8021779b
 def _parameters(self: VectorIndex, k: int):
-    "What Faiss is told about one search; nothing where there is nothing to say, as any parameter switches matrix products off."
+    """What Faiss is told about one search.
+
+    Nothing where there is nothing to say, as any parameter switches matrix products off.
+    """
     faiss = load_faiss()
     mask = _laid_out(self).mask
     options = {'sel': mask} if mask is not None else {}
