@@ -151,7 +151,8 @@ def load_faiss():
     """
     faiss = need('faiss', 'learn')
     # Below this number of queries Faiss compares vector by vector. Its wheels come with 128,000 here, which
-    # switches matrix products off; with 20 (the value in its documentation) a clip's windows are several times faster.
+    # switches matrix products off; with 20 (the value in its documentation) a clip's windows are several
+    # times faster.
     faiss.cvar.distance_compute_blas_threshold = 20
     return faiss
 

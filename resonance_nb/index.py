@@ -51,7 +51,8 @@ class VectorIndex:
             kind not in ('auto', codebook.kind) or not is_complete(codebook) or codebook.dim != dim
         ):
             raise ResonanceError(
-                f'a codebook for {codebook.kind} {codebook.digest} does not fit an index of kind {kind} with {dim} numbers a vector'
+                f'a codebook for {codebook.kind} {codebook.digest} does not fit an index of kind {kind} '
+                f'with {dim} numbers a vector'
             )
         if train_at < 256:
             raise ResonanceError(f'a codebook is fitted to at least 256 vectors, not to {train_at}')
@@ -401,7 +402,8 @@ def _compact(self: VectorIndex) -> None:
 def _merge(self: VectorIndex, other: VectorIndex) -> None:
     if (other.model_name, other.dim) != (self.model_name, self.dim):
         raise ResonanceError(
-            f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) into an index of {self.model_name} ({self.dim})'
+            f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) '
+            f'into an index of {self.model_name} ({self.dim})'
         )
     new = np.array([alive and t not in self._stored for t, alive in zip(other._names, other._alive)], bool)
     if not new.any():
@@ -491,7 +493,8 @@ def _described(folder: Path) -> dict:
     version = int(about['version'])
     if format_name != FORMAT or version > VERSION:
         raise ResonanceError(
-            f'{folder} holds {first_line(format_name)} version {version}; this package reads {FORMAT} up to version {VERSION}'
+            f'{folder} holds {first_line(format_name)} version {version}; '
+            f'this package reads {FORMAT} up to version {VERSION}'
         )
     if about['seal'] != _seal(about):
         raise ValueError('its description was changed')
@@ -554,7 +557,8 @@ def _load(cls, folder: Path, mmap: bool, model_name: str | None, check: bool) ->
         about = _described(folder)
         if model_name not in (None, about['model_name']):
             raise ResonanceError(
-                f'{folder} holds vectors of {first_line(about["model_name"])}, and those of {model_name} were asked for; index the music again'
+                f'{folder} holds vectors of {first_line(about["model_name"])}, '
+                f'and those of {model_name} were asked for; index the music again'
             )
         opened = _opened(folder / about['file'], about, mmap and bool(about['tracks']), check)
         book = _codebook_in(opened, about['coded'])

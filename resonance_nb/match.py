@@ -33,7 +33,8 @@ def scan(
     remaining: np.ndarray,  # (windows of all songs,) how many windows of its song follow each
     *,
     step: int = 1,  # windows of a song between two windows of the clip
-    phases: int = 1,  # windows of the clip for each `step` windows of a song; those so far apart are one phase
+    # windows of the clip for each `step` windows of a song; those so far apart are one phase
+    phases: int = 1,
     at_once: int = 8192,  # windows of songs
 ) -> np.ndarray:
     """Average the similarities along each diagonal, without a table of all similarities, shape (phases,
@@ -103,7 +104,7 @@ def between(
 
 # %% ../nbs/51_match.ipynb #8ac988e7
 def align(
-    # numbers of windows (n, m), counted over all songs -> their products with each window of the clip (n, m, k)
+    # numbers of windows (n, m), over all songs -> their products with each window of the clip (n, m, k)
     products: Callable[[np.ndarray], np.ndarray],
     n_windows: int,  # k, of the clip
     begins: np.ndarray,  # (n,) number of the window at which the clip would begin, counted over all songs
@@ -135,9 +136,9 @@ def runner_up(
     *,
     same: float = SAME,  # cosine
 ) -> int:
-    """Find the best song that does not sound the same as the first one there: its number.
+    """Find the number of the best song that does not sound the same as the first one there.
 
-    N when there is none.
+    It is n when there is none.
     """
     if not len(score):
         return 0
