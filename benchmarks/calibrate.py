@@ -17,6 +17,7 @@ from speeds import clips
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.bank import Bank
 from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
 from resonance_nb.calibration import Calibration, confidences, load_all, save, threshold_at
 from resonance_nb.calibration import fit as fit_confidence
@@ -47,7 +48,7 @@ corpus = default_corpus()
 more = make_starter(n_pieces=600)
 plan = make_protocol(corpus, 'validation', seed=SEED)
 queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
-bank = venue.Bank(corpus, 'validation')
+bank = Bank(corpus, 'validation')
 heard_in = {
     'crowd': None,
     'hard-mix': in_venue(bank, ['hard-mix']),

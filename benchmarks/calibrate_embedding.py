@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.bank import Bank
 from resonance_nb.queries import in_venue, make_protocol, make_queries, query_set_hash, render, song_of
 from resonance_nb.calibration import Calibration, confidences, fit, save, threshold_at
 from resonance_nb.core import project_root
@@ -28,7 +29,7 @@ corpus = default_corpus()
 more = make_starter(n_pieces=600)
 plan = make_protocol(corpus, 'validation', seed=SEED)
 queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
-bank = venue.Bank(corpus, 'validation')
+bank = Bank(corpus, 'validation')
 heard_in = {
     'crowd': None,
     'hard-mix': in_venue(bank, ['hard-mix']),

@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.bank import Bank
 from resonance_nb.queries import (
     in_venue,
     make_protocol,
@@ -48,7 +49,7 @@ corpus = default_corpus()
 more = make_starter(n_pieces=600)
 plan = make_protocol(corpus, 'validation', seed=SEED)
 queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
-bank = venue.Bank(corpus, 'validation')
+bank = Bank(corpus, 'validation')
 heard_in = {
     'hard-mix': in_venue(bank, ['hard-mix']),
     'six venues': in_venue(bank, list(venue.VENUES)),

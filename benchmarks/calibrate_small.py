@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resonance_nb import venue
+from resonance_nb.bank import Bank
 from resonance_nb.queries import song_of
 from resonance_nb.audio import rms_db
 from resonance_nb.calibration import load_all, save
@@ -36,7 +37,7 @@ def clips(corpus, others, whole: Fused) -> list[tuple]:
     "Clips of songs of both kinds, heard once: song, level, length, what was heard."
     known = sorted(set(corpus.split('music', 'validation').index) & set(whole.songs))
     starters = [t for t in list(others.music.index)[:560] if t in whole.songs]
-    bank = venue.Bank(corpus, 'validation')
+    bank = Bank(corpus, 'validation')
     found = []
     for source, ids in (
         (corpus, known),

@@ -22,6 +22,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from resonance_nb import concert, venue
+from resonance_nb.bank import Bank
 from resonance_nb.queries import make_protocol
 from resonance_nb import queries
 from resonance_nb.core import atomic_write, project_root, rng_for
@@ -93,7 +94,7 @@ def record(job) -> str:
     fused.retain(catalogue)
     corpus = default_corpus()
     plan = make_protocol(corpus, 'validation', seed=SEED)
-    bank = venue.Bank(corpus, 'validation')
+    bank = Bank(corpus, 'validation')
     evening, make = next((e, m) for n, e, m in streams(corpus, plan, bank) if n == name)
     blocks, made = make()
     listener = Listener(fused, rules=ALL)
@@ -192,7 +193,7 @@ def main():
     o.streams.mkdir(parents=True, exist_ok=True)
     corpus = default_corpus()
     plan = make_protocol(corpus, 'validation', seed=SEED)
-    bank = venue.Bank(corpus, 'validation')
+    bank = Bank(corpus, 'validation')
     song_of = queries.song_of(corpus.music)
     played = {song_of[t] for t in plan.known_ids}
     catalogue = set(Fused.load(o.index).songs) - set(plan.unknown_ids)

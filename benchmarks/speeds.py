@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.bank import Bank
 from resonance_nb.queries import make_protocol
 from resonance_nb import queries
 from resonance_nb.audio import resample
@@ -38,7 +39,7 @@ def played(song, at_s: float, speed: float) -> np.ndarray:
 
 def clips(corpus, split: str, kinds: dict[str, list[str]], conditions=tuple(CONDITIONS)):
     "Kind, song, speed, condition and samples of every clip."
-    bank = venue.Bank(corpus, split)
+    bank = Bank(corpus, split)
     for kind, tracks in kinds.items():
         for track in tqdm(tracks, kind, disable=None):
             song = corpus.load('music', track)

@@ -27,7 +27,7 @@ from resonance_nb.augment import BatchDegrader
 from resonance_nb.core import rng_for
 from resonance_nb.corpora import Corpus
 from resonance_nb.train import PROFILES, VENUES_HEARD, precision_here
-from resonance_nb.venue import Bank
+from resonance_nb.bank import Bank
 
 
 def options() -> argparse.Namespace:

@@ -360,7 +360,7 @@ def render(
 
 # %% ../nbs/11_queries.ipynb #b0e7c0a2
 def in_venue(
-    bank,  # a `venue.Bank`: rooms and crowds of the queries' split
+    bank,  # a `Bank`: rooms and crowds of the queries' split
     venues,  # names of venues; each excerpt is played in one of them
     *,
     seed: int = 0,  # another seed, other concerts

@@ -26,7 +26,7 @@ from .augment import BatchDegrader, spec_augment
 from .core import MissingExtra, ResonanceError, atomic_write, counted, need, no_bar, rng_for
 from .encoders import Encoder, Settings
 from .mining import Memory, describe, neighbours
-from .venue import Bank
+from .bank import Bank
 from .windows import Cut, Levels, Packed, Sampler, Views, degrader_times, loader, pack
 
 if TYPE_CHECKING:

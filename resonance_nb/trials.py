@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
     from resonance_nb.embedding import Embedding
     from resonance_nb.train import Recipe
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
 # %% auto #0
 __all__ = ['TRIALS_VERSION', 'trial', 'choices', 'as_line', 'kept', 'keep', 'Pool', 'difference', 'differences', 'made_on',

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from resonance_nb import venue, warp
+from resonance_nb.bank import ANECHOIC
 from resonance_nb.audio import lufs
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
-from resonance_nb.venue import VENUES, Bank, Record, degrade, degrade_long, replay, synthesised
+from resonance_nb.long_concert import degrade_long
+from resonance_nb.bank import Bank, synthesised
+from resonance_nb.venue import VENUES, Record, degrade, replay
 
 NAMES = list(VENUES)
 
@@ -58,7 +61,7 @@ def draws(bank):
 def test_the_ratio_is_the_asked_one_measured_by_hand(draws):
     for x, asked, where, loudness, _, r in draws:
         whole = np.concatenate([x])
-        music, noise = venue._in_the_air(
+        music, noise = venue.in_the_air(
             r, whole, 16_000, 16_000, where, 10 ** (r.measured['input_gain_db'] / 20)
         )
         noise = noise[16_000:] * 10 ** (r.measured['crowd_gain_db'] / 20)
@@ -126,7 +129,7 @@ def test_drift_bends_time_about_the_beginning_of_the_clip():
 def bare():
     "A concert in which nothing happens to the music."
     r = VENUES['club'].draw(rng_for(0, 'bare'), synthesised(), None, 4.0, 1.0)
-    return replace(r, source=(), phone=(), device='', room=venue.ANECHOIC, air_m=0.0)
+    return replace(r, source=(), phone=(), device='', room=ANECHOIC, air_m=0.0)
 
 
 def test_with_everything_off_the_clip_comes_through():
@@ -141,8 +144,10 @@ def test_the_past_is_heard_and_the_end_is_not_moved_to_the_beginning(bank):
     loud = x[:32_000]
     quiet = np.zeros(32_000, np.float32)
     nothing = np.zeros(32_000, np.float32)
-    tail = venue._in_the_air(r, np.concatenate([loud, nothing]), 32_000, 32_000, bank, 1.0)[0][32_000:]
-    ahead = venue._in_the_air(
+    tail = venue.in_the_air(r, np.concatenate([loud, nothing]), 32_000, 32_000, bank, input_gain=1.0)[0][
+        32_000:
+    ]
+    ahead = venue.in_the_air(
         r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, 1.0
     )[0]
     assert db(tail[:8_000]) > db(tail[-8_000:]) > -200
