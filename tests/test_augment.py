@@ -14,7 +14,7 @@ from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_au
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
 from resonance_nb.core import ResonanceError, rng_for  # noqa: E402
 from resonance_nb.starter import default_corpus  # noqa: E402
-from resonance_nb.venue import ANECHOIC  # noqa: E402
+from resonance_nb.bank import ANECHOIC  # noqa: E402
 
 NAMES = list(venue.VENUES)
 

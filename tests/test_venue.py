@@ -52,7 +52,13 @@ def draws(bank):
         where = (synthesised(), bank)[i % 2]
         loudness = ('rms', 'rms', 'lufs')[i % 3]
         out, r = degrade(
-            x[16_000:], NAMES[i % 6], asked, rng_for(0, 'draw', i), where, x[:16_000], loudness=loudness
+            x[16_000:],
+            NAMES[i % 6],
+            asked,
+            rng_for(0, 'draw', i),
+            where,
+            before=x[:16_000],
+            loudness=loudness,
         )
         made.append((x, asked, where, loudness, out, r))
     return made
@@ -62,7 +68,7 @@ def test_the_ratio_is_the_asked_one_measured_by_hand(draws):
     for x, asked, where, loudness, _, r in draws:
         whole = np.concatenate([x])
         music, noise = venue.in_the_air(
-            r, whole, 16_000, 16_000, where, 10 ** (r.measured['input_gain_db'] / 20)
+            r, whole, 16_000, 16_000, where, input_gain=10 ** (r.measured['input_gain_db'] / 20)
         )
         noise = noise[16_000:] * 10 ** (r.measured['crowd_gain_db'] / 20)
         got = lufs(music[16_000:]) - lufs(noise) if loudness == 'lufs' else db(music[16_000:]) - db(noise)
@@ -148,7 +154,7 @@ def test_the_past_is_heard_and_the_end_is_not_moved_to_the_beginning(bank):
         32_000:
     ]
     ahead = venue.in_the_air(
-        r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, 1.0
+        r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, input_gain=1.0
     )[0]
     assert db(tail[:8_000]) > db(tail[-8_000:]) > -200
     assert np.abs(ahead[: 32_000 + 15_000]).max() < 1e-3 * np.abs(ahead).max()
