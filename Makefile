@@ -1,6 +1,6 @@
 # Every target makes its environment by itself and never asks anything.
 .DEFAULT_GOAL := help
-.PHONY: book test elsewhere hostile fuzz bench calibrate notebooks clean help
+.PHONY: book test golden elsewhere hostile fuzz bench calibrate notebooks clean help
 VENV := .venv
 PY := $(VENV)/bin/python
 # Another interpreter: make PYTHON=/path/to/python3.12 book
@@ -26,6 +26,10 @@ book: $(VENV)/.ready
 test: $(VENV)/.ready
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile </dev/null
 
+# What a small training by the shipped recipe comes to, beside what it came to: make golden WRITE=yes keeps it
+golden: $(VENV)/.ready
+	@$(PY) tests/golden.py $(if $(WRITE),--write) </dev/null
+
 # Lessons and numerical tests as other machines would run them; a choice of settings: make elsewhere ONLY=avx2,busy
 elsewhere: $(VENV)/.ready
 	@$(PY) tests/elsewhere.py $(if $(ONLY),--only $(ONLY)) </dev/null
@@ -42,17 +46,16 @@ bench: $(VENV)/.ready
 	@$(PY) benchmarks/speed.py </dev/null
 	@$(PY) benchmarks/concert.py </dev/null
 
-# Fits the confidences of the recognisers on validation songs: RESONANCE_CORPUS must name the open corpus.
+# Fits what is shipped on validation songs: RESONANCE_CORPUS must name the open corpus. What was stopped goes on.
+FITTED := runs/calibration
+CALIBRATE := $(VENV)/bin/resonance calibrate --out $(FITTED)
 calibrate: $(VENV)/.ready
-	@$(PY) benchmarks/calibrate.py </dev/null
-	@$(PY) benchmarks/calibrate_chromaprint.py </dev/null
-	@$(PY) benchmarks/calibrate_mfcc.py </dev/null
-	@$(PY) benchmarks/calibrate_embedding.py </dev/null
-	@$(PY) benchmarks/fit_codebook.py </dev/null
-	@$(PY) benchmarks/calibrate_fused.py --index runs/calibration </dev/null
-	@$(PY) benchmarks/calibrate_small.py --index runs/calibration </dev/null
-	@$(PY) benchmarks/fit_listener.py --index runs/calibration --streams runs/calibration/streams </dev/null
-	@rm -rf runs/calibration
+	@$(CALIBRATE) codebook noises </dev/null
+	@cp $(FITTED)/codebook.npz $(FITTED)/noises.npy resonance_nb/models/
+	@$(CALIBRATE) landmark landmark-dense chromaprint mfcc chroma embedding fused small </dev/null
+	@cp $(FITTED)/*.json resonance_nb/models/
+	@$(CALIBRATE) listener </dev/null
+	@cp $(FITTED)/listener.json resonance_nb/models/
 
 notebooks: $(VENV)/.ready
 	@$(PY) -m ruff format --quiet nbs figures tests benchmarks </dev/null
@@ -69,6 +72,7 @@ clean:
 help:
 	@echo "make book       build the book: _build/html/index.html"
 	@echo "make test       run every test"
+	@echo "make golden     a small training by the shipped recipe, compared with what it came to before"
 	@echo "make elsewhere  the lessons and numerical tests as other machines would run them (hours; a choice: ONLY=avx2,busy)"
 	@echo "make hostile    every container, codec and damage that FFmpeg makes here, read (hours; a choice: ONLY=mp4,aac,cut)"
 	@echo "make fuzz       readers of files, fed with bad ones by Atheris (pip install atheris; TARGET=raw,tags SECONDS=600)"

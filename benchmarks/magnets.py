@@ -4,7 +4,7 @@
 
 A catalogue of songs is asked with and without tones, metronomes, noise and recordings of crowds in it: for clips of its songs and of
 others behind crowds, for crowds alone, and for noises of every kind. The crowds in the clips, the noises that are asked and those
-that are in the catalogue are different recordings (on validation clips the latter are those that `fit_noises.py` saw). Prints one row for each kind of question.
+that are in the catalogue are different recordings (on validation clips the latter are those that `resonance calibrate noises` heard). Prints one row for each kind of question.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from resonance_nb.queries import in_venue, make_protocol, make_queries, render
 from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus
+from resonance_nb.vectors import coloured_noise
 
 SEED = 0
 RATE = 16_000
@@ -42,16 +43,6 @@ def clicks(per_minute, duration_s, pitch_hz=1_000):
     return x
 
 
-def coloured(exponent, duration_s, seed):
-    "Noise whose power falls with frequency to this power."
-    n = round(duration_s * RATE)
-    spectrum = np.fft.rfft(rng_for(seed, 'noise', exponent).standard_normal(n)) * np.arange(
-        1, n // 2 + 2
-    ) ** (-exponent / 2)
-    x = np.fft.irfft(spectrum, n)
-    return 0.1 * x / x.std()
-
-
 def made(duration_s, seed):
     "What a synthesiser gives: name -> samples."
     sounds = {
@@ -63,7 +54,7 @@ def made(duration_s, seed):
         'hum': tones([50, 100, 150, 200, 300], duration_s),
         'metronome': clicks(120 - 20 * seed, duration_s),
     }
-    sounds |= {f'noise 1/f^{e}': coloured(e, duration_s, seed) for e in (0, 1, 2)}
+    sounds |= {f'noise 1/f^{e}': coloured_noise(e, duration_s=duration_s, seed=seed) for e in (0, 1, 2)}
     return {name: x.astype(np.float32) for name, x in sounds.items()}
 
 

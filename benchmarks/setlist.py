@@ -16,8 +16,8 @@ import numpy as np
 
 from resonance_nb import concert, setlist
 from resonance_nb.bank import Bank
-from resonance_nb.queries import make_protocol
 from resonance_nb import queries
+from resonance_nb.queries import make_protocol
 from resonance_nb.concert import Evening, Part
 from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused

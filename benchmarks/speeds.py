@@ -10,53 +10,18 @@ Whatever is tuned is tuned with `--split validation`; `--split test` is for a nu
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from resonance_nb import bench, venue
-from resonance_nb.bank import Bank
+from resonance_nb import bench, queries
+from resonance_nb.core import method_class
 from resonance_nb.queries import make_protocol
-from resonance_nb import queries
-from resonance_nb.audio import resample
-from resonance_nb.core import method_class, rng_for
 from resonance_nb.starter import default_corpus
+from resonance_nb.survey import clips_at_speeds
 
 SEED = 0
-RATE = 16_000
-LONG_S = 5
 SPEEDS = (1.0, 0.98, 1.02, 0.96, 1.04, 0.94, 1.06, 0.91, 1.09)
 CONDITIONS = {'clean': None, 'club 5 dB': ('club', 5), 'hard mix 5 dB': ('hard-mix', 5)}
-
-
-def played(song, at_s: float, speed: float) -> np.ndarray:
-    "A clip of `LONG_S` seconds of a song that runs faster by this factor."
-    begin = round(at_s * RATE)
-    n = round(LONG_S * RATE * speed)
-    clip = np.pad(song, (0, n))[begin : begin + n]
-    return resample(clip, round(RATE * speed), RATE)[: round(LONG_S * RATE)]
-
-
-def clips(corpus, split: str, kinds: dict[str, list[str]], conditions=tuple(CONDITIONS)):
-    "Kind, song, speed, condition and samples of every clip."
-    bank = Bank(corpus, split)
-    for kind, tracks in kinds.items():
-        for track in tqdm(tracks, kind, disable=None):
-            song = corpus.load('music', track)
-            rng = rng_for(SEED, 'speeds', track)
-            latest_s = max(len(song) / RATE - 1.1 * LONG_S, 0)
-            at_s = float(rng.uniform(0, latest_s))
-            if np.abs(played(song, at_s, 1.0)).max() < 1e-3:  # a pause of the song
-                continue
-            for speed in SPEEDS:
-                clip = played(song, at_s, speed)
-                for name in conditions:
-                    where = CONDITIONS[name]
-                    if where is None:
-                        yield kind, track, speed, name, clip
-                    else:
-                        rng = rng_for(SEED, 'speeds', track, speed, name)
-                        yield kind, track, speed, name, venue.degrade(clip, *where, rng, bank)[0]
 
 
 def indexed(name: str, corpus, track_ids, folder: Path | None):
@@ -89,9 +54,13 @@ def main():
     song_of = queries.song_of(corpus.music)
     recognizers = {name: indexed(name, corpus, plan.catalogue_ids, o.index) for name in o.methods.split(',')}
     rows = []
-    for kind, track, speed, condition, clip in clips(
-        corpus, o.split, {'known': plan.known_ids, 'unknown': plan.unknown_ids}
-    ):
+    clips = [
+        (kind, *clip)
+        for kind, ids in (('known', plan.known_ids), ('unknown', plan.unknown_ids))
+        for clip in clips_at_speeds(corpus, o.split, ids, speeds=SPEEDS, conditions=CONDITIONS)
+    ]
+    for kind, track, speed, condition, sound in tqdm(clips, 'ask', disable=None):
+        clip = sound()
         for method, r in recognizers.items():
             found = r.search(clip, 1)
             named = found[0].track_id if found else ''

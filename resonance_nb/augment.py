@@ -293,6 +293,7 @@ class BatchDegrader:
         self,
         bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
         venues=None,  # names of venues, or venues; None: all of them
+        *,
         duration_s: float = 1.0,  # of a clip
         before_s: float = 1.0,  # of the sound before it; reverberation reaches as far back
         n_scenes: int = 16,  # crowds prepared for each venue
@@ -301,8 +302,8 @@ class BatchDegrader:
         seed: int = 0,  # of the crowds
         # crowds never sound twice as they were recorded: other speeds, backwards, through equalisers, two at
         # a time
-        varied: bool = False,
-        without: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
+        vary_crowds: bool = False,
+        dropped_stages: tuple[str, ...] = (),  # parts of a concert that do not take place, of `PARTS`
         progress: bool = False,  # show a bar while preparing
     ):
         need('torch', 'learn')
@@ -315,18 +316,18 @@ class BatchDegrader:
         if (
             self.n < 1
             or self.anchor < 0
-            or scene_s <= (duration_s + before_s) * (_FASTEST if varied else 1) + 0.1
+            or scene_s <= (duration_s + before_s) * (_FASTEST if vary_crowds else 1) + 0.1
         ):
             raise ResonanceError(
                 'a batch needs clips of some length, and crowds that are longer than a clip and its past'
             )
-        if unknown := [p for p in without if p not in PARTS]:
+        if unknown := [p for p in dropped_stages if p not in PARTS]:
             raise ResonanceError(f'a concert has no part {unknown[0]!r}; choose from: {", ".join(PARTS)}')
-        self.without = tuple(without)
+        self.dropped_stages = tuple(dropped_stages)
         self.duration_s = duration_s
         self.before_s = before_s
         self.scene_s = scene_s
-        self.varied = varied
+        self.vary_crowds = vary_crowds
         _prepare_rooms(self)
         _prepare_crowds(self, n_scenes, seed)
 
@@ -464,7 +465,10 @@ def _draw_batch(
             rng, self.bank, level, self.duration_s, self.before_s, scenes=(self.scenes[v.name], self.scene_s)
         )
         records.append(
-            _plainer(replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)), self.without)
+            _plainer(
+                replace(r, phone=tuple(s for s in r.phone if s['stage'] not in _LEFT_OUT)),
+                self.dropped_stages,
+            )
         )
     return records
 
@@ -558,7 +562,7 @@ def _crowd(self, records):
 
     rows = torch.tensor([self._scene_row[id(r.scene)] for r in records], device=self.device)
     starts = torch.tensor([r.scene_start - self.anchor for r in records], device=self.device)
-    if self.varied:
+    if self.vary_crowds:
         return _varied(self._crowds, rows, starts, self.anchor + self.n, rng_for(records[0].seed, 'crowds'))
     return self._crowds.unfold(1, self.anchor + self.n, 1)[rows, starts]
 

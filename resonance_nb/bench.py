@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,13 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['index', 'outcome', 'query_facts', 'run', 'ValidationSet']
 
+# %% ../nbs/10_bench.ipynb #b3469607
+def _bytes_on_disk(recognizer) -> int:
+    "Save to a temporary folder and count."
+    with tempfile.TemporaryDirectory() as folder:
+        recognizer.save(Path(folder))
+        return sum(p.stat().st_size for p in Path(folder).rglob('*') if p.is_file())
+
 # %% ../nbs/10_bench.ipynb #523e1ec3
 def index(
     recognizer,  # any `Recognizer`
@@ -36,27 +42,22 @@ def index(
     progress: bool = True,  # show a bar
     measure_disk: bool = True,  # save to a temporary folder and count the bytes
 ) -> dict:
-    "Add tracks to a recogniser; gives seconds of audio, seconds of decoding and of adding, and bytes on disk."
+    "Add tracks to a recogniser; gives seconds of audio, of decoding and of adding, and bytes on disk."
     from tqdm import tqdm
 
     audio_s = load_s = add_s = 0.0
     with fixed_threads():
         for track in tqdm(ids, f'index {recognizer.name}', disable=no_bar(progress), unit='song'):
-            start = time.perf_counter()
-            samples = corpus.load('music', track)
-            loaded = time.perf_counter()
-            recognizer.add(track, samples)
-            load_s = load_s + loaded - start
-            add_s = add_s + time.perf_counter() - loaded
+            decoding_s, samples = timed(lambda: corpus.load('music', track))
+            load_s += decoding_s
+            add_s += timed(lambda: recognizer.add(track, samples))[0]
             audio_s += len(samples) / SAMPLE_RATE
-    out = {'tracks': len(ids), 'audio_s': audio_s, 'load_s': load_s, 'add_s': add_s}
-    out['x_realtime'] = audio_s / (load_s + add_s) if load_s + add_s else math.nan
+    cost = {'tracks': len(ids), 'audio_s': audio_s, 'load_s': load_s, 'add_s': add_s}
+    cost['x_realtime'] = audio_s / (load_s + add_s) if load_s + add_s else math.nan
     if measure_disk:
-        with tempfile.TemporaryDirectory() as folder:
-            recognizer.save(Path(folder))
-            out['bytes'] = sum(p.stat().st_size for p in Path(folder).rglob('*') if p.is_file())
-        out['bytes_per_s'] = out['bytes'] / audio_s if audio_s else math.nan
-    return out
+        cost['bytes'] = _bytes_on_disk(recognizer)
+        cost['bytes_per_s'] = cost['bytes'] / audio_s if audio_s else math.nan
+    return cost
 
 # %% ../nbs/10_bench.ipynb #3b861031
 def outcome(
@@ -159,21 +160,14 @@ class ValidationSet:
         seed: int = 0,  # of songs, places and crowds
     ):
         plan = make_protocol(corpus, split, seed=seed)
+        how = dict(seed=seed, n_noise_only=0, max_tracks=max_tracks)
+        queries = make_queries(corpus, plan, snr_db, durations_s, **how)
         cache = {}
-        queries = [
-            q
-            for q in make_queries(
-                corpus, plan, snr_db, durations_s, seed=seed, n_noise_only=0, max_tracks=max_tracks
-            )
-            if q.kind == 'known'
-        ]
         self.corpus = corpus
-        self.queries = sorted(queries, key=lambda q: q.noise_key)
+        self.queries = sorted((q for q in queries if q.kind == 'known'), key=lambda q: q.noise_key)
         self.tracks = [q.track_id for q in self.queries]
-        others = sorted(
-            set(plan.catalogue_ids) - set(self.tracks),
-            key=lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest(),
-        )
+        by_chance = lambda t: hashlib.sha256(f'{seed}:other:{t}'.encode()).digest()
+        others = sorted(set(plan.catalogue_ids) - set(self.tracks), key=by_chance)
         self.catalogue = [*sorted(set(self.tracks)), *others[:n_others]]
         self._clips = [render(q, corpus, cache, degrade) for q in self.queries]
 

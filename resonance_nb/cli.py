@@ -23,6 +23,7 @@ __all__ = ['MODULES', 'Commands', 'cli', 'complain', 'main']
 MODULES = {  # name of a command -> the module it is defined in
     'bench': 'cli_bench',
     'book': 'cli_train',
+    'calibrate': 'cli_calibrate',
     'check': 'cli_catalog',
     'corpus': 'cli_corpus',
     'degrade': 'cli_corpus',

@@ -34,12 +34,17 @@ def _validation(corpus, profile: str) -> Callable:
     from resonance_nb.degraded import bank_of
     from resonance_nb.embedding import Embedding
     from resonance_nb.queries import in_venue
+    from resonance_nb.trials import Pool
 
-    concert = in_venue(bank_of(corpus.folder, 'validation'), ['hard-mix'])
+    bank = bank_of(corpus.folder, 'validation')
+    if profile == 'shipped':
+        pool = Pool(corpus, bank, n=1_024)
+        return lambda encoder: pool.shares(Embedding(encoder))
     size = {
         'quick': dict(snr_db=(5.0,), durations_s=(2.0,), n_others=5, max_tracks=20),
         'study': dict(snr_db=(5.0, 0.0, -5.0), durations_s=(2.0, 5.0), n_others=75),
     }
+    concert = in_venue(bank, ['hard-mix'])
     exam = ValidationSet(corpus, 'validation', degrade=concert, **size[profile])
     return lambda encoder: exam(Embedding(encoder))
 
@@ -77,8 +82,8 @@ def _print_card(path: Path, as_json: bool) -> None:
     '--profile',
     default='quick',
     show_default=True,
-    type=click.Choice(['quick', 'study']),
-    help='The recipe: a few minutes, or an hour and more on two cores.',
+    type=click.Choice(['quick', 'study', 'shipped']),
+    help='The recipe: a few minutes; an hour and more on two cores; or that of the shipped model, for a graphics card.',
 )
 @corpus_option('Where the songs, rooms and crowds are.  [default: the corpus in use]')
 @click.option(
@@ -99,7 +104,7 @@ def _print_card(path: Path, as_json: bool) -> None:
     multiple=True,
     nargs=2,
     metavar='NAME VALUE',
-    help='Another choice than the recipe has, e.g. --set rate 0.001 --set encoder.body cnn4',
+    help='Another choice than the recipe has, e.g. --set learning_rate 0.001 --set encoder.body cnn4',
 )
 @click.option(
     '--stop-after',
@@ -116,6 +121,13 @@ def _print_card(path: Path, as_json: bool) -> None:
     help='Processes that prepare batches.',
 )
 @click.option(
+    '--device',
+    default='auto',
+    show_default=True,
+    type=click.Choice(['auto', 'cpu', 'cuda', 'mps']),
+    help='What learns; auto takes a graphics card where there is one.',
+)
+@click.option(
     '--devices',
     default=1,
     show_default=True,
@@ -127,20 +139,26 @@ def _print_card(path: Path, as_json: bool) -> None:
     '--logger', type=click.Choice(['mlflow', 'wandb']), help='Where to log, beside the CSV files of the run.'
 )
 @json_option
-def train(profile, folder, out, start, changes, stop_after, workers, devices, logger, as_json):
+def train(profile, folder, out, start, changes, stop_after, workers, device, devices, logger, as_json):
     """Train an encoder on the train split of a corpus.
 
     Validation songs decide which version is kept; test songs are not touched.
 
+    The shipped model was made by four such runs, each of which began with the
+    weights of the one before (--start); nbs/reproduce.md has all four commands.
+    The last one:
+
     \b
       resonance train --profile quick
       resonance train --profile study --stop-after 60
+      resonance train --profile shipped --start runs/train/third/encoder.safetensors --workers 12
     """
     from resonance_nb import runs, train as t
     from resonance_nb.degraded import bank_of
     from resonance_nb.network import WEIGHTS
+    from resonance_nb.recipe import PROFILES, changed
 
-    recipe = t.changed(t.PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
+    recipe = changed(PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
     corpus = _corpus_in_use(folder)
     out = out or Path('runs') / 'train' / profile
     path = t.fit(
@@ -148,11 +166,12 @@ def train(profile, folder, out, start, changes, stop_after, workers, devices, lo
         corpus,
         list(corpus.split('music', 'train').index),
         out,
-        bank_of(corpus.folder, 'train'),
-        _validation(corpus, profile),
+        bank=bank_of(corpus.folder, 'train'),
+        validate=_validation(corpus, profile),
         start=WEIGHTS if str(start) == 'shipped' else start,
         facts=_facts(profile, start, changes),
         workers=workers,
+        device=device,
         devices=devices,
         loggers=t.loggers_for(logger, out) if logger else None,
         stop_after_s=60 * stop_after if stop_after else None,

@@ -17,7 +17,7 @@ from .audio import SAMPLE_RATE, resample, stretches, usable
 from .core import Match, ResonanceError, as_matches, best_first, probability
 from .embedding import clip_vectors
 from .codebook import Codebook, shipped_codebook
-from .landmarks import level_blocks, own_agreement, pack_peaks, unpack_peaks
+from .peaks import level_blocks, own_agreement, pack_peaks, unpack_peaks
 from .match import runner_up
 from .network import HOP_S, as_network
 from .recogniser import Column, Damaged, SongIndex

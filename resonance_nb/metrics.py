@@ -26,7 +26,7 @@ def wilson(
     n: int,  # trials
     level: float = 0.95,  # share of such intervals that hold the truth
 ) -> tuple[float, float, float]:
-    "Share, lower and upper bound after Wilson (1927); without trials nothing is known: (nan, 0, 1)."
+    "Estimate a share: value, lower and upper bound after Wilson (1927); without trials (nan, 0, 1)."
     k = int(k)
     n = int(n)
     if not 0 <= k <= n:
@@ -62,7 +62,7 @@ def bootstrap_by_track(
     limits: tuple[float, float] = (0.0, 1.0),  # of the measure; matters only where all tracks agree
     track: str = 'track_id',  # column that names the unit
 ) -> tuple[float, float, float]:
-    "Mean over rows, and its percentile interval when whole tracks are redrawn (Efron 1979); (nan, low, high limit) without rows."
+    "Average rows: mean and percentile interval when whole tracks are redrawn (Efron 1979); (nan, low, high limit) without rows."
     values = np.asarray(df[statistic] if isinstance(statistic, str) else statistic(df), np.float64)
     if not len(values):
         return math.nan, *limits
@@ -106,7 +106,7 @@ def interval_by_track(
     tracks,  # the song of each clip
     level: float = 0.95,  # of the interval
 ) -> tuple[float, float, float]:
-    "Share that is right and its interval: Wilson's when every song has one clip, else the bootstrap by song."
+    "Estimate the share that is right: value, low and high, by Wilson when every song has one clip, else by song."
     return interval(np.asarray(right, bool), np.asarray(tracks, str), level=level)
 
 # %% ../nbs/12_metrics.ipynb #ae6eb257
@@ -147,7 +147,7 @@ def summarise(
     n_resamples: int = 2000,  # of the bootstrap, where tracks repeat
     seed: int = 0,  # of the bootstrap
 ) -> pd.DataFrame:
-    """The closed set, in numbers: each measure with `_low` and `_high`, `n` rows and `tracks`.
+    """Summarise the closed set: each measure with `_low` and `_high`, `n` rows and `tracks`.
 
     Only known songs count. `top1`, `top5` (of the k asked), `mrr`, `mean_rank` (k + 1 when not found), the median search time `median_ms`,
     and the median size of the offset error of right answers, `offset_error_s`.
@@ -176,7 +176,7 @@ def cmc(
     max_rank: int | None = None,  # at most the k that was asked
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:
-    "Cumulative match curve: the share of known songs at rank r or better, with interval and n; each system its own."
+    "Compute the cumulative match curve: the share of known songs at rank r or better, with interval and n."
     import pandas as pd
 
     known = df[df['kind'] == 'known']
@@ -196,7 +196,7 @@ def mcnemar(
     a_correct,  # one truth value per query
     b_correct,  # of the other system, on the same queries
 ) -> float:
-    "Two-sided p-value of McNemar's exact test (1947): both systems are equally often right alone."
+    "Test whether both systems are equally often right alone: two-sided p-value of McNemar's exact test (1947)."
     a = np.asarray(a_correct, bool)
     b = np.asarray(b_correct, bool)
     if a.shape != b.shape or a.ndim != 1:
@@ -215,7 +215,7 @@ def mcnemar(
 def holm(
     p,  # p-values of tests that are read together, shape (n,)
 ) -> np.ndarray:
-    "The p-values adjusted by Holm's step-down method (1979), shape (n,)."
+    "Adjust p-values by Holm's step-down method (1979), shape (n,)."
     p = np.asarray(p, float)
     order = np.argsort(p)
     out = np.empty(len(p))
@@ -230,7 +230,7 @@ def compare(
     *,
     level: float = 0.95,  # of the interval of the difference
 ) -> pd.DataFrame:
-    "Top-1 of two systems on the same known queries: difference (a − b) with interval by track, exact McNemar and Holm-adjusted p."
+    "Compare the top-1 of two systems on the same known queries: difference (a − b) with interval by track, exact McNemar and Holm-adjusted p."
     import pandas as pd
 
     a, b = (x[x['kind'] == 'known'].set_index('query_id') for x in (a, b))
@@ -260,7 +260,7 @@ def rate_upper_bound(
     hours: float,  # of listening
     level: float = 0.95,  # one-sided
 ) -> float:
-    "Upper bound of a rate per hour (exact Poisson); about 3 / hours when nothing happened."
+    "Bound a rate per hour from above (exact Poisson); about 3 / hours when nothing happened."
     from scipy.special import gammaincinv
 
     if events < 0 or hours <= 0:

@@ -9,26 +9,17 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import Iterable, Iterator
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, mel_filters, stft
-from resonance_nb.core import (
-    Match,
-    ResonanceError,
-    best_first,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
+from .core import ResonanceError, best_first
 from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
-__all__ = ['SCALINGS', 'LAB_TARGETS', 'Front', 'MfccFront', 'ChromaFront', 'power_blocks', 'mfcc', 'chroma_filters', 'chroma',
-           'averages', 'fit_space', 'similarity_matrix', 'features', 'Averages', 'Mfcc', 'Chroma', 'lab_measures',
-           'confusions', 'pca', 'neighbour_purity', 'plot_clusters']
+__all__ = ['SCALINGS', 'Front', 'MfccFront', 'ChromaFront', 'power_blocks', 'mfcc', 'chroma_filters', 'chroma', 'averages',
+           'fit_space', 'similarity_matrix', 'features', 'Averages', 'Mfcc', 'Chroma']
 
 # %% ../nbs/32_mfcc.ipynb #dac6c7cf
 @dataclass(frozen=True)
@@ -523,168 +514,3 @@ def _from_embeddings(
     is_whole = ends_s - starts_s > 2 * self.front.cell_s
     self.songs = songs_of_rows(track_ids, (starts_s, is_whole), (starts_s, ends_s, vectors))
     return self
-
-# %% ../nbs/32_mfcc.ipynb #ecf24678
-# published, for clean clips; the rank is to be below, the others above
-LAB_TARGETS = {'top1': 0.8, 'top5': 0.95, 'mean_rank': 1.5, 'mean_similarity': 0.7}
-
-
-def lab_measures(
-    # for each query the right song and the answer with all songs (`k=len(recognizer)`)
-    asked: Iterable[tuple[str, list[Match]]],
-    n_songs: int,  # in the index; the rank of a song that was not answered is one more
-    rng: np.random.Generator,  # draws songs for the intervals
-    n_resamples: int = 2000,  # draws
-) -> pd.DataFrame:
-    "The lab's measures with 95 % intervals bootstrapped by song {cite:p}`efron1979bootstrap`, and whether the target is met; raises `ResonanceError` without queries."
-    import pandas as pd
-
-    rows = []
-    for track_id, matches in asked:
-        at = next((i for i, m in enumerate(matches) if m.track_id == track_id), None)
-        rank, score = (n_songs + 1, 0.0) if at is None else (at + 1, matches[at].score)
-        rows.append((track_id, rank == 1, rank <= 5, rank, score))
-    if not rows:
-        raise ResonanceError('no query was asked')
-    _, song = np.unique([r[0] for r in rows], return_inverse=True)
-    values = np.array([r[1:] for r in rows], float)
-    counts = np.bincount(song)
-    sums = np.stack([np.bincount(song, v) for v in values.T], axis=1)
-    draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n_resamples)
-    low, high = np.quantile(draws @ sums / (draws @ counts)[:, None], [0.025, 0.975], axis=0)
-    table = pd.DataFrame(
-        {'value': values.mean(axis=0), 'low': low, 'high': high, 'target': [*LAB_TARGETS.values()]},
-        index=[*LAB_TARGETS],
-    )
-    below = table.index == 'mean_rank'
-    return table.assign(
-        met=np.where(below, table['value'] < table['target'], table['value'] > table['target']), n=len(rows)
-    )
-
-# %% ../nbs/32_mfcc.ipynb #2391725a
-def confusions(
-    answers: pd.DataFrame,  # rows of `bench.run`, of one system: `kind`, `track_id` and `top_id` are read
-    music: pd.DataFrame,  # of the corpus, indexed by track id; `title` is read where it is there
-) -> pd.DataFrame:
-    "Which song is taken for which: one row a pair, most frequent first, with `count` of the `n` known queries of that song; silence is no confusion."
-    import pandas as pd
-
-    known = answers[answers['kind'] == 'known']
-    wrong = known[(known['top_id'] != known['track_id']) & (known['top_id'] != '')]
-    pairs = (
-        wrong.groupby(['track_id', 'top_id'])
-        .size()
-        .reset_index(name='count')
-        .rename(columns={'top_id': 'taken_for'})
-    )
-    titles = music['title'].to_dict() if 'title' in music else {}
-    for name in ('track_id', 'taken_for'):
-        title = [str(titles.get(t) or t) for t in pairs[name]]
-        pairs['title' if name == 'track_id' else 'taken_for_title'] = pd.Series(
-            title, index=pairs.index, dtype=object
-        )
-    pairs['n'] = pairs['track_id'].map(known['track_id'].value_counts()).astype(int)
-    pairs['share'] = pairs['count'] / pairs['n']
-    order = pairs.sort_values(
-        ['count', 'share', 'track_id', 'taken_for'], ascending=[False, False, True, True], ignore_index=True
-    )
-    return order[['track_id', 'title', 'taken_for', 'taken_for_title', 'count', 'n', 'share']]
-
-# %% ../nbs/32_mfcc.ipynb #373e8c15
-def pca(
-    vectors: np.ndarray,  # one row a song, shape (n, d)
-    k: int = 2,  # directions, the widest first
-) -> tuple[np.ndarray, np.ndarray]:
-    "Coordinates (n, k) along the directions of largest variance, and the share of the variance in each (k,) {cite:p}`pearson1901lines`; raises `ResonanceError` for fewer than `k` + 1 rows."
-    x = np.asarray(vectors, np.float64)
-    if x.ndim != 2 or len(x) <= k or x.shape[1] < k or not np.isfinite(x).all():
-        raise ResonanceError(
-            f'{k} directions need more than {k} finite rows of at least {k} numbers; these are {x.shape}'
-        )
-    u, s, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    # the same picture every time
-    sign = np.where(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] < 0, -1, 1)
-    return (u * s * sign)[:, :k], s[:k] ** 2 / max((s**2).sum(), 1e-30)
-
-# %% ../nbs/32_mfcc.ipynb #b83d208a
-def neighbour_purity(
-    vectors: np.ndarray,  # one row a song, shape (n, d)
-    labels: Iterable,  # (n,) a genre or a language for each; songs with an empty one are left out
-    rng: np.random.Generator,  # draws songs for the interval
-    k: int = 5,  # neighbours looked at
-    groups: Iterable | None = None,  # (n,) songs of one non-empty group are no neighbours of each other
-    scaling: str = 'whitened',  # one of `SCALINGS`
-    n_resamples: int = 2000,  # draws
-) -> dict:
-    "Share of a song's `k` nearest songs with its label: `value`, 95 % interval `low` and `high` by song, `chance`, `n`, `k`; raises `ResonanceError` for too few songs."
-    given = [(str(x) if x == x and x is not None else '').strip() for x in labels]
-    keep = np.array([bool(x) for x in given], bool)
-    _, label = np.unique(np.array(given)[keep], return_inverse=True)
-    if keep.sum() < k + 2:
-        raise ResonanceError(f'{k} neighbours need at least {k + 2} labelled songs, not {keep.sum()}')
-    near = similarity_matrix(np.asarray(vectors)[keep], scaling)
-    allowed = ~np.eye(len(label), dtype=bool)
-    if groups is not None:
-        group = np.array([(str(x) if x == x and x is not None else '').strip() for x in groups])[keep]
-        allowed &= (group[:, None] != group) | (group[:, None] == '')
-    if allowed.sum(axis=1).min() < k:
-        raise ResonanceError(f'a song has fewer than {k} others that may be its neighbours')
-    same = label[:, None] == label
-    nearest = np.argsort(np.where(allowed, -near, np.inf), axis=1, kind='stable')[:, :k]
-    share = np.take_along_axis(same, nearest, axis=1).mean(axis=1)
-    chance = ((same & allowed).sum(axis=1) / allowed.sum(axis=1)).mean()
-    draws = share[rng.integers(0, len(share), (n_resamples, len(share)))].mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {
-        'value': float(share.mean()),
-        'low': float(low),
-        'high': float(high),
-        'chance': float(chance),
-        'n': len(label),
-        'k': k,
-    }
-
-# %% ../nbs/32_mfcc.ipynb #f1a53c2f
-def plot_clusters(
-    vectors: np.ndarray,  # one row a song, shape (n, d)
-    labels: Iterable,  # (n,) what colours them, e.g. a genre
-    ax: Axes | None = None,  # where to draw
-    tag: str = '',  # what the labels are: the legend's title
-    scaling: str = 'whitened',  # one of `SCALINGS`
-    largest: int = 6,  # labels with a colour and a marker of their own; the rest is grey
-) -> Axes:
-    "Songs in the two widest directions of their space; raises `ResonanceError` for fewer than three."
-    from collections import Counter
-
-    import matplotlib.pyplot as plt
-
-    from resonance_nb import show
-
-    given = [(str(x) if x == x and x is not None else '').strip() for x in labels]
-    counts = Counter(x for x in given if x)
-    named = [x for x, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:largest]]
-    mean, matrix = fit_space(vectors, scaling)
-    points, share = pca((np.asarray(vectors) - mean) @ matrix)
-    if ax is None:
-        show.style()
-        ax = plt.subplots(figsize=(7, 4), layout='constrained')[1]
-    rest = np.array([x not in named for x in given])
-    if rest.any():
-        ax.scatter(*points[rest].T, s=22, color='#888888', marker='.', label=f'other ({rest.sum()})')
-    for i, name in enumerate(named):
-        here = np.array([x == name for x in given])
-        ax.scatter(
-            *points[here].T,
-            s=34,
-            color=show.COLOURS[i % 7],
-            marker='osD^vPX'[i % 7],
-            edgecolors='white',
-            linewidths=0.5,
-            label=f'{name} ({here.sum()})',
-        )
-    ax.set(
-        xlabel=f'first direction ({share[0]:.0%} of the variance)',
-        ylabel=f'second direction ({share[1]:.0%})',
-    )
-    ax.legend(title=tag, loc='center left', bbox_to_anchor=(1.0, 0.5))
-    return ax

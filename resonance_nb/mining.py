@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['PARTS', 'tempo_bpm', 'describe', 'neighbours', 'Memory']
+__all__ = ['PARTS', 'tempo_bpm', 'describe', 'neighbours', 'MemoryBank']
 
 # %% ../nbs/43_mining.ipynb #68ed032f
 _HOP = 160  # samples at 16 kHz between two values of the loudness's rise, 10 ms
@@ -82,7 +82,7 @@ def neighbours(
     return np.argsort(distance, axis=1, kind='stable')[:, :k]
 
 # %% ../nbs/43_mining.ipynb #2537c79f
-class Memory:
+class MemoryBank:
     "The newest vectors of earlier batches, with their songs."
 
     def __init__(

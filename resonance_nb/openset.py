@@ -34,9 +34,9 @@ def open_set(
     df: pd.DataFrame,  # rows of `run` of one system, with known and other queries
     score: str = 'confidence',  # what the threshold is put on: 'confidence', 'score' or 'lead'
 ) -> pd.DataFrame:
-    """ROC of a system that may keep silent: for each threshold (accepted at or above it), highest first,
+    """Compute the ROC of a system that may keep silent: one row for each threshold, highest first.
 
-    `false_accept_rate` of unknown songs and crowds, `correct_accept_rate` and `misidentified_rate` of known songs.
+    An answer is accepted at or above the threshold. The columns are `false_accept_rate` of unknown songs and crowds, `correct_accept_rate` and `misidentified_rate` of known songs.
     It ends where every answer is accepted; a query without an answer is never accepted.
     """
     import pandas as pd
@@ -59,7 +59,7 @@ def tune_threshold(
     far: float = 0.01,  # false-accept rate that is allowed
     score: str = 'confidence',  # what the threshold is put on
 ) -> float:
-    "The lowest threshold that keeps the false accepts of these rows at or below the rate."
+    "Find the lowest threshold that keeps the false accepts of these rows at or below the rate."
     s, negative, _, _ = _judged(df, score)
     if not negative.any():
         raise ResonanceError('a threshold needs queries with unknown songs or crowds alone')
@@ -78,7 +78,7 @@ def accepted_correct_at(
     threshold: float | None = None,  # tuned elsewhere; by default read off these rows
     level: float = 0.95,  # of the intervals
 ) -> dict:
-    "Known songs accepted and right, with interval at the threshold; the false accepts there; and known songs accepted as another."
+    "Count what is accepted at a threshold: known songs rightly, others falsely, known songs as another; with intervals."
     t = tune_threshold(df, far=far, score=score) if threshold is None else threshold
     s, negative, right, wrong = _judged(df, score)
     units = units_of(df)
@@ -103,7 +103,7 @@ def summarise_open(
     score: str = 'confidence',  # what the threshold is put on
     threshold: float | None = None,  # one for all cells, tuned elsewhere; by default each cell its own
 ) -> pd.DataFrame:
-    "`accepted_correct_at` for each cell."
+    "Count what is accepted, as `accepted_correct_at` does, for each cell."
     import pandas as pd
 
     noise = df[df['kind'] == 'noise']
@@ -122,7 +122,7 @@ def false_accepts_at_default(
     df: pd.DataFrame,  # rows of `run` of one system
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:
-    "What the system accepts by its own threshold although it should not: unknown songs, crowds, both; with interval and n."
+    "Count what the system accepts by its own threshold although it should not: unknown songs, crowds, both."
     import pandas as pd
 
     _judged(df, 'confidence')  # one system only

@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .audio import SAMPLE_RATE
+from .audio import SAMPLE_RATE, lufs
 from .core import ResonanceError, atomic_write, counted, rng_for
 
 if TYPE_CHECKING:
@@ -163,21 +165,21 @@ def _count(duration_s) -> int:
     return round(duration_s * SAMPLE_RATE)
 
 # %% ../nbs/11_queries.ipynb #b63d000e
-def _place(corpus, track_id, number, durations, seed, floor_db=-50.0, tries=20):
+def _excerpt_of(corpus, track_id, number, durations, *, seed, floor_db=-50.0, tries=20):
     "(start_s, span_s) of an excerpt that exists and begins audibly, or None."
-    length = float(corpus.music.loc[track_id, 'duration_s'])
+    length_s = float(corpus.music.loc[track_id, 'duration_s'])
     rng = rng_for(seed, 'excerpt', track_id, number)
-    for span in sorted((d for d in durations if d <= length), reverse=True):
+    for span_s in sorted((d for d in durations if d <= length_s), reverse=True):
         for _ in range(tries):
-            start = float(rng.uniform(0, length - span))
-            x = corpus.load('music', track_id, start, span)
-            if len(x) >= _count(span) and _level_db(x[: _count(min(durations))]) > floor_db:
-                return start, span
+            start_s = float(rng.uniform(0, length_s - span_s))
+            x = corpus.load('music', track_id, start_s, span_s)
+            if len(x) >= _count(span_s) and _level_db(x[: _count(min(durations))]) > floor_db:
+                return start_s, span_s
     return None
 
 # %% ../nbs/11_queries.ipynb #ee018021
 def _checked(snr_db, durations_s, excerpts):
-    "The asked levels and lengths without repeats; raises `ResonanceError` if they make no sense."
+    "The levels and lengths without repeats; raises `ResonanceError` if they make no sense."
     snrs = list(dict.fromkeys(None if s is None else float(s) for s in snr_db))
     durations = sorted({float(d) for d in durations_s})
     if not snrs or not durations or min(durations) <= 0 or excerpts < 1:
@@ -190,10 +192,31 @@ def _checked(snr_db, durations_s, excerpts):
 def snr_label(
     snr_db: float | None,  # as in a query, or as in a table
 ) -> str:
-    "How a level is written: 'clean', '-5 dB', 'crowd only'."
+    "Write a level for people: 'clean', '-5 dB', 'crowd only'."
     if snr_db is None or snr_db == math.inf:
         return 'clean'
     return 'crowd only' if snr_db == -math.inf else f'{snr_db:g} dB'
+
+# %% ../nbs/11_queries.ipynb #39ba8ba6
+def _queries_of(kind, track_id, number, excerpt_s, snrs, durations, common):
+    "The questions of one excerpt, (start_s, span_s): every length that fits, at every level."
+    start_s, span_s = excerpt_s
+    key = f'{track_id}/{number}'
+    return [
+        Query(f'{kind}/{key}/{d:g}s/{snr_label(s)}', kind, track_id, start_s, d, s, key, span_s, **common)
+        for d in durations
+        if d <= span_s
+        for s in snrs
+    ]
+
+# %% ../nbs/11_queries.ipynb #ed8fd10f
+def _first(protocol, max_tracks):
+    "The first known songs, and unknown ones in proportion."
+    known = protocol.known_ids
+    unknown = protocol.unknown_ids
+    if max_tracks is None or max_tracks >= len(known):
+        return known, unknown
+    return known[:max_tracks], unknown[: round(max_tracks * len(unknown) / len(known))]
 
 # %% ../nbs/11_queries.ipynb #29b3094e
 def make_queries(
@@ -208,41 +231,29 @@ def make_queries(
     n_noise_only: int | None = None,  # crowds without music per length; by default one per unknown excerpt
     max_tracks: int | None = None,  # at most this many known songs, and unknown ones in proportion
 ) -> QuerySet:
-    "All questions: every excerpt at every level and length, and crowds alone."
+    "Draw all questions: every excerpt at every level and length, and crowds alone."
     snrs, durations = _checked(snr_db, durations_s, excerpts)
-    known = protocol.known_ids
-    unknown = protocol.unknown_ids
-    if max_tracks is not None and max_tracks < len(known):
-        unknown = unknown[: round(max_tracks * len(unknown) / len(known))]
-        known = known[:max_tracks]
+    known, unknown = _first(protocol, max_tracks)
     common = dict(noise_split=noise_split or protocol.split, seed=seed)
     queries = []
-    skipped = {}
-    miss = lambda why: skipped.update({why: skipped.get(why, 0) + 1})
-    for kind, track, j in (
-        (k, t, j) for k, ts in (('known', known), ('unknown', unknown)) for t in ts for j in range(excerpts)
-    ):
-        place = _place(corpus, track, j, durations, seed)
-        if place is None:
-            miss('no audible excerpt')
+    skipped = Counter()
+    tracks = [('known', t) for t in known] + [('unknown', t) for t in unknown]
+    for (kind, track), number in product(tracks, range(excerpts)):
+        excerpt_s = _excerpt_of(corpus, track, number, durations, seed=seed)
+        if excerpt_s is None:
+            skipped['no audible excerpt'] += 1
             continue
-        for d in durations:
-            if d > place[1]:
-                miss(f'too short for {d:g} s')
-                continue
-            for s in snrs:
-                name = f'{kind}/{track}/{j}/{d:g}s/{snr_label(s)}'
-                queries.append(Query(name, kind, track, place[0], d, s, f'{track}/{j}', place[1], **common))
-    for j in range(len(unknown) * excerpts if n_noise_only is None else n_noise_only):
-        for d in durations:
-            queries.append(
-                Query(f'noise/{j}/{d:g}s', 'noise', '', 0.0, d, None, f'noise/{j}', max(durations), **common)
-            )
+        skipped.update(f'too short for {d:g} s' for d in durations if d > excerpt_s[1])
+        queries += _queries_of(kind, track, number, excerpt_s, snrs, durations, common)
+    crowds = len(unknown) * excerpts if n_noise_only is None else n_noise_only
+    for j, d in product(range(crowds), durations):
+        key = f'noise/{j}'
+        queries.append(Query(f'{key}/{d:g}s', 'noise', '', 0.0, d, None, key, max(durations), **common))
     return QuerySet(queries, skipped)
 
 # %% ../nbs/11_queries.ipynb #46901996
-def _kept(cache, slot, key, make):
-    "The value of `make()`, kept in this slot until another key is asked."
+def _cached(cache, slot, key, make):
+    "The value of `make()`, kept in this slot until another key is wanted."
     if cache is None:
         return make()
     if cache.get(slot, (None,))[0] != key:
@@ -260,9 +271,7 @@ def excerpt(
     if query.kind == 'noise':
         return np.zeros(n, np.float32)
     key = query.track_id, query.start_s, query.span_s
-    x = _kept(cache, 'music', key, lambda: corpus.load('music', query.track_id, query.start_s, query.span_s))[
-        :n
-    ]
+    x = _cached(cache, 'music', key, lambda: corpus.load('music', *key))[:n]
     if len(x) < n:
         raise ResonanceError(f'{query.query_id}: the recording is shorter than when the query was made')
     return x
@@ -286,9 +295,8 @@ def crowd_of(
                 return x
         raise ResonanceError(f'{query.query_id}: the crowds of {corpus.name} are silent')
 
-    return _kept(cache, 'crowd', (query.seed, query.noise_key, query.noise_split, query.span_s), draw)[
-        : _count(query.duration_s)
-    ]
+    key = query.seed, query.noise_key, query.noise_split, query.span_s
+    return _cached(cache, 'crowd', key, draw)[: _count(query.duration_s)]
 
 # %% ../nbs/11_queries.ipynb #ec6d4966
 def measured_snr_db(
@@ -297,13 +305,27 @@ def measured_snr_db(
     noise,  # the crowd, shape (n,)
     level: Callable | None = None,  # samples -> dB; by default RMS, else e.g. `audio.lufs`
 ) -> float:
-    "Level of the music over the level of the crowd as they are in the mixture, dB."
+    "Measure the level of the music over that of the crowd as they are in the mixture, dB, by least squares."
     level = level or _level_db
     x, m, n = (np.asarray(v, np.float64) for v in (mixture, music, noise))
     gains = np.linalg.solve([[m @ m, m @ n], [m @ n, n @ n]], [m @ x, n @ x])
     return float(level(gains[0] * m) - level(gains[1] * n))
 
 # %% ../nbs/11_queries.ipynb #8eabed69
+def _checked_mix(music, crowd, snr_db, level, name):
+    "Music and crowd at an SNR; raises `ResonanceError` if the finished mixture has another one."
+    from resonance_nb.mix import mix_at_snr
+
+    rms_snr_db = snr_db
+    if level is not None:
+        rms_snr_db += (_level_db(music) - _level_db(crowd)) - float(level(music) - level(crowd))
+    mixture = mix_at_snr(music, crowd, rms_snr_db)[0]
+    measured = measured_snr_db(mixture, music, crowd, level)
+    if not abs(measured - snr_db) <= 0.1:
+        raise ResonanceError(f'{name}: asked for {snr_db} dB, the mixture has {measured:.2f} dB')
+    return mixture
+
+# %% ../nbs/11_queries.ipynb #f01410d6
 def add_crowd(
     music,  # the excerpt, shape (n,); zeros when the crowd is alone
     query: Query,  # what is asked
@@ -312,26 +334,14 @@ def add_crowd(
     *,
     level: Callable | None = None,  # what the SNR compares, samples -> dB; by default RMS
 ) -> np.ndarray:
-    "The plainest concert: music plus crowd, at the query's SNR within 0.1 dB (`ResonanceError` otherwise)."
-    from resonance_nb.mix import mix_at_snr
-
-    if query.kind == 'noise':
-        crowd = crowd_of(query, corpus, cache)
-        scale = min(10 ** ((-20 - _level_db(crowd)) / 20), 1 / np.abs(crowd).max())
-        return (scale * crowd).astype(np.float32)
-    if query.snr_db is None:
+    "Mix the plainest concert: music plus crowd, at the query's SNR within 0.1 dB (`ResonanceError` otherwise)."
+    if query.snr_db is None and query.kind != 'noise':
         return music
     crowd = crowd_of(query, corpus, cache)
-    rms_snr_db = query.snr_db
-    if level is not None:
-        rms_snr_db += (_level_db(music) - _level_db(crowd)) - float(level(music) - level(crowd))
-    mixture = mix_at_snr(music, crowd, rms_snr_db)[0]
-    measured = measured_snr_db(mixture, music, crowd, level)
-    if not abs(measured - query.snr_db) <= 0.1:
-        raise ResonanceError(
-            f'{query.query_id}: asked for {query.snr_db} dB, the mixture has {measured:.2f} dB'
-        )
-    return mixture
+    if query.kind == 'noise':
+        scale = min(10 ** ((-20 - _level_db(crowd)) / 20), 1 / np.abs(crowd).max())
+        return (scale * crowd).astype(np.float32)
+    return _checked_mix(music, crowd, query.snr_db, level, query.query_id)
 
 # %% ../nbs/11_queries.ipynb #e224d812
 def add_crowd_lufs(
@@ -339,9 +349,7 @@ def add_crowd_lufs(
     query: Query,  # what is asked
     corpus,  # a `corpora.Corpus`
 ) -> np.ndarray:
-    "`add_crowd` with the ratio of loudness (LUFS, ITU-R BS.1770) in the place of RMS; for `render` and `run` as `degrade`."
-    from resonance_nb.audio import lufs
-
+    "Mix as `add_crowd` does, by loudness (LUFS, ITU-R BS.1770) in the place of RMS; a `degrade` for `render`."
     return add_crowd(music, query, corpus, level=lufs)
 
 # %% ../nbs/11_queries.ipynb #f9a85ee9
@@ -352,13 +360,20 @@ def render(
     # (music, query, corpus) -> samples; music is zeros for noise; default: `add_crowd`
     degrade: Callable | None = None,
 ) -> np.ndarray:
-    "The sound of a query: mono samples, shape (n,), in [-1, 1]; the same query, the same samples."
+    "Make the sound of a query: mono samples, shape (n,), in [-1, 1]; the same query, the same samples."
     music = excerpt(query, corpus, cache)
     if degrade is None:
         return add_crowd(music, query, corpus, cache)
     return np.asarray(degrade(music, query, corpus), np.float32)
 
 # %% ../nbs/11_queries.ipynb #b0e7c0a2
+def _around(query, corpus, before_s):
+    "The music from `before_s` before a query to half a second behind its excerpt, and where in it the query begins."
+    start_s = max(0.0, query.start_s - before_s)
+    whole = corpus.load('music', query.track_id, start_s, query.start_s - start_s + query.span_s + 0.5)
+    return whole, _count(query.start_s) - _count(start_s)
+
+# %% ../nbs/11_queries.ipynb #dcdd13ce
 def in_venue(
     bank,  # a `Bank`: rooms and crowds of the queries' split
     venues,  # names of venues; each excerpt is played in one of them
@@ -366,30 +381,23 @@ def in_venue(
     seed: int = 0,  # another seed, other concerts
     before_s: float = 4.0,  # how much of the music before the clip is played
 ) -> Callable:
-    "A `degrade` for `render` and `run`: clean clips stay clean, crowds alone go through the phone, too."
+    "Make a `degrade` for `render`: clean clips stay clean, crowds alone go through the phone, too."
+    from resonance_nb import venue
+
     venues = list(venues)
     cache = {}
 
-    def load(query, corpus):
-        start = max(0.0, query.start_s - before_s)
-        whole = corpus.load('music', query.track_id, start, query.start_s - start + query.span_s + 0.5)
-        return whole, _count(query.start_s) - _count(start)
-
     def degrade(music, query, corpus):
-        from resonance_nb import venue
-
         rng = rng_for(seed, 'venue', query.noise_key)
         place = venue.venue_named(venues[int(rng.integers(len(venues)))])
         if query.snr_db is None and query.kind != 'noise':
             return music
         record = place.draw(rng, bank, query.snr_db, query.span_s, before_s)
         if query.kind == 'noise':
-            return venue.replay(
-                music, replace(record, music=False), bank, np.zeros(_count(before_s), np.float32)
-            )
-        whole, at = _kept(
-            cache, 'music', (query.track_id, query.start_s, query.span_s), lambda: load(query, corpus)
-        )
+            silence = np.zeros(_count(before_s), np.float32)
+            return venue.replay(music, replace(record, music=False), bank, silence)
+        key = query.track_id, query.start_s, query.span_s
+        whole, at = _cached(cache, 'music', key, lambda: _around(query, corpus, before_s))
         return venue.replay(music, record, bank, whole[:at], whole[at + len(music) :][: _count(0.5)])
 
     return degrade

@@ -31,6 +31,14 @@ def _interval_texts(summary, value):
     bounds = summary[[value, f'{value}_low', f'{value}_high']].to_numpy(float)
     return [f'{text(v)} [{text(low)}, {text(high)}]' for v, low, high in bounds]
 
+# %% ../nbs/15_report.ipynb #9bc90420
+def _in_order(summary):
+    "Rows of a summary as a table shows them: system by system, highest level first."
+    systems = list(dict.fromkeys(summary['system'])) if 'system' in summary else []
+    place = summary['system'].map(systems.index) if systems else 0
+    keys = summary.assign(place=place, loudness=-summary['snr_db'])
+    return summary.loc[keys.sort_values(['place', 'loudness'], kind='stable').index]
+
 # %% ../nbs/15_report.ipynb #8f5ba5ec
 def table(
     summary: pd.DataFrame,  # of `metrics.summarise` or `openset.summarise_open`
@@ -41,18 +49,11 @@ def table(
     "Set SNR × duration as 'value [low, high]' (systems one below the other)."
     if f'{value}_low' not in summary:
         raise ResonanceError(f'the summary has no {value!r} with an interval')
-    rows = summary.assign(text=_interval_texts(summary, value), SNR=[snr_label(s) for s in summary['snr_db']])
-    by = ['system', 'SNR'] if 'system' in rows else ['SNR']
-    order = rows.sort_values('snr_db', ascending=False, kind='stable')
-    if 'system' in rows:
-        systems = list(dict.fromkeys(rows['system']))
-        order = order.sort_values('system', key=lambda s: s.map(systems.index), kind='stable')
-    frame = rows.pivot(index=by, columns='duration_s', values='text').fillna('')
-    frame = (
-        frame.loc[list(dict.fromkeys(order[by].itertuples(index=False, name=None)))]
-        if len(by) > 1
-        else frame.loc[list(dict.fromkeys(order['SNR']))]
-    )
+    rows = _in_order(summary.reset_index(drop=True))
+    rows = rows.assign(text=_interval_texts(rows, value), SNR=[snr_label(s) for s in rows['snr_db']])
+    by = ['system', 'SNR'] if 'system' in rows else 'SNR'
+    frame = rows.set_index([*np.atleast_1d(by), 'duration_s'])['text'].unstack(fill_value='', sort=False)
+    frame = frame[sorted(frame.columns)]
     frame.columns = [f'{d:g} s' for d in frame.columns]
     sizes = sorted(set(summary['n']))
     size = f'{sizes[0]}' if len(sizes) == 1 else f'{sizes[0]} to {sizes[-1]}'
@@ -182,11 +183,24 @@ def plot_roc(
 # %% ../nbs/15_report.ipynb #17a0c20d
 def _cell(row: dict) -> dict:
     "Where a figure belongs: condition, level and length, as results are filed."
-    return {
-        'duration_s': row['duration_s'],
-        'snr_db': None if np.isinf(row['snr_db']) else row['snr_db'],
-        'condition': row['condition'],
-    }
+    snr_db = None if np.isinf(row['snr_db']) else row['snr_db']
+    return {'duration_s': row['duration_s'], 'snr_db': snr_db, 'condition': row['condition']}
+
+
+def _with_bounds(row: dict, name: str) -> list:
+    "A figure of a row of a table, and its bounds."
+    return [row[name], row[f'{name}_low'], row[f'{name}_high']]
+
+# %% ../nbs/15_report.ipynb #b5b706fe
+def _file_silence(results: Results, part: pd.DataFrame, condition: str, system: str, accept: float) -> None:
+    "File what one system accepts, rightly and falsely."
+    for metric, threshold in (('accepted_correct', accept), ('accepted_correct_at_1_percent', None)):
+        for row in openset.summarise_open(part, threshold=threshold).to_dict('records'):
+            cell = _cell(row | {'condition': condition})
+            results.add(metric, *_with_bounds(row, 'accepted_correct'), row['n'], system, setting=cell)
+    for row in openset.false_accepts_at_default(part).to_dict('records'):
+        figures = (row['value'], row['low'], row['high'], row['n'])
+        results.add('false_accepts', *figures, system, setting={'kind': row['kind'], 'condition': condition})
 
 # %% ../nbs/15_report.ipynb #c7f8ed8d
 def file_answers(
@@ -197,92 +211,51 @@ def file_answers(
     "File accuracy, time and acceptance of every system; gives the accuracies as a table."
     summary = metrics.summarise(answers, by=['condition', 'system', 'duration_s', 'snr_db'])
     for row in summary.to_dict('records'):
+        where = dict(n=row['n'], system=row['system'], setting=_cell(row))
         for metric in ('top1', 'top5', 'mrr'):
-            results.add(
-                metric,
-                row[metric],
-                row[f'{metric}_low'],
-                row[f'{metric}_high'],
-                row['n'],
-                row['system'],
-                setting=_cell(row),
-            )
-        results.add('median_ms', row['median_ms'], n=row['n'], system=row['system'], setting=_cell(row))
+            results.add(metric, *_with_bounds(row, metric), **where)
+        results.add('median_ms', row['median_ms'], **where)
     for (condition, system), part in answers.groupby(['condition', 'system']):
         _file_silence(results, part, condition, system, accept[system])
     return summary
-
-# %% ../nbs/15_report.ipynb #3ae33c9c
-def _file_silence(results: Results, part: pd.DataFrame, condition: str, system: str, accept: float) -> None:
-    "What one system accepts, at its own threshold and at one that lets one stranger in a hundred pass."
-    for metric, threshold in (('accepted_correct', accept), ('accepted_correct_at_1_percent', None)):
-        for row in openset.summarise_open(part, threshold=threshold).to_dict('records'):
-            value = [row[f'accepted_correct{e}'] for e in ('', '_low', '_high')]
-            results.add(metric, *value, row['n'], system, setting=_cell(row | {'condition': condition}))
-    for row in openset.false_accepts_at_default(part).to_dict('records'):
-        results.add(
-            'false_accepts',
-            row['value'],
-            row['low'],
-            row['high'],
-            row['n'],
-            system,
-            setting={'kind': row['kind'], 'condition': condition},
-        )
 
 # %% ../nbs/15_report.ipynb #d429631d
 def file_honesty(
     results: Results,  # of the chapter
     answers: pd.DataFrame,  # rows of `bench.run` in the condition the chapter is about
+    *,
     near_s: float = 0.1,  # a place is right within this
 ) -> None:
     "File whether right answers name the right place, and whether confidences are as often right as they say."
     for system, rows in answers.groupby('system'):
-        for clips, some in (('all', rows), ('clean', rows[np.isposinf(rows.snr_db)])):
-            near = some[some['rank'] == 1].offset_error_s.abs() <= near_s
+        for clips, part in (('all', rows), ('clean', rows[np.isposinf(rows.snr_db)])):
+            near = part[part['rank'] == 1].offset_error_s.abs() <= near_s
             if len(near):
-                results.add(
-                    'placed_within_100_ms',
-                    *metrics.wilson(near.sum(), len(near)),
-                    len(near),
-                    system,
-                    setting={'clips': clips},
-                )
+                share = metrics.wilson(near.sum(), len(near))
+                results.add('placed_within_100_ms', *share, len(near), system, setting={'clips': clips})
         judged = rows[rows.confidence.notna()]
         if len(judged):
-            results.add(
-                'calibration_error',
-                expected_calibration_error(judged.confidence, judged['rank'] == 1),
-                n=len(judged),
-                system=system,
-            )
+            error = expected_calibration_error(judged.confidence, judged['rank'] == 1)
+            results.add('calibration_error', error, n=len(judged), system=system)
 
 # %% ../nbs/15_report.ipynb #b9aeea6d
 def file_leads(
     results: Results,  # of the chapter
     answers: pd.DataFrame,  # rows of `bench.run` with a column `condition`
     ours: str,  # the system that is compared
-    rivals: list[str],  # with these
+    others: list[str],  # with these systems
 ) -> dict[tuple[str, str], pd.DataFrame]:
-    "File by how much a system leads over others on the same clips; (condition, rival) -> table of `metrics.compare`."
-    found = {}
+    "File by how much a system leads over others on the same clips; (condition, other) -> table of `metrics.compare`."
+    tables = {}
     for condition, part in answers.groupby('condition'):
-        for rival in rivals:
-            versus = metrics.compare(part[part.system == ours], part[part.system == rival])
-            found[condition, rival] = versus
+        for other in others:
+            versus = metrics.compare(part[part.system == ours], part[part.system == other])
+            tables[condition, other] = versus
             for row in versus.assign(condition=condition).to_dict('records'):
-                of = _cell(row) | {'leader': ours}
-                results.add(
-                    'lead_over',
-                    row['difference'],
-                    row['difference_low'],
-                    row['difference_high'],
-                    row['n'],
-                    rival,
-                    setting=of,
-                )
-                results.add('mcnemar_p', row['p_holm'], n=row['n'], system=rival, setting=of)
-    return found
+                where = dict(n=row['n'], system=other, setting=_cell(row) | {'leader': ours})
+                results.add('lead_over', *_with_bounds(row, 'difference'), **where)
+                results.add('mcnemar_p', row['p_holm'], **where)
+    return tables
 
 # %% ../nbs/15_report.ipynb #0c665a16
 def file_costs(
@@ -290,9 +263,9 @@ def file_costs(
     costs: dict[str, dict],  # system -> what `bench.index` gave
 ) -> None:
     "File what it costs to know the catalogue: bytes per second of audio, and speed."
-    for name, c in costs.items():
-        results.add('bytes_per_s', c['bytes_per_s'], n=c['tracks'], system=name)
-        results.add('index_x_realtime', c['x_realtime'], n=c['tracks'], system=name)
+    for name, cost in costs.items():
+        for metric, key in (('bytes_per_s', 'bytes_per_s'), ('index_x_realtime', 'x_realtime')):
+            results.add(metric, cost[key], n=cost['tracks'], system=name)
 
 # %% ../nbs/15_report.ipynb #8d2e2281
 def reported_table(
@@ -303,14 +276,14 @@ def reported_table(
     # what is shown while nothing is reported: of `file_answers` or `openset.summarise_open`
     otherwise: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    "One measure of a reported run, as `metrics.summarise` gives it; raises `ResonanceError` when that run has no such measure."
-    told = reported(chapter)
-    if told.empty:
+    "Read one measure of a reported run, as `metrics.summarise` gives it; raises `ResonanceError` when that run has no such measure."
+    filed = reported(chapter)
+    if filed.empty:
         if otherwise is None:
             raise ResonanceError(f'{chapter} has not been reported yet')
         rows = otherwise[otherwise.condition == condition]
     else:
-        rows = told[(told.metric == metric) & (told.condition == condition)]
+        rows = filed[(filed.metric == metric) & (filed.condition == condition)]
         if rows.empty:
             raise ResonanceError(f'{chapter} reports no {metric!r} in {condition!r}')
         rows = rows.assign(
@@ -327,7 +300,7 @@ def reported_text(
     interval: bool | str = True,  # with interval and n; 'brackets' for tables
     **of,  # system and setting, as `runs.reported_value` takes them
 ) -> str:
-    "One reported number as text; 'not yet run' when the reported run is older than the measure."
-    told = reported(chapter)
-    newer = len(told) and metric not in set(told.metric)
+    "Write one reported number as text; 'not yet run' when the reported run is older than the measure."
+    filed = reported(chapter)
+    newer = len(filed) and metric not in set(filed.metric)
     return 'not yet run' if newer else reported_value(chapter, metric, **of).text(fmt, interval)

@@ -15,7 +15,7 @@ import numpy as np
 from .audio import SAMPLE_RATE
 from .core import Recognizer
 from .embedding import Embedder
-from .landmarks import level_blocks
+from .peaks import level_blocks
 from .match import best_songs
 from .network import HOP_S
 from .stream import RingBuffer

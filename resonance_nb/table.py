@@ -13,7 +13,7 @@ import numpy as np
 from .audio import SAMPLE_RATE, usable
 from .embedding import Embedder
 from .codebook import Codebook
-from .landmarks import DENSE, peaks
+from .peaks import DENSE_FRONT, peaks
 from .match import align, best_songs, laid_out, scan
 from .network import HOP_S
 from .verify import Places, places
@@ -23,7 +23,7 @@ __all__ = ['FRONT', 'FRAME_S', 'BLOCK', 'LEAST_FRAMES', 'SCANNED_AXES', 'LEAD_WI
            'BlockCoder', 'windows_of', 'kept_of', 'principal_axes', 'Proposals', 'SongTable', 'song_table']
 
 # %% ../nbs/51a_table.ipynb #79161bd3
-FRONT = DENSE[0]  # settings of the spectrogram that peaks are taken from
+FRONT = DENSE_FRONT  # settings of the spectrogram that peaks are taken from
 FRAME_S = FRONT.hop / SAMPLE_RATE
 BLOCK = 4  # windows, one after the other, that are coded together
 

@@ -20,10 +20,10 @@ __all__ = ['timed', 'fixed_threads', 'time_it', 'ratio_in_one_run', 'machine']
 def timed(
     fn,  # called once, without arguments
 ) -> tuple[float, object]:
-    "Seconds that a call takes, and what it gives."
+    "Call once: the seconds that it takes, and what it gives."
     start = time.perf_counter()
-    made = fn()
-    return time.perf_counter() - start, made
+    value = fn()
+    return time.perf_counter() - start, value
 
 # %% ../nbs/14_timing.ipynb #d13a7ec0
 @contextmanager
@@ -42,10 +42,11 @@ def fixed_threads(
 # %% ../nbs/14_timing.ipynb #df9c1049
 def time_it(
     fn,  # called without arguments
+    *,
     repeats: int = 7,  # timed calls
     warmup: int = 2,  # calls before, not timed
 ) -> tuple[float, list[float]]:
-    "Median and all times of a call, seconds, with one thread."
+    "Time a call: the median and all times, seconds, with one thread."
     with fixed_threads():
         for _ in range(warmup):
             fn()
@@ -60,21 +61,22 @@ def time_it(
 def ratio_in_one_run(
     fn_a,  # called without arguments
     fn_b,  # the other
+    *,
     repeats: int = 7,  # turns; each calls both
     warmup: int = 2,  # turns before, not timed
 ) -> tuple[float, float, float]:
-    "How many times longer `fn_a` takes than `fn_b`: median, least and greatest ratio of the turns."
+    "Compare two calls, how many times longer `fn_a` takes: median, least and greatest ratio of the turns."
     ratios = []
     for turn in range(warmup + max(1, repeats)):
         pair = (fn_a, fn_b) if turn % 2 else (fn_b, fn_a)
-        seconds = {fn is fn_a: time_it(fn, 1, 0)[0] for fn in pair}
+        seconds = {fn is fn_a: time_it(fn, repeats=1, warmup=0)[0] for fn in pair}
         if turn >= warmup:
             ratios.append(seconds[True] / max(seconds[False], 1e-9))
     return median(ratios), min(ratios), max(ratios)
 
 # %% ../nbs/14_timing.ipynb #0fe4d01b
 def machine() -> dict:
-    "What the figures were measured on: processor, cores open to this process, system, Python and NumPy."
+    "Describe the machine: processor, cores open to this process, system, Python and NumPy."
     cpu = platform.processor() or platform.machine()
     try:
         with open('/proc/cpuinfo') as f:

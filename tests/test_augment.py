@@ -271,7 +271,9 @@ def test_without_torch_the_package_says_what_to_install(root):
 
 
 def test_varied_crowds_never_sound_twice_the_same():
-    plain, other = (BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, varied=v) for v in (False, True))
+    plain, other = (
+        BatchDegrader(None, ['club'], n_scenes=2, scene_s=6, vary_crowds=v) for v in (False, True)
+    )
     assert torch.allclose(other._crowds, plain._crowds, atol=1e-5), 'the recordings are the same'
     x = torch.zeros(8, 3 * RATE)
     records = other.draw(8, 0.0, rng_for(2))
@@ -283,7 +285,7 @@ def test_varied_crowds_never_sound_twice_the_same():
     )
     assert torch.allclose(heard, other(x, records), atol=1e-5), 'the same records, the same draw'
     with pytest.raises(ResonanceError, match='longer than a clip'):
-        BatchDegrader(None, ['club'], n_scenes=2, scene_s=2.3, varied=True)
+        BatchDegrader(None, ['club'], n_scenes=2, scene_s=2.3, vary_crowds=True)
 
 
 def test_varied_crowds_are_faster_slower_backwards_and_two_at_a_time():
@@ -320,7 +322,7 @@ def test_parts_are_left_out_and_nothing_else_changes(corpus_bank):
     whole = BatchDegrader(corpus_bank, ['hard-mix'], **times)
     part_of = {'room': lambda r: r.room, 'crowd': lambda r: r.snr_db, 'device': lambda r: r.device}
     for left_out in PARTS:
-        less = BatchDegrader(corpus_bank, ['hard-mix'], **times, without=(left_out,))
+        less = BatchDegrader(corpus_bank, ['hard-mix'], **times, dropped_stages=(left_out,))
         for a, b in zip(whole.draw(12, 0.0, rng_for(3)), less.draw(12, 0.0, rng_for(3))):
             where, stages = PARTS[left_out]
             assert (

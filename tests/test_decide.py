@@ -289,7 +289,7 @@ def test_the_rules_are_fitted_to_what_is_shipped():
     from resonance_nb.fuse import Fused
 
     listener = Listener(Fused())
-    assert listener.calibrated, 'run benchmarks/fit_listener.py'
+    assert listener.calibrated, 'run resonance calibrate listener'
     assert listener.rules.candidate < listener.decider.threshold, 'a song is suspected before it is named'
 
 

@@ -1021,7 +1021,7 @@ def test_it_fulfils_the_contract(index):
 
 
 def test_what_was_fitted_was_fitted_to_what_is_shipped(index):
-    assert index.calibrated, 'run benchmarks/calibrate_fused.py'
+    assert index.calibrated, 'run resonance calibrate fused'
     fitted = index.calibration
     constants = fitted.constants
     assert len(fitted.weights) == 9 and set(constants['score_weights']) == {'cosine', 'agreement'}

@@ -15,30 +15,20 @@ from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, assert_same_answers, rng_for
 from resonance_nb.starter import default_corpus
 from sounds import sound
-from resonance_nb.landmarks import (
+from resonance_nb.hashes import (
     CODE_BITS,
-    FIRST,
-    DenseLandmarks,
-    Front,
-    Landmarks,
+    HEAVIEST,
     Song,
+    _pack_postings,
+    _unpack_postings,
     build_segment,
     hashes,
-    level_blocks,
-    peaks,
     segment_songs,
-    shares_sound,
     tally,
     vote,
 )
-from resonance_nb.landmarks import (
-    HEAVIEST,
-    _pack_postings,
-    _promising,
-    _unpack_postings,
-    pack_peaks,
-    unpack_peaks,
-)
+from resonance_nb.landmarks import FIRST, DenseLandmarks, Landmarks, promising, shares_sound
+from resonance_nb.peaks import Front, level_blocks, pack_peaks, peaks, unpack_peaks
 
 RATE = audio.SAMPLE_RATE
 
@@ -199,7 +189,7 @@ def test_postings_come_back_from_their_buckets(hits, n_frames):
 )
 def test_the_fullest_places_are_never_left_out(hits, most):
     begin, votes = (np.array([h[i] for h in hits], np.int64) for i in (0, 1))
-    kept = _promising(begin, votes, most)
+    kept = promising(begin, votes, most)
     bins = np.zeros(2**12, np.int64)
     own = begin & (2**12 - 1)
     np.add.at(bins, own, votes)
@@ -301,9 +291,9 @@ def test_saved_and_loaded_it_answers_the_same(make, tmp_path):
         recognizer.add(f's{i}', sound(i))
     recognizer.save(tmp_path)
     again = type(recognizer).load(tmp_path)
-    assert (again.front, again.asking, again.accept_confidence) == (
+    assert (again.front, again.search_settings, again.accept_confidence) == (
         recognizer.front,
-        recognizer.asking,
+        recognizer.search_settings,
         recognizer.accept_confidence,
     )
     for i in range(6):

@@ -8,7 +8,7 @@ from resonance_nb.core import ResonanceError
 torch = pytest.importorskip('torch')
 
 from resonance_nb.losses import Hybrid, Temperature, nt_xent, sup_con, triplet  # noqa: E402
-from resonance_nb.mining import Memory  # noqa: E402
+from resonance_nb.mining import MemoryBank  # noqa: E402
 
 F = torch.nn.functional
 
@@ -164,7 +164,7 @@ def test_hybrid_learns_songs():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 12))
 def test_memory_keeps_the_newest(batches, size):
-    memory = Memory(size)
+    memory = MemoryBank(size)
     seen = []
     for i, n in enumerate(batches):
         memory.add(torch.full((n, 2), float(i)), torch.full((n,), i))

@@ -27,6 +27,7 @@ from resonance_nb.queries import make_protocol, make_queries, render  # noqa: E4
 from resonance_nb import catalog as catalog_module  # noqa: E402
 from resonance_nb.catalog import Catalog, StorageError, stored_path  # noqa: E402
 from resonance_nb.core import Match, Recognizer, ResonanceError, assert_same_answers, rng_for  # noqa: E402
+from resonance_nb.lab import confusions, lab_measures, neighbour_purity, pca, plot_clusters  # noqa: E402
 from resonance_nb.mfcc import (  # noqa: E402
     SCALINGS,
     Chroma,
@@ -35,13 +36,8 @@ from resonance_nb.mfcc import (  # noqa: E402
     MfccFront,
     averages,
     chroma,
-    confusions,
     fit_space,
-    lab_measures,
     mfcc,
-    neighbour_purity,
-    pca,
-    plot_clusters,
     similarity_matrix,
 )
 from resonance_nb.starter import default_corpus  # noqa: E402

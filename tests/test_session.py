@@ -7,7 +7,7 @@ import pytest
 
 from resonance_nb import session, table
 from resonance_nb.core import Match, rng_for
-from resonance_nb.landmarks import level_blocks
+from resonance_nb.peaks import level_blocks
 from resonance_nb.session import (
     LATE_SAMPLES,
     MEMORY,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,11 @@ from resonance_nb.starter import make_starter
 torch = pytest.importorskip('torch')
 pytest.importorskip('lightning')
 
-from resonance_nb import train  # noqa: E402
+from resonance_nb import batches, train  # noqa: E402
 from resonance_nb.encoders import Settings, load  # noqa: E402
-from resonance_nb.train import Lamb, Recipe, changed, fit, loggers_for  # noqa: E402
+from resonance_nb.recipe import Recipe, changed  # noqa: E402
+from resonance_nb.learning import Lamb, precision_here  # noqa: E402
+from resonance_nb.train import fit, loggers_for  # noqa: E402
 
 TINY = Recipe(
     encoder=Settings('cnn3', 16),
@@ -70,7 +73,8 @@ import torch
 torch.set_num_threads(1)
 from test_train import TINY, weight
 from resonance_nb.starter import make_starter
-from resonance_nb.train import changed, fit
+from resonance_nb.recipe import changed
+from resonance_nb.train import fit
 corpus = make_starter(n_pieces=12)
 recipe = changed(TINY, {changes!r})
 fit(recipe, corpus, list(corpus.music.index), Path(sys.argv[1]), validate=weight, progress=False, checkpoint_s=0, **{more!r})
@@ -110,10 +114,16 @@ def run(folder, changes, more=None, kill_at=None):
     [
         ({}, (3, 14)),
         (
-            {'loss': 'hybrid', 'memory': 40, 'learned_temperature': True, 'schedule': 'plateau', 'near': 0.5},
+            {
+                'loss': 'hybrid',
+                'memory_bank': 40,
+                'learned_temperature': True,
+                'schedule': 'plateau',
+                'hard_negatives': 0.5,
+            },
             (14,),
         ),
-        ({'loss': 'triplet', 'optimiser': 'lamb', 'masked': 0.5}, (14,)),
+        ({'loss': 'triplet', 'optimiser': 'lamb', 'spec_augment': 0.5}, (14,)),
     ],
     ids=['plain', 'hybrid', 'triplet'],
 )
@@ -133,20 +143,20 @@ def test_a_killed_run_goes_on_to_the_same_model(one_thread, corpus, ids, tmp_pat
 
 
 def test_two_processes_learn_together(tmp_path):
-    run(tmp_path, {'steps': 4, 'validate_every': 4}, {'devices': 2, 'accelerator': 'cpu', 'workers': 0})
+    run(tmp_path, {'steps': 4, 'validate_every': 4}, {'devices': 2, 'device': 'cpu', 'workers': 0})
     encoder, card = load(tmp_path / 'encoder.safetensors')
     assert card['steps'] == 4 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
 
 
 def test_a_loss_that_is_not_a_number(corpus, ids, tmp_path, monkeypatch):
-    real = train._loss
+    real = train.contrast_loss
     steps = []
 
-    def sometimes(self, a, b, songs):
+    def sometimes(*args, **options):
         steps.append(1)
-        return real(self, a, b, songs) * (float('nan') if len(steps) in (3, 7) else 1)
+        return real(*args, **options) * (float('nan') if len(steps) in (3, 7) else 1)
 
-    monkeypatch.setattr(train, '_loss', sometimes)
+    monkeypatch.setattr(train, 'contrast_loss', sometimes)
     found = fit(
         changed(TINY, {'steps': 10}),
         corpus,
@@ -158,22 +168,24 @@ def test_a_loss_that_is_not_a_number(corpus, ids, tmp_path, monkeypatch):
     )
     encoder, card = load(found)
     assert card['broken_steps'] == 2 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
-    monkeypatch.setattr(train, '_loss', lambda self, a, b, songs: real(self, a, b, songs) * float('nan'))
+    monkeypatch.setattr(train, 'contrast_loss', lambda *a, **o: real(*a, **o) * float('nan'))
     with pytest.raises(ResonanceError, match='not a number in 21 steps'):
         fit(TINY, corpus, ids, tmp_path / 'all', workers=0, progress=False)
 
 
 @pytest.mark.parametrize('optimiser', ['adamw', 'lamb'])
 def test_a_broken_gradient_of_a_finite_loss_is_skipped(corpus, ids, tmp_path, monkeypatch, optimiser):
-    real = train._loss
+    real = train.contrast_loss
+    steps = []
 
-    def sometimes(self, a, b, songs):
+    def sometimes(recipe, a, *args, **options):
+        steps.append(1)
         zero = (a - a.detach()).abs().sum()
         # the root's slope at zero is infinite
-        return real(self, a, b, songs) + (torch.sqrt(zero) if self.global_step in (3, 6) else 0)
+        return real(recipe, a, *args, **options) + (torch.sqrt(zero) if len(steps) in (4, 8) else 0)
 
-    monkeypatch.setattr(train, '_loss', sometimes)
-    recipe = changed(TINY, {'steps': 10, 'optimiser': optimiser, 'rate': 1e-3})
+    monkeypatch.setattr(train, 'contrast_loss', sometimes)
+    recipe = changed(TINY, {'steps': 10, 'optimiser': optimiser, 'learning_rate': 1e-3})
     encoder, card = load(fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False))
     assert all(torch.isfinite(v).all() for v in encoder.state_dict().values()) and card['broken_steps'] >= 2
 
@@ -211,7 +223,7 @@ def test_it_stops_when_it_gets_no_better(corpus, ids, tmp_path):
 
 def test_another_recipe_is_refused(corpus, ids, tmp_path):
     fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, workers=0, progress=False)
-    for other in ({'rate': 0.5}, {'seed': 3}):
+    for other in ({'learning_rate': 0.5}, {'seed': 3}):
         with pytest.raises(ResonanceError, match='another recipe'):
             fit(
                 changed(TINY, {'steps': 2, 'validate_every': 2} | other),
@@ -280,9 +292,9 @@ def test_half_precision_where_the_processor_multiplies_it(monkeypatch, told, has
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: has, raising=False)
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
-    assert train.precision_here() == want
+    assert precision_here() == want
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
-    assert train.precision_here() == '32-true'
+    assert precision_here() == '32-true'
 
 
 def test_loggers_are_asked_for_by_name(tmp_path):
@@ -368,7 +380,7 @@ def test_sup_con_takes_other_windows_of_a_song_as_right(corpus, ids, tmp_path):
 
 
 def test_a_run_may_begin_with_another_ones_weights(corpus, ids, tmp_path):
-    few = changed(TINY, {'steps': 2, 'validate_every': 2, 'rate': 0.0, 'decay': 0.0})
+    few = changed(TINY, {'steps': 2, 'validate_every': 2, 'learning_rate': 0.0, 'weight_decay': 0.0})
     first = fit(few, corpus, ids, tmp_path / 'first', validate=weight, workers=0, progress=False)
     still = fit(
         changed(few, {'seed': 1}),
@@ -447,3 +459,104 @@ def test_the_command_trains_and_says_how_it_was_called(corpus, tmp_path):
     assert {'revision', 'package_hash', 'versions', 'recipe', 'seed', 'front_check'} <= set(card)
     wrong = CliRunner().invoke(cli, [*words, '--set', 'speed', '9'])
     assert wrong.exit_code != 0 and 'a recipe has no speed' in str(wrong.output) + str(wrong.exception)
+
+
+CLOCK = {
+    'minutes': 0.1,
+    'steps': 0,
+    'validate_every': 3,
+    'keep': 'last',
+    'speeds': [1.0, 1.1],
+    'concert_sets': 2,
+}
+
+
+def test_a_run_by_the_clock_ends_when_its_minutes_are_over(corpus, ids, tmp_path):
+    recipe = changed(TINY, CLOCK | {'minutes': 0.05})
+    down = lambda encoder, calls=[]: calls.append(1) or {'top1': 1 / len(calls)}
+    path = fit(recipe, corpus, ids, tmp_path, validate=down, workers=0, progress=False)
+    curve = pd.read_csv(tmp_path / 'curve.csv')
+    card = load(path)[1]
+    assert curve.minutes.iloc[-1] >= 0.05 and card['steps'] == curve.step.iloc[-1], 'the last one is kept'
+    assert card['songs'] == len(ids) and card['validation']['top1'] == pytest.approx(curve.top1.iloc[-1])
+    assert fit(recipe, corpus, ids, tmp_path, progress=False) == path, 'finished'
+
+
+def test_a_run_by_the_clock_goes_on_where_its_minutes_were(corpus, ids, tmp_path):
+    recipe = changed(TINY, CLOCK)
+    for stop_after_s in (2.0, None):
+        fit(
+            recipe,
+            corpus,
+            ids,
+            tmp_path,
+            validate=weight,
+            workers=0,
+            progress=False,
+            stop_after_s=stop_after_s,
+        )
+        state = torch.load(tmp_path / 'checkpoint.ckpt', weights_only=True)
+        spent_s = state['callbacks']['Keeper']['spent_s']
+        assert (2 < spent_s < 6) if stop_after_s else (6 <= spent_s < 9)
+
+
+def test_concerts_do_not_depend_on_the_processes(corpus, ids, tmp_path):
+    from resonance_nb.bank import Bank
+    from resonance_nb.windows import pack
+
+    recipe = changed(TINY, {'concert_sets': 2, 'scenes': 2, 'rooms': 2, 'steps': 5})
+    music = pack(corpus, ids, tmp_path)
+    made = batches.batches_of(recipe, corpus, music, bank=Bank(corpus, 'train'))
+    one, two = ([b[1] for b in batches.loader_of(made, 0, workers)] for workers in (0, 2))
+    assert len(one) == 5
+    for a, b in zip(one, two):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    again = pickle.loads(pickle.dumps(made))
+    torch.testing.assert_close(again.batch(3)[1], one[3], atol=1e-4, rtol=0)
+    first, second = (made.views(n).degrader.bank for n in (0, 1))
+    assert first.rooms_per_venue == second.rooms_per_venue == 2 and first.seed != second.seed
+
+
+def test_a_card_that_is_not_there_is_told(corpus, ids, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert train.device_here('auto') in ('cpu', 'mps')
+    for device, says in (('cuda', 'no graphics card'), ('gpu', 'choose from: auto, cpu, cuda, mps')):
+        with pytest.raises(ResonanceError, match=says):
+            fit(TINY, corpus, ids, tmp_path, device=device, progress=False)
+
+
+@pytest.mark.parametrize('devices, wanted', [(1, 'cuda'), (2, 'cpu')])
+def test_a_card_that_is_there_learns_and_makes_the_concerts(
+    corpus, ids, tmp_path, monkeypatch, devices, wanted
+):
+    made = {}
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a card')
+    monkeypatch.setattr(train, '_learn', lambda recipe, folder, loader, trainer, **o: made.update(locals()))
+    fit(changed(TINY, {'precision': 'auto'}), corpus, ids, tmp_path, devices=devices, progress=False)
+    assert made['recipe'].precision == 'bf16-mixed' and made['loader'].args[0].device == wanted
+    assert made['o']['keep']['card']['device'] == 'a card'
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card')
+def test_a_card_trains(corpus, ids, tmp_path):
+    recipe = changed(TINY, {'steps': 6, 'validate_every': 3, 'concert_sets': 2, 'scenes': 2})
+    encoder, card = load(fit(recipe, corpus, ids, tmp_path, device='cuda', workers=2, progress=False))
+    assert card['steps'] == 6 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(corpus, ids, tmp_path):
+    from resonance_nb.recipe import OLD_NAMES
+
+    recipe = changed(TINY, {'steps': 4, 'validate_every': 2})
+    path = fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    card = json.loads((tmp_path / 'recipe.json').read_text())
+    for old, today in OLD_NAMES.items():
+        card['recipe'][old] = card['recipe'].pop(today)
+    for later in ('speeds', 'rooms', 'concert_sets', 'minutes', 'keep'):
+        del card['recipe'][later]
+    (tmp_path / 'recipe.json').write_text(json.dumps(card))
+    assert fit(recipe, corpus, ids, tmp_path, progress=False) == path
+    with pytest.raises(ResonanceError, match='another recipe'):
+        fit(changed(recipe, {'keep': 'last'}), corpus, ids, tmp_path, progress=False)

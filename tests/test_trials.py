@@ -13,17 +13,14 @@ from resonance_nb import trials
 from resonance_nb.core import ResonanceError
 from resonance_nb.runs import Results
 from resonance_nb.starter import make_starter
-from resonance_nb.trials import (
-    TRIALS_VERSION,
-    Pool,
-    _lines,
-    as_line,
+from resonance_nb.compare import (
     difference,
     differences,
     file_differences,
     reported_differences,
     show_differences,
 )
+from resonance_nb.trials import TRIALS_VERSION, Plan, Pool, as_line, kept_lines
 
 
 @settings(max_examples=25, deadline=None)
@@ -100,91 +97,35 @@ def test_what_is_filed_is_read_back(tmp_path):
     assert '+' in show_differences(table, 'made').frame['difference (points)'].iloc[1]
 
 
-GOLDEN = (3.8538, 3.1804, 3.4646)  # loss of the golden trial at steps 3, 6 and 9 in 32 bits
-OF_VERSION = 1  # the version of the trials that they belong to
-NEAR = 0.01  # the instructions of a processor without AVX-512, or without AVX, come within 0.001
-
-
-def losses_of(recipe, folder):
-    "The losses of a training on the starter corpus."
-    from resonance_nb.train import fit
-
-    corpus = make_starter(n_pieces=24)
-    fit(recipe, corpus, sorted(corpus.split('music', 'train').index), folder, workers=0, progress=False)
-    return pd.read_csv(folder / 'curve.csv').loss.to_numpy()
-
-
-def test_trials_still_find_what_the_stored_ones_found(tmp_path):
-    """A small training comes out as it did when the stored trials were made; other labels or another crowd do not.
-
-    When this fails, trials find something else than those in `data/trials`: put back what changed them, or raise
-    `trials.TRIALS_VERSION` here and there, write down the new losses, and make the trials again."""
-    pytest.importorskip('lightning')
-    from resonance_nb.encoders import Settings
-    from resonance_nb.train import Recipe, changed
-    from resonance_nb.windows import Levels
-
-    golden = Recipe(
-        encoder=Settings('cnn3', 16),
-        levels=Levels((5, 15), (0, 10), 6),
-        n_songs=8,
-        steps=9,
-        scenes=1,
-        rate=5e-4,
-        venues=('hard-mix', 'club'),
-        warmup=2,
-        validate_every=3,
-        precision='32-true',
-    )
-    assert TRIALS_VERSION == OF_VERSION
-    np.testing.assert_allclose(losses_of(golden, tmp_path / 'golden'), GOLDEN, atol=NEAR)
-    half = changed(golden, {'precision': 'bf16-mixed'})
-    np.testing.assert_allclose(losses_of(half, tmp_path / 'half'), GOLDEN, atol=4 * NEAR)
-    for name, change in {'labels': {'smoothing': 0.1}, 'crowd': {'levels.last_db': (-4, 6)}}.items():
-        assert abs(losses_of(changed(golden, change), tmp_path / name) - GOLDEN).max() > 8 * NEAR, name
-
-
-def test_questions_are_as_hard_as_those_of_the_stored_trials():
-    pytest.importorskip('torch')
-    from resonance_nb.network import shipped
-
-    pool = lambda db: Pool(make_starter(n_pieces=24), None, (db,), n=64, max_songs=8)
-    asked = SimpleNamespace(encoder=shipped())
-    right = lambda db: pool(db).right(asked).sum()
-    assert abs(right(-12.0) - 57) <= 3 and right(-9.0) > 60, (
-        'as above: raise `trials.TRIALS_VERSION` or put it back'
-    )
-
-
 def test_lines_of_another_version_do_not_count(tmp_path, monkeypatch):
     path = tmp_path / 'data' / 'trials' / 'lesson.jsonl'
     path.parent.mkdir(parents=True)
     path.write_text(as_line('trial-0', {'right': [True]}) + '\n')
-    assert list(_lines.__wrapped__(path)) == ['trial-0']
+    assert list(kept_lines.__wrapped__(path)) == ['trial-0']
     monkeypatch.setattr(trials, 'TRIALS_VERSION', TRIALS_VERSION + 1)
-    assert not _lines.__wrapped__(path)
+    assert not kept_lines.__wrapped__(path)
 
 
 def test_every_stored_trial_is_of_this_version(root):
     files = sorted((root / 'data' / 'trials').glob('*.jsonl'))
     assert files
     for path in files:
-        assert len(_lines.__wrapped__(path)) == len(path.read_text().splitlines()), path.name
+        assert len(kept_lines.__wrapped__(path)) == len(path.read_text().splitlines()), path.name
 
 
 def test_windows_are_found_by_their_own_and_not_held_against_their_song():
     torch = pytest.importorskip('torch')
     pool = Pool(make_starter(n_pieces=24), None, (20.0, 0.0), n=12, max_songs=6)
     assert len(pool.tracks) == 24 and pool.tracks[:12] == pool.tracks[12:], 'the same windows at each level'
-    clean, heard, songs = pool._asked[0]
+    clean, heard, songs = pool.questions[0]
     assert (
         clean.shape == heard.shape == (12, 8_000)
-        and not torch.equal(heard, pool._asked[1][1])
-        and torch.equal(clean, pool._asked[1][0])
+        and not torch.equal(heard, pool.questions[1][1])
+        and torch.equal(clean, pool.questions[1][0])
     )
     places = {
         tuple(x[:50].tolist()): i
-        for part in (clean, *(a[1] for a in pool._asked))
+        for part in (clean, *(a[1] for a in pool.questions))
         for i, x in enumerate(part)
     }
 
@@ -204,3 +145,64 @@ def test_windows_are_found_by_their_own_and_not_held_against_their_song():
     assert other.tolist() == [
         i == min(k for k in range(12) if k == i or songs[k] != songs[i]) for i in range(12)
     ]
+
+
+def plan_of(exam, corpus, **options):
+    from resonance_nb.encoders import Settings
+    from resonance_nb.recipe import Recipe
+
+    base = Recipe(
+        encoder=Settings('cnn3', 16),
+        n_songs=6,
+        steps=2,
+        scenes=1,
+        venues=('club',),
+        warmup=1,
+        validate_every=2,
+        precision='32-true',
+    )
+    changes = {'loss': {'triplet': {'loss': 'triplet'}, 'hybrid': {'loss': 'hybrid'}}}
+    return Plan(base, changes, [0, 1], exam, corpus, '99_lesson', max_songs=8, **options)
+
+
+def test_a_plan_lists_the_base_first_and_every_change_from_every_seed():
+    corpus = make_starter(n_pieces=24)
+    exam = SimpleNamespace(tracks=['a', 'b'])
+    listed = [(t.labels['change'], t.labels['seed']) for t in plan_of(exam, corpus).trials()]
+    assert listed == [(c, s) for c in ('base', 'triplet', 'hybrid') for s in (0, 1)]
+    assert len(plan_of(exam, corpus, only=['hybrid']).trials()) == 4
+    with pytest.raises(ResonanceError, match='choose from: triplet, hybrid'):
+        plan_of(exam, corpus, only=['trplet']).trials()
+    one, other = (plan_of(exam, corpus, settings=s).trials()[0].key for s in ([[0]], [[5]]))
+    assert one != other and one[:-3] == other[:-3]
+
+
+def test_a_plan_is_run_side_by_side_to_the_same_answers(tmp_path, monkeypatch):
+    pytest.importorskip('lightning')
+    corpus = make_starter(n_pieces=24)
+    exam = Pool(corpus, None, (10.0,), n=16, max_songs=6)
+    tables = {}
+    for jobs in (1, 2):
+        monkeypatch.setenv('RESONANCE_RUN', str(tmp_path / f'{jobs}'))
+        tables[jobs] = plan_of(exam, corpus, only=['triplet']).run(jobs=jobs, progress=False)
+        assert len(list((tmp_path / f'{jobs}' / 'partial').glob('trial-*.json'))) == 4
+    same = np.mean(np.stack(tables[1].right) == np.stack(tables[2].right))
+    assert same > 0.9 and tables[1].weights.tolist() == tables[2].weights.tolist()
+
+    def fails(*args, **options):
+        raise AssertionError('all are kept')
+
+    monkeypatch.setattr(trials, 'trial', fails)
+    again = plan_of(exam, corpus, only=['triplet']).run(progress=False)
+    assert again.right.tolist() == tables[2].right.tolist()
+
+
+def test_a_pool_tells_its_levels_apart():
+    pytest.importorskip('torch')
+    pool = Pool(make_starter(n_pieces=24), None, (20.0, -20.0), n=32, max_songs=6)
+    from resonance_nb.network import shipped
+
+    shares = pool.shares(SimpleNamespace(encoder=shipped()))
+    assert list(shares) == ['top1', 'top1_20dB', 'top1_-20dB']
+    assert shares['top1_20dB'] > shares['top1_-20dB']
+    assert shares['top1'] == pytest.approx(np.mean([shares['top1_20dB'], shares['top1_-20dB']]), abs=1e-4)

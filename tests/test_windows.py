@@ -1,6 +1,7 @@
 """Packed music and batches of windows: hostile files, exact cuts, the same batches however they are made."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from resonance_nb import audio
 from resonance_nb.core import ResonanceError
 from resonance_nb.corpora import Corpus
 from resonance_nb.starter import make_starter
-from resonance_nb.windows import RATE, Cut, Levels, Packed, Sampler, Views, loader, pack
+from resonance_nb.windows import RATE, Crop, Levels, Packed, Sampler, Views, loader, pack
 
 torch = pytest.importorskip('torch')
 
@@ -80,7 +81,7 @@ def test_pieces_are_cut_from_their_song_alone(quarters, data):
 
 def test_a_batch_has_each_song_once_and_neighbours_if_asked(music):
     near = np.stack([np.roll(np.arange(len(music)), -i - 1)[:3] for i in range(len(music))])
-    sampler = Sampler(music, 6, seed=3, neighbours=near, near=0.5)
+    sampler = Sampler(music, 6, seed=3, neighbours=near, hard_negatives=0.5)
     for step in range(20):
         rows = sampler.draw(step).rows
         assert len(set(music.songs[rows])) == len(rows) == 6
@@ -90,14 +91,14 @@ def test_a_batch_has_each_song_once_and_neighbours_if_asked(music):
 
 
 def test_both_views_are_the_same_sound_when_nothing_is_done_to_it(music):
-    views = Views(Sampler(music, 5, Cut(shift_s=0.0), seed=1), None)
+    views = Views(Sampler(music, 5, Crop(shift_s=0.0), seed=1), None)
     clean, heard, songs = views.batch(4)
     assert (
         torch.equal(clean, heard)
         and clean.shape == (10, RATE)
         and torch.equal(songs, songs[::2].repeat_interleave(2))
     )
-    shifted = Views(Sampler(music, 5, Cut(shift_s=0.25), seed=1), None)
+    shifted = Views(Sampler(music, 5, Crop(shift_s=0.25), seed=1), None)
     drawn = shifted.sampler.draw(4)
     clean, heard, _ = shifted.batch(4)
     for i, (row, start) in enumerate(zip(drawn.rows, drawn.starts)):
@@ -128,3 +129,38 @@ def test_a_silent_song_is_no_endless_search(tmp_path):
     clean, heard, _ = Views(Sampler(silent, 3), None).batch(0)
     assert clean.shape == (2, RATE) and not clean.any()
     assert json.dumps(Sampler(silent, 3).draw(0).starts.tolist())
+
+
+def test_copies_at_other_speeds_are_versions_of_their_song(corpus, tmp_path):
+    ids = list(corpus.music.index)[:3]
+    plain = pack(corpus, ids, tmp_path / 'plain')
+    copies = pack(corpus, ids, tmp_path / 'copies', speeds=(1.0, 1.0, 0.5))
+    assert copies.ids == [i for i in ids for _ in range(3)]
+    lengths = np.diff(copies.starts).reshape(3, 3)
+    np.testing.assert_allclose(lengths[:, 2], 2 * lengths[:, 0], atol=4_000)
+    assert (copies.songs.reshape(3, 3) == plain.songs[:, None]).all()
+    assert copies.read(3, 0, 900).tolist() == plain.read(1, 0, 900).tolist()
+    rows = Sampler(copies, 2, seed=1)
+    drawn = np.concatenate([rows.draw(s).rows for s in range(300)]) % 3
+    assert np.mean(drawn == 2) == pytest.approx(1 / 3, abs=0.08)
+    assert pack(corpus, ids, tmp_path / 'copies').ids == ids, 'other speeds: made again'
+
+
+def test_another_process_maps_the_same_file(music):
+    sent = pickle.dumps(music)
+    assert len(sent) < music.samples.nbytes / 5
+    assert pickle.loads(sent).read(2, 100, 999).tolist() == music.read(2, 100, 999).tolist()
+
+
+def test_a_process_that_is_started_afresh_makes_the_same_batches(music):
+    views = Views(Sampler(music, 4, seed=2), None)
+    fork, spawn = (
+        [b[1] for b in loader(views, 0, 3, workers=1, start_method=method)] for method in ('fork', 'spawn')
+    )
+    assert len(fork) == len(spawn) == 3 and all(torch.equal(a, b) for a, b in zip(fork, spawn))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card')
+def test_a_card_cuts_the_same_windows(music):
+    here, there = (Views(Sampler(music, 4, seed=2), None, device=d).batch(3) for d in ('cpu', 'cuda'))
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there))
