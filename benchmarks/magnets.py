@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from resonance_nb import bench, venue
 from resonance_nb.bank import Bank
-from resonance_nb.queries import in_venue, make_protocol, make_queries, render
+from resonance_nb.clips import in_venue, render
+from resonance_nb.queries import make_protocol, make_queries
 from resonance_nb.core import rng_for
 from resonance_nb.fuse import Fused
 from resonance_nb.starter import default_corpus

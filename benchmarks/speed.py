@@ -60,7 +60,7 @@ with tempfile.TemporaryDirectory() as folder:
     with Catalog(Path(folder) / 'catalogue', create=True) as songs:
         start = time.perf_counter()
         with timing.fixed_threads():
-            report = songs.index(corpus.folder / 'music', 'landmark', progress=False)
+            report = songs.index(corpus.folder / 'music', method='landmark', progress=False)
         took_s = time.perf_counter() - start
         line(
             'the same through the catalogue, x real time',

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time nothing is imported before it is used
     from .audio import load
-    from .catalog import Catalog
+    from .catalog import Catalog, Identification, SongMatch
     from .core import Match, ResonanceError, rng_for
-    from .decide import Listener
+    from .decide import Event, Listener
     from .front import identify, listen
     from .fuse import Fused
     from .landmarks import Landmarks
@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time nothing is impor
     from .venue import degrade
 
 __all__ = [
-    'Catalog', 'Fused', 'Landmarks', 'Listener', 'Match', 'ResonanceError',
-    'degrade', 'identify', 'listen', 'load', 'player', 'rng_for',
+    'Catalog', 'Event', 'Fused', 'Identification', 'Landmarks', 'Listener', 'Match', 'ResonanceError',
+    'SongMatch', 'degrade', 'identify', 'listen', 'load', 'player', 'rng_for',
 ]
 
 

@@ -79,7 +79,7 @@ class Adaptor:
     def strangers(
         self,
         query: Query,  # of a song
-        track_ids: Sequence[str],  # that were found
+        track_ids: Sequence[str],  # that were ranking
     ) -> np.ndarray:
         "Tell which songs are neither what is played nor a version of it, shape (n,), bool."
         song = self.versions.get(query.track_id)
@@ -126,9 +126,9 @@ class ChromaprintAdaptor(Adaptor):
     survey = AveragesAdaptor.survey
 
     def _judge(self, query, clip, condition):
-        found = self.recognizer.rank(clip, 5)
-        best = found.track_ids[0] if found.track_ids else ''
-        evidence = [*found.error[:5].tolist(), int(found.bits), float(found.varied)] if best else []
+        ranking = self.recognizer.rank(clip, 5)
+        best = ranking.track_ids[0] if ranking.track_ids else ''
+        evidence = [*ranking.error[:5].tolist(), int(ranking.bits), float(ranking.varied)] if best else []
         right = query.kind == 'known' and best == query.track_id
         return [Row(query.kind, query.track_id, best, right, evidence)]
 
@@ -164,24 +164,26 @@ class LandmarkAdaptor(Adaptor):
     def _judge(self, query, clip, condition):
         from resonance_nb.landmarks import chance_agreement
 
-        found = self.recognizer.rank(clip, 1)
-        rows = [self._row(query, query.kind, found, slice(None), found.features)]
+        ranking = self.recognizer.rank(clip, 1)
+        rows = [self._row(query, query.kind, ranking, slice(None), ranking.features)]
         if query.kind == 'known':
-            others = self.strangers(query, found.track_ids)
-            features = found.features[others].copy()
+            others = self.strangers(query, ranking.track_ids)
+            features = ranking.features[others].copy()
             if len(features):
-                features[0, 1] = np.log(chance_agreement(found.score[others], 5))
-            rows.append(self._row(query, 'unknown', found, others, features))
+                features[0, 1] = np.log(chance_agreement(ranking.score[others], 5))
+            rows.append(self._row(query, 'unknown', ranking, others, features))
         if condition == 'crowd' and query.snr_db is None and query.kind != 'noise':
             rows[0].alike = self._alike(query, clip)
         return rows
 
-    def _row(self, query, kind, found, which, features):
-        best = np.array(found.track_ids)[which][:1].tolist()
+    def _row(self, query, kind, ranking, which, features):
+        best = np.array(ranking.track_ids)[which][:1].tolist()
         if not best:
             return Row(kind, query.track_id)
         right = kind in ('known', 'speed') and best[0] == query.track_id
-        return Row(kind, query.track_id, best[0], right, features[0].tolist(), bool(found.doubtful[which][0]))
+        return Row(
+            kind, query.track_id, best[0], right, features[0].tolist(), bool(ranking.doubtful[which][0])
+        )
 
     def everything(self):
         "An index of all songs, also of those that are unknown; made when a clean clip first asks for it."
@@ -193,9 +195,9 @@ class LandmarkAdaptor(Adaptor):
 
     def _alike(self, query, clip):
         "Songs whose peaks the clip shows at least half as well as its own song's."
-        found = self.everything().rank(clip, 1)
-        own = found.score[np.array(found.track_ids) == query.track_id]
-        return [t for t, z in zip(found.track_ids, found.score) if len(own) and z > own[0] / 2]
+        ranking = self.everything().rank(clip, 1)
+        own = ranking.score[np.array(ranking.track_ids) == query.track_id]
+        return [t for t, z in zip(ranking.track_ids, ranking.score) if len(own) and z > own[0] / 2]
 
 # %% ../nbs/54a_adaptors.ipynb #bd731500
 class EmbeddingAdaptor(Adaptor):
@@ -204,15 +206,15 @@ class EmbeddingAdaptor(Adaptor):
     with_unknown = True
 
     def _judge(self, query, clip, condition):
-        found = self.recognizer.rank(clip, 60)
-        ids = found.track_ids[:60]
-        score = found.score[:60]
+        ranking = self.recognizer.rank(clip, 60)
+        ids = ranking.track_ids[:60]
+        score = ranking.score[:60]
         whole = np.ones(len(ids), bool)
         others = self.strangers(query, ids)
         cases = [('known', whole)] if query.kind == 'known' else []
         cases.append(('noise' if query.kind == 'noise' else 'unknown', others))
         rows = [
-            self._row(query, kind, ids, score, found.n_windows, kept) for kind, kept in cases if kept.any()
+            self._row(query, kind, ids, score, ranking.n_windows, kept) for kind, kept in cases if kept.any()
         ]
         if rows and condition == 'crowd' and query.kind != 'noise':
             if query.snr_db is None and query.duration_s >= 5:
@@ -286,10 +288,14 @@ class FusedAdaptor(Adaptor):
         "Go through a clip for the first time: how well each candidate of a known song fits."
         if query.kind != 'known':
             return []
-        found = self.recognizer.evidence(self._analyse(query, clip, condition))
-        if query.track_id not in found.track_ids:
+        candidates = self.recognizer.evidence(self._analyse(query, clip, condition))
+        if query.track_id not in candidates.track_ids:
             return []
-        evidence = [found.track_ids.index(query.track_id), *found.cosine.tolist(), *found.agreement.tolist()]
+        evidence = [
+            candidates.track_ids.index(query.track_id),
+            *candidates.cosine.tolist(),
+            *candidates.agreement.tolist(),
+        ]
         return [Row('known', query.track_id, evidence=evidence)]
 
     def weigh(
@@ -313,17 +319,19 @@ class FusedAdaptor(Adaptor):
         own = [t for t, s in self.versions.items() if s == song] if kind == 'unknown' else ()
         return self.recognizer.evidence(heard, own)
 
-    def _row(self, query, kind, found):
-        if not found.track_ids:
+    def _row(self, query, kind, candidates):
+        if not candidates.track_ids:
             return Row(kind, query.track_id)
-        best = found.track_ids[0]
+        best = candidates.track_ids[0]
         row = Row(kind, query.track_id, best, kind == 'known' and best == query.track_id)
-        row.evidence = found.features[0].tolist()
+        row.evidence = candidates.features[0].tolist()
         row.levels = (
-            [float(found.score[1]), *found.features[0, 6:8].tolist()] if len(found.score) > 14 else []
+            [float(candidates.score[1]), *candidates.features[0, 6:8].tolist()]
+            if len(candidates.score) > 14
+            else []
         )
         clean = kind == 'unknown' and query.snr_db is None and query.duration_s >= 5
-        row.alike = [best] if clean and found.cosine[0] > 0.6 and found.agreement[0] > 6 else []
+        row.alike = [best] if clean and candidates.cosine[0] > 0.6 and candidates.agreement[0] > 6 else []
         return row
 
     def _constants(self, rows):

@@ -119,9 +119,9 @@ def _text(value, field: str, where: str) -> str:
         return ', '.join(value).strip()
     if isinstance(value, (dict, list, bool)):
         raise ServiceError(f'{where}: {field} is {shortened(value)}, not a text')
-    from resonance_nb.catalog import _cell_in
+    from resonance_nb.tags import cell_in
 
-    return _cell_in(str(value).strip())
+    return cell_in(str(value).strip())
 
 # %% ../nbs/33a_answers.ipynb #e2f7b92e
 _STATUS = {

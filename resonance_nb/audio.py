@@ -20,7 +20,7 @@ from typing import Callable, Iterable, Iterator
 import numpy as np
 
 from . import sandbox
-from .core import Match, ResonanceError, as_matches, atomic_write
+from .core import Match, ResonanceError, as_matches, atomic_write, first_line
 from .decode import AudioInfo  # noqa: F401
 from .files import AudioError, DamagedAudio, TruncatedAudio, printable, reason  # noqa: F401
 
@@ -62,9 +62,14 @@ def usable(
 
     Sound of another shape raises `ResonanceError`.
     """
-    x = np.asarray(samples)
+    try:
+        x = np.asarray(samples)
+    except ValueError as e:
+        raise ResonanceError(f'a sound is one row of samples; this is none ({first_line(e)})') from e
     if x.ndim != 1:
-        raise ResonanceError(f'a sound is one row of samples; this has shape {x.shape}')
+        raise ResonanceError(
+            f'a sound is one row of samples; this has shape {x.shape} ({type(samples).__name__})'
+        )
     if x.dtype == np.float32 and x.size and -LOUDEST < x.min() and x.max() < LOUDEST:  # False for NaN, too
         return x
     return np.where(np.abs(x) < LOUDEST, x, 0).astype(np.float32)

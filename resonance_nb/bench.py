@@ -17,7 +17,8 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, accepts_from, no_bar
-from .queries import Query, make_protocol, make_queries, render, snr_label
+from .clips import render
+from .queries import Query, make_protocol, make_queries, snr_label
 from .timing import fixed_threads, timed
 
 if TYPE_CHECKING:

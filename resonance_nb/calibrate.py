@@ -89,8 +89,8 @@ class Outcome:
     @property
     def file(self) -> str:
         "The name of the file in `resonance_nb/models` that holds this method's calibration."
-        made = method_class(self.method)
-        return f'{made.calibration_file or made.name}.json'
+        recognizer = method_class(self.method)
+        return f'{recognizer.calibration_file or recognizer.name}.json'
 
 # %% ../nbs/54b_calibrate.ipynb #cab6ec00
 def _outcome(method, calibration, confidence, rows):
@@ -111,8 +111,8 @@ def _index_catalogue(adaptor, corpus, survey, plan, queries, folder, progress):
     "Show the adaptor's recogniser its catalogue; an index that lies in the folder is opened instead."
     from resonance_nb.starter import make_starter
 
-    asked = {q.track_id for q in queries if q.track_id}
-    adaptor.corpus, adaptor.all_ids = corpus, sorted(asked | set(plan.catalogue_ids))
+    played = {q.track_id for q in queries if q.track_id}
+    adaptor.corpus, adaptor.all_ids = corpus, sorted(played | set(plan.catalogue_ids))
     kept = folder / f'{adaptor.recognizer.name}-index' if folder else None
     if kept and (kept / 'index.json').exists():
         adaptor.recognizer = type(adaptor.recognizer).load(kept)

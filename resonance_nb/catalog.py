@@ -5,315 +5,255 @@
 # %% ../nbs/02_catalog.ipynb #63311a7a
 from __future__ import annotations
 
-import csv
-import json
 import os
-import queue
-import re
-import shlex
-import shutil
-import signal
-import sqlite3
-import stat
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-import uuid
-from collections import Counter
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from functools import partial
-from itertools import islice
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Callable, Iterable
 
+from . import checkup, indexing, tags
+from . import rows as vector_rows
+from .checkup import Problem
 from resonance_nb.core import (
     METHODS,
     Calibrated,
     CatalogRecognizer,
-    Prepares,
-    Relates,
-    StreamsIn,
-    VectorRecognizer,
     MissingExtra,
     OtherVersion,
+    Prepares,
+    Relates,
     ResonanceError,
-    atomic_write,
+    clock,
     counted,
+    method_class,
 )
+from .indexing import IndexReport
 
 # %% auto #0
-__all__ = ['DATABASE', 'SCHEMA_VERSION', 'BATCH_FILES', 'BATCH_S', 'TAGS', 'KEEP_S', 'CHECKSUMS', 'COMMIT_S', 'MANY_FILES',
-           'MAX_SEGMENTS', 'REST_SEGMENTS', 'FEW_FILES', 'WORKER_BYTES', 'LONG_S', 'REDRAWN_S', 'QUERY_S',
-           'CSV_COLUMNS', 'stored_path', 'real_path', 'show_path', 'command', 'StorageError', 'Catalog', 'read_tags',
-           'fingerprint', 'IndexReport', 'default_jobs', 'Identification', 'worker', 'Problem', 'CsvReport']
+__all__ = ['QUERY_S', 'SongMatch', 'Identification', 'hear_query', 'Catalog']
 
 # %% ../nbs/02_catalog.ipynb #adf10793
-from .core import default_method, first_line, method_class, no_bar, sha256_file
+from .segments import BY_ANOTHER, assemble, damage_in_words, is_damage, refusal_in_words
+from .store import Store, command, is_gone, real_path, show_path
+from .tags import CsvReport
+from .rows import lives_in_rows
+from .workers import BATCH_FILES, FileBlocks
 
 if TYPE_CHECKING:
     import numpy as np
 
-# %% ../nbs/02_catalog.ipynb #a5fee315
-DATABASE = 'catalogue.sqlite'
-SCHEMA_VERSION = 3
-_APPLICATION_ID = 0x5245534F  # "RESO", in the header of the SQLite file
-_UNREADABLE = '''TABLE IF NOT EXISTS unreadable
-  (path TEXT PRIMARY KEY, reason TEXT NOT NULL, seen_at TEXT NOT NULL)'''
-_SCHEMA = f"""BEGIN EXCLUSIVE;
-CREATE TABLE IF NOT EXISTS songs (recording_id TEXT PRIMARY KEY, title TEXT, artist TEXT, album TEXT, duration_s REAL,
-  language TEXT, genre TEXT, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, licence TEXT, added_at TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, recording_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE,
-  size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS files_recording ON files (recording_id);
-CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, method TEXT NOT NULL, n_tracks INTEGER NOT NULL,
-  bytes INTEGER NOT NULL, created_at TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS indexed (recording_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE, method TEXT NOT NULL,
-  segment TEXT NOT NULL REFERENCES segments (name), PRIMARY KEY (recording_id, method)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS indexed_segment ON indexed (segment);
-CREATE TABLE IF NOT EXISTS track_embeddings (id INTEGER PRIMARY KEY, track_id TEXT NOT NULL REFERENCES songs ON DELETE CASCADE,
-  chunk_start REAL NOT NULL, chunk_end REAL NOT NULL, embedding BLOB NOT NULL, model_name TEXT NOT NULL,
-  embedding_dim INTEGER NOT NULL, created_at TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS embeddings_track ON track_embeddings (track_id);
-CREATE INDEX IF NOT EXISTS embeddings_model ON track_embeddings (model_name);
-CREATE {_UNREADABLE};
-CREATE TABLE IF NOT EXISTS sounds (recording_id TEXT PRIMARY KEY REFERENCES songs ON DELETE CASCADE, sha256 TEXT, tags TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS sounds_sha256 ON sounds (sha256);
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;"""
+# %% ../nbs/02_catalog.ipynb #56eb3234
+@dataclass(frozen=True)
+class SongMatch:
+    "A song that may be the one that is playing; `str()` gives one line for people."
 
-# %% ../nbs/02_catalog.ipynb #c86b949f
-def stored_path(
-    path: str | os.PathLike,  # any path
-) -> str:
-    "The absolute path as text that SQLite and CSV can hold; `real_path` is its inverse."
-    text = os.path.abspath(os.fspath(path))
-    try:
-        text.encode('utf-8')
-    except UnicodeEncodeError:
-        return 'file://' + quote_from_bytes(os.fsencode(text))
-    return text
+    track_id: str  # the recording's name, 16 hex digits
+    title: str | None  # as the file's tags say, or a spreadsheet
+    artist: str | None
+    path: str  # of the file that the song is named by
+    score: float  # how well it fits; only comparable within one answer
+    confidence: float  # that it is this song, in [0, 1]
+    offset_s: float  # where the clip begins in the song, seconds
+    another_version: bool = False  # only a part of the song agrees although nothing covers the rest
+    missing: bool = False  # no file of the song is left; only `songlist.mark_missing` looks
 
-# %% ../nbs/02_catalog.ipynb #07c5a8ff
-def real_path(
-    text: str,  # what `stored_path` gave
-) -> str:
-    "The path to open, as Python names it; raises `ResonanceError` where a damaged database has none."
-    if not isinstance(text, str):
+    def __str__(self) -> str:
+        name = ' – '.join(text for text in (self.artist, self.title) if text) or self.path
+        version = 'another version of ' if self.another_version else ''
+        gone = '  (its file is gone)' if self.missing else ''
+        when = f'at {clock(self.offset_s)}, confidence {self.confidence:.1%}'
+        return f'{version}{show_path(name)}  ({when}){gone}'
+
+    def as_dict(self) -> dict:
+        "Give the match for JSON: `another_version` and `missing` only where they are true."
+        values = asdict(self)
+        flags = {name: True for name in ('another_version', 'missing') if values.pop(name)}
+        return values | flags
+
+# %% ../nbs/02_catalog.ipynb #d9cad13c
+@dataclass(frozen=True)
+class Identification:
+    "The answer to one question; `str()` gives lines for people, `as_dict` the JSON of the command line."
+
+    query: str  # the path asked about, or 'samples'
+    decision: str  # 'match' or 'no-match'
+    matches: list[SongMatch]  # best first
+    elapsed_ms: float  # decoding and searching, without loading the index
+    # of a longer file: how much was heard, from its beginning on; None: all of it
+    heard_s: float | None = None
+    duration_s: float | None = None  # of such a file: how long it says it is; None where it does not say
+    problems: tuple[str, ...] = ()  # where the file is damaged or breaks off, as `index` says it
+    calibrated: bool = True  # whether the confidences were fitted for the model in use; else they are guesses
+
+    def __str__(self) -> str:
+        head = f'{show_path(self.query)}: '
+        if self.decision == 'match':
+            return '\n    or '.join([f'{head}{self.matches[0]}', *map(str, self.matches[1:])])
+        return head + 'no match' + (f'; nearest: {self.matches[0]}' if self.matches else '')
+
+    def as_dict(self) -> dict:
+        "Give a line of JSON: `heard_s`, `duration_s` where not all was heard, `problems` where there are some."
+        answer = {
+            'query': self.query,
+            'decision': self.decision,
+            'matches': [match.as_dict() for match in self.matches],
+            'calibrated': self.calibrated,
+            'elapsed_ms': self.elapsed_ms,
+        }
+        if self.heard_s is not None:
+            answer |= {'heard_s': self.heard_s, 'duration_s': self.duration_s}
+        return answer | ({'problems': [*self.problems]} if self.problems else {})
+
+# %% ../nbs/02_catalog.ipynb #a5a21010
+QUERY_S = 300.0  # of a longer query file only the beginning is read, seconds
+
+
+def hear_query(
+    blocks: FileBlocks,  # of a file, or of a pipe's beginning; a second more than `QUERY_S`
+) -> tuple[np.ndarray, dict]:  # samples (n,), and what an `Identification` says of them
+    "Hear the beginning of a query; raises what is wrong with it."
+    from resonance_nb import audio
+
+    samples = blocks.whole()
+    most = round(QUERY_S * audio.SAMPLE_RATE)
+    note = blocks.check()
+    length_s = None
+    limits = {'problems': (note,) if note else ()}
+    if len(samples) <= most:
+        return samples, limits
+    with suppress(ResonanceError):
+        length_s = audio.info(blocks.path).duration_s if blocks.piped is None else None
+    return samples[:most], limits | {
+        'heard_s': QUERY_S,
+        'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None,
+    }
+
+# %% ../nbs/02_catalog.ipynb #4ca7cd7f
+def _assembled(catalog: Catalog, method: str, loaded: dict) -> CatalogRecognizer:
+    "Load the recogniser of a method, or take the one in `loaded` if the list of its segments is as it was."
+    store = catalog.store
+    with store.lock:
+        segments = store.segments(method)
+        while True:
+            state = [(s['name'], s['live']) for s in segments]
+            if method in loaded and loaded[method][0] == state:
+                return loaded[method][1]
+            try:
+                loaded[method] = (state, assemble(store, method, segments))
+            except Exception as e:
+                before = segments
+                segments = store.segments(method)
+                if before != segments:
+                    continue
+                if isinstance(e, MissingExtra):
+                    raise
+                trouble = _trouble(store, method, segments, e)
+                raise ResonanceError(f'the {method} index of {show_path(store.folder)} {trouble}') from e
+
+# %% ../nbs/02_catalog.ipynb #4106cc07
+def _trouble(store: Store, method: str, segments: list[dict], error: Exception) -> str:
+    "Say what keeps an index from being loaded, and what helps."
+    living = [s['name'] for s in segments if s['live'] and not lives_in_rows(method)]
+    places = {name: store.folder / method / name for name in living}
+    lost = [name for name, place in places.items() if is_gone(place)]
+    mend = f'run {command("check --repair", store.folder)}'
+    if lost:
+        return f'has lost the folder {method}/{lost[0]}: {mend}'
+    if isinstance(error, OtherVersion):
+        return f'was made {BY_ANOTHER}: {mend}, which makes it again'
+    if not is_damage(error):
+        return f'cannot be loaded ({refusal_in_words(error)})'
+    where = next((place for name, place in places.items() if name in str(error)), store.folder)
+    return f'is damaged ({damage_in_words(error, where)}): {mend}'
+
+# %% ../nbs/02_catalog.ipynb #65b146c1
+def _chosen(catalog: Catalog, method: str | None) -> str:
+    "Name the method that shall answer: the one asked for, or the best one present."
+    if method is not None:
+        return method
+    present = catalog.methods()
+    if present:
+        return present[0]
+    shown = show_path(catalog.folder)
+    state = f'the catalogue {shown} holds no songs yet'
+    if len(catalog):
+        state = f'no song of the catalogue {shown} is in an index'
+    raise ResonanceError(f'{state}: run {command("index FOLDER", catalog.folder)}')
+
+# %% ../nbs/02_catalog.ipynb #ec2652e0
+def _require_index(catalog: Catalog, method: str) -> None:
+    "Refuse a method that is unknown, or has no index here although others have."
+    method_class(method)
+    present = catalog.methods()
+    if present and method not in present:
+        how = command(f'index FOLDER --method {method}', catalog.folder)
         raise ResonanceError(
-            'the catalogue is damaged (a path in it is missing): `resonance check` tells what helps'
-        )
-    return os.fsdecode(unquote_to_bytes(text[7:])) if text.startswith('file://') else text
-
-# %% ../nbs/02_catalog.ipynb #b12bb953
-def show_path(
-    path: str | os.PathLike,  # any path or text
-) -> str:
-    "The path on one printable line: control characters and undecodable bytes are escaped."
-    text = os.fspath(path)
-    try:
-        text = os.fsencode(text).decode('utf-8', 'backslashreplace')
-    except UnicodeEncodeError:  # half of a surrogate pair, in a tag
-        pass
-    return (
-        text
-        if text.isprintable()
-        else ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-    )
-
-# %% ../nbs/02_catalog.ipynb #ba4b84f2
-def command(
-    words: str,  # what stands behind `resonance`
-    folder: str | os.PathLike,  # of the catalogue
-) -> str:
-    "A command for this catalogue, as it can be typed."
-    return f'`resonance {words} --catalog {shlex.quote(show_path(folder))}`'
-
-# %% ../nbs/02_catalog.ipynb #14d11029
-def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
-    "Open the file, for reading alone where writing is impossible; returns the connection and whether it can write."
-    log = Path(f'{path}-wal')
-    waiting = log.exists() and log.stat().st_size  # if nothing waits in the log, the file alone is the truth
-    reading = path.absolute().as_uri() + ('?mode=ro' if waiting else '?immutable=1')
-    for place, uri in ((str(path), False), (reading, True)):
-        db = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False, uri=uri)
-        db.row_factory = sqlite3.Row
-        try:
-            db.execute('PRAGMA foreign_keys = ON')
-            db.execute('PRAGMA synchronous = FULL')  # commits are few; a power cut shall lose none
-            db.execute('SELECT count(*) FROM sqlite_master').fetchone()
-            return db, not uri and os.access(path, os.W_OK)  # a file that is read-only is opened all the same
-        except sqlite3.OperationalError as e:
-            db.close()
-            error = e
-        except sqlite3.DatabaseError:
-            db.close()
-            raise
-    raise error
-
-# %% ../nbs/02_catalog.ipynb #747453b8
-def _why_not_open(path: Path, error: Exception) -> str:
-    "What keeps a database from being opened, and what helps."
-    log = Path(f'{path}-wal')
-    if not os.access(path, os.R_OK):
-        return f'you may not read its {DATABASE}'
-    if (
-        log.exists()
-        and log.stat().st_size
-        and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK))
-    ):
-        return f'its last changes wait in {log.name}, and you may not write there: copy the folder to where you may'
-    return str(error)
-
-# %% ../nbs/02_catalog.ipynb #4959dd10
-def _make_folder(folder: Path) -> None:
-    "Make the folder of a new catalogue; refuses one that holds other things."
-    shown = show_path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(n for n in os.listdir(folder) if not n.startswith((DATABASE, '.', 'writer.lock')))
-    except OSError as e:
-        raise ResonanceError(f'cannot make a catalogue at {shown}: {_why(e)}') from e
-    if foreign:
-        raise ResonanceError(
-            f'{shown} is no catalogue and holds other things ({show_path(foreign[0])}): give a new or an empty folder'
+            f'{show_path(catalog.folder)} has no index for {method}, but for {", ".join(present)}: run {how}'
         )
 
-# %% ../nbs/02_catalog.ipynb #a7e281cd
-def _segment_folders(place: Path) -> list[Path]:
-    "Every folder in a method's folder that is, was or would have been a segment."
-    with suppress(OSError):
-        return [p for p in place.iterdir() if re.fullmatch(r'(\.part-)?[0-9a-f]{32}', p.name)]
-    return []
+# %% ../nbs/02_catalog.ipynb #83f1ffae
+def _heard(query: np.ndarray | str | os.PathLike) -> tuple[str, np.ndarray, dict]:
+    "Take a question: its name, its samples (n,), and what an `Identification` says of its limits."
+    if isinstance(query, (str, os.PathLike)):
+        name = os.fspath(query)
+        return name, *hear_query(FileBlocks(name, duration_s=QUERY_S + 1))
+    from resonance_nb.audio import usable
 
+    return 'samples', usable(query), {}
 
-def _has_segments(folder: Path) -> bool:
-    "Are there indexes in a catalogue's folder?"
-    return any(_segment_folders(folder / method) for method in METHODS)
-
-# %% ../nbs/02_catalog.ipynb #71a40944
-def _open(folder: Path, create: bool, tell: Callable[[str], None]) -> tuple[sqlite3.Connection, bool]:
-    "The database of a catalogue, made when asked for, and whether it can be written; one line about what is wrong otherwise."
-    path = folder / DATABASE
-    shown = show_path(folder)
-    if not path.is_file():
-        if _has_segments(folder):
-            raise ResonanceError(f'{shown} has lost its {DATABASE}: {_LOST}')
-        if not create:
-            raise ResonanceError(f'no catalogue at {shown}: make one with {command("index FOLDER", folder)}')
-        _make_folder(folder)
-    try:
-        db, can_write = _connect(path)
-        empty = not db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
-        if empty and _has_segments(folder):
-            raise sqlite3.DatabaseError('it is empty, but there are indexes beside it')
-        if empty and can_write:
-            db.executescript(_SCHEMA)  # all of it or nothing; does no harm when another process was faster
-        kind, version = (db.execute(f'PRAGMA {p}').fetchone()[0] for p in ('application_id', 'user_version'))
-    except sqlite3.OperationalError as e:
-        raise StorageError(f'cannot open the catalogue {shown}: {_why_not_open(path, e)}') from e
-    except sqlite3.DatabaseError as e:
-        raise ResonanceError(f'{shown}/{DATABASE} is damaged ({e}): {_LOST}') from e
-    if kind != _APPLICATION_ID or version > SCHEMA_VERSION:
-        db.close()
-        newer = f'was made by a newer version of this package (format {version}, this one reads {SCHEMA_VERSION}): upgrade resonance_nb'
-        raise ResonanceError(
-            f'{shown} {newer}'
-            if kind == _APPLICATION_ID
-            else f'{shown}/{DATABASE} belongs to another program: give a new or an empty folder'
+# %% ../nbs/02_catalog.ipynb #737ea268
+def _song_match(store: Store, match) -> SongMatch | None:
+    "Look up the song of a recogniser's `Match`; None: removed a moment ago."
+    for row in store.rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', match.track_id):
+        return SongMatch(
+            match.track_id,
+            row['title'],
+            row['artist'],
+            real_path(row['path']),
+            float(match.score),
+            float(match.confidence),
+            float(match.offset_s),
         )
-    if version < SCHEMA_VERSION:
-        with _plainly(folder):
-            can_write = _renew(db, can_write)
-        if can_write:
-            tell(
-                f'the catalogue {shown} was made by an earlier version of this package (format {version}); '
-                f'it is upgraded to format {SCHEMA_VERSION}, which that version cannot read'
-            )
-    if can_write and db.execute('PRAGMA journal_mode').fetchone()[0] != 'wal':
-        with suppress(sqlite3.OperationalError):  # busy: the next one to open it will do it
-            db.execute('PRAGMA journal_mode = WAL')
-    return db, can_write
 
-# %% ../nbs/02_catalog.ipynb #4ba2db10
-def _renew(db: sqlite3.Connection, can_write: bool) -> bool:
-    "Bring an earlier format up to date, or this connection's view of it; returns whether it can be written."
-    if can_write:
-        try:
-            db.executescript(_SCHEMA)
-            return True
-        except sqlite3.OperationalError:  # no room or no permission: it can still be read
-            if db.in_transaction:
-                db.execute('ROLLBACK')
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'unreadable'").fetchone():
-        db.execute(f'CREATE TEMP {_UNREADABLE}')
-    return False
-
-# %% ../nbs/02_catalog.ipynb #c12f60f1
-_LOST = (
-    'what the catalogue knew is lost, your music is not. Restore the file from a copy, or index your '
-    'music into a new folder and bring corrected titles back with `resonance songs --import FILE.csv`'
-)
-
-# %% ../nbs/02_catalog.ipynb #6aba6890
-class StorageError(ResonanceError):
-    "The disk would not take what had to be written; what was committed before is safe."
-
-
-def _why(error: BaseException) -> str:
-    "An exception as one printable line."
-    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-    return show_path(' '.join(str(text).split()))
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec='seconds')
-
-# %% ../nbs/02_catalog.ipynb #ea8c1d24
-@contextmanager
-def _plainly(folder: Path) -> Iterator[None]:
-    "SQLite's errors, told in one line."
-    try:
-        yield
-    except sqlite3.Error as e:
-        if any(word in str(e) for word in ('malformed', 'not a database')):
-            raise ResonanceError(f'{show_path(folder)}/{DATABASE} is damaged ({e}): {_LOST}') from e
-        full = any(word in str(e) for word in ('is full', 'disk I/O', 'readonly', 'unable to open'))
-        kind, doing = (StorageError, 'write to') if full else (ResonanceError, 'use')
-        raise kind(f'cannot {doing} the catalogue {show_path(folder)}: {e}') from e
-
-# %% ../nbs/02_catalog.ipynb #79c54164
-# a segment is saved after this many files, or this many seconds of sound
-BATCH_FILES = 16
-BATCH_S = 20 * 60.0
+# %% ../nbs/02_catalog.ipynb #816e1d35
+def _identify(
+    catalog: Catalog, query: np.ndarray | str | os.PathLike, recognizer: CatalogRecognizer, top: int
+) -> Identification:
+    "Answer one question."
+    begin = time.perf_counter()
+    name, samples, limits = _heard(query)
+    found = recognizer.search(samples, k=top) if len(samples) else []
+    matches = [match for m in found if (match := _song_match(catalog.store, m))]
+    sure = bool(matches) and matches[0].confidence >= recognizer.accept_confidence
+    if sure and isinstance(recognizer, Relates) and recognizer.relation(samples, found[0]) == 'version':
+        matches[0] = replace(matches[0], another_version=True)
+    limits['calibrated'] = not isinstance(recognizer, Calibrated) or recognizer.calibrated
+    elapsed_ms = (time.perf_counter() - begin) * 1000
+    return Identification(name, 'match' if sure else 'no-match', matches, elapsed_ms, **limits)
 
 # %% ../nbs/02_catalog.ipynb #59985119
 class Catalog:
-    "A folder of songs that can be asked which one is playing: `Catalog(folder, create=True).index(music)`, then `.identify(clip)`."
+    """A folder of songs that can be asked which one is playing.
+
+    `Catalog(folder, create=True).index(music)` fills it, `.identify(clip)` asks. Opening raises
+    `ResonanceError` when there is none, or when it is damaged or from a newer version.
+    """
 
     def __init__(
         self,
         folder: str | os.PathLike,  # the catalogue's folder
+        *,
         create: bool = False,  # make it when it does not exist
-        # told in one line when a catalogue is upgraded; None = nobody
-        report: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,  # called with one line when an old catalogue is upgraded
     ):
-        "Open a catalogue; raises `ResonanceError` when there is none, or when it is damaged or from a newer version."
-        self.folder = Path(os.path.abspath(folder))
-        self._lock = threading.RLock()
+        self.store = Store(folder, create=create, report=report)  # its database
+        self.folder = self.store.folder  # where it is, absolute
         self._loaded: dict[str, tuple] = {}
         self._asked: CatalogRecognizer | None = None  # the one that has answered before
-        self._db, self._can_write = _open(self.folder, create, report or (lambda line: None))
 
     def close(self) -> None:
         "Close the database file; the object is of no use afterwards."
-        self._db.close()
+        self.store.close()
         self._loaded.clear()
         self._asked = None
 
@@ -324,37 +264,26 @@ class Catalog:
         self.close()
 
     def __len__(self) -> int:
-        return self._rows('SELECT count(*) FROM songs')[0][0]
+        return self.store.rows('SELECT count(*) FROM songs')[0][0]
 
-    def _rows(self, sql: str, *values) -> list[sqlite3.Row]:
-        with self._lock, _plainly(self.folder):
-            rows = self._db.execute(sql, values).fetchall()
-        # one bit makes bytes of a text
-        if 'embedding' not in sql and any(bytes in map(type, row) for row in rows):
-            raise ResonanceError(
-                f'{show_path(self.folder)}/{DATABASE} is damaged (a text in it is none): {_LOST}'
-            )
-        return rows
-
-    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        "All the changes made inside, or none."
-        return _transaction(self)
+    def __repr__(self) -> str:
+        shown = show_path(self.folder)
+        try:
+            methods = ', '.join(self.methods()) or 'none'
+            return f'Catalog({shown!r}: {counted(len(self), "song")}, indexed by {methods})'
+        except ResonanceError:
+            return f'Catalog({shown!r}: closed, or damaged)'
 
     def songs(self) -> list[dict]:
-        "Every song as a dict, ordered by path."
-        return [_as_song(row) for row in self._rows('SELECT * FROM songs ORDER BY path')]
+        "List every song with all that is known of it, ordered by path."
+        return self.store.songs()
 
     def song(
         self,
         recording_id: str,  # 16 hex digits
     ) -> dict:
-        "One song; an unknown id raises `ResonanceError`."
-        rows = self._rows('SELECT * FROM songs WHERE recording_id = ?', recording_id)
-        if not rows:
-            raise ResonanceError(
-                f'no song {show_path(str(recording_id))} in the catalogue {show_path(self.folder)}'
-            )
-        return _as_song(rows[0])
+        "Tell what is known of one song; an unknown id raises `ResonanceError`."
+        return _song(self.store, recording_id)
 
     def remove(
         self,
@@ -362,39 +291,21 @@ class Catalog:
     ) -> None:
         "Forget a song and its embeddings (the file stays); an unknown id raises `ResonanceError`."
         self.song(recording_id)
-        with self._transaction() as db:
+        with self.store.transaction() as db:
             db.execute('DELETE FROM songs WHERE recording_id = ?', (recording_id,))
 
     def missing(
         self,
         below: Iterable[str | os.PathLike] | None = None,  # files and folders; None: everywhere
     ) -> list[dict]:
-        "The songs of which no file is left, of those that had one below these places; ordered by path."
-        return _missing(self, below)
-
-    def _publish(self, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
-        "Make a saved segment part of the catalogue: rename, then one transaction that also makes the `change`."
-        _publish(self, method, part, n_tracks, size, change)
-
-    def _segments(self, method: str) -> list[dict]:
-        "The segments of a method, oldest first, with the number of songs in them that still count."
-        return [
-            dict(r)
-            for r in self._rows(
-                """SELECT s.name, s.n_tracks, s.bytes, count(i.recording_id) AS live FROM segments s
-            LEFT JOIN indexed i ON i.segment = s.name WHERE s.method = ? GROUP BY s.name ORDER BY s.rowid""",
-                method,
-            )
-        ]
-
-    def _merge(self, method: str, keep: int) -> None:
-        "Merge small segments; only the lock's holder may do this."
-        _merge(self, method, keep)
+        "List the songs of which no file is left, of those that had one below these places; ordered by path."
+        return self.store.missing(None if below is None else {os.path.abspath(os.fsdecode(p)) for p in below})
 
     def index(
         self,
         paths: str | os.PathLike | Iterable[str | os.PathLike],  # files and folders
-        method: str | None = None,  # one of `METHODS`; None: the best one that can work here
+        *,
+        method: str | None = None,  # one of `core.METHODS`; None: the best one that can work here
         jobs: int | None = 1,  # processes; 1: in this one; None: as many as this machine has room for
         progress: bool = True,  # a bar on standard error
         wait: bool = True,  # for another writer; False: raise instead
@@ -403,65 +314,89 @@ class Catalog:
         again: Iterable[str] = (),
         rehash: bool = False,  # read every file, also those whose date and size are as they were
     ) -> IndexReport:
-        "Add what is new; raises `StorageError` when the disk is full. Run it again to go on after any interruption."
-        return _index(self, paths, method, jobs, progress, wait, batch_files, again, rehash)
+        """Add what is new; run it again to go on after any interruption.
+
+        Raises `StorageError` when the disk is full, `ResonanceError` when none of the paths exists.
+        """
+        return indexing.index(
+            self.store,
+            paths,
+            method=method,
+            jobs=jobs,
+            progress=progress,
+            wait=wait,
+            batch_files=batch_files,
+            again=again,
+            rehash=rehash,
+        )
 
     def methods(self) -> list[str]:
-        "The methods that have indexed at least one song here, best first."
-        present = {row[0] for row in self._rows('SELECT DISTINCT method FROM indexed')}
+        "Name the methods that have indexed at least one song here, best first."
+        present = {row[0] for row in self.store.rows('SELECT DISTINCT method FROM indexed')}
         return [m for m in METHODS if m in present] + sorted(present - METHODS.keys())
 
     def recognizer(
         self,
-        method: str | None = None,  # one of `METHODS`; None: the best one present
+        method: str | None = None,  # one of `core.METHODS`; None: the best one present
     ) -> CatalogRecognizer:
-        "The recogniser that knows this catalogue's songs, kept in memory until the catalogue changes."
-        return _recognizer(self, method)
+        "Load the recogniser that knows this catalogue's songs; it is kept until the catalogue changes."
+        return _assembled(self, _chosen(self, method), self._loaded)
 
     def ready(
         self,
-        method: str | None = None,  # one of `METHODS`; None: the best one present
+        method: str | None = None,  # one of `core.METHODS`; None: the best one present
     ) -> CatalogRecognizer:
-        "The recogniser that can answer; raises `ResonanceError` where none can: an unknown method, or one without an index here."
-        return _ready(self, method)
+        "Load the recogniser that can answer; raises `ResonanceError` for a method without an index here."
+        if method is not None:
+            _require_index(self, method)
+        return self.recognizer(method if self.methods() else None)
 
     def identify(
         self,
         # samples, shape (n,), mono at `audio.SAMPLE_RATE`, or a file (its first `QUERY_S` seconds)
         query: np.ndarray | str | os.PathLike,
-        method: str | None = None,  # one of `METHODS`; None: the best one present
-        top: int = 5,  # matches to return
+        *,
+        method: str | None = None,  # one of `core.METHODS`; None: the best one present
+        top: int = 5,  # songs to name, at most
     ) -> Identification:
-        "Which song is this? Raises `ResonanceError` for an unreadable file or an empty catalogue."
-        return _identify(self, query, method, top)
+        "Tell which song this is. Raises `ResonanceError` for an unreadable file or an empty catalogue."
+        if top < 1:
+            raise ResonanceError(f'top is the number of songs to name, at least 1; not {top}')
+        recognizer = self.ready(method)
+        # tables are not for the first question to wait for
+        if recognizer is not self._asked and isinstance(recognizer, Prepares):
+            recognizer.prepare()
+        self._asked = recognizer
+        return _identify(self, query, recognizer, top)
 
     def problems(self) -> list[Problem]:
         "Look for damage: none when all is well."
-        return _problems(self)
+        return checkup.problems(self.store)
 
     def check(self) -> list[str]:
-        "The problems, one line each."
+        "Tell the problems, one line each."
         return [f'{problem.what}: {problem.todo}' for problem in self.problems()]
 
     def unverified(self) -> list[str]:
-        "The segments, as METHOD/NAME, that an earlier version wrote without checksums: bytes that change there may go unseen."
-        rows = self._rows('SELECT method, name FROM segments ORDER BY rowid')
-        places = [self.folder / method / name for method, name in rows if not name.startswith(_ROWS)]
-        return [f'{p.parent.name}/{p.name}' for p in places if not _gone(p) and _gone(p / CHECKSUMS)]
+        "List the segments, as METHOD/NAME, that have no checksums: bytes that change there may go unseen."
+        return checkup.unverified(self.store)
 
     def export_csv(
         self,
         path: str | os.PathLike,  # the CSV to write (replaced in one go)
     ) -> int:  # songs written
-        "Write every song's metadata; files under the CSV's folder are named relative to it."
-        return _export_csv(self, path)
+        "Write what is known of every song; files under the CSV's folder are named relative to it."
+        return tags.export_csv(self.store, path)
 
     def import_csv(
         self,
         path: str | os.PathLike,  # a CSV with a header
     ) -> CsvReport:
-        "Update songs from a CSV, all rows or none. A row finds its song by recording_id, sha256 or path (relative to the CSV); empty cells change nothing."
-        return _import_csv(self, path)
+        """Update songs from a CSV, all rows or none; empty cells change nothing.
+
+        A row finds its song by recording_id, sha256 or path (relative to the CSV).
+        """
+        return tags.import_csv(self.store, path)
 
     def add_embeddings(
         self,
@@ -471,8 +406,9 @@ class Catalog:
         vectors: np.ndarray,  # one row per chunk, shape (n, d)
         model_name: str,  # the model that made them
     ) -> None:
-        "Store a song's embeddings in the place of earlier ones of this model; raises `ResonanceError` when shapes do not fit."
-        _add_embeddings(self, track_id, chunk_start_s, chunk_end_s, vectors, model_name)
+        "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError` for other shapes."
+        self.song(track_id)
+        vector_rows.add_embeddings(self.store, track_id, chunk_start_s, chunk_end_s, vectors, model_name)
 
     def embeddings(
         self,
@@ -480,1676 +416,14 @@ class Catalog:
     ) -> tuple[
         list[str], np.ndarray, np.ndarray, np.ndarray
     ]:  # track ids (n), starts (n,) and ends (n,) in seconds, vectors (n, d) float32
-        "All embeddings of a model, ordered by song and time; empty arrays when there are none."
-        return _arrays(
-            self._rows(
-                'SELECT track_id, chunk_start, chunk_end, embedding FROM track_embeddings '
-                'WHERE model_name = ? ORDER BY track_id, chunk_start, id',
-                model_name,
-            )
-        )
-
-# %% ../nbs/02_catalog.ipynb #f214efeb
-@contextmanager
-def _transaction(self: Catalog) -> Iterator[sqlite3.Connection]:
-    with self._lock, _plainly(self.folder):
-        self._db.execute('BEGIN IMMEDIATE')
-        try:
-            yield self._db
-            self._db.execute('COMMIT')
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute('ROLLBACK')
-            raise
-
-# %% ../nbs/02_catalog.ipynb #b24fb133
-def _as_song(row: sqlite3.Row) -> dict:
-    return {**dict(row), 'path': real_path(row['path'])}
-
-# %% ../nbs/02_catalog.ipynb #7af24d96
-def _gone(path: str) -> bool:
-    "Is there certainly no such file?"
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        pass
-    return False
-
-# %% ../nbs/02_catalog.ipynb #09db0169
-def _upwards(path: str) -> Iterator[str]:
-    "An absolute path, the folder it is in, and so on to the root."
-    yield path
-    while (above := os.path.dirname(path)) != path:
-        yield (path := above)
-
-
-def _is_below(path: str, places: set[str]) -> bool:
-    "Is this path one of these places, or in a folder of them?"
-    return any(place in places for place in _upwards(path))
-
-# %% ../nbs/02_catalog.ipynb #c4e1021e
-def _missing(self: Catalog, below: Iterable[str | os.PathLike] | None) -> list[dict]:
-    files = {}
-    places = None if below is None else {os.path.abspath(os.fsdecode(p)) for p in below}
-    for recording_id, path in self._rows('SELECT recording_id, path FROM files'):
-        files.setdefault(recording_id, []).append(real_path(path))
-    here = (i for i, paths in files.items() if places is None or any(_is_below(p, places) for p in paths))
-    lost = {i for i in here if all(map(_gone, files[i]))}
-    return [song for song in self.songs() if song['recording_id'] in lost] if lost else []
-
-# %% ../nbs/02_catalog.ipynb #b8b59a86
-TAGS = ('title', 'artist', 'album', 'genre', 'language', 'licence')
-_TAG_NAMES = {  # field -> its names in Vorbis comments, ID3, MP4, APE and ASF
-    'title': ('title', 'TIT2', '\xa9nam', 'Title'),
-    'artist': ('artist', 'TPE1', '\xa9ART', 'Artist', 'Author'),
-    'album': ('album', 'TALB', '\xa9alb', 'Album', 'WM/AlbumTitle'),
-    'genre': ('genre', 'TCON', '\xa9gen', 'Genre', 'WM/Genre'),
-    'language': ('language', 'TLAN', 'Language', 'WM/Language'),
-    'licence': ('license', 'licence', 'WCOP', 'copyright', 'TCOP', 'cprt', 'Copyright'),
-}
-
-
-def _clean(value: object) -> str | None:
-    "A tag as one printable line of at most 500 characters, or None."
-    text = ' '.join(str(value).split()) if value is not None else ''
-    return ''.join(c for c in text if c.isprintable())[:500].strip() or None
-
-# %% ../nbs/02_catalog.ipynb #b4838623
-def _tag(tags, names: Iterable[str]) -> str | None:
-    "The first of these names that the tags hold, as text."
-    for name in names:
-        try:
-            value = tags.getall(name) if hasattr(tags, 'getall') else tags.get(name)
-            while isinstance(value, (list, tuple)):
-                value = value[0] if value else None
-            for part in ('genres', 'text', 'url', 'value'):  # ID3, APE and ASF wrap their text
-                if not isinstance(value, str) and getattr(value, part, None):
-                    value = getattr(value, part)
-            value = value[0] if isinstance(value, list) else value
-        except Exception:
-            continue
-        if text := _clean(value):
-            return text
-
-# %% ../nbs/02_catalog.ipynb #9158dd82
-def _file_tags(path: str | os.PathLike):
-    "The tags as mutagen reads them."
-    import mutagen
-
-    return mutagen.File(os.fspath(path)).tags
-
-
-def _container_tags(path: str | os.PathLike) -> dict:
-    "What FFmpeg's demuxer says about a file, in a process of its own."
-    from resonance_nb import sandbox
-
-    return sandbox.tags(path)
-
-# %% ../nbs/02_catalog.ipynb #55ac7cd7
-def read_tags(
-    path: str | os.PathLike,  # an audio file
-) -> dict[str, str | None]:  # title, artist, album, genre, language, licence
-    "The tags of a file; broken ones count as missing, and the file's stem stands in for a missing title."
-    found = dict.fromkeys(TAGS)
-    for reader in (_file_tags, _container_tags):
-        with suppress(Exception):  # mutagen is not installed, or the tags are broken: indexing goes on
-            tags = reader(path)
-            found = {name: _tag(tags, _TAG_NAMES[name]) for name in TAGS}
-        if any(found.values()):
-            break
-    found['title'] = found['title'] or _clean(show_path(Path(path).stem))
-    return found
-
-# %% ../nbs/02_catalog.ipynb #61dacd1f
-KEEP_S = 1.0  # a file that breaks off is indexed if at least this much could be decoded, seconds
-
-# %% ../nbs/02_catalog.ipynb #f90d42ad
-class _Blocks:
-    "The sound of one file in blocks; counts samples, and remembers the error that ended it."
-
-    def __init__(self, path: str, duration_s: float | None = None, piped: Iterable[np.ndarray] | None = None):
-        self.path = path
-        self.duration_s = duration_s
-        self.n = 0
-        self.error = None
-        # what comes through a pipe of this name; is told how many samples came
-        self.piped = piped
-        self.watch = lambda n: None
-
-    def __iter__(self):
-        from resonance_nb import audio
-
-        try:
-            for block in (
-                audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped
-            ):
-                self.n += len(block)
-                self.watch(self.n)
-                yield block
-        except Exception as e:
-            self.error = e
-
-    def check(self) -> str | None:
-        "Raise what went wrong, unless it was late, or damage that was read past: that is returned as a note."
-        from resonance_nb import audio
-
-        if self.error is None:
-            return None
-        if isinstance(self.error, audio.DamagedAudio):
-            return (
-                str(self.error)
-                .removeprefix('standard input: ')
-                .removeprefix(f'{audio.printable(self.path)}: ')
-            )
-        if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
-            return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read'
-        raise self.error
-
-    def whole(self) -> np.ndarray:
-        "All blocks at once, for a recogniser that cannot stream."
-        import numpy as np
-
-        samples = [np.zeros(0, np.float32), *self]
-        self.check()
-        return np.concatenate(samples)
-
-# %% ../nbs/02_catalog.ipynb #76b149db
-def _learn(
-    recognizer: CatalogRecognizer, file: dict, tell: Callable[[float], None] = lambda heard_s: None
-) -> dict:
-    "Teach one file to a recogniser; returns the file's facts, or raises what is wrong with it."
-    from resonance_nb import audio
-
-    blocks = _Blocks(file['path'])
-    known = len(recognizer)
-    blocks.watch = lambda n: tell(n / audio.SAMPLE_RATE)
-    if isinstance(recognizer, StreamsIn):
-        recognizer.add_stream(file['recording_id'], blocks)
-    else:
-        recognizer.add(file['recording_id'], blocks.whole())
-    note = blocks.check()
-    if note and note.startswith('breaks off'):
-        note += ' and are indexed'
-    if len(recognizer) == known:
-        raise ResonanceError('nothing to fingerprint: silent or too short')
-    now = os.stat(file['path'])
-    if (now.st_size, now.st_mtime_ns) != (file['size'], file['mtime_ns']):
-        raise ResonanceError('changed while it was being read: index it again')
-    return {'duration_s': blocks.n / audio.SAMPLE_RATE, 'note': note, 'tags': read_tags(file['path'])}
-
-# %% ../nbs/02_catalog.ipynb #29a41a64
-def _sync(place: str | os.PathLike) -> None:
-    "Push a file or a folder to the disk."
-    if os.name == 'nt':  # Windows syncs only what is open for writing, and no folders
-        return
-    handle = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-# %% ../nbs/02_catalog.ipynb #0b6b7def
-def _save(recognizer: CatalogRecognizer, part: Path) -> int:
-    "Save a segment and push every byte to the disk; returns its size in bytes, raises `StorageError`."
-    try:
-        part.mkdir(parents=True)
-        recognizer.save(part)
-        _write_checksums(part)
-        files = [p for p in part.rglob('*') if p.is_file()]
-        for place in (*files, *(p for p in part.rglob('*') if p.is_dir()), part):
-            _sync(place)
-        return sum(p.stat().st_size for p in files)
-    except OSError as e:
-        raise StorageError(_why(e)) from e
-
-# %% ../nbs/02_catalog.ipynb #788625ad
-def _new_part(
-    place: Path,  # the method's folder
-) -> Path:
-    "A name for a segment that is not finished."
-    return place / f'.part-{uuid.uuid4().hex}'
-
-# %% ../nbs/02_catalog.ipynb #c0ed4813
-# beside the files of a segment: the SHA-256 of each, as `sha256sum` writes and checks it
-CHECKSUMS = 'SHA256SUMS'
-
-
-class _Changed(ResonanceError):
-    "A segment holds other bytes than those that were written."
-
-
-def _checksums(place: Path) -> dict[str, str]:
-    "The SHA-256 of each file of a segment, by its path in there; hidden files are an operating system's."
-    files = sorted(p for p in place.rglob('[!.]*') if p.is_file() and p != place / CHECKSUMS)
-    return {p.relative_to(place).as_posix(): sha256_file(p) for p in files}
-
-# %% ../nbs/02_catalog.ipynb #9502d327
-def _write_checksums(place: Path) -> None:
-    "List the files of a segment that is about to be published."
-    lines = [f'{sha256}  {name}\n' for name, sha256 in _checksums(place).items()]
-    (place / CHECKSUMS).write_bytes(''.join(lines).encode())
-
-# %% ../nbs/02_catalog.ipynb #0d5fcb63
-def _verify(place: Path) -> bool:
-    "Compare a segment with its checksums; False when it has none, `_Changed` when it holds other bytes."
-    try:
-        lines = (place / CHECKSUMS).read_bytes().decode('utf-8', 'replace').splitlines()
-    except FileNotFoundError:  # written by an earlier version
-        return False
-    entries = [re.fullmatch('([0-9a-f]{64})  (.+)', line) for line in lines]
-    if not entries or None in entries:
-        raise _Changed(CHECKSUMS)
-    listed = {m[2]: m[1] for m in entries}
-    there = _checksums(place)
-    if changed := sorted(name for name in listed | there if listed.get(name) != there.get(name)):
-        raise _Changed(', '.join(map(show_path, changed)))
-    return True
-
-# %% ../nbs/02_catalog.ipynb #4c2bb26b
-_ROWS = 'rows-'  # a segment of such a name has no folder: its songs' vectors are rows of `track_embeddings`
-
-
-def _in_rows(method: str) -> bool:
-    "Does this recogniser's index live in the database?"
-    return issubclass(method_class(method), VectorRecognizer)
-
-# %% ../nbs/02_catalog.ipynb #aa90a1f8
-COMMIT_S = 30.0  # or this many seconds of work: so much is lost by `kill -9`, and the file that is being read
-
-
-def fingerprint(
-    files: list[dict],  # each with path, recording_id, size, mtime_ns
-    part: Path,  # where the segment is saved; made here
-    cls: type,  # the recogniser
-    # called with each file's place in the list before it is read, and with how much of it was heard, seconds
-    tell: Callable[[int, float], None] = lambda i, heard_s: None,
-) -> dict:  # facts (one dict per file done), left (files not begun), n_tracks, bytes
-    "Make one segment from a batch of files; stops early when it has heard `BATCH_S` seconds, or worked for `COMMIT_S`."
-    recognizer = cls()
-    facts = []
-    good = set()
-    heard_s = 0.0
-    begun = time.monotonic()
-    for i, file in enumerate(files):
-        tell(i, 0.0)
-        try:
-            facts.append(_learn(recognizer, file, lambda s, i=i: tell(i, s)))
-            good.add(file['recording_id'])
-            heard_s += facts[-1]['duration_s']
-        except Exception as e:
-            why = 'not enough memory' if isinstance(e, MemoryError) else _why(e)
-            facts.append({'failed': why.removeprefix(f'{show_path(file["path"])}: ')})
-            recognizer.retain(good)
-        if heard_s >= BATCH_S or time.monotonic() - begun >= COMMIT_S:
-            break
-    size = _save(recognizer, Path(part)) if good else 0
-    return {'facts': facts, 'left': files[len(facts) :], 'n_tracks': len(good), 'bytes': size}
-
-# %% ../nbs/02_catalog.ipynb #dd3edac7
-def _here(
-    batches: Iterator[list[dict]],
-    place: Path,
-    cls: type,
-    watch: Callable[[str, float], None] = lambda path, heard_s: None,
-) -> Iterator[tuple[dict, dict]]:
-    "Fingerprint batches one after the other; yields (task, outcome)."
-    for files in batches:
-        while files:
-            task = {'files': files, 'part': str(_new_part(place))}
-            outcome = fingerprint(
-                files, Path(task['part']), cls, lambda i, heard_s: watch(task['files'][i]['path'], heard_s)
-            )
-            yield task, outcome
-            files = outcome['left']
-
-# %% ../nbs/02_catalog.ipynb #278ca73b
-_NAMED = 3
-_ALIKE = {'the same recording as ': 'are the same recordings as others', 'moved here from ': 'were moved'}
-
-
-@dataclass
-class IndexReport:
-    "What an indexing run did; every file found is counted once: added, unchanged or failed."
-
-    added: int = 0  # new recordings
-    unchanged: int = 0  # files whose sound was known already
-    failed: list[tuple[str, str]] = field(default_factory=list)  # (path, reason)
-    # (path, remark): duplicates, moves, replacements, broken ends
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0  # sound added, seconds
-    moved: int = 0  # songs whose file is at another path than before
-    retagged: int = 0  # songs whose file has other bytes and the same sound
-    missing: int = 0  # songs that had a file there and have none any more
-    # files that are no recordings, by suffix, and what is 'hidden'
-    passed_over: Counter = field(default_factory=Counter)
-
-    def lines(self) -> list[str]:
-        "The failures and notes, one printable line each; one for all copies where there are many, and one for all files that moved."
-        rest = self.notes
-        lines = []
-        for start, what in _ALIKE.items():
-            if len(alike := [path for path, text in self.notes if text.startswith(start)]) > _NAMED:
-                named = ', '.join(show_path(path) for path in alike[:_NAMED])
-                lines.append(
-                    f'{len(alike)} files {what}: {named} and {len(alike) - _NAMED} more (--json names all)'
-                )
-                rest = [note for note in rest if not note[1].startswith(start)]
-        return [f'{show_path(path)}: {show_path(text)}' for path, text in (*self.failed, *rest)] + lines
-
-# %% ../nbs/02_catalog.ipynb #19d57fd8
-class _Run:
-    "The books of one indexing run."
-
-    def __init__(self, bar, paths: list, again: Iterable[str] = (), rehash: bool = False):
-        self.report = IndexReport()
-        self.bar = bar
-        self.rehash = rehash
-        self.again = {*again}  # segments that are not believed
-        self.places = {os.path.abspath(os.fsdecode(p)) for p in paths}  # what was asked for
-        self.seen: dict[str, dict] = {}  # recording and sound -> the file that is being fingerprinted
-        self.twins: list[tuple] = []  # (file, the one of those that has the same sound)
-        # files of known songs that are new here, or changed: settled at the end of the run
-        self.known: list[dict] = []
-
-    def tick(self, what: str) -> None:
-        setattr(self.report, what, getattr(self.report, what) + 1)
-        self.bar.update()
-
-    def fail(self, path, why: str) -> None:
-        self.report.failed.append((os.path.abspath(path), why))
-        self.bar.update()
-
-    def note(self, path, text: str) -> None:
-        self.report.notes.append((os.path.abspath(path), text))
-
-# %% ../nbs/02_catalog.ipynb #ea7f4c5b
-def _stat(path: str | os.PathLike) -> tuple[int, int] | None:
-    "Size and modification time of a file; None when they cannot be told."
-    with suppress(OSError, ValueError):
-        info = os.stat(path)
-        return info.st_size, info.st_mtime_ns
-
-# %% ../nbs/02_catalog.ipynb #954aa518
-def _sound(path: str) -> str | None:
-    "The hash of a file's sound; None where it cannot be taken out: then only the bytes tell files apart."
-    from resonance_nb import audio, sandbox
-
-    with suppress(audio.AudioError):
-        return sandbox.sound_sha256(path)
-
-
-MANY_FILES = 100  # to be read once more: that is said
-
-# %% ../nbs/02_catalog.ipynb #58949cdb
-def _tell_earlier(self: Catalog, found: list[Path]) -> None:
-    "Say why many files are read that are known: an earlier format had no hash of their sound."
-    rows = self._rows('SELECT path FROM files WHERE recording_id NOT IN (SELECT recording_id FROM sounds)')
-    n = len({real_path(path) for (path,) in rows} & {os.path.abspath(path) for path in found}) if rows else 0
-    if n > MANY_FILES:
-        print(
-            f'{n} songs were indexed by an earlier version; the sound of each is hashed once, so that it is '
-            'known again when its file is renamed and has new tags',
-            file=sys.stderr,
-            flush=True,
-        )
-
-# %% ../nbs/02_catalog.ipynb #d170a73e
-def _is_at(self: Catalog, recording_id: str, path: str) -> bool:
-    "Is this file of the recording as it was when it was last seen?"
-    rows = self._rows(
-        'SELECT size, mtime_ns FROM files WHERE path = ? AND recording_id = ?', path, recording_id
-    )
-    return bool(rows) and tuple(rows[0]) == _stat(real_path(path))
-
-# %% ../nbs/02_catalog.ipynb #596a4066
-def _with_sound(self: Catalog, sound: str | None, here: str | None) -> str | None:
-    "The recording that has this sound: the one that was at this path, else one whose file is gone, else any."
-    rows = self._rows(
-        'SELECT s.recording_id, path FROM songs s JOIN sounds h USING (recording_id) WHERE h.sha256 = ?',
-        sound,
-    )
-    order = [(i != here, not _gone(real_path(path)), i) for i, path in rows]
-    return min(order)[2] if order else None
-
-# %% ../nbs/02_catalog.ipynb #56d74041
-def _facts(self: Catalog, path: Path, rehash: bool) -> dict:
-    "What can be said of a file without listening to it; `replaces` is the recording that was at this path before."
-    info = os.stat(path)
-    where = os.path.abspath(path)
-    stored = stored_path(path)
-    if not stat.S_ISREG(info.st_mode):
-        raise ResonanceError('not a regular file')
-    old = self._rows(
-        """SELECT f.*, s.sha256, s.path AS home FROM files f JOIN songs s USING (recording_id)
-                        WHERE f.path = ?""",
-        stored,
-    )
-    here, as_before = (old[0]['recording_id'], (old[0]['size'], old[0]['mtime_ns'])) if old else (None, None)
-    same = not rehash and as_before == (info.st_size, info.st_mtime_ns)
-    if same and stored != old[0]['home']:  # a copy: does it stand in for a file that is gone?
-        same = _is_at(self, here, old[0]['home'])
-    sha256 = old[0]['sha256'] if same else sha256_file(path)
-    sound = None
-    tags = None
-    rows = self._rows(
-        """SELECT s.recording_id, s.path, h.tags FROM songs s LEFT JOIN sounds h USING (recording_id)
-                         WHERE s.sha256 = ?""",
-        sha256,
-    )
-    known, heard = (rows[0]['recording_id'], rows[0]['tags'] is not None) if rows else (None, False)
-    if not heard:  # new bytes, or a song of an earlier format
-        sound = _sound(where)
-        known = known or _with_sound(self, sound, here)
-    if known and not (heard and (same or rows[0]['path'] == stored)):
-        tags = read_tags(where)
-    if (sound or tags) and _stat(path) != (info.st_size, info.st_mtime_ns):
-        raise ResonanceError('changed while it was being read: index it again')
-    recording_id = known or sha256[:16]
-    return {
-        'path': where,
-        'size': info.st_size,
-        'mtime_ns': info.st_mtime_ns,
-        'same': same,
-        'sha256': sha256,
-        'recording_id': recording_id,
-        'known': bool(known),
-        'sound': sound,
-        'tags': tags,
-        'replaces': here if here != recording_id else None,
-    }
-
-# %% ../nbs/02_catalog.ipynb #ea656329
-_SOUND = 'INSERT OR IGNORE INTO sounds SELECT recording_id, ?, ? FROM songs WHERE recording_id = ?'
-
-
-def _plan(self: Catalog, method: str, found: Iterable[Path], run: _Run) -> Iterator[dict]:
-    "The files that must be fingerprinted; the others are ticked off in the run's report."
-    for path in found:
-        try:
-            file = _facts(self, path, run.rehash)
-        except StorageError:
-            raise
-        except (OSError, ResonanceError) as e:
-            run.fail(path, _why(e))
-            continue
-        if file['known'] and not file['same']:
-            run.known.append(file)
-        elif file['tags']:
-            with self._transaction() as db:
-                db.execute(_SOUND, (file['sound'], json.dumps(file['tags']), file['recording_id']))
-        names = {file['recording_id'], file['sound']} - {None}
-        first = next((run.seen[name] for name in names & run.seen.keys()), None)
-        if _is_indexed(self, method, file, run):
-            run.tick('unchanged')
-        elif first:
-            run.twins.append((file, first))
-        else:
-            run.seen |= dict.fromkeys(names, file)
-            yield file
-
-# %% ../nbs/02_catalog.ipynb #d5fedcce
-def _is_indexed(self: Catalog, method: str, file: dict, run: _Run) -> bool:
-    "Is this recording in the index already?"
-    rows = self._rows(
-        'SELECT segment FROM indexed WHERE recording_id = ? AND method = ?', file['recording_id'], method
-    )
-    return bool(rows) and rows[0]['segment'] not in run.again
-
-
-_SEEN = 'INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)'
-
-# %% ../nbs/02_catalog.ipynb #38625c62
-def _insert_song(db: sqlite3.Connection, file: dict, facts: dict) -> None:
-    "The rows of one file; a song that is known already keeps what is written about it."
-    if (
-        file.get('known')
-        and db.execute('SELECT 1 FROM songs WHERE recording_id = ?', (file['recording_id'],)).fetchone()
-    ):
-        return
-    song = {
-        'recording_id': file['recording_id'],
-        **facts['tags'],
-        'duration_s': round(facts['duration_s'], 3),
-        'path': stored_path(file['path']),
-        'sha256': file['sha256'],
-        'added_at': _now(),
-    }
-    marks = ', '.join(f':{name}' for name in song)
-    db.execute(
-        f'INSERT INTO songs ({", ".join(song)}) VALUES ({marks}) ON CONFLICT (recording_id) DO NOTHING', song
-    )
-    db.execute(_SEEN, (song['path'], file['recording_id'], file['size'], file['mtime_ns']))
-    db.execute(_SOUND, (file.get('sound'), json.dumps(facts['tags']), file['recording_id']))
-
-# %% ../nbs/02_catalog.ipynb #50ffb1ae
-def _settle(db: sqlite3.Connection, run: _Run) -> None:
-    "Note where known songs were seen, and follow those that moved or got new tags."
-    there = []
-    for file in run.known:
-        path = stored_path(file['path'])
-        recording_id = file['recording_id']
-        song = db.execute('SELECT * FROM songs WHERE recording_id = ?', (recording_id,)).fetchone()
-        if song is None:  # removed a moment ago
-            continue
-        db.execute(_SEEN, (path, recording_id, file['size'], file['mtime_ns']))
-        there.append((file, path, song['path']))
-        if path != song['path'] and _gone(real_path(song['path'])):
-            db.execute('DELETE FROM files WHERE path = ? AND recording_id = ?', (song['path'], recording_id))
-    for file, path, home in there:
-        recording_id = file['recording_id']
-        has = 'SELECT 1 FROM files WHERE path = ? AND recording_id = ?'
-        song = db.execute('SELECT * FROM songs WHERE recording_id = ?', (recording_id,)).fetchone()
-        moved = path != song['path'] and not db.execute(has, (song['path'], recording_id)).fetchone()
-        if moved:
-            db.execute('UPDATE songs SET path = ? WHERE recording_id = ?', (path, recording_id))
-            run.report.moved += 1
-            run.note(file['path'], f'moved here from {show_path(real_path(home))}')
-        elif path != song['path']:
-            run.note(file['path'], f'the same recording as {show_path(real_path(song["path"]))}')
-            continue
-        if file['tags']:
-            run.report.retagged += file['sha256'] != song['sha256']
-            _retag(db, file)
-
-# %% ../nbs/02_catalog.ipynb #7d2e4a39
-def _rehome(db: sqlite3.Connection) -> None:
-    "Name a song whose file is another song's now by a file that was not looked at; the next run looks at it."
-    there = 'SELECT 1 FROM files f WHERE f.path = songs.path AND f.recording_id = songs.recording_id'
-    first = 'SELECT min(path) FROM files f WHERE f.recording_id = songs.recording_id'
-    db.execute(
-        f'UPDATE files SET mtime_ns = -1 WHERE path IN (SELECT ({first}) FROM songs WHERE NOT EXISTS ({there}))'
-    )
-    db.execute(f'UPDATE songs SET path = ({first}) WHERE NOT EXISTS ({there})')
-
-# %% ../nbs/02_catalog.ipynb #71769850
-def _retag(db: sqlite3.Connection, file: dict) -> None:
-    "Take from a song's file what it says now, and did not say before."
-    recording_id = file['recording_id']
-    tags = json.dumps(file['tags'])
-    db.execute(_SOUND, (file['sound'], tags, recording_id))
-    said = json.loads(
-        db.execute('SELECT tags FROM sounds WHERE recording_id = ?', (recording_id,)).fetchone()[0]
-    )
-    for name in TAGS:
-        if file['tags'][name] != said[name]:
-            db.execute(
-                f'UPDATE songs SET {name} = ? WHERE recording_id = ?', (file['tags'][name], recording_id)
-            )
-    db.execute('UPDATE sounds SET tags = ? WHERE recording_id = ?', (tags, recording_id))
-    db.execute('UPDATE OR IGNORE songs SET sha256 = ? WHERE recording_id = ?', (file['sha256'], recording_id))
-
-# %% ../nbs/02_catalog.ipynb #6cdaf93e
-@contextmanager
-def _writing(folder: Path, wait: bool) -> Iterator[None]:
-    "Hold the writer's lock; waits for another writer, or refuses."
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / 'writer.lock')
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise ResonanceError(
-                    f'another process is indexing the catalogue {show_path(folder)}: try again when it is done'
-                ) from None
-            print('another process is indexing this catalogue; waiting for it', file=sys.stderr, flush=True)
-            lock.acquire()
-    except OSError as e:
-        raise StorageError(f'cannot lock the catalogue {show_path(folder)}: {_why(e)}') from e
-    try:
-        yield
-    finally:
-        lock.release()
-
-# %% ../nbs/02_catalog.ipynb #e717f36d
-def _sweep(self: Catalog) -> None:
-    "Remove folders that no row names, and rows whose folder is gone (their songs are indexed again)."
-    rows = {(r['method'], r['name']) for r in self._rows('SELECT method, name FROM segments')}
-    for method in {m for m, _ in rows} | {*METHODS}:
-        for place in _segment_folders(self.folder / method):
-            if (method, place.name) not in rows:
-                shutil.rmtree(place, ignore_errors=True)
-    lost = [
-        (name,)
-        for method, name in rows
-        if not name.startswith(_ROWS) and not (self.folder / method / name).is_dir()
-    ]
-    if lost:
-        with self._transaction() as db:
-            db.executemany('DELETE FROM indexed WHERE segment = ?', lost)
-            db.executemany('DELETE FROM segments WHERE name = ?', lost)
-
-# %% ../nbs/02_catalog.ipynb #65951915
-def _publish(self: Catalog, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
-    whole = part.with_name(part.name.removeprefix('.part-'))
-    try:
-        os.rename(part, whole)
-        _sync(part.parent)
-        with self._transaction() as db:
-            db.execute(
-                'INSERT INTO segments VALUES (?, ?, ?, ?, ?)', (whole.name, method, n_tracks, size, _now())
-            )
-            change(db, whole.name)
-    except (OSError, StorageError) as e:
-        shutil.rmtree(whole, ignore_errors=True)
-        raise StorageError(_why(e)) from e
-
-# %% ../nbs/02_catalog.ipynb #32fbb115
-_OTHER = 'by another version of this package, or with another model'
-
-
-def _what_is_wrong(error: Exception, place: Path) -> str:
-    "Why a segment cannot be loaded, in few words: without its name, and without advice."
-    text = _why(error).replace(f'{show_path(place)}/', '').removeprefix(f'{show_path(place)} ')
-    text = re.sub('[;:] index the music again$', '', text)
-    return re.sub(r'^is damaged \((.*)\)$', r'\1', text)
-
-# %% ../nbs/02_catalog.ipynb #d0b98b68
-def _why_not_loaded(error: Exception) -> str:
-    "What the system refused, without advice that does not help against it; else the error itself."
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return (
-        f'{_why(cause)}: {show_path(cause.filename)}'
-        if isinstance(cause, OSError) and cause.filename
-        else _why(error)
-    )
-
-# %% ../nbs/02_catalog.ipynb #b0c1a925
-def _is_damage(error: Exception) -> bool:
-    "Is the segment itself at fault, and not the machine, its memory or a disk that went away?"
-    cause = error.__cause__ if isinstance(error, ResonanceError) else error
-    if isinstance(error, MissingExtra) or isinstance(cause, (OSError, MemoryError)):
-        return isinstance(cause, FileNotFoundError)
-    return isinstance(error, ResonanceError)
-
-# %% ../nbs/02_catalog.ipynb #fc3df77f
-def _forget_unreadable(self: Catalog, method: str, cls: type) -> tuple[set[str], str]:
-    "Take songs off the list whose segment is damaged or of another version; which they are, and why."
-    if _in_rows(method):
-        return _forget_stale(self, method, cls), 'of another version, or cut short'
-    lost = {}
-    segments = self._segments(method)
-    if segments:
-        cls()  # what a method itself lacks, a library or its model, is no fault of the segments
-    for segment in segments:
-        try:
-            cls.load(self.folder / method / segment['name'])
-        except ResonanceError as e:
-            if _is_damage(e):
-                lost[segment['name']] = e
-    if not lost:
-        return set(), ''
-    rows = [
-        row for name in lost for row in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', name)
-    ]
-    with self._transaction() as db:
-        db.executemany('DELETE FROM indexed WHERE segment = ?', [(name,) for name in lost])
-        db.executemany('DELETE FROM segments WHERE name = ?', [(name,) for name in lost])
-    where, first = next(iter(lost.items()))
-    why = (
-        f'made {_OTHER}'
-        if isinstance(first, OtherVersion)
-        else _what_is_wrong(first, self.folder / method / where)
-    )
-    return {row[0] for row in rows}, why
-
-# %% ../nbs/02_catalog.ipynb #398e33a7
-def _files_in(self: Catalog, paths: list) -> tuple[list[Path], list[tuple[Path, str]], Counter]:
-    "The audio files below these paths, without the catalogue's own; what could not be visited, and what was passed over."
-    from resonance_nb import audio
-
-    found, bad = audio.find_audio(paths, passed_over := Counter())
-    own = os.path.join(os.path.realpath(self.folder), '')
-    return [p for p in found if not os.path.realpath(p).startswith(own)], bad, passed_over
-
-# %% ../nbs/02_catalog.ipynb #4a78582a
-def _files_of(self: Catalog, recording_ids: set[str], besides: list[Path]) -> list[Path]:
-    "A file of each of these recordings that has one, if none of them is asked for anyway."
-    asked = {os.path.abspath(p) for p in besides}
-    there = {}
-    for recording_id, path in self._rows('SELECT recording_id, path FROM files ORDER BY path'):
-        if recording_id in recording_ids and os.path.isfile(place := real_path(path)):
-            there.setdefault(recording_id, []).append(place)
-    return [
-        Path(places[0]) for places in there.values() if not asked.intersection(map(os.path.abspath, places))
-    ]
-
-# %% ../nbs/02_catalog.ipynb #7b3d02c7
-def _tell_lost(self: Catalog, method: str, lost: set[str], why: str, run: _Run) -> None:
-    "Say what became of songs that had been taken off the list."
-    left = lost - {row[0] for row in self._rows('SELECT recording_id FROM indexed WHERE method = ?', method)}
-    if lost - left:
-        run.note(
-            self.folder,
-            f'some of it could not be used ({why}): {counted(len(lost - left), "song")} indexed again',
-        )
-    if left:
-        again = '' if lost - left else f' ({why})'
-        run.note(
-            self.folder,
-            f'{counted(len(left), "song")} of it could not be used{again}, nor indexed again: the files are gone or unreadable',
-        )
-
-# %% ../nbs/02_catalog.ipynb #d1656202
-def _commit(self: Catalog, method: str, task: dict, outcome: dict, run: _Run) -> None:
-    "Make a finished batch known."
-    if problem := outcome.get('storage'):
-        raise StorageError(problem)
-    if problem := outcome.get('bug'):
-        raise ResonanceError(f'the method {method} failed: {problem}')
-    pairs = [*zip(task['files'], outcome['facts'])]
-    good = [(file, facts) for file, facts in pairs if 'failed' not in facts]
-
-    def change(db: sqlite3.Connection, segment: str) -> None:
-        for file, facts in good:
-            _insert_song(db, file, facts)
-            db.execute(
-                'INSERT OR REPLACE INTO indexed VALUES (?, ?, ?)', (file['recording_id'], method, segment)
-            )
-
-    if good:
-        publish = partial(_publish_rows, self) if _in_rows(method) else self._publish
-        publish(method, Path(task['part']), outcome['n_tracks'], outcome['bytes'], change)
-    for file, facts in pairs:
-        if 'failed' in facts:
-            run.fail(file['path'], facts['failed'])
-            continue
-        run.tick('added')
-        run.report.seconds += facts['duration_s']
-        if file['replaces']:
-            run.note(file['path'], f'its bytes changed: replaces recording {file["replaces"]}')
-        if facts['note']:
-            run.note(file['path'], facts['note'])
-
-# %% ../nbs/02_catalog.ipynb #995e3c2f
-def _finish(self: Catalog, method: str, run: _Run) -> None:
-    "Everything that had to wait until all new songs were in."
-    # the same sound twice in one run: the first was read, the second only noted
-    for file, first in run.twins:
-        file['recording_id'] = first['recording_id']
-        if _is_indexed(self, method, file, run):
-            run.tick('unchanged')
-            run.known += [] if file['known'] else [file]
-        else:
-            same = 'bytes' if file['sha256'] == first['sha256'] else 'sound'
-            run.fail(
-                file['path'], f'the same {same} as {show_path(first["path"])}, which could not be indexed'
-            )
-    with self._transaction() as db:
-        _settle(db, run)
-        db.execute('DELETE FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM files)')
-        _rehome(db)
-        db.execute('DELETE FROM segments WHERE name NOT IN (SELECT segment FROM indexed)')
-        told = [real_path(r['path']) for r in db.execute('SELECT path FROM unreadable')]
-        old = [(stored_path(p),) for p in told if _is_below(p, run.places) or not os.path.lexists(p)]
-        new = [(stored_path(p), show_path(why), _now()) for p, why in run.report.failed if os.path.lexists(p)]
-        db.executemany('DELETE FROM unreadable WHERE path = ?', old)
-        db.executemany('INSERT OR REPLACE INTO unreadable VALUES (?, ?, ?)', new)
-    run.report.missing = len(self.missing(run.places))
-
-# %% ../nbs/02_catalog.ipynb #8633ff36
-MAX_SEGMENTS, REST_SEGMENTS = 32, 4  # merge when there are more than this during a run; at its end
-
-
-def _to_merge(segments: list[dict], keep: int) -> list[dict]:
-    "Which segments to merge so that no more than `keep` remain: the smallest."
-    return (
-        sorted(segments, key=lambda s: s['bytes'])[: len(segments) - keep + 1] if len(segments) > keep else []
-    )
-
-# %% ../nbs/02_catalog.ipynb #5e911ab5
-def _assemble(self: Catalog, method: str, segments: list[dict]) -> CatalogRecognizer:
-    "One recogniser that knows the living songs of these segments."
-    cls = method_class(method)
-    whole = None
-    if _in_rows(method):
-        return _assemble_rows(self, cls, method, segments)
-    for segment in segments:
-        if not segment['live']:
-            continue
-        piece = cls.load(self.folder / method / segment['name'])
-        if segment['live'] < segment['n_tracks']:
-            piece.retain(
-                {
-                    r[0]
-                    for r in self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
-                }
-            )
-        if whole is None:
-            whole = piece
-        else:
-            whole.merge(piece)
-    return cls() if whole is None else whole
-
-# %% ../nbs/02_catalog.ipynb #932d4134
-def _merge(self: Catalog, method: str, keep: int) -> None:
-    segments = [s for s in self._segments(method) if s['live']]
-    small = _to_merge(segments, keep)
-    dying = [s for s in segments if s['live'] < s['n_tracks'] / 2]
-    chosen = [s for s in segments if (s in small or s in dying) and _is_whole(self, method, s)]
-    if not chosen or len(chosen) == 1 and chosen[0] not in dying:
-        return
-    part = _new_part(self.folder / method)
-    old = [(s['name'],) for s in chosen]
-
-    def change(db: sqlite3.Connection, segment: str) -> None:
-        db.executemany('UPDATE indexed SET segment = ? WHERE segment = ?', [(segment, *name) for name in old])
-        db.executemany('DELETE FROM segments WHERE name = ?', old)
-
-    if _in_rows(method):  # only the list grows shorter
-        _list_rows(self, method, sum(s['live'] for s in chosen), sum(s['bytes'] for s in chosen), change)
-        return
-    try:
-        whole = _assemble(self, method, chosen)
-        self._publish(method, part, len(whole), _save(whole, part), change)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)  # there only if it could not be published
-    for (name,) in old:
-        shutil.rmtree(self.folder / method / name, ignore_errors=True)
-
-# %% ../nbs/02_catalog.ipynb #114ca67a
-def _is_whole(self: Catalog, method: str, segment: dict) -> bool:
-    "May a segment be merged? Not if it would carry changed bytes into a new one."
-    try:
-        if not _in_rows(method):
-            _verify(self.folder / method / segment['name'])
-        return True
-    except (_Changed, OSError):
-        return False
-
-# %% ../nbs/02_catalog.ipynb #a8f7035c
-def _try_merge(self: Catalog, method: str, keep: int, run: _Run) -> None:
-    "Merging is housekeeping: without room for it, the run goes on."
-    try:
-        self._merge(method, keep)
-    except StorageError as e:
-        run.note(self.folder, f'segments were not merged: {e}')
-
-# %% ../nbs/02_catalog.ipynb #2adc2f8b
-FEW_FILES, WORKER_BYTES = 4, 400_000_000  # so few files are read here; memory that one worker may need
-
-
-def default_jobs(
-    n_files: int,  # to be indexed
-) -> int:
-    "Worker processes that there is work, and on this machine cores and free memory for; at least 1."
-    if n_files <= FEW_FILES:  # a worker takes half a second to start
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:'))
-        return max(1, min(cores, free // WORKER_BYTES))
-    return cores
-
-# %% ../nbs/02_catalog.ipynb #b2ce9838
-def _shares(n_files: int, jobs: int | None, batch_files: int) -> tuple[int, int]:
-    "Processes, and files in a batch: where the number of processes is left open, all of them get work."
-    if jobs is not None:
-        return jobs, batch_files
-    jobs = default_jobs(n_files)
-    return jobs, max(1, min(batch_files, -(-n_files // jobs)))
-
-# %% ../nbs/02_catalog.ipynb #7c8ef5a4
-def _index(
-    self: Catalog,
-    paths: str | os.PathLike | Iterable[str | os.PathLike],
-    method: str | None,
-    jobs: int | None,
-    progress: bool,
-    wait: bool,
-    batch_files: int,
-    again: Iterable[str],
-    rehash: bool,
-) -> IndexReport:
-    method = method or default_method()
-    cls = method_class(method)
-    place = self.folder / method
-    if jobs is not None and jobs < 1 or batch_files < 1:
-        raise ResonanceError('jobs and batch_files must be at least 1')
-    if not self._can_write:
-        raise StorageError(
-            f'the catalogue {show_path(self.folder)} cannot be written to: it is read-only or another user\'s, or its disk is full'
-        )
-    paths = [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
-    found, bad, passed_over = _files_in(self, paths)
-    with _writing(self.folder, wait):
-        _sweep(self)
-        lost, why = _forget_unreadable(self, method, cls)
-        found += _files_of(self, lost, found)
-        jobs, batch_files = _shares(len(found), jobs, batch_files)
-        if progress:
-            _tell_earlier(self, found)
-        with _bar(len(found), progress) as bar:
-            run = _Run(bar, paths, again, rehash)
-            run.report.passed_over = passed_over
-            run.report.failed.extend((os.path.abspath(path), why) for path, why in bad)
-            new = _plan(self, method, found, run)
-            batches = iter(lambda: [*islice(new, batch_files)], [])
-            work = (
-                _here(batches, place, cls, _shown_on(bar))
-                if jobs == 1
-                else _in_children(batches, place, method, jobs, _shown_on(bar))
-            )
-            _go(self, method, work, run)
-        _tell_lost(self, method, lost, why, run)
-    return run.report
-
-# %% ../nbs/02_catalog.ipynb #09d04c41
-# of a longer recording the bar says how much was heard, and that no more often
-LONG_S, REDRAWN_S = 600.0, 0.5
-
-
-def _shown_on(bar) -> Callable[[str, float], None]:
-    "Says on a bar how far the reading of a long file is; is told its path and the seconds heard."
-    shown = ''
-    drawn = 0.0
-
-    def watch(path: str, heard_s: float) -> None:
-        nonlocal shown, drawn
-        if heard_s >= LONG_S and time.monotonic() - drawn > REDRAWN_S:
-            shown = path
-            drawn = time.monotonic()
-            bar.set_postfix_str(
-                f'{show_path(os.path.basename(path))[:40]}: {heard_s // 3600:.0f}:{heard_s % 3600 // 60:02.0f} h'
-            )
-        elif shown and path != shown and not heard_s:
-            shown = ''
-            bar.set_postfix_str('')
-
-    return watch
-
-# %% ../nbs/02_catalog.ipynb #a2807cef
-def _bar(total: int, progress: bool):
-    "A progress bar on standard error, or something that looks like one to the caller."
-    if not progress:
-        return nullcontext(SimpleNamespace(update=lambda: None, set_postfix_str=lambda text: None))
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit='file', file=sys.stderr, dynamic_ncols=True, disable=no_bar())
-
-
-def _kept(run: _Run) -> str:
-    "What a run that ended early has done."
-    n = run.report.added
-    return f'{counted(n, "new song")} of this run {"is" if n == 1 else "are"} kept'
-
-# %% ../nbs/02_catalog.ipynb #611947f5
-def _go(self: Catalog, method: str, work: Iterator[tuple[dict, dict]], run: _Run) -> None:
-    "The middle of an indexing run, and its bad ends."
-    try:
-        for task, outcome in work:
-            _commit(self, method, task, outcome, run)
-            if len(self._segments(method)) > MAX_SEGMENTS:
-                _try_merge(self, method, MAX_SEGMENTS // 4, run)
-        _finish(self, method, run)
-        _try_merge(self, method, REST_SEGMENTS, run)
-    except StorageError as e:
-        if any(word in str(e) for word in ('Permission denied', 'not permitted', 'readonly', 'Read-only')):
-            raise StorageError(
-                f'cannot write to the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
-                "something in it is read-only or another user's"
-            ) from e
-        raise StorageError(
-            f'no room for the catalogue {show_path(self.folder)} ({e}): {_kept(run)}; '
-            'free some space and run the same command again'
-        ) from e
-    except KeyboardInterrupt:
-        print(
-            f'\ninterrupted: {_kept(run)}; run the same command again to go on', file=sys.stderr, flush=True
-        )
-        raise
-    finally:
-        work.close()
-        _sweep(self)
-
-# %% ../nbs/02_catalog.ipynb #4ca7cd7f
-def _recognizer(self: Catalog, method: str | None) -> CatalogRecognizer:
-    shown = show_path(self.folder)
-    if method is None and not self.methods():
-        none = (
-            'no song of the catalogue {} is in an index'
-            if len(self)
-            else 'the catalogue {} holds no songs yet'
-        )
-        raise ResonanceError(f'{none.format(shown)}: run {command("index FOLDER", self.folder)}')
-    method = method or self.methods()[0]
-    with self._lock:
-        segments = self._segments(method)
-        while True:
-            state = [(s['name'], s['live']) for s in segments]
-            if method in self._loaded and self._loaded[method][0] == state:
-                return self._loaded[method][1]
-            try:
-                self._loaded[method] = (state, _assemble(self, method, segments))
-            except Exception as e:
-                before = segments
-                segments = self._segments(method)
-                if before != segments:
-                    continue
-                if isinstance(e, MissingExtra):
-                    raise
-                raise ResonanceError(
-                    f'the {method} index of {shown} {_trouble(self, method, segments, e)}'
-                ) from e
-
-# %% ../nbs/02_catalog.ipynb #ec2652e0
-def _ready(self: Catalog, method: str | None) -> CatalogRecognizer:
-    if method is not None:
-        method_class(method)
-    present = self.methods()
-    if method is not None and present and method not in present:
-        shown = show_path(self.folder)
-        how = command(f'index FOLDER --method {method}', self.folder)
-        raise ResonanceError(f'{shown} has no index for {method}, but for {", ".join(present)}: run {how}')
-    return self.recognizer(method if present else None)
-
-# %% ../nbs/02_catalog.ipynb #4106cc07
-def _trouble(self: Catalog, method: str, segments: list[dict], error: Exception) -> str:
-    "What keeps an index from being loaded, and what helps."
-    places = {
-        s['name']: self.folder / method / s['name'] for s in segments if s['live'] and not _in_rows(method)
-    }
-    lost = [name for name, place in places.items() if _gone(place)]
-    mend = f'run {command("check --repair", self.folder)}'
-    if lost:
-        return f'has lost the folder {method}/{lost[0]}: {mend}'
-    if isinstance(error, OtherVersion):
-        return f'was made {_OTHER}: {mend}, which makes it again'
-    if not _is_damage(error):
-        return f'cannot be loaded ({_why_not_loaded(error)})'
-    where = next((place for name, place in places.items() if name in str(error)), self.folder)
-    return f'is damaged ({_what_is_wrong(error, where)}): {mend}'
-
-# %% ../nbs/02_catalog.ipynb #d9cad13c
-QUERY_S = 300.0  # of a longer query file only the beginning is read, seconds
-
-
-@dataclass(frozen=True)
-class Identification:
-    "The answer to one question; `as_dict` gives the JSON of the command line."
-
-    query: str  # the path asked about, or 'samples'
-    decision: str  # 'match' or 'no-match'
-    matches: list[dict]  # track_id, title, artist, path, score, confidence, offset_s; best first
-    elapsed_ms: float  # decoding and searching, without loading the index
-    # of a longer file: how much was heard, from its beginning on; None: all of it
-    heard_s: float | None = None
-    duration_s: float | None = None  # of such a file: how long it says it is; None where it does not say
-    problems: tuple[str, ...] = ()  # where the file is damaged or breaks off, as `index` says it
-    calibrated: bool = True  # whether the confidences were fitted for the model in use; else they are guesses
-
-    def as_dict(self) -> dict:
-        "For a line of JSON: `heard_s` and `duration_s` where not all was heard, `problems` where there are some."
-        told = {k: getattr(self, k) for k in ('query', 'decision', 'matches', 'calibrated', 'elapsed_ms')}
-        if self.heard_s is not None:
-            told |= {'heard_s': self.heard_s, 'duration_s': self.duration_s}
-        return told | ({'problems': [*self.problems]} if self.problems else {})
-
-# %% ../nbs/02_catalog.ipynb #a5a21010
-def _heard(blocks: _Blocks) -> tuple[np.ndarray, dict]:
-    "The sound of a query file, or of a pipe's beginning, and what an `Identification` says of it."
-    from resonance_nb import audio
-
-    samples = blocks.whole()
-    most = round(QUERY_S * audio.SAMPLE_RATE)
-    note = blocks.check()
-    length_s = None
-    told = {'problems': (note,) if note else ()}
-    if len(samples) <= most:
-        return samples, told
-    with suppress(ResonanceError):
-        length_s = audio.info(blocks.path).duration_s if blocks.piped is None else None
-    return samples[:most], told | {
-        'heard_s': QUERY_S,
-        'duration_s': round(length_s, 3) if (length_s or 0) > QUERY_S else None,
-    }
-
-# %% ../nbs/02_catalog.ipynb #816e1d35
-def _identify(
-    self: Catalog,
-    query: np.ndarray | str | os.PathLike,
-    method: str | None,
-    top: int,
-) -> Identification:
-    if top < 1:
-        raise ResonanceError(f'top is the number of songs to name, at least 1; not {top}')
-    recognizer = self.ready(method)
-    # tables are not for the first question to wait for
-    if recognizer is not self._asked and isinstance(recognizer, Prepares):
-        recognizer.prepare()
-    self._asked = recognizer
-    begin = time.perf_counter()
-    name = 'samples'
-    told = {}
-    if isinstance(query, (str, os.PathLike)):
-        name = os.fspath(query)
-        query, told = _heard(_Blocks(name, QUERY_S + 1))
-    matches = []
-    found = recognizer.search(query, k=top) if len(query) else []
-    for m in found:
-        # none: removed a moment ago
-        for row in self._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', m.track_id):
-            matches.append(
-                {
-                    'track_id': m.track_id,
-                    'title': row['title'],
-                    'artist': row['artist'],
-                    'path': real_path(row['path']),
-                    'score': float(m.score),
-                    'confidence': float(m.confidence),
-                    'offset_s': float(m.offset_s),
-                }
-            )
-    sure = bool(matches) and matches[0]['confidence'] >= recognizer.accept_confidence
-    if sure and isinstance(recognizer, Relates) and recognizer.relation(query, found[0]) == 'version':
-        matches[0]['another_version'] = True
-    told['calibrated'] = not isinstance(recognizer, Calibrated) or recognizer.calibrated
-    return Identification(
-        name, 'match' if sure else 'no-match', matches, (time.perf_counter() - begin) * 1000, **told
-    )
-
-# %% ../nbs/02_catalog.ipynb #9794eea4
-def worker() -> None:
-    "The life of a child process: batches in on stdin, outcomes out on stdout."
-    from resonance_nb.audio import quiet_decoders
-
-    answers = os.fdopen(os.dup(1), 'w')
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    tasks: queue.Queue = queue.Queue()
-
-    def listen():
-        for line in sys.stdin:
-            tasks.put(json.loads(line))
-        os._exit(0)  # the parent is done, or dead
-
-    def say(message: dict):
-        print(json.dumps(message), file=answers, flush=True)
-
-    with quiet_decoders():
-        os.dup2(2, 1)  # whatever a library prints must not mix with the answers
-        threading.Thread(target=listen, daemon=True).start()
-        say({'ready': True})
-        while True:
-            task = tasks.get()
-            METHODS[task['method']] = task['at']  # a method that the parent added is unknown here
-            try:
-                say(
-                    fingerprint(
-                        task['files'],
-                        Path(task['part']),
-                        method_class(task['method']),
-                        lambda i, heard_s: say({'begun': i, 'heard_s': heard_s}),
-                    )
-                )
-            except StorageError as e:
-                say({'storage': str(e)})
-            except Exception as e:
-                say({'bug': f'{type(e).__name__}: {_why(e)}'})
-
-# %% ../nbs/02_catalog.ipynb #a016bbb9
-_START = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); from resonance_nb.catalog import worker; worker()'
-
-# %% ../nbs/02_catalog.ipynb #89e0a90e
-class _Child:
-    "A worker process that is started when there is work, and again when it has died."
-
-    process = errors = None
-    stopped = False
-
-    def start(self) -> None:
-        env = os.environ | {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-        self.close()
-        self.errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [sys.executable, '-c', _START, json.dumps(sys.path)],
-            text=True,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-        )
-        if self.stopped:
-            self.process.kill()
-        if not self.process.stdout.readline():
-            self.errors.seek(0)
-            tail = self.errors.read().decode(errors='replace').strip().splitlines() or ['no message']
-            raise ResonanceError(f'a worker process could not start: {tail[-1]}')
-
-    def ask(self, task: dict, watch: Callable[[str, float], None] = lambda path, heard_s: None) -> dict:
-        "The outcome of a task; `crash` is how the process ended, `begun` the file at which it did."
-        if self.process is None or self.process.poll() is not None:
-            self.start()
-        begun = 0
-        with suppress(OSError, ValueError):  # it died while we spoke
-            print(json.dumps(task), file=self.process.stdin, flush=True)
-            for line in self.process.stdout:
-                message = json.loads(line)
-                if 'begun' not in message:
-                    return message
-                begun = message['begun']
-                watch(task['files'][begun]['path'], message['heard_s'])
-        return {'crash': self.process.wait(), 'begun': begun}
-
-    def close(self) -> None:
-        "End the process at once, if it still lives; nothing it has not handed over counts."
-        _close(self)
-
-# %% ../nbs/02_catalog.ipynb #7949ebe6
-def _close(self: _Child) -> None:
-    if self.process is not None:
-        self.process.kill()
-        with suppress(OSError), self.process:  # which waits for it and closes the pipes
-            pass
-        self.errors.close()
-
-# %% ../nbs/02_catalog.ipynb #997875eb
-def _signal_name(code: int) -> str:
-    "How a process ended, in words."
-    try:
-        name = signal.Signals(-code).name if code < 0 else f'exit status {code}'
-    except ValueError:
-        name = f'signal {-code}'
-    return f'{name}, perhaps out of memory' if name == 'SIGKILL' else name
-
-# %% ../nbs/02_catalog.ipynb #5f883751
-def _in_children(
-    batches: Iterator[list[dict]],
-    place: Path,
-    method: str,
-    jobs: int,
-    watch: Callable[[str, float], None] = lambda path, heard_s: None,
-) -> Iterator[tuple[dict, dict]]:
-    "Fingerprint batches in `jobs` processes; yields (task, outcome) in order of completion."
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-
-    idle = queue.SimpleQueue()
-    children = [_Child() for _ in range(jobs)]
-    pending = {}
-
-    def ask(task: dict) -> dict:
-        child = idle.get()
-        try:
-            return child.ask(task, watch)
-        finally:
-            idle.put(child)
-
-    def hand_out(files: list[dict], alone: bool = False) -> None:
-        if files:
-            task = {
-                'files': files,
-                'part': str(_new_part(place)),
-                'method': method,
-                'at': METHODS[method],
-                'alone': alone,
-            }
-            pending[pool.submit(ask, task)] = task
-
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        for child in children:
-            idle.put(child)
-        while True:
-            while len(pending) <= jobs and (batch := next(batches, None)):
-                hand_out(batch)
-            if not pending:
-                return
-            for done in wait(pending, return_when=FIRST_COMPLETED).done:
-                task = pending.pop(done)
-                yield from _outcome(task, done.result(), hand_out)
-    finally:
-        for child in children:
-            child.stopped = True
-            if child.process is not None:
-                child.process.kill()
-        pool.shutdown(cancel_futures=True)
-        for child in children:
-            child.close()
-
-# %% ../nbs/02_catalog.ipynb #b1208537
-def _outcome(task: dict, outcome: dict, hand_out: Callable) -> Iterator[tuple[dict, dict]]:
-    "What a task has come to; hands out again what is still to be done."
-    files = task['files']
-    if 'crash' not in outcome:
-        hand_out(outcome.get('left', []))
-        yield task, outcome
-    elif task['alone']:
-        why = f'crashed the program that reads it ({_signal_name(outcome["crash"])})'
-        yield task, {'facts': [{'failed': why}], 'n_tracks': 0}
-    else:
-        at = outcome['begun']
-        hand_out(files[:at])
-        hand_out(files[at : at + 1], alone=True)
-        hand_out(files[at + 1 :])
-
-# %% ../nbs/02_catalog.ipynb #4232f3b0
-@dataclass(frozen=True)
-class Problem:
-    "Something that is wrong with a catalogue."
-
-    kind: str  # 'database', 'left-over', 'damaged', 'outdated', 'not-loaded', 'not-indexed' or 'file-gone'
-    what: str
-    todo: str
-    method: str | None = None  # of a damaged or outdated segment
-    songs: tuple[str, ...] = ()  # the recordings that must be indexed again
-    segment: str | None = None  # where they are, if it can be loaded and is not to be believed
-
-# %% ../nbs/02_catalog.ipynb #2f8e4950
-def _problems(self: Catalog) -> list[Problem]:
-    bad = [row[0] for row in self._rows('PRAGMA integrity_check') if row[0] != 'ok']
-    if bad:  # then nothing else that it says can be trusted
-        return [Problem('database', f'{DATABASE} is damaged ({bad[0]})', _LOST)]
-    present = {r[0] for r in self._rows('SELECT DISTINCT method FROM segments')}
-    found = [p for method in sorted({*METHODS} | present) for p in _method_problems(self, method)]
-    nowhere = 'recording_id NOT IN (SELECT recording_id FROM indexed)'
-    missing = self.missing()
-    gone = {song['recording_id'] for song in missing}
-    for song in self._rows(f'SELECT recording_id, path FROM songs WHERE {nowhere}'):
-        if song['recording_id'] in gone:  # that is said below, and indexing cannot help
-            continue
-        what = f'{song["recording_id"]} ({show_path(real_path(song["path"]))}) is in no index'
-        todo = f'run {command("check --repair", self.folder)}'
-        found.append(Problem('not-indexed', what, todo, songs=(song['recording_id'],)))
-    for song in missing:
-        what = f'{song["recording_id"]}: its file {show_path(song["path"])} is gone'
-        moved, forget = (command(words, self.folder) for words in ('index FOLDER', 'remove --missing'))
-        found.append(
-            Problem(
-                'file-gone',
-                what,
-                f'bring it back; if it was moved, run {moved} where it is now; {forget} forgets it',
-            )
-        )
-    return found
-
-# %% ../nbs/02_catalog.ipynb #3f2b1adc
-def _method_problems(self: Catalog, method: str) -> list[Problem]:
-    "What is wrong with the index of one method."
-    found = []
-    segments = self._segments(method)
-    with suppress(ResonanceError), _writing(self.folder, wait=False):
-        segments = self._segments(method)
-        names = {p.name for p in _segment_folders(self.folder / method)} - {s['name'] for s in segments}
-        todo = f'the next indexing removes it, or {command("check --repair", self.folder)}'
-        found = [Problem('left-over', f'{method}/{name} is left over', todo) for name in sorted(names)]
-    try:
-        if segments:
-            method_class(method)()
-    except Exception as e:
-        what = f'the {method} index cannot be loaded here ({_why(e)})'
-        return [*found, Problem('not-loaded', what, 'put that right and check again')]
-    return found + [p for segment in segments if (p := _segment_problem(self, method, segment))]
-
-# %% ../nbs/02_catalog.ipynb #221e85d5
-def _segment_problem(self: Catalog, method: str, segment: dict) -> Problem | None:
-    "What is wrong with a segment: it cannot be loaded, or it is not what was written."
-    try:
-        _assemble(self, method, [segment])
-        if segment['live'] and not _in_rows(method):
-            _verify(self.folder / method / segment['name'])
-        return None
-    except Exception as e:
-        rows = self._rows('SELECT recording_id FROM indexed WHERE segment = ?', segment['name'])
-        songs = tuple(row[0] for row in rows)
-        todo = f'run {command("check --repair", self.folder)}'
-        head = f'{method}/{segment["name"]} ({counted(len(songs), "song")})'
-        if not _is_damage(e):
-            return Problem(
-                'not-loaded',
-                f'{head} cannot be loaded ({_why_not_loaded(e)})',
-                'put that right and check again',
-            )
-        if not songs:  # merged away by another process, a moment ago
-            return None
-        if isinstance(e, _Changed):
-            what = f'{head} was changed after it was written ({e})'
-            return Problem('damaged', what, todo, method, songs, segment['name'])
-        if isinstance(e, OtherVersion):
-            return Problem('outdated', f'{head} was made {_OTHER}', todo, method, songs)
-        why = _what_is_wrong(e, self.folder / method / segment['name'])
-        return Problem('damaged', f'{head} cannot be loaded ({why})', todo, method, songs)
-
-# %% ../nbs/02_catalog.ipynb #ebfe748e
-CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-def _cell_out(value: object) -> str:
-    text = '' if value is None else str(value)
-    return f"'{text}" if _FORMULA.match(text) and isinstance(value, str) else text
-
-
-def _cell_in(text: str) -> str:
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
-# %% ../nbs/02_catalog.ipynb #277300b8
-def _export_csv(self: Catalog, path: str | os.PathLike) -> int:
-    path = Path(os.path.realpath(path))  # what a person names may be a link
-    here = os.path.join(os.path.abspath(path.parent), '')
-    songs = self._rows('SELECT * FROM songs ORDER BY path')
-    try:
-        with atomic_write(path) as part, open(part, 'w', encoding='utf-8', newline='') as f:
-            out = csv.writer(f)
-            out.writerow(CSV_COLUMNS)
-            for song in songs:
-                row = {**dict(song), 'path': song['path'].removeprefix(here)}
-                out.writerow([_cell_out(row[name]) for name in CSV_COLUMNS])
-    except OSError as e:
-        raise ResonanceError(f'cannot write {show_path(path)}: {_why(e)}') from e
-    return len(songs)
-
-# %% ../nbs/02_catalog.ipynb #d5094dda
-def _read_csv(path: Path) -> list[tuple[int, dict]]:
-    "The rows of a CSV as dicts with their line numbers; raises `ResonanceError` with one line about what is wrong."
-    shown = show_path(path)
-    try:
-        text = path.read_bytes().decode('utf-8-sig')
-        head = text.split('\n', 1)[0]
-        reader = csv.reader(
-            text.splitlines(keepends=True), delimiter=max(',;\t', key=head.count), strict=True
-        )
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except OSError as e:
-        raise ResonanceError(f'cannot read {shown}: {_why(e)}') from e
-    except UnicodeDecodeError as e:
-        raise ResonanceError(f'{shown} is not UTF-8 (byte {e.start}): save it as "CSV UTF-8"') from e
-    except csv.Error as e:
-        raise ResonanceError(f'{shown}, line {reader.line_num}: {first_line(e)}') from e
-    names = [name.strip().lower() for name in rows[0][1]] if rows else []
-    if not {'recording_id', 'sha256', 'path'} & {*names}:
-        raise ResonanceError(
-            f'{shown}: the first line must name the columns, one of them recording_id, sha256 or path'
-        )
-    if twice := [name for name in CSV_COLUMNS if names.count(name) > 1]:
-        raise ResonanceError(f'{shown}: the column {twice[0]} is there twice')
-    for line, row in rows[1:]:
-        if len(row) != len(names):
-            told = f'{counted(len(row), "cell")} under {counted(len(names), "column name")}'
-            raise ResonanceError(f'{shown}, line {line}: {told}')
-    return [
-        (line, {name: _cell_in(cell.strip()) for name, cell in zip(names, row)}) for line, row in rows[1:]
-    ]
-
-# %% ../nbs/02_catalog.ipynb #12de3574
-@dataclass
-class CsvReport:
-    "What importing a CSV did."
-
-    updated: int = 0  # songs that changed
-    unchanged: int = 0  # rows that say what the catalogue says already
-    # (line, what the row says about itself) of rows that fit no song
-    unknown: list[tuple[int, str]] = field(default_factory=list)
-
-# %% ../nbs/02_catalog.ipynb #3d2ba786
-def _row_song(db: sqlite3.Connection, row: dict, folder: Path) -> sqlite3.Row | None:
-    "The song that a row of a CSV in this folder means."
-    asks = [
-        ('recording_id = ?', row.get('recording_id', '').lower()),
-        ('sha256 = ?', row.get('sha256', '').lower()),
-    ]
-    if text := row.get('path'):
-        full = text if text.startswith('file://') else stored_path(folder / text)
-        asks.append(('recording_id = (SELECT recording_id FROM files WHERE path = ?)', full))
-    for where, value in asks:
-        if value and (found := db.execute(f'SELECT * FROM songs WHERE {where}', (value,)).fetchone()):
-            return found
-    return None
-
-# %% ../nbs/02_catalog.ipynb #38ab0e51
-def _import_csv(self: Catalog, path: str | os.PathLike) -> CsvReport:
-    path = Path(path)
-    report = CsvReport()
-    rows = _read_csv(path)
-    with self._transaction() as db:
-        for line, row in rows:
-            song = _row_song(db, row, path.parent)
-            if song is None:
-                what = next((row[k] for k in ('path', 'recording_id', 'sha256') if row.get(k)), 'no id')
-                report.unknown.append((line, show_path(what)))
-                continue
-            new = {name: _clean(row[name]) for name in TAGS if row.get(name)}
-            new = {name: value for name, value in new.items() if value and value != song[name]}
-            if not new:
-                report.unchanged += 1
-                continue
-            report.updated += 1
-            sets = ', '.join(f'{name} = ?' for name in new)
-            db.execute(
-                f'UPDATE songs SET {sets} WHERE recording_id = ?', (*new.values(), song['recording_id'])
-            )
-    return report
-
-# %% ../nbs/02_catalog.ipynb #6cc3992f
-def _insert_vectors(
-    db: sqlite3.Connection,
-    track_id: str,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    vectors: np.ndarray,
-    model_name: str,
-) -> None:
-    "The rows of one song and model, in the place of earlier ones; `vectors` are little-endian float32."
-    import numpy as np
-
-    if vectors.ndim != 2 or not len(vectors) == len(starts) == len(ends) or not np.isfinite(vectors).all():
-        raise ResonanceError(
-            f'embeddings want one finite row per chunk: {vectors.shape} for {len(starts)} starts and {len(ends)} ends'
-        )
-    dim = vectors.shape[1]
-    now = _now()
-    rows = [
-        (track_id, s, e, v.tobytes(), model_name, dim, now)
-        for s, e, v in zip(starts.tolist(), ends.tolist(), vectors)
-    ]
-    db.execute('DELETE FROM track_embeddings WHERE track_id = ? AND model_name = ?', (track_id, model_name))
-    other = db.execute(
-        'SELECT embedding_dim FROM track_embeddings WHERE model_name = ? LIMIT 1', (model_name,)
-    ).fetchone()
-    if other and other[0] != dim:
-        raise ResonanceError(f'{model_name} has embeddings of {other[0]} numbers here, not {dim}')
-    db.executemany(
-        'INSERT INTO track_embeddings (track_id, chunk_start, chunk_end, embedding, model_name, embedding_dim, created_at) '
-        'VALUES (?, ?, ?, ?, ?, ?, ?)',
-        rows,
-    )
-
-# %% ../nbs/02_catalog.ipynb #47789de1
-def _add_embeddings(
-    self: Catalog,
-    track_id: str,
-    chunk_start_s: Iterable[float],
-    chunk_end_s: Iterable[float],
-    vectors: np.ndarray,
-    model_name: str,
-) -> None:
-    import numpy as np
-
-    self.song(track_id)
-    starts, ends = (np.asarray([*x], dtype=float) for x in (chunk_start_s, chunk_end_s))
-    with self._transaction() as db:
-        _insert_vectors(db, track_id, starts, ends, np.ascontiguousarray(vectors, dtype='<f4'), model_name)
-
-# %% ../nbs/02_catalog.ipynb #ac296674
-def _arrays(rows: list[sqlite3.Row]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    "Rows (track_id, chunk_start, chunk_end, embedding) as track ids, starts, ends and vectors."
-    import numpy as np
-
-    ids, starts, ends, raw = zip(*rows) if rows else ((), (), (), ())
-    if len({len(r) for r in raw}) > 1:
-        raise ResonanceError('its vectors are not all of one length')
-    vectors = np.frombuffer(bytearray().join(raw), dtype='<f4').reshape(len(ids), -1 if ids else 0)
-    return (
-        [*ids],
-        np.array(starts, dtype=float),
-        np.array(ends, dtype=float),
-        vectors.astype(np.float32, copy=False),
-    )
-
-# %% ../nbs/02_catalog.ipynb #7326f6e4
-def _list_rows(self: Catalog, method: str, n_tracks: int, size: int, change: Callable) -> None:
-    "One transaction: a segment without a folder, and the `change` that fills it."
-    with self._transaction() as db:
-        name = _ROWS + uuid.uuid4().hex
-        db.execute('INSERT INTO segments VALUES (?, ?, ?, ?, ?)', (name, method, n_tracks, size, _now()))
-        change(db, name)
-
-# %% ../nbs/02_catalog.ipynb #4862fd49
-def _publish_rows(self: Catalog, method: str, part: Path, n_tracks: int, size: int, change: Callable) -> None:
-    "Make a saved batch part of the catalogue as rows; its folder is not needed any more."
-
-    def songs_and_vectors(db: sqlite3.Connection, segment: str) -> None:
-        change(db, segment)
-        for track_id, starts_s, ends_s, vectors in made.embeddings():
-            _insert_vectors(db, track_id, starts_s, ends_s, vectors.astype('<f4'), made.model_name)
-
-    try:
-        made = method_class(method).load(part)
-        _list_rows(self, method, n_tracks, size, songs_and_vectors)
-    except OSError as e:
-        raise StorageError(_why(e)) from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-# %% ../nbs/02_catalog.ipynb #1a1c1265
-def _assemble_rows(self: Catalog, cls: type, method: str, segments: list[dict]) -> CatalogRecognizer:
-    "One recogniser made of the rows of these segments' songs."
-    model = cls().model_name
-    names = [s['name'] for s in segments]
-    rows = self._rows(
-        f"""SELECT i.recording_id, e.chunk_start, e.chunk_end, e.embedding FROM indexed i LEFT JOIN track_embeddings e
-        ON e.track_id = i.recording_id AND e.model_name = ? WHERE i.method = ? AND i.segment IN ({', '.join('?' * len(names))})
-        ORDER BY i.recording_id, e.chunk_start, e.id""",
-        model,
-        method,
-        *names,
-    )
-    if lost := [r['recording_id'] for r in rows if r['embedding'] is None]:
-        others = self._rows(
-            'SELECT DISTINCT model_name FROM track_embeddings WHERE track_id = ? AND substr(model_name, 1, ?) = ?',
-            lost[0],
-            len(method) + 1,
-            f'{method}/',
-        )
-        raise ResonanceError(
-            f'{show_path(self.folder)} has no vectors of {model} for {len(lost)} of its songs, but of '
-            f'{", ".join(r[0] for r in others) or "no other front end"}'
-        )
-    return cls.from_embeddings(*_arrays(rows))
-
-# %% ../nbs/02_catalog.ipynb #52b9ee27
-def _forget_stale(self: Catalog, method: str, cls: type) -> set[str]:
-    "Take songs off the list whose vectors are missing, cut short, or of another front end; which they are."
-    model = cls().model_name
-    with self._transaction() as db:
-        db.execute(
-            'DELETE FROM track_embeddings WHERE substr(model_name, 1, ?) = ? AND model_name <> ?',
-            (len(method) + 1, f'{method}/', model),
-        )
-        stale = """FROM indexed WHERE method = ? AND recording_id NOT IN (SELECT track_id FROM track_embeddings WHERE model_name = ?
-                   GROUP BY track_id HAVING min(length(embedding) = 4 * embedding_dim))"""
-        lost = {row[0] for row in db.execute(f'SELECT recording_id {stale}', (method, model))}
-        db.execute(f'DELETE {stale}', (method, model))
-    return lost
+        "Read all vectors of a model, ordered by song and time; empty arrays when there are none."
+        return vector_rows.embeddings(self.store, model_name)
+
+# %% ../nbs/02_catalog.ipynb #07fba66c
+def _song(store: Store, recording_id: str) -> dict:
+    "Tell what is known of one song."
+    rows = store.rows('SELECT * FROM songs WHERE recording_id = ?', recording_id)
+    if not rows:
+        shown = show_path(str(recording_id))
+        raise ResonanceError(f'no song {shown} in the catalogue {show_path(store.folder)}')
+    return {**dict(rows[0]), 'path': real_path(rows[0]['path'])}

@@ -74,7 +74,7 @@ def _answers(corpus, plan, queries, classes, venue):
     import pandas as pd
 
     from resonance_nb.bench import index, run
-    from resonance_nb.queries import in_venue
+    from resonance_nb.clips import in_venue
     from resonance_nb.bank import Bank
 
     degrade = None

@@ -92,10 +92,10 @@ def _fit_small(corpus, out: Path, quick: bool) -> dict:
         for source, ids in ((corpus, known), (pieces, drawn))
         for clip in small.stranger_clips(source, ids, bank, whole)
     ]
-    few = small.fit_small(whole, clips, song_of(corpus.music), draws=4 if quick else 16)
+    penalties = small.fit_small(whole, clips, song_of(corpus.music), draws=4 if quick else 16)
     fitted = load_all(out / 'fused.json')
-    save(out / 'fused.json', [replace(c, constants=c.constants | {'few': few}) for c in fitted])
-    return {'file': str(out / 'fused.json'), 'largest_penalty': few['logit'][0]}
+    save(out / 'fused.json', [replace(c, constants=c.constants | {'few': penalties}) for c in fitted])
+    return {'file': str(out / 'fused.json'), 'largest_penalty': penalties['logit'][0]}
 
 # %% ../nbs/92i_cli_calibrate.ipynb #c1089fc1
 def _fit_listener(corpus, out: Path, quick: bool) -> dict:
@@ -113,13 +113,13 @@ def _fit_listener(corpus, out: Path, quick: bool) -> dict:
     index = _fused_index(out)
     reopen = partial(Corpus, corpus.folder)
     listened = tuning.recordings(corpus, index, out / 'journal' / 'streams', reopen)
-    facts = {'corpus': corpus.name, 'split': 'validation', 'margin': 2.0, 'asked_per_hour': 0.5, 'seed': 0}
+    where = {'corpus': corpus.name, 'split': 'validation', 'margin': 2.0, 'asked_per_hour': 0.5, 'seed': 0}
     model = Fused.load(index).model_name
-    fitted = tuning.fit_listener(listened, song_of(corpus.music), model, facts=facts)
+    fitted = tuning.fit_listener(listened, song_of(corpus.music), model, facts=where)
     with atomic_write(out / 'listener.json') as part:
         part.write_text(json.dumps(fitted, indent=1) + '\n', encoding='utf-8')
-    told = ('threshold', 'median_s', 'in_5_s', 'flips')
-    return {'file': str(out / 'listener.json')} | {k: fitted['fitted_on'][k] for k in told}
+    facts = ('threshold', 'median_s', 'in_5_s', 'flips')
+    return {'file': str(out / 'listener.json')} | {k: fitted['fitted_on'][k] for k in facts}
 
 # %% ../nbs/92i_cli_calibrate.ipynb #836a5312
 def _report(fitted: dict) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from .cli_options import catalog_option, clock, json_option, method_option, one_thread, remark
+from .cli_options import catalog_option, json_option, method_option, one_thread, remark
 
-from .core import ResonanceError, counted
+from .core import ResonanceError, clock, counted
 
 # %% auto #0
 __all__ = ['index', 'songs', 'remove', 'check']
@@ -36,7 +36,7 @@ def _report_dict(report, catalog, pruned: int) -> dict:
 # %% ../nbs/92c_cli_catalog.ipynb #d2642047
 def _report_text(report, catalog, pruned: int) -> str:
     "Return what indexing did as one line for people."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     failed = f', {len(report.failed)} not readable' if report.failed else ''
     forgotten = f', {pruned} forgotten' if pruned else ''
@@ -50,7 +50,7 @@ def _report_text(report, catalog, pruned: int) -> str:
 # %% ../nbs/92c_cli_catalog.ipynb #aa23feb2
 def _print_passed_over(kinds: Counter) -> None:
     "Print what is no recording, counted by suffix, on standard error."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if kinds:
         counts = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(8))
@@ -60,7 +60,7 @@ def _print_passed_over(kinds: Counter) -> None:
 # %% ../nbs/92c_cli_catalog.ipynb #3f797d4b
 def _nothing_in(paths) -> str:
     "Say that there is no music, and where it was looked for."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     places = [show_path(path) for path in paths]
     more = f' and {counted(len(places) - 3, "other place")}' if len(places) > 3 else ''
@@ -69,7 +69,7 @@ def _nothing_in(paths) -> str:
 # %% ../nbs/92c_cli_catalog.ipynb #3f73776a
 def _print_report(report, catalog, paths, as_json: bool, pruned: int = 0) -> None:
     "Print what indexing did; raises `ResonanceError` when it did nothing."
-    from resonance_nb.catalog import command
+    from resonance_nb.store import command
 
     for line in report.lines():
         click.echo(line, err=True)
@@ -88,10 +88,10 @@ def _print_report(report, catalog, paths, as_json: bool, pruned: int = 0) -> Non
 # %% ../nbs/92c_cli_catalog.ipynb #c65103f0
 def _prune(catalog, paths, report, wait: bool) -> int:
     "Forget the songs of these places whose files are gone, and count them."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import prune
 
-    removal, kept = prune(catalog, paths, wait)
+    removal, kept = prune(catalog, paths, wait=wait)
     report.missing = len(catalog.missing(paths))
     for place in kept:
         where = show_path(place)
@@ -102,7 +102,7 @@ def _prune(catalog, paths, report, wait: bool) -> int:
 def _check_paths(paths, is_new: bool) -> None:
     "Raise `ResonanceError` when nothing of what was typed is there, or a new catalogue would stay empty."
     from resonance_nb.audio import find_audio
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if not any(os.path.lexists(p) for p in paths):
         raise ResonanceError(f'there is no {show_path(paths[0])}')
@@ -149,12 +149,13 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
     """
     one_thread()
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import DATABASE, Catalog
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.store import DATABASE
 
     _check_paths(paths, is_new=not (catalog / DATABASE).exists())
     lost = [p for p in paths if not os.path.exists(p)]
     with quiet_decoders(), Catalog(catalog, create=True, report=remark) as songs:
-        report = songs.index(paths, method, jobs=jobs, wait=wait, rehash=again)
+        report = songs.index(paths, method=method, jobs=jobs, wait=wait, rehash=again)
         pruned = _prune(songs, paths, report, wait) if prune else 0
         _print_report(report, songs, paths, as_json, pruned)
     return 2 if lost else 0
@@ -162,7 +163,7 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
 # %% ../nbs/92c_cli_catalog.ipynb #5a6e0002
 def _song_text(song: dict) -> str:
     "Return a song as one line."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     name = ' – '.join(song[k] for k in ('artist', 'title') if song[k]) or os.path.basename(song['path'])
     album = f' ({song["album"]})' if song['album'] else ''
@@ -174,7 +175,7 @@ def _song_text(song: dict) -> str:
 # %% ../nbs/92c_cli_catalog.ipynb #6e43c1f0
 def _overview_text(overview: dict, folder: Path) -> str:
     "Return what a catalogue holds as one line."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     methods = ', '.join(f'{method} {n}' for method, n in overview['methods'].items()) or 'no index'
     odd = [counted(overview['missing'], 'file') + ' gone (--missing)'] if overview['missing'] else []
@@ -199,7 +200,7 @@ def _print_songs(catalog, words: tuple, fields: dict, missing: bool, as_json: bo
 # %% ../nbs/92c_cli_catalog.ipynb #ee1eafe0
 def _print_unreadable(catalog, words: tuple, as_json: bool) -> None:
     "Print the files that could not be read, and why."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import list_unreadable
 
     for entry in list_unreadable(catalog, words):
@@ -209,7 +210,7 @@ def _print_unreadable(catalog, words: tuple, as_json: bool) -> None:
 # %% ../nbs/92c_cli_catalog.ipynb #00444c15
 def _export_table(catalog, out: Path, as_json: bool) -> None:
     "Write the titles to a CSV."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     n = catalog.export_csv(out)
     written = {'file': os.fspath(out), 'songs': n}
@@ -218,7 +219,7 @@ def _export_table(catalog, out: Path, as_json: bool) -> None:
 # %% ../nbs/92c_cli_catalog.ipynb #05baf4d0
 def _import_table(catalog, table: Path, as_json: bool) -> None:
     "Take titles back from a CSV; raises `ResonanceError` when no row of it fits a song."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     report = catalog.import_csv(table)
     if as_json:
@@ -314,13 +315,14 @@ def remove(names, catalog, missing, dry_run, wait, as_json):
       resonance remove "Music/Old songs" --catalog my.catalogue
       resonance remove --missing --dry-run --catalog my.catalogue
     """
-    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import remove as forget
 
     if not names and not missing:
         raise click.UsageError('name the songs to remove, or give --missing')
     with Catalog(catalog, report=remark) as known:
-        done = forget(known, names, missing, dry_run, wait)
+        done = forget(known, names, missing=missing, dry_run=dry_run, wait=wait)
         for song in done.songs:
             click.echo(json.dumps(song) if as_json else _song_text(song))
         for entry in done.unreadable:
@@ -386,7 +388,8 @@ def check(catalog, repair, as_json):
       resonance check --repair --catalog my.catalogue
     """
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import Catalog, show_path
+    from resonance_nb.catalog import Catalog
+    from resonance_nb.store import show_path
     from resonance_nb.songlist import lacking
 
     with quiet_decoders(), Catalog(catalog, report=remark) as known:

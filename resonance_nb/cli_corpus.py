@@ -97,7 +97,7 @@ def corpus_check(folder, full):
 # %% ../nbs/92f_cli_corpus.ipynb #c0a5e008
 def _concert_text(to: Path, record) -> str:
     "Return the record of a concert as one line."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     measured = record.measured
     level_db = None if record.snr_db is None else round(measured['snr_db'], 1) + 0.0  # no minus before zero
@@ -152,7 +152,7 @@ def degrade(source, out, venue, snr_db, seed, loudness, folder, split, as_json):
     """
     one_thread()
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.core import rng_for
     from resonance_nb.degraded import bank_of, degrade_file, targets
 

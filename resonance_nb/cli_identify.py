@@ -19,7 +19,6 @@ import click
 
 from resonance_nb.cli_options import (
     catalog_option,
-    clock,
     is_piped,
     json_option,
     method_option,
@@ -30,7 +29,7 @@ from resonance_nb.cli_options import (
     remark_guess,
 )
 
-from .core import ResonanceError, counted, no_bar
+from .core import ResonanceError, clock, counted, no_bar
 
 # %% auto #0
 __all__ = ['identify']
@@ -40,32 +39,10 @@ def _name(song: dict) -> str:
     "Return artist and title of a song, or its path when it has neither."
     return ' – '.join(str(song[k]) for k in ('artist', 'title') if song[k]) or song['path']
 
-
-def _match_text(match: dict) -> str:
-    "Return a candidate for people: what it is, where in the song, how sure that is."
-    from resonance_nb.catalog import show_path
-
-    gone = '  (its file is gone)' if match.get('missing') else ''
-    of = 'another version of ' if match.get('another_version') else ''
-    where = f'(at {clock(match["offset_s"])}, confidence {match["confidence"]:.1%})'
-    return f'{of}{show_path(_name(match))}  {where}{gone}'
-
-# %% ../nbs/92d_cli_identify.ipynb #e30892f7
-def _answer_text(answer) -> str:
-    "Return an identification for people: one line for the decision, one more for each further candidate."
-    from resonance_nb.catalog import show_path
-
-    head = f'{show_path(answer.query)}: '
-    if answer.decision == 'match':
-        first, *others = answer.matches
-        return '\n'.join([head + _match_text(first), *(f'    or {_match_text(m)}' for m in others)])
-    nearest = f'; nearest: {_match_text(answer.matches[0])}' if answer.matches else ''
-    return f'{head}no match{nearest}'
-
 # %% ../nbs/92d_cli_identify.ipynb #019ed335
 def _print_limits(answer, catalog) -> None:
     "Print what was not heard of a file, and what is damaged in it, on standard error."
-    from resonance_nb.catalog import command, show_path
+    from resonance_nb.store import command, show_path
 
     name = show_path(answer.query)
     for problem in answer.problems:
@@ -90,17 +67,18 @@ def _beginning(pipe: BinaryIO) -> Iterator:
 # %% ../nbs/92d_cli_identify.ipynb #b063c6b7
 def _identify(catalog, query, method: str | None, top: int):
     "Ask which song a file is, or what comes through a pipe."
-    from resonance_nb.catalog import _Blocks, _heard
+    from resonance_nb.catalog import hear_query
+    from resonance_nb.workers import FileBlocks
 
     if (pipe := open_pipe(os.fspath(query))) is None:
-        return catalog.identify(query, method, top)
-    samples, limits = _heard(_Blocks(os.fspath(query), piped=_beginning(pipe)))
-    return replace(catalog.identify(samples, method, top), query=os.fspath(query), **limits)
+        return catalog.identify(query, method=method, top=top)
+    samples, limits = hear_query(FileBlocks(os.fspath(query), piped=_beginning(pipe)))
+    return replace(catalog.identify(samples, method=method, top=top), query=os.fspath(query), **limits)
 
 # %% ../nbs/92d_cli_identify.ipynb #99f3a271
 def _set_text(answer) -> str:
     "Return the songs of a recording for people: when each begins and ends, what it is, how sure that is."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     songs = counted(len(answer.songs), 'song') if answer.songs else 'no song of the catalogue'
     length = clock(answer.duration_s)
@@ -150,7 +128,7 @@ def _identify_all(catalog, query, method: str | None):
 @contextmanager
 def _writing_cue(cue: Path) -> Iterator[None]:
     "Tell what goes wrong of the file that was named, as a `ResonanceError`."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     try:
         yield
@@ -163,7 +141,7 @@ def _writing_cue(cue: Path) -> Iterator[None]:
 # %% ../nbs/92d_cli_identify.ipynb #49a2a670
 def _check_cue(cue: Path, queries: list) -> None:
     "Raise `ResonanceError` when no cue sheet can be written there, or none of this recording."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     if len(queries) > 1:
         raise ResonanceError(f'a cue sheet is of one recording, and {len(queries)} were named')
@@ -182,7 +160,7 @@ def _check_cue(cue: Path, queries: list) -> None:
 # %% ../nbs/92d_cli_identify.ipynb #cb42d10f
 def _write_cue(answer, cue: Path) -> None:
     "Write the songs of a recording as a cue sheet."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
     from resonance_nb.core import atomic_write
     from resonance_nb.setlist import CUE_TRACKS, cue_sheet
 
@@ -203,13 +181,22 @@ def _check_options(whole: bool, cue: Path | None, top: int | None) -> None:
     if cue and cue.suffix.lower() != '.cue':
         raise click.UsageError(f'--cue wants a name that ends in .cue, not {cue.name!r}')
 
+# %% ../nbs/92d_cli_identify.ipynb #9e837779
+def _with_missing(answer, catalog):
+    "Say of each song of an answer, or of a set list, whether its file is gone."
+    from resonance_nb.songlist import mark_missing, missing_among
+
+    if hasattr(answer, 'matches'):
+        return replace(answer, matches=mark_missing(catalog, answer.matches))
+    lost = missing_among(catalog, [song['track_id'] for song in answer.songs])
+    songs = [song | ({'missing': True} if song['track_id'] in lost else {}) for song in answer.songs]
+    return replace(answer, songs=songs)
+
 # %% ../nbs/92d_cli_identify.ipynb #93f2a413
 def _print_answer(answer, catalog, whole: bool, as_json: bool) -> None:
     "Print an answer, and on standard error what it leaves open."
-    from resonance_nb.songlist import mark_missing
-
-    mark_missing(catalog, answer.songs if whole else answer.matches)
-    text = _set_text if whole else _answer_text
+    answer = _with_missing(answer, catalog)
+    text = _set_text if whole else str
     click.echo(json.dumps(answer.as_dict()) if as_json else text(answer))
     _print_limits(answer, catalog)
 

@@ -14,7 +14,6 @@ import click
 
 from resonance_nb.cli_options import (
     catalog_option,
-    clock,
     json_option,
     method_option,
     one_thread,
@@ -22,6 +21,7 @@ from resonance_nb.cli_options import (
     remark,
     remark_guess,
 )
+from .core import clock
 
 # %% auto #0
 __all__ = ['listen']
@@ -55,7 +55,7 @@ def _raw_options(source: str | None, samples: dict) -> dict | None:
 # %% ../nbs/92e_cli_listen.ipynb #cb3cd004
 def _event_dict(event, catalog) -> dict:
     "Return an event as the object that `--json` prints."
-    from resonance_nb.catalog import real_path
+    from resonance_nb.store import real_path
 
     facts = event.as_dict()
     names = {k: None for k in ('title', 'artist', 'path')}
@@ -70,7 +70,7 @@ def _event_dict(event, catalog) -> dict:
 # %% ../nbs/92e_cli_listen.ipynb #3921d0d2
 def _event_text(event: dict) -> str:
     "Return an event for people."
-    from resonance_nb.catalog import show_path
+    from resonance_nb.store import show_path
 
     head = f'{clock(event["time_s"]):>9}  {event["event"]:9}'
     if not event['track_id']:

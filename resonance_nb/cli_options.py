@@ -19,7 +19,7 @@ from .core import METHODS, Calibrated, ResonanceError, no_bar
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'catalog_option', 'corpus_option', 'Level', 'Numbers', 'remark',
-           'remark_guess', 'progress', 'clock', 'one_thread', 'is_piped', 'open_pipe']
+           'remark_guess', 'progress', 'one_thread', 'is_piped', 'open_pipe']
 
 # %% ../nbs/92b_cli_options.ipynb #8e43a3a0
 def catalog_option(
@@ -100,15 +100,6 @@ def progress(
     return tqdm(
         items, what, unit='file', disable=no_bar(len(items) >= 10), file=sys.stderr, dynamic_ncols=True
     )
-
-# %% ../nbs/92b_cli_options.ipynb #51dd776a
-def clock(
-    seconds: float,  # a time, or a difference of times
-) -> str:
-    "Write 62.5 s as 1:02.5."
-    sign = '-' if seconds < -0.05 else ''
-    tenths = round(abs(seconds) * 10)
-    return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
 
 # %% ../nbs/92b_cli_options.ipynb #8edbc3ce
 def one_thread() -> None:

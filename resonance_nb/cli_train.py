@@ -33,7 +33,7 @@ def _validation(corpus, profile: str) -> Callable:
     from resonance_nb.bench import ValidationSet
     from resonance_nb.degraded import bank_of
     from resonance_nb.embedding import Embedding
-    from resonance_nb.queries import in_venue
+    from resonance_nb.clips import in_venue
     from resonance_nb.trials import Pool
 
     bank = bank_of(corpus.folder, 'validation')

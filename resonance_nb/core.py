@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'StreamsIn', 'Prepares', 'Relates', 'Calibrated', 'Accepts', 'accepts_from', 'VectorRecognizer',
            'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'no_bar',
-           'rng_for', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
+           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'clock',
+           'no_bar', 'rng_for', 'require_rng', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
+           'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -306,6 +307,15 @@ def counted(
     "A number with its noun: 1 song, 2 songs."
     return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
+# %% ../nbs/00_core.ipynb #be997481
+def clock(
+    seconds: float,  # a time, or a difference of times
+) -> str:
+    "Write a time for people: 1:02.5 for 62.5 s."
+    sign = '-' if seconds < -0.05 else ''
+    tenths = round(abs(seconds) * 10)
+    return f'{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}'
+
 # %% ../nbs/00_core.ipynb #cbbed943
 def no_bar(
     progress: bool = True,  # is one wanted?
@@ -326,6 +336,18 @@ def rng_for(
 
     key = [zlib.crc32(repr(n).encode()) for n in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *key]))
+
+# %% ../nbs/00_core.ipynb #63955966
+def require_rng(
+    rng: object,  # what was given
+) -> None:
+    "Refuse what is no generator of random numbers, a seed for example; raises `ResonanceError`."
+    import numpy as np
+
+    if not isinstance(rng, np.random.Generator):
+        raise ResonanceError(
+            f"rng must be a generator of random numbers, not {type(rng).__name__}: rng_for(1, 'a name') makes one"
+        )
 
 # %% ../nbs/00_core.ipynb #eb916286
 def sha256_file(

@@ -47,7 +47,7 @@ class CorpusError(ResonanceError):
 def safe_file(
     name: str,  # a relative path as a table or an archive gives it, with forward slashes
 ) -> str:
-    "The path itself when it stays inside its folder; otherwise raises `CorpusError`."
+    "Return the path when it stays inside its folder; otherwise raise `CorpusError`."
     bad = (
         not isinstance(name, str)
         or not name
@@ -66,7 +66,7 @@ def safe_file(
 def safe_id(
     name: str,  # the id of a row
 ) -> str:
-    "The id itself when it is fit to name a file; otherwise raises `CorpusError`."
+    "Return the id when it is fit to name a file; otherwise raise `CorpusError`."
     if (
         not isinstance(name, str)
         or not re.fullmatch(r'[^\x00-\x1f\x7f/\\:]{1,200}', name)
@@ -75,28 +75,33 @@ def safe_id(
         raise CorpusError(f'refused an id that cannot name a file: {str(name)[:80]!r}')
     return name
 
+# %% ../nbs/03_corpora.ipynb #8442dcf4
+def _column(kind: str, name: str, table: pd.DataFrame) -> pd.Series:
+    "Read one column: numbers where it holds lengths or times, else text; empty cells are NaN or ''."
+    import pandas as pd
+
+    cells = table[name]
+    if name not in _NUMBERS:
+        return cells.astype(object).where(cells.notna(), '').astype(str)
+    numbers = pd.to_numeric(cells.replace('', None), errors='coerce').astype(float)
+    wrong = cells.notna() & (cells != '') & numbers.isna()
+    if wrong.any():
+        raise CorpusError(f'{kind}.csv: {name} of {table["id"][wrong].iloc[0]!r} is not a number')
+    return numbers
+
 # %% ../nbs/03_corpora.ipynb #b107face
 def check_table(
     kind: str,  # 'music', 'noise' or 'rir'
     table: pd.DataFrame,  # one row a file; `id` as a column or as the index
 ) -> pd.DataFrame:
-    "The table in its canonical form (all columns, numbers as numbers, index = id); raises `CorpusError` for a bad one."
-    import pandas as pd
-
+    "Bring a table to its canonical form: all columns, numbers as numbers, index = id; raises `CorpusError`."
     table = table.reset_index() if table.index.name == 'id' and 'id' not in table else table.copy()
     missing = [c for c in _NEEDED[kind] if c not in table]
     if missing and len(table):
         raise CorpusError(f'{kind}.csv lacks the column {missing[0]!r}')
     table = table.reindex(columns=[*COLUMNS[kind], *(c for c in table if c not in COLUMNS[kind])])
     for name in table:
-        if name in _NUMBERS:
-            numbers = pd.to_numeric(table[name].replace('', None), errors='coerce').astype(float)
-            wrong = table[name].notna() & (table[name] != '') & numbers.isna()
-            if wrong.any():
-                raise CorpusError(f'{kind}.csv: {name} of {table["id"][wrong].iloc[0]!r} is not a number')
-            table[name] = numbers
-        else:
-            table[name] = table[name].astype(object).where(table[name].notna(), '').astype(str)
+        table[name] = _column(kind, name, table)
     table['kind'] = kind
     for row_id, file in zip(table['id'], table['file']):
         safe_id(row_id), safe_file(file)
@@ -125,7 +130,7 @@ def read_table(
 def table_text(
     table: pd.DataFrame,  # a checked table
 ) -> str:
-    "The table as CSV text: one fixed form, so that equal facts give equal bytes."
+    "Write a table as CSV text in one fixed form, so that equal facts give equal bytes."
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow(['id', *table.columns])
@@ -155,17 +160,17 @@ class Corpus:
         self,
         kind: str,  # 'music', 'noise' or 'rir'
     ) -> pd.DataFrame:
-        "One table, index = id; empty when the corpus has none of this kind."
+        "Read one table, index = id; empty when the corpus has none of this kind."
         if kind not in KINDS:
             raise CorpusError(f'unknown kind {kind!r}; choose from: {", ".join(KINDS)}')
         if kind not in self._tables:
             import pandas as pd
 
             path = self.folder / f'{kind}.csv'
-            there = not self._in_memory and path.exists()
-            self._tables[kind] = (
-                read_table(path, kind) if there else check_table(kind, pd.DataFrame(columns=COLUMNS[kind]))
-            )
+            if not self._in_memory and path.exists():
+                self._tables[kind] = read_table(path, kind)
+            else:
+                self._tables[kind] = check_table(kind, pd.DataFrame(columns=COLUMNS[kind]))
         return self._tables[kind]
 
     @property
@@ -188,7 +193,7 @@ class Corpus:
         kind: str,  # 'music', 'noise' or 'rir'
         id: str,  # of a row
     ) -> Path:
-        "Where a row's file is; raises `CorpusError` for an unknown id or a file outside the folder."
+        "Find a row's file; raises `CorpusError` for an unknown id or a file outside the folder."
         return _path(self, kind, id)
 
     def load(
@@ -198,7 +203,7 @@ class Corpus:
         start_s: float = 0.0,  # where the excerpt begins, seconds
         duration_s: float | None = None,  # how long it is, seconds; to the end by default
     ) -> np.ndarray:
-        "An excerpt of a row's file: mono float32 samples at 16 kHz, shape (n,)."
+        "Decode an excerpt of a row's file: mono float32 samples at 16 kHz, shape (n,)."
         from resonance_nb.audio import load
 
         return load(self.path(kind, id), start_s, duration_s)
@@ -212,14 +217,14 @@ class Corpus:
         split: str,  # 'train', 'validation' or 'test'
         seed: int = 0,  # of the split
     ) -> pd.DataFrame:
-        "The rows of one split: 'train', 'validation' or 'test'."
+        "Choose the rows of one split: 'train', 'validation' or 'test'."
         if split not in SPLITS:
             raise CorpusError(f'unknown split {split!r}; choose from: {", ".join(SPLITS)}')
         keys = split_keys(self.table(kind), kind)
         return self.table(kind)[[split_of(k, seed) == split for k in keys]]
 
     def checksum(self) -> str:
-        "SHA-256 over the three tables in canonical form, as 64 hex digits."
+        "Hash the three tables in canonical form: SHA-256 as 64 hex digits."
         h = hashlib.sha256()
         for kind in KINDS:
             h.update(f'{kind}\n{table_text(self.table(kind))}\n'.encode('utf-8', 'surrogateescape'))
@@ -229,17 +234,18 @@ class Corpus:
         self,
         full: bool = False,  # decode every file, not only its header
     ) -> list[str]:
-        "All problems of a corpus, one line each; [] is what you want."
+        "List all problems of a corpus, one line each; [] is what you want."
         return _check(self, full)
 
 # %% ../nbs/03_corpora.ipynb #34a6b165
-def _path(self: Corpus, kind: str, id: str) -> Path:
-    table = self.table(kind)
+def _path(corpus: Corpus, kind: str, id: str) -> Path:
+    "Find a row's file, and refuse one outside the folder."
+    table = corpus.table(kind)
     if id not in table.index:
-        raise CorpusError(f'{self.name} has no {kind} {str(id)[:80]!r}')
-    path = self.folder / table.at[id, 'file']
-    if not path.resolve().is_relative_to(self.folder.resolve()):
-        raise CorpusError(f'{kind} {id}: its file leads out of {self.folder}')
+        raise CorpusError(f'{corpus.name} has no {kind} {str(id)[:80]!r}')
+    path = corpus.folder / table.at[id, 'file']
+    if not path.resolve().is_relative_to(corpus.folder.resolve()):
+        raise CorpusError(f'{kind} {id}: its file leads out of {corpus.folder}')
     return path
 
 # %% ../nbs/03_corpora.ipynb #9bfbe84b
@@ -274,7 +280,7 @@ def split_of(
     seed: int = 0,  # another seed, another split
     fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),  # expected shares of train, validation, test
 ) -> str:
-    "Train, validation or test, decided by SHA-256 of seed and key alone."
+    "Choose train, validation or test by the SHA-256 of seed and key alone."
     digest = hashlib.sha256(f'{seed}:{key}'.encode('utf-8', 'surrogateescape')).hexdigest()
     u = int(digest[:13], 16) / 16**13  # uniform in [0, 1)
     if u < fractions[0]:
@@ -283,7 +289,7 @@ def split_of(
 
 # %% ../nbs/03_corpora.ipynb #2c7ae0a7
 def _origin(url: str) -> str:
-    "Where an original lives, whatever revision was pinned; '' when unknown."
+    "Say where an original lives, whatever revision was pinned; '' when unknown."
     parts = urllib.parse.urlsplit(url)
     path = parts.path
     if parts.netloc == 'raw.githubusercontent.com':  # /owner/repository/revision/path
@@ -295,10 +301,12 @@ def split_keys(
     table: pd.DataFrame,  # a checked table
     kind: str,  # 'music', 'noise' or 'rir'
 ) -> pd.Series:
-    "For each row the key that its split hangs on: version group, room or id, merged where the origin is the same."
+    "Find the key that each row's split hangs on: version group, room or id, merged where they share an origin."
+    import pandas as pd
+
     column = {'music': 'version_group', 'rir': 'room_id'}.get(kind)
-    own = [k or i for i, k in zip(table.index, table[column])] if column else list(table.index)
-    parent = {k: k for k in own}
+    keys = [k or i for i, k in zip(table.index, table[column])] if column else list(table.index)
+    parent = {k: k for k in keys}
 
     def root(k):
         while parent[k] != k:
@@ -306,13 +314,11 @@ def split_keys(
         return k
 
     first: dict[str, str] = {}
-    for key, origin in zip(own, map(_origin, table['source_url'])):
+    for key, origin in zip(keys, map(_origin, table['source_url'])):
         a = root(key)
         b = root(first.setdefault(origin, key) if origin else key)
         parent[max(a, b)] = min(a, b)
-    import pandas as pd
-
-    return pd.Series([root(k) for k in own], index=table.index, name='key', dtype=str)
+    return pd.Series([root(k) for k in keys], index=table.index, name='key', dtype=str)
 
 # %% ../nbs/03_corpora.ipynb #85065e6b
 def splits_table(
@@ -320,7 +326,7 @@ def splits_table(
     seed: int = 0,  # of the split
     fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),  # train, validation, test
 ) -> pd.DataFrame:
-    "Every row of a corpus with its key and split: columns kind, id, key, split, in table order."
+    "List every row of a corpus with its key and split: columns kind, id, key, split, in table order."
     import pandas as pd
 
     parts = []
@@ -334,7 +340,7 @@ def splits_table(
 
 # %% ../nbs/03_corpora.ipynb #57eaba97
 def manifest_folder() -> Path:
-    "Where the committed tables are: data/corpora of the checkout, or the same files in an installed package."
+    "Find the committed tables: data/corpora of the checkout, or the same files in an installed package."
     try:
         return project_root() / 'data' / 'corpora'
     except ResonanceError:
@@ -346,7 +352,7 @@ def manifest(
     folder: str | os.PathLike | None = None,
     name: str = 'open',  # which manifest
 ) -> Corpus:
-    "The committed tables of a corpus: its facts without its sound (raises `CorpusError` when they are not there)."
+    "Open the committed tables of a corpus, its facts without its sound; raises `CorpusError` where they lack."
     folder = Path(folder) if folder else manifest_folder()
     paths = {k: folder / f'{name}-{k}.csv' for k in KINDS}
     if not any(p.exists() for p in paths.values()):
@@ -359,13 +365,13 @@ def write_splits(
     path: str | os.PathLike,  # e.g. data/splits/open.csv
     seed: int = 0,  # of the split
 ) -> None:
-    "Write `splits_table` as CSV, atomically."
+    "Write `splits_table` as a CSV, in one go."
     with atomic_write(path) as part:
         part.write_text(splits_table(corpus, seed).to_csv(index=False, lineterminator='\n'), encoding='utf-8')
 
 # %% ../nbs/03_corpora.ipynb #7d8bccc8
 def _check_file(path: Path, kind: str, expected_s: float, full: bool) -> str:
-    "What is wrong with one file, or ''."
+    "Say what is wrong with one file; '' when nothing is."
     from resonance_nb.audio import SAMPLE_RATE, info, load
 
     try:
@@ -375,22 +381,19 @@ def _check_file(path: Path, kind: str, expected_s: float, full: bool) -> str:
     except (ResonanceError, OSError) as e:
         return f'unreadable: {e}'
     fits = lambda want_s: abs(found_s - want_s) <= 0.1 + 0.01 * want_s
-    if (
-        found_s is None
-        or expected_s != expected_s
-        or fits(expected_s)
-        or (expected_s > CUT_S[kind] and fits(CUT_S[kind]))
-    ):
+    unknown = found_s is None or expected_s != expected_s
+    if unknown or fits(expected_s) or (expected_s > CUT_S[kind] and fits(CUT_S[kind])):
         return ''
     return f'lasts {found_s:.2f} s, its table says {expected_s:.2f} s'
 
 # %% ../nbs/03_corpora.ipynb #7989f655
-def _check(self: Corpus, full: bool) -> list[str]:
+def _check(corpus: Corpus, full: bool) -> list[str]:
+    "Say what is wrong with each file that a table names."
     problems = []
     for kind in KINDS:
-        for row_id, expected_s in self.table(kind)['duration_s'].items():
+        for row_id, expected_s in corpus.table(kind)['duration_s'].items():
             try:
-                problem = _check_file(self.path(kind, row_id), kind, expected_s, full)
+                problem = _check_file(corpus.path(kind, row_id), kind, expected_s, full)
             except CorpusError as e:
                 problem = str(e)
             if problem:

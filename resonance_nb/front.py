@@ -25,11 +25,14 @@ __all__ = ['OFFERED', 'offered', 'with_comments', 'identify', 'listen']
 # %% ../nbs/92a_front.ipynb #b60ae9c6
 OFFERED = {  # name -> the module it lives in
     'Catalog': 'catalog',
+    'Event': 'decide',
     'Fused': 'fuse',
+    'Identification': 'catalog',
     'Landmarks': 'landmarks',
     'Listener': 'decide',
     'Match': 'core',
     'ResonanceError': 'core',
+    'SongMatch': 'catalog',
     'degrade': 'venue',
     'identify': 'front',
     'listen': 'front',
@@ -38,51 +41,98 @@ OFFERED = {  # name -> the module it lives in
     'rng_for': 'core',
 }
 
-
+# %% ../nbs/92a_front.ipynb #bd141613
 def offered(
     name: str,  # one of `OFFERED`
 ) -> object:
-    "What is behind a name of the front door, with the comments of its parameters in its `help()`."
+    "Fetch what is behind a name of the front door, with the comments of its parameters in its `help()`."
     return with_comments(getattr(importlib.import_module(f'resonance_nb.{OFFERED[name]}'), name))
 
 # %% ../nbs/92a_front.ipynb #05fd63f5
 def _comments(
-    source: str,  # of a function
-) -> dict[str, str]:
-    "The comment behind each parameter of a function, for those that have one."
-    comments = [t for t in tokenize.generate_tokens(StringIO(source).readline) if t.type == tokenize.COMMENT]
-    behind = {t.start[0]: t.string.lstrip('# ') for t in comments}
+    source: str,  # of a function or a class, from its first column on
+) -> dict[int, str]:  # by line
+    "Read the comment of each line: the one behind it, or those that stand alone above it."
+    tokens = tokenize.generate_tokens(StringIO(source).readline)
+    comments = [t for t in tokens if t.type == tokenize.COMMENT]
+    texts = {t.start[0]: t.string.lstrip('# ') for t in comments}
     alone = {t.start[0] for t in comments if not t.line[: t.start[1]].strip()}
-
-    def comment(line: int) -> str:
-        "The one behind this line, or those that stand alone above it."
+    above = {}
+    for line in range(1, source.count('\n') + 2):
         first = line
         while first - 1 in alone:
             first -= 1
-        return behind.get(line, '') or ' '.join(behind[number] for number in range(first, line))
+        above[line] = ' '.join(texts[number] for number in range(first, line))
+    return {line: text for line in above if (text := texts.get(line, '') or above[line])}
 
-    a = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)).args
-    everyone = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
-    return {p.arg: text for p in everyone if (text := comment(p.lineno))}
+# %% ../nbs/92a_front.ipynb #b0f754cb
+def _explained(
+    node: ast.FunctionDef | ast.ClassDef,  # of the source
+    comments: dict[int, str],  # by line
+) -> dict[str, str]:
+    "Find what is said of each parameter of a function and of what it returns, or of each field of a class."
+    if isinstance(node, ast.ClassDef):
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        lines = {n.target.id: n.lineno for n in fields}
+    else:
+        a = node.args
+        parameters = [
+            *a.posonlyargs,
+            *a.args,
+            *filter(None, [a.vararg]),
+            *a.kwonlyargs,
+            *filter(None, [a.kwarg]),
+        ]
+        lines = {p.arg: p.lineno for p in parameters}
+        lines['returns'] = next(
+            (n for n in range(node.body[0].lineno - 1, node.lineno, -1) if n in comments), 0
+        )
+        if lines['returns'] in [p.lineno for p in parameters]:
+            del lines['returns']
+    return {name: comments[line] for name, line in lines.items() if line in comments}
+
+# %% ../nbs/92a_front.ipynb #c5f8d121
+def _add_words(
+    thing: object,  # a function or a class
+    title: str,  # over the words
+) -> None:
+    "Write below the docstring of a function or class what the comments of its source say."
+    try:
+        source = textwrap.dedent(inspect.getsource(thing))
+        node = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef))
+    except (OSError, TypeError, SyntaxError, StopIteration):  # no source here, or none that stands alone
+        return
+    words = _explained(node, _comments(source))
+    returns = words.pop('returns', None) if isinstance(node, ast.FunctionDef) else None
+    blocks = [inspect.getdoc(thing) or '']
+    if words:
+        blocks.append('\n'.join([f'{title}:', *(f'    {name}: {text}' for name, text in words.items())]))
+    if returns:
+        blocks.append(f'Returns:\n    {returns}')
+    thing.__doc__ = '\n\n'.join(blocks)
 
 # %% ../nbs/92a_front.ipynb #6f838dfa
 def with_comments(
-    thing: object,  # a function, or a class whose methods are meant
-) -> object:
-    "The same, and `help()` says what its parameters are."
-    if inspect.isclass(thing):
-        for name, method in vars(thing).items():
-            if inspect.isfunction(method) and (name == '__init__' or not name.startswith('_')):
-                with_comments(method)
-    elif inspect.isfunction(thing) and not hasattr(thing, 'commented'):
+    thing: object,  # a function, or a class whose methods and fields are meant
+) -> object:  # the same
+    "Make `help()` say what parameters, fields and results are."
+    if 'commented' in vars(thing) or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+        return thing
+    if inspect.isfunction(thing):
         thing.commented = True
-        try:
-            told = _comments(textwrap.dedent(inspect.getsource(thing)))
-        except (OSError, SyntaxError, StopIteration):  # no source here, or none that stands alone
-            return thing
-        if told:
-            lines = '\n'.join(f'    {name}: {comment}' for name, comment in told.items())
-            thing.__doc__ = f'{inspect.getdoc(thing) or ""}\n\nParameters:\n{lines}'
+        _add_words(thing, 'Parameters')
+        return thing
+    ours = [cls for cls in thing.__mro__ if cls.__module__.startswith('resonance_nb.')]
+    methods = [
+        member for cls in ours for name, member in vars(cls).items() if name[0] != '_' or name == '__init__'
+    ]
+    for method in methods:
+        function = getattr(method, '__func__', method)
+        if inspect.isfunction(function):
+            with_comments(function)
+    if '__dataclass_fields__' in vars(thing):
+        thing.commented = True
+        _add_words(thing, 'Fields')
     return thing
 
 # %% ../nbs/92a_front.ipynb #ccd2cf6e
@@ -93,11 +143,11 @@ def identify(
     method: str | None = None,  # one of `core.METHODS`; None: the best one present
     top: int = 5,  # songs to name, at most
 ) -> Identification:
-    "Which song is playing? Raises `ResonanceError` for a file that cannot be read or a catalogue that is not there."
+    "Tell which song is playing. Raises `ResonanceError` for a bad file, or where there is no catalogue."
     from resonance_nb.catalog import Catalog
 
     with Catalog(catalogue) as songs:
-        return songs.identify(recording, method, top)
+        return songs.identify(recording, method=method, top=top)
 
 # %% ../nbs/92a_front.ipynb #bd00619e
 def listen(
@@ -105,11 +155,25 @@ def listen(
     catalogue: str | os.PathLike,  # the folder that `resonance index` or `Catalog` made
     *,
     method: str | None = None,  # one of `core.METHODS`; None: the best one present
-) -> Iterator[Event]:
-    "What a listener says of a long recording, and when. Raises `ResonanceError` like `identify`."
+    false_per_hour: float = 0.5,  # songs it may name in an hour without any of the catalogue, more than 0
+) -> Iterator[Event]:  # each as soon as it is decided
+    "Tell what a listener says of a long recording, and when. Raises `ResonanceError` like `identify`."
+    from contextlib import ExitStack
+
     from resonance_nb.catalog import Catalog
-    from resonance_nb.decide import listen as decided
+    from resonance_nb.decide import Listener
     from resonance_nb.stream import from_file
 
-    with Catalog(catalogue) as songs, from_file(recording) as blocks:
-        yield from decided(blocks, songs.ready(method))
+    with ExitStack() as stack:
+        songs = stack.enter_context(Catalog(catalogue))
+        blocks = stack.enter_context(from_file(recording))
+        listener = Listener(songs.ready(method), false_per_hour=false_per_hour)
+        return _events(listener, blocks, stack.pop_all())
+
+# %% ../nbs/92a_front.ipynb #06ce3b84
+def _events(listener, blocks, open_files) -> Iterator[Event]:
+    "Yield the events of a stream; closes what it was heard from."
+    with open_files:
+        for block in blocks:
+            yield from listener.push(block)
+        yield from listener.end()

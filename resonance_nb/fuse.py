@@ -5,48 +5,170 @@
 # %% ../nbs/52_fuse.ipynb #78bd4fd4
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from importlib import resources
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample, stretches, usable
-from .core import Match, ResonanceError, as_matches, best_first, probability
-from .embedding import clip_vectors
 from .codebook import Codebook, shipped_codebook
+from .core import Match, ResonanceError, as_matches, probability
+from .embedding import clip_vectors
+from .evidence import Candidates, Scoring, judge
 from .peaks import level_blocks, own_agreement, pack_peaks, unpack_peaks
-from .match import runner_up
 from .network import HOP_S, as_network
 from .recogniser import Column, Damaged, SongIndex
-from .table import BLOCK, FRAME_S, FRONT, Proposals, Song, SongTable, kept_of, song_table
-from resonance_nb.verify import (
-    FEWEST,
-    agreement,
-    highest,
-    padded,
-    realign,
-    soft_map,
-    unpadded,
-    without_loudest,
-)
+from .table import BLOCK, FRONT, Proposals, Song, SongTable, kept_of, song_table
+from .verify import FEWEST, highest, padded, realign, soft_map
 
 if TYPE_CHECKING:
     from resonance_nb.session import FusedSession
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'FINALISTS', 'SHIFTS_FRAMES', 'NEAREST', 'LONGEST_S', 'PIECES', 'DECKS', 'DOUBT', 'FULLY', 'PARTLY',
-           'CLEAR_DB', 'shipped_noises', 'Fused', 'Query', 'Checked', 'check_peaks', 'Candidates', 'features']
+__all__ = ['CANDIDATES', 'LONGEST_S', 'PIECES', 'OTHER_SPEEDS', 'SPEED_PENALTY', 'FULLY', 'PARTLY', 'CLEAR_DB', 'Query', 'Fused']
 
-# %% ../nbs/52_fuse.ipynb #7fa7f52e
-@lru_cache(maxsize=1)
-def shipped_noises() -> np.ndarray:
-    "What crowds and noise sound like to the encoder of this package: directions of unit length, float32 (64, dim)."
-    return np.load(str(resources.files('resonance_nb') / 'models' / 'noises.npy'), allow_pickle=False).astype(
-        np.float32
+# %% ../nbs/52_fuse.ipynb #572e2f86
+@dataclass
+class Query:
+    "A clip before it is compared with anything; nothing when it was silent."
+
+    vectors: np.ndarray  # one every `HOP_S`, shape (windows, dim)
+    level_db: np.ndarray  # its spectrogram, shape (frames, bins)
+
+# %% ../nbs/52_fuse.ipynb #005fa9c4
+def _query(encoder, samples: np.ndarray) -> Query:
+    "Compute what a clip says before it is compared with anything."
+    samples = usable(samples)
+    vectors = clip_vectors(encoder, samples)
+    level_db = [np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)]
+    if len(vectors):
+        level_db += level_blocks([samples], FRONT)
+    return Query(vectors, np.concatenate(level_db))
+
+# %% ../nbs/52_fuse.ipynb #e8b8bbdd
+def _logit(self: Fused, candidates: Candidates) -> np.ndarray:
+    log_songs = np.log(max(len(self), 1))
+    small_catalogue = np.interp(log_songs, np.log(self._few['songs']), self._few['logit'])
+    logit = self.calibration.log_odds(candidates.features) - small_catalogue - candidates.penalty
+    # half the probability that is accepted
+    refused = np.log(self.accept_confidence / (2 - self.accept_confidence))
+    return np.where(candidates.steady, np.minimum(logit, refused), logit)
+
+# %% ../nbs/52_fuse.ipynb #98da74d2
+CANDIDATES = 96  # songs that are looked at closely
+
+
+def _evidence(self: Fused, query: Query, left_out: Iterable[str]) -> Candidates:
+    if not self.songs or not len(query.vectors) or not len(query.level_db):
+        return Candidates.none()
+    table = self.table()
+    left_out = set(left_out)
+    hidden = [i for i, name in enumerate(table.track_ids) if name in left_out] if left_out else []
+    proposals = table.propose(query.vectors, CANDIDATES, np.array(hidden, int))
+    return self.judge(proposals, query.level_db, n_windows=len(query.vectors))
+
+# %% ../nbs/52_fuse.ipynb #640a51c4
+# of a longer clip, so many pieces of this length are asked
+LONGEST_S = 12.0
+PIECES = 6
+
+
+def _pieces(samples: np.ndarray) -> list[slice]:
+    "Which samples of a clip are asked together: its stretches of sound, of longer ones several parts."
+    size = round(LONGEST_S * SAMPLE_RATE)
+    pieces = []
+    for part in stretches(samples):
+        n = part.stop - part.start
+        if n <= 1.25 * size:
+            pieces.append(part)
+        else:
+            starts = part.start + np.linspace(0, n - size, min(PIECES, -(-n // size))).astype(int)
+            pieces += [slice(s, s + size) for s in starts.tolist()]
+    longest = max(p.stop - p.start for p in pieces)
+    pieces = [p for p in pieces if p.stop - p.start >= longest / 2]
+    chosen = np.linspace(0, len(pieces) - 1, min(PIECES, len(pieces))).astype(int)
+    return [pieces[i] for i in chosen.tolist()]
+
+# %% ../nbs/52_fuse.ipynb #615cf0bb
+# speeds that a clip may have been played at when nothing fits; within two percent of each, peaks are warped
+OTHER_SPEEDS = 0.97, 1.03
+SPEED_PENALTY = 2.0  # log odds that an answer at such a speed loses, chosen on validation clips
+
+
+def _matches(self: Fused, samples: np.ndarray, k: int, *, begins_s: float, penalty: float) -> list[Match]:
+    "Answers to a piece of a clip that begins there, less a penalty in log odds."
+    candidates = self.evidence(self.hear(samples))
+    confidence = probability(self.logit(candidates)[:k] - penalty)
+    return as_matches(candidates.track_ids[:k], candidates.score, candidates.start_s - begins_s, confidence)
+
+# %% ../nbs/52_fuse.ipynb #933074d6
+def _at_other_speeds(
+    self: Fused, samples: np.ndarray, k: int, begins_s: float, penalty: float
+) -> list[Match]:
+    "Answers to a piece of a clip as if it had been played slower and faster: the best that is accepted, or []."
+    best = []
+    least = self.accept_confidence
+    for speed in OTHER_SPEEDS:
+        slowed = resample(samples, SAMPLE_RATE, round(SAMPLE_RATE * speed))
+        matches = _matches(self, slowed, k, begins_s=begins_s * speed, penalty=penalty)
+        if matches and matches[0].confidence > least:
+            best = matches
+            least = matches[0].confidence
+    return best
+
+# %% ../nbs/52_fuse.ipynb #5b27f787
+def _search(self: Fused, samples: np.ndarray, k: int) -> list[Match]:
+    best = []
+    closest = None
+    pieces = _pieces(samples)
+    tries = np.log(len(pieces))
+    for piece in pieces:
+        matches = _matches(self, samples[piece], k, begins_s=piece.start / SAMPLE_RATE, penalty=tries)
+        if matches and (not best or matches[0].confidence > best[0].confidence):
+            best = matches
+            closest = piece
+    if not best or best[0].confidence >= self.accept_confidence:
+        return best
+    return (
+        _at_other_speeds(self, samples[closest], k, closest.start / SAMPLE_RATE, tries + SPEED_PENALTY)
+        or best
     )
+
+# %% ../nbs/52_fuse.ipynb #9ba53f51
+def _share_of_peaks(
+    self: Fused, samples: np.ndarray, match: Match, begins_samples: int
+) -> tuple[float | None, float]:
+    "How much of its own agreement a piece of a clip reaches with a song (None: it shows too few of its peaks), and how deep its valleys are, dB."
+    table = self.table()
+    none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
+    level_db = np.concatenate([none, *level_blocks([samples], FRONT)])
+    query_map = padded(soft_map(level_db, floor_db=FRONT.floor_db))
+    start_frame = round((match.offset_s * SAMPLE_RATE + begins_samples) / FRONT.hop)
+    song = table.track_ids.index(match.track_id)
+    expected = table.peaks_at(np.array([song]), np.array([start_frame]), len(level_db))
+    if expected.counts[0] < FEWEST:
+        return None, 0.0
+    aligned = realign([query_map], expected, FRONT.bin_min)
+    full = own_agreement(level_db, query_map, expected.counts, FRONT)
+    return float(aligned.z[0] / full[0]), float(np.median(highest(level_db, 7, 31) - level_db))
+
+# %% ../nbs/52_fuse.ipynb #a20f1435
+# shares of the agreement that a clip's own peaks would reach; with less it is at another speed
+FULLY = 0.85
+PARTLY = (0.15, 0.6)
+CLEAR_DB = 19.0  # how far the typical cell of a clear clip lies below the loudest around it
+
+
+def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
+    samples = usable(samples)
+    pieces = [_share_of_peaks(self, samples[piece], match, piece.start) for piece in _pieces(samples)]
+    shares = [share for share, _ in pieces if share is not None]
+    depths_db = [depth_db for share, depth_db in pieces if share is not None]
+    if max(shares, default=0) >= FULLY:
+        return 'recording'
+    part = bool(shares) and PARTLY[0] < max(shares) < PARTLY[1]
+    return 'version' if part and min(depths_db) > CLEAR_DB else None
 
 # %% ../nbs/52_fuse.ipynb #68cd3f11
 class Fused(SongIndex):
@@ -66,17 +188,13 @@ class Fused(SongIndex):
         self.codebook = codebook or shipped_codebook()
         if self.codebook.dim != BLOCK * self.encoder.settings.dim:
             raise ResonanceError(
-                f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, the encoder makes {self.encoder.settings.dim}'
+                f'the codebook is for {BLOCK} vectors of {self.codebook.dim / BLOCK:g} numbers, '
+                f'the encoder makes {self.encoder.settings.dim}'
             )
         self.digest = self.encoder.digest
         constants = self.calibration.constants
-        self._weights = constants['score_weights']
-        self._floor = constants['floor']
-        self._noise = constants['noise']
-        self._steady = constants['steady']
-        self._noises = (
-            shipped_noises() if self.calibrated else np.zeros((1, self.encoder.settings.dim), np.float32)
-        )
+        nothing = np.zeros((1, self.encoder.settings.dim), np.float32)  # what noise is to another encoder
+        self.scoring = Scoring.of(constants, None if self.calibrated else nothing)
         self._few = constants['few']
 
     @property
@@ -140,12 +258,7 @@ class Fused(SongIndex):
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
     ) -> Query:
         "Compute what a clip says before it is compared with anything."
-        samples = usable(samples)
-        vectors = clip_vectors(self.encoder, samples)
-        level_db = [np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)]
-        if len(vectors):
-            level_db += level_blocks([samples], FRONT)
-        return Query(vectors, np.concatenate(level_db))
+        return _query(self.encoder, samples)
 
     def evidence(
         self,
@@ -164,18 +277,16 @@ class Fused(SongIndex):
         delay_windows: float = 0.0,  # how much later the levels begin than the vectors that proposed
     ) -> Candidates:
         "Look whether a clip is one of the songs that were proposed."
-        return _judge(self, proposals, level_db, n_windows, delay_windows)
+        return judge(
+            self.table(), proposals, level_db, self.scoring, n_windows=n_windows, delay_windows=delay_windows
+        )
 
     def logit(
         self,
-        found: Candidates,  # of a clip
+        candidates: Candidates,  # of a clip
     ) -> np.ndarray:
-        "Log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
-        few = np.interp(np.log(max(len(self), 1)), np.log(self._few['songs']), self._few['logit'])
-        logit = self.calibration.log_odds(found.features) - few - found.penalty
-        # half the probability that is accepted
-        refused = np.log(self.accept_confidence / (2 - self.accept_confidence))
-        return np.where(found.steady, np.minimum(logit, refused), logit)
+        "Compute the log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
+        return _logit(self, candidates)
 
     def rank(
         self,
@@ -207,365 +318,3 @@ class Fused(SongIndex):
     ) -> str | None:
         "'recording' when a clip is the very recording that was found, 'version' when it is another version of it, None when that cannot be told."
         return _relation(self, samples, match)
-
-# %% ../nbs/52_fuse.ipynb #572e2f86
-@dataclass
-class Query:
-    "A clip before it is compared with anything; nothing when it was silent."
-
-    vectors: np.ndarray  # one every `HOP_S`, shape (windows, dim)
-    level_db: np.ndarray  # its spectrogram, shape (frames, bins)
-
-# %% ../nbs/52_fuse.ipynb #6d682110
-CANDIDATES = 96  # songs that are looked at closely
-
-# %% ../nbs/52_fuse.ipynb #bae1ce1a
-FINALISTS = 24  # songs that are realigned
-SHIFTS_FRAMES = tuple(range(-4, 5))  # that a song is tried earlier and later
-
-
-@dataclass
-class Checked:
-    "What peaks say of songs at places, a row each."
-
-    agreement: np.ndarray  # (n,) in standard deviations of chance
-    agreement_rest: np.ndarray  # (n,) the same without the part of the clip that agrees most
-    start_s: np.ndarray  # (n,) where the clip begins in the song
-    speed: np.ndarray  # (n,) frames of the clip per frame of the song
-    pitch: np.ndarray  # (n,) frequencies of the clip over those of the song
-
-# %% ../nbs/52_fuse.ipynb #ecd6cad8
-def check_peaks(
-    table: SongTable,  # the songs
-    query_map: np.ndarray,  # of the clip, from `verify.padded`
-    proposals: Proposals,  # n songs at places
-    score_of: Callable[[np.ndarray], np.ndarray],  # agreements -> what orders the songs, both (n,)
-) -> Checked:
-    "Look up in a clip's map the peaks that songs would show there, a few frames earlier and later; realign the best songs."
-    start_frames = np.rint(proposals.starts_windows * HOP_S / FRAME_S).astype(np.int64)
-    expected = table.peaks_at(proposals.songs, start_frames, unpadded(query_map))
-    shifted = agreement(query_map, expected, SHIFTS_FRAMES)
-    best_shift = shifted.argmax(axis=0)
-    highest_z = shifted.max(axis=0)
-    start_frames = start_frames - np.array(SHIFTS_FRAMES)[best_shift]
-    unchanged = np.ones(len(highest_z))
-    checked = Checked(
-        highest_z, highest_z.copy(), start_frames * FRAME_S, speed=unchanged, pitch=unchanged.copy()
-    )
-    finalists = np.argsort(-score_of(highest_z), kind='stable')[:FINALISTS]
-    finalists = finalists[np.argsort(proposals.songs[finalists])]  # in the order of their peaks
-    _realign(table, query_map, proposals.songs, start_frames, finalists, checked)
-    return checked
-
-# %% ../nbs/52_fuse.ipynb #c1b89855
-def _realign(
-    table: SongTable,
-    query_map: np.ndarray,
-    songs: np.ndarray,
-    start_frames: np.ndarray,
-    finalists: np.ndarray,
-    checked: Checked,
-) -> None:
-    "Try finalists at other tempos and pitches, and without the part that agrees most."
-    expected = table.peaks_at(songs[finalists], start_frames[finalists], unpadded(query_map))
-    aligned = realign([query_map], expected, FRONT.bin_min)
-    checked.agreement[finalists] = aligned.z
-    checked.agreement_rest[finalists] = without_loudest([query_map], expected, aligned, FRONT.bin_min)
-    checked.start_s[finalists] = (start_frames[finalists] - aligned.shift) * FRAME_S
-    checked.speed[finalists] = aligned.speed
-    checked.pitch[finalists] = aligned.pitch
-
-# %% ../nbs/52_fuse.ipynb #2855bdb1
-def _score(self: Fused, cosine: np.ndarray, agreement: np.ndarray) -> np.ndarray:
-    "Weigh both numbers into one."
-    return self._weights['cosine'] * cosine + self._weights['agreement'] * agreement
-
-# %% ../nbs/52_fuse.ipynb #2102f7b3
-@dataclass
-class Candidates:
-    "What a clip says of the songs that it may be, best first."
-
-    track_ids: list[str]
-    score: np.ndarray  # (n,) weighted sum of the next two, less `penalty`
-    cosine: np.ndarray  # (n,) mean over the clip's windows
-    agreement: np.ndarray  # (n,) of the peaks, in standard deviations of chance
-    start_s: np.ndarray  # (n,) where the clip starts in the song
-    features: np.ndarray  # (n, 9) what the confidence is made of
-    # (n,) what is taken off the score, and off the log odds, because the song sounds like noise there
-    penalty: np.ndarray
-    steady: np.ndarray  # (n,) bool: much of the song fits as well, so that this place says nothing
-
-    @classmethod
-    def none(cls) -> Candidates:
-        "No songs at all."
-        empty = np.zeros(0)
-        return cls([], empty, empty, empty, empty, np.zeros((0, 9)), empty, empty.astype(bool))
-
-# %% ../nbs/52_fuse.ipynb #4c61ed64
-# other songs, those that the vectors like best, whose peaks say how easily peaks agree; a listener looks at
-# few more
-NEAREST = 20
-
-# %% ../nbs/52_fuse.ipynb #7ae522b7
-def features(
-    score: np.ndarray,  # (n,) of the candidates, best first
-    *,
-    duplicate: np.ndarray,  # (n,) bool: sounds the same as the first; the first itself does
-    cosine: np.ndarray,  # (n,)
-    agreements: np.ndarray,  # (n,) of the peaks
-    agreements_rest: np.ndarray,  # (n,) the same without the part that agrees most
-    self_similarity: np.ndarray,  # (n,) how little the song changes there: 1 is not at all
-    n_windows: int,  # of the clip
-    # 'rival', 'others' and 'agreement': what the runner-up, other songs and their peaks reach in a large
-    # catalogue, and where there are few songs, at least
-    floor: dict[str, float],
-) -> np.ndarray:
-    "Compute what the confidence is made of: score, lead over the runner-up, cosine, logarithms of both agreements and of the number of windows, level of the other songs, agreement of their peaks, self-similarity; shape (n, 9)."
-    others = score[~duplicate]
-    nearest = np.argsort(-cosine[~duplicate], kind='stable')[:NEAREST]
-    others_agreement = agreements[~duplicate][nearest]
-    floored = lambda value, name: value if len(nearest) == NEAREST else max(value, floor[name])
-    runner_up_score = floored(others.max(initial=-np.inf), 'rival')
-    others_level = floored(others[3:13].mean() if len(others) > 3 else -np.inf, 'others')
-    best_agreements = np.sort(others_agreement)[-6:]
-    agreed = floored(best_agreements.mean() if len(nearest) else -np.inf, 'agreement')
-    lead = np.where(duplicate, score - runner_up_score, score - score[:1].sum())
-    log = lambda x: np.log(np.maximum(x, 0.5))
-    of_all = np.tile([np.log(max(n_windows, 1)), others_level, agreed], (len(score), 1))
-    return np.column_stack(
-        [score, lead, cosine, log(agreements), log(agreements_rest), of_all, self_similarity]
-    )
-
-# %% ../nbs/52_fuse.ipynb #98da74d2
-def _evidence(self: Fused, query: Query, left_out: Iterable[str]) -> Candidates:
-    if not self.songs or not len(query.vectors) or not len(query.level_db):
-        return Candidates.none()
-    left_out = set(left_out)
-    hidden = [i for i, name in enumerate(self.table().track_ids) if name in left_out] if left_out else []
-    proposals = self.table().propose(query.vectors, CANDIDATES, np.array(hidden, int))
-    return self.judge(proposals, query.level_db, n_windows=len(query.vectors))
-
-# %% ../nbs/52_fuse.ipynb #40a7fef5
-@dataclass
-class _Ranked:
-    "Songs at places, and all that is known of them, a row each."
-
-    songs: np.ndarray  # numbers in the table
-    names: np.ndarray
-    starts_windows: np.ndarray
-    cosine: np.ndarray
-    agreement: np.ndarray
-    agreement_rest: np.ndarray
-    start_s: np.ndarray
-    speed: np.ndarray
-    pitch: np.ndarray
-    score: np.ndarray
-    penalty: np.ndarray
-
-    def ordered(self) -> _Ranked:
-        "Best first, every song once."
-        order = best_first(self.score, self.names)
-        first = np.sort(np.unique(self.songs[order], return_index=True)[1])
-        return _Ranked(*(getattr(self, column.name)[order[first]] for column in fields(self)))
-
-# %% ../nbs/52_fuse.ipynb #0218729f
-def _ranked(self: Fused, proposals: Proposals, checked: Checked) -> _Ranked:
-    "Both numbers of every song that was proposed, best first."
-    return _Ranked(
-        songs=proposals.songs,
-        names=np.array([self.table().track_ids[number] for number in proposals.songs], str),
-        starts_windows=proposals.starts_windows,
-        cosine=proposals.cosines,
-        **vars(checked),
-        score=_score(self, proposals.cosines, checked.agreement),
-        penalty=np.zeros(len(proposals.songs)),
-    ).ordered()
-
-# %% ../nbs/52_fuse.ipynb #4c96ba75
-COMPARED = 16  # songs that are compared with each other, and with themselves
-
-
-def _own_vectors(
-    table: SongTable, songs: np.ndarray, starts_windows: np.ndarray, n_windows: int
-) -> np.ndarray:
-    "Vectors of songs where a clip of so many windows would be, (n, windows, dim)."
-    first = np.maximum(np.rint(starts_windows).astype(np.int64), 0) + table.starts_windows[songs]
-    windows = first[:, None] + np.arange(n_windows)
-    return table.vectors(np.minimum(windows, table.ends_windows[songs, None] - 1))
-
-# %% ../nbs/52_fuse.ipynb #5429b68f
-def _noise_penalty(self: Fused, own: np.ndarray) -> np.ndarray:
-    "What songs lose for sounding like noise where the clip was found, from their own vectors there; (n,)."
-    likeness = (own @ self._noises.T).max(axis=2).mean(axis=1)
-    return self._noise['weight'] * np.maximum(likeness - self._noise['likeness'], 0)
-
-# %% ../nbs/52_fuse.ipynb #bb06f25a
-AWAY_FRAMES = 48  # from the place that was found to any other
-APART_FRAMES = 13  # from one other place to the next
-OTHER_PLACES = 60  # at most
-
-
-def _other_places(table: SongTable, song: int, start_s: float, n_frames: int) -> np.ndarray:
-    "Frames all over a song, but not near where a clip was found, at which it is tried, too."
-    last = table.starts_frames[song + 1] - table.starts_frames[song] - n_frames
-    frames = np.arange(min(0, last), max(1, last), APART_FRAMES)
-    frames = frames[np.abs(frames - start_s / FRAME_S) > AWAY_FRAMES]
-    return frames[:: -(-len(frames) // OTHER_PLACES) or 1]
-
-# %% ../nbs/52_fuse.ipynb #440c8b74
-def _is_steady(self: Fused, query_map: np.ndarray, ranked: _Ranked, own: np.ndarray) -> bool:
-    "Do places all over the first song agree with a clip as well as the one where it was found, and sound the same?"
-    table = self.table()
-    song, z = ranked.songs[0], ranked.agreement[0]
-    starts = _other_places(table, song, ranked.start_s[0], unpadded(query_map))
-    if not len(starts):
-        return False
-    songs = np.full(len(starts), song)
-    expected = table.peaks_at(songs, starts, unpadded(query_map))
-    tempo_and_pitch = ranked.speed[0], ranked.pitch[0]
-    elsewhere = agreement(query_map, expected, (-1, 0, 1), *tempo_and_pitch, FRONT.bin_min).max(axis=0)
-    lead = z - np.quantile(elsewhere, 0.9)
-    if np.round(lead, 3) >= max(self._steady['lead'], self._steady['share'] * z):
-        return False
-    vectors = _own_vectors(table, songs, starts * FRAME_S / HOP_S, len(own[0]))
-    cosines = np.einsum('pwd,wd->pw', vectors, own[0]).mean(axis=1)
-    return bool(np.round(np.median(cosines), 3) >= self._steady['alike'])
-
-# %% ../nbs/52_fuse.ipynb #43dcb7a9
-def _judge(
-    self: Fused, proposals: Proposals, level_db: np.ndarray, n_windows: int, delay_windows: float
-) -> Candidates:
-    query_map = padded(soft_map(level_db, floor_db=FRONT.floor_db))
-    delayed = replace(proposals, starts_windows=proposals.starts_windows + delay_windows)
-    checked = check_peaks(self.table(), query_map, delayed, lambda z: _score(self, proposals.cosines, z))
-    ranked = _ranked(self, proposals, checked)
-    own_of = lambda r: _own_vectors(self.table(), r.songs[:COMPARED], r.starts_windows[:COMPARED], n_windows)
-    own = own_of(ranked)
-    ranked.penalty[:COMPARED] = _noise_penalty(self, own)
-    if ranked.penalty.any():
-        ranked.score = ranked.score - ranked.penalty
-        ranked = ranked.ordered()
-        own = own_of(ranked)
-    return _described(self, query_map, ranked, own, n_windows)
-
-# %% ../nbs/52_fuse.ipynb #103c399d
-def _described(
-    self: Fused, query_map: np.ndarray, ranked: _Ranked, own: np.ndarray, n_windows: int
-) -> Candidates:
-    "Candidates in their order, with the features of each."
-    n_songs = len(ranked.songs)
-    self_similarity = np.ones(n_songs)
-    self_similarity[:COMPARED] = np.linalg.norm(own.mean(axis=1), axis=1)
-    steady = np.zeros(n_songs, bool)
-    if n_songs:
-        steady[0] = _is_steady(self, query_map, ranked, own)
-    rows = features(
-        ranked.score,
-        duplicate=np.arange(n_songs) < runner_up(ranked.score[:COMPARED], own),
-        cosine=ranked.cosine,
-        agreements=ranked.agreement,
-        agreements_rest=ranked.agreement_rest,
-        self_similarity=self_similarity,
-        n_windows=n_windows,
-        floor=self._floor,
-    )
-    return Candidates(
-        ranked.names.tolist(),
-        ranked.score,
-        ranked.cosine,
-        ranked.agreement,
-        ranked.start_s,
-        features=rows,
-        penalty=ranked.penalty,
-        steady=steady,
-    )
-
-# %% ../nbs/52_fuse.ipynb #640a51c4
-# of a longer clip, so many pieces of this length are asked
-LONGEST_S = 12.0
-PIECES = 6
-
-
-def _pieces(samples: np.ndarray) -> list[slice]:
-    "Which samples of a clip are asked together: its stretches of sound, of longer ones several parts."
-    size = round(LONGEST_S * SAMPLE_RATE)
-    pieces = []
-    for part in stretches(samples):
-        n = part.stop - part.start
-        if n <= 1.25 * size:
-            pieces.append(part)
-        else:
-            starts = part.start + np.linspace(0, n - size, min(PIECES, -(-n // size))).astype(int)
-            pieces += [slice(s, s + size) for s in starts.tolist()]
-    longest = max(p.stop - p.start for p in pieces)
-    pieces = [p for p in pieces if p.stop - p.start >= longest / 2]
-    chosen = np.linspace(0, len(pieces) - 1, min(PIECES, len(pieces))).astype(int)
-    return [pieces[i] for i in chosen.tolist()]
-
-# %% ../nbs/52_fuse.ipynb #615cf0bb
-# speeds that a clip may have been played at when nothing fits; within two percent of each, peaks are bent to
-# fit
-DECKS = 0.97, 1.03
-DOUBT = 2.0  # log odds that an answer at such a speed loses, chosen on validation clips
-
-
-def _matches(self: Fused, samples: np.ndarray, k: int, earlier_s: float, doubt: float) -> list[Match]:
-    "Answers to a piece of a clip that began so much earlier, and the log odds that they lose."
-    found = self.evidence(self.hear(samples))
-    logit = self.logit(found)[:k] - doubt
-    confidence = probability(logit)
-    return as_matches(found.track_ids[:k], found.score, found.start_s - earlier_s, confidence)
-
-# %% ../nbs/52_fuse.ipynb #5b27f787
-def _search(self: Fused, samples: np.ndarray, k: int) -> list[Match]:
-    best = []
-    closest = None
-    pieces = _pieces(samples)
-    for piece in pieces:
-        found = _matches(self, samples[piece], k, piece.start / SAMPLE_RATE, np.log(len(pieces)))
-        if found and (not best or found[0].confidence > best[0].confidence):
-            best = found
-            closest = piece
-    if not best or best[0].confidence >= self.accept_confidence:
-        return best
-    for speed in DECKS:
-        slowed = resample(samples[closest], SAMPLE_RATE, round(SAMPLE_RATE * speed))
-        found = _matches(self, slowed, k, closest.start * speed / SAMPLE_RATE, np.log(len(pieces)) + DOUBT)
-        if found and found[0].confidence > max(best[0].confidence, self.accept_confidence):
-            best = found
-    return best
-
-# %% ../nbs/52_fuse.ipynb #a20f1435
-# shares of the agreement that a clip's own peaks would reach; with less it is at another speed
-FULLY = 0.85
-PARTLY = (0.15, 0.6)
-CLEAR_DB = 19.0  # how far the typical cell of a clear clip lies below the loudest around it
-
-
-def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
-    samples = usable(samples)
-    pieces = [_share_of_peaks(self, samples[piece], match, piece.start) for piece in _pieces(samples)]
-    shares = [share for share, _ in pieces if share is not None]
-    depths_db = [depth_db for share, depth_db in pieces if share is not None]
-    if max(shares, default=0) >= FULLY:
-        return 'recording'
-    part = bool(shares) and PARTLY[0] < max(shares) < PARTLY[1]
-    return 'version' if part and min(depths_db) > CLEAR_DB else None
-
-# %% ../nbs/52_fuse.ipynb #9ba53f51
-def _share_of_peaks(
-    self: Fused, samples: np.ndarray, match: Match, begins_samples: int
-) -> tuple[float | None, float]:
-    "How much of its own agreement a piece of a clip reaches with a song (None: it shows too few of its peaks), and how deep its valleys are, dB."
-    table = self.table()
-    none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
-    level_db = np.concatenate([none, *level_blocks([samples], FRONT)])
-    query_map = padded(soft_map(level_db, floor_db=FRONT.floor_db))
-    start_frame = round((match.offset_s * SAMPLE_RATE + begins_samples) / FRONT.hop)
-    song = table.track_ids.index(match.track_id)
-    expected = table.peaks_at(np.array([song]), np.array([start_frame]), len(level_db))
-    if expected.counts[0] < FEWEST:
-        return None, 0.0
-    aligned = realign([query_map], expected, FRONT.bin_min)
-    full = own_agreement(level_db, query_map, expected.counts, FRONT)
-    return float(aligned.z[0] / full[0]), float(np.median(highest(level_db, 7, 31) - level_db))

@@ -20,7 +20,8 @@ from string import Template
 
 import numpy as np
 
-from .queries import in_venue, Protocol, query_set_hash, QuerySet, render
+from .clips import in_venue, render
+from .queries import Protocol, query_set_hash, QuerySet
 from .audio import SAMPLE_RATE, encode, printable, resample
 from .core import ResonanceError, atomic_write, no_bar, rng_for, sha256_file
 from .corpora import safe_id
@@ -361,7 +362,7 @@ def _write_catalogue(corpus, protocol, folder: Path, with_songs: str, progress: 
     "Write catalogue/catalogue.csv, and the songs when they are wanted; gives the licences."
     from tqdm import tqdm
 
-    from resonance_nb.catalog import _cell_out
+    from resonance_nb.tags import cell_out
 
     where = _inside(folder, 'catalogue')
     songs = _inside(folder, 'catalogue', 'songs') if with_songs else None
@@ -371,7 +372,7 @@ def _write_catalogue(corpus, protocol, folder: Path, with_songs: str, progress: 
         place = _song_file(corpus, track_id, songs, with_songs)
         rows.append([track_id, row['title'], row['artist'], *place, row['licence']])
     columns = ['track_id', 'title', 'artist', 'file', 'sha256', 'licence']
-    safe_rows = [[_cell_out(cell) for cell in row] for row in rows]
+    safe_rows = [[cell_out(cell) for cell in row] for row in rows]
     write_text(where / 'catalogue.csv', _csv_text(columns, safe_rows))
     return [row[-1] for row in rows]
 

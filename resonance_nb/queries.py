@@ -9,15 +9,12 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .audio import SAMPLE_RATE, lufs
+from .audio import SAMPLE_RATE, rms_db
 from .core import ResonanceError, atomic_write, counted, rng_for
 
 if TYPE_CHECKING:
@@ -25,8 +22,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'song_of', 'make_protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label',
-           'make_queries', 'excerpt', 'crowd_of', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render',
-           'in_venue']
+           'make_queries']
 
 # %% ../nbs/11_queries.ipynb #10465f5f
 SNRS_DB = (None, 20, 10, 5, 0, -5, -10)  # None is a clean clip
@@ -94,8 +90,8 @@ def make_protocol(
     known = tuple(t for s in songs if s not in unknown_songs for t in sorted(played[s]))
     catalogue = tuple(sorted(t for t, s in songs_of.items() if s not in unknown_songs))
     if not known:
-        there = counted(len(played), 'song')
-        raise ResonanceError(f'no known song is left in the {split} split of {corpus.name}: it has {there}')
+        songs = counted(len(played), 'song')
+        raise ResonanceError(f'no known song is left in the {split} split of {corpus.name}: it has {songs}')
     return Protocol(catalogue, known, unknown, split, seed)
 
 # %% ../nbs/11_queries.ipynb #1e89ed2f
@@ -155,12 +151,6 @@ def query_set_hash(
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 
 # %% ../nbs/11_queries.ipynb #5e573b01
-def _level_db(samples) -> float:
-    "RMS level, dB relative to full scale; -inf for silence."
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
-    return 10 * math.log10(power) if power > 0 else -math.inf
-
-
 def _count(duration_s) -> int:
     return round(duration_s * SAMPLE_RATE)
 
@@ -173,7 +163,7 @@ def _excerpt_of(corpus, track_id, number, durations, *, seed, floor_db=-50.0, tr
         for _ in range(tries):
             start_s = float(rng.uniform(0, length_s - span_s))
             x = corpus.load('music', track_id, start_s, span_s)
-            if len(x) >= _count(span_s) and _level_db(x[: _count(min(durations))]) > floor_db:
+            if len(x) >= _count(span_s) and rms_db(x[: _count(min(durations))]) > floor_db:
                 return start_s, span_s
     return None
 
@@ -250,154 +240,3 @@ def make_queries(
         key = f'noise/{j}'
         queries.append(Query(f'{key}/{d:g}s', 'noise', '', 0.0, d, None, key, max(durations), **common))
     return QuerySet(queries, skipped)
-
-# %% ../nbs/11_queries.ipynb #46901996
-def _cached(cache, slot, key, make):
-    "The value of `make()`, kept in this slot until another key is wanted."
-    if cache is None:
-        return make()
-    if cache.get(slot, (None,))[0] != key:
-        cache[slot] = key, make()
-    return cache[slot][1]
-
-# %% ../nbs/11_queries.ipynb #02ed704a
-def excerpt(
-    query: Query,  # what is asked
-    corpus,  # a `corpora.Corpus`
-    cache: dict | None = None,  # keeps the last excerpt
-) -> np.ndarray:
-    "Load the music of a query, shape (n,); zeros for noise."
-    n = _count(query.duration_s)
-    if query.kind == 'noise':
-        return np.zeros(n, np.float32)
-    key = query.track_id, query.start_s, query.span_s
-    x = _cached(cache, 'music', key, lambda: corpus.load('music', *key))[:n]
-    if len(x) < n:
-        raise ResonanceError(f'{query.query_id}: the recording is shorter than when the query was made')
-    return x
-
-# %% ../nbs/11_queries.ipynb #a1f95311
-def crowd_of(
-    query: Query,  # what is asked
-    corpus,  # a `corpora.Corpus`
-    cache: dict | None = None,  # keeps the last crowd
-    *,
-    floor_db: float = -60.0,  # RMS below which the first half second counts as silent
-) -> np.ndarray:
-    "Draw the crowd of a query, shape (n,), again while its first half second is silent."
-    from resonance_nb import crowd
-
-    def draw():
-        for attempt in range(20):
-            rng = rng_for(query.seed, 'crowd', query.noise_key, attempt)
-            x = crowd.bed(corpus, query.noise_split, query.span_s, rng)
-            if _level_db(x[: _count(min(0.5, query.span_s))]) > floor_db:
-                return x
-        raise ResonanceError(f'{query.query_id}: the crowds of {corpus.name} are silent')
-
-    key = query.seed, query.noise_key, query.noise_split, query.span_s
-    return _cached(cache, 'crowd', key, draw)[: _count(query.duration_s)]
-
-# %% ../nbs/11_queries.ipynb #ec6d4966
-def measured_snr_db(
-    mixture,  # music and crowd together, shape (n,), at any gain
-    music,  # shape (n,)
-    noise,  # the crowd, shape (n,)
-    level: Callable | None = None,  # samples -> dB; by default RMS, else e.g. `audio.lufs`
-) -> float:
-    "Measure the level of the music over that of the crowd as they are in the mixture, dB, by least squares."
-    level = level or _level_db
-    x, m, n = (np.asarray(v, np.float64) for v in (mixture, music, noise))
-    gains = np.linalg.solve([[m @ m, m @ n], [m @ n, n @ n]], [m @ x, n @ x])
-    return float(level(gains[0] * m) - level(gains[1] * n))
-
-# %% ../nbs/11_queries.ipynb #8eabed69
-def _checked_mix(music, crowd, snr_db, level, name):
-    "Music and crowd at an SNR; raises `ResonanceError` if the finished mixture has another one."
-    from resonance_nb.mix import mix_at_snr
-
-    rms_snr_db = snr_db
-    if level is not None:
-        rms_snr_db += (_level_db(music) - _level_db(crowd)) - float(level(music) - level(crowd))
-    mixture = mix_at_snr(music, crowd, rms_snr_db)[0]
-    measured = measured_snr_db(mixture, music, crowd, level)
-    if not abs(measured - snr_db) <= 0.1:
-        raise ResonanceError(f'{name}: asked for {snr_db} dB, the mixture has {measured:.2f} dB')
-    return mixture
-
-# %% ../nbs/11_queries.ipynb #f01410d6
-def add_crowd(
-    music,  # the excerpt, shape (n,); zeros when the crowd is alone
-    query: Query,  # what is asked
-    corpus,  # a `corpora.Corpus`
-    cache: dict | None = None,  # keeps the last crowd
-    *,
-    level: Callable | None = None,  # what the SNR compares, samples -> dB; by default RMS
-) -> np.ndarray:
-    "Mix the plainest concert: music plus crowd, at the query's SNR within 0.1 dB (`ResonanceError` otherwise)."
-    if query.snr_db is None and query.kind != 'noise':
-        return music
-    crowd = crowd_of(query, corpus, cache)
-    if query.kind == 'noise':
-        scale = min(10 ** ((-20 - _level_db(crowd)) / 20), 1 / np.abs(crowd).max())
-        return (scale * crowd).astype(np.float32)
-    return _checked_mix(music, crowd, query.snr_db, level, query.query_id)
-
-# %% ../nbs/11_queries.ipynb #e224d812
-def add_crowd_lufs(
-    music,  # the excerpt, shape (n,), at least 0.4 s
-    query: Query,  # what is asked
-    corpus,  # a `corpora.Corpus`
-) -> np.ndarray:
-    "Mix as `add_crowd` does, by loudness (LUFS, ITU-R BS.1770) in the place of RMS; a `degrade` for `render`."
-    return add_crowd(music, query, corpus, level=lufs)
-
-# %% ../nbs/11_queries.ipynb #f9a85ee9
-def render(
-    query: Query,  # what is asked
-    corpus,  # a `corpora.Corpus`
-    cache: dict | None = None,  # an empty dict, kept from query to query: saves decoding
-    # (music, query, corpus) -> samples; music is zeros for noise; default: `add_crowd`
-    degrade: Callable | None = None,
-) -> np.ndarray:
-    "Make the sound of a query: mono samples, shape (n,), in [-1, 1]; the same query, the same samples."
-    music = excerpt(query, corpus, cache)
-    if degrade is None:
-        return add_crowd(music, query, corpus, cache)
-    return np.asarray(degrade(music, query, corpus), np.float32)
-
-# %% ../nbs/11_queries.ipynb #b0e7c0a2
-def _around(query, corpus, before_s):
-    "The music from `before_s` before a query to half a second behind its excerpt, and where in it the query begins."
-    start_s = max(0.0, query.start_s - before_s)
-    whole = corpus.load('music', query.track_id, start_s, query.start_s - start_s + query.span_s + 0.5)
-    return whole, _count(query.start_s) - _count(start_s)
-
-# %% ../nbs/11_queries.ipynb #dcdd13ce
-def in_venue(
-    bank,  # a `Bank`: rooms and crowds of the queries' split
-    venues,  # names of venues; each excerpt is played in one of them
-    *,
-    seed: int = 0,  # another seed, other concerts
-    before_s: float = 4.0,  # how much of the music before the clip is played
-) -> Callable:
-    "Make a `degrade` for `render`: clean clips stay clean, crowds alone go through the phone, too."
-    from resonance_nb import venue
-
-    venues = list(venues)
-    cache = {}
-
-    def degrade(music, query, corpus):
-        rng = rng_for(seed, 'venue', query.noise_key)
-        place = venue.venue_named(venues[int(rng.integers(len(venues)))])
-        if query.snr_db is None and query.kind != 'noise':
-            return music
-        record = place.draw(rng, bank, query.snr_db, query.span_s, before_s)
-        if query.kind == 'noise':
-            silence = np.zeros(_count(before_s), np.float32)
-            return venue.replay(music, replace(record, music=False), bank, silence)
-        key = query.track_id, query.start_s, query.span_s
-        whole, at = _cached(cache, 'music', key, lambda: _around(query, corpus, before_s))
-        return venue.replay(music, record, bank, whole[:at], whole[at + len(music) :][: _count(0.5)])
-
-    return degrade

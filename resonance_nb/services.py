@@ -398,7 +398,7 @@ def _with_systems(table: show.HtmlTable) -> pd.DataFrame:
 
 # %% ../nbs/33b_services.ipynb #fc7c8e4e
 def complete(
-    table: show.HtmlTable,  # of `report.table`, of one or several systems
+    table: show.HtmlTable,  # of `figures.table`, of one or several systems
     queries,  # the query set it is about
     *,
     venue: str | None = None,  # where its clips were played

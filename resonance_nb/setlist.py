@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from .audio import SAMPLE_RATE, info, resample
-from .catalog import Catalog, _Blocks, real_path, show_path
+from .catalog import Catalog
+from .store import real_path, show_path
+from .workers import FileBlocks
 from .core import Recognizer, ResonanceError
 from .embedding import clip_vectors
 from .fuse import Fused
@@ -378,13 +380,15 @@ def set_list(
     length_s = None
     with suppress(ResonanceError):
         length_s = info(path).duration_s if pipe is None else None
-    blocks = _Blocks(path, piped=None if pipe is None else _piped(pipe))
+    blocks = FileBlocks(path, piped=None if pipe is None else _piped(pipe))
     songs = []
     found = find_songs(watch(blocks, length_s), recognizer)
     problem = blocks.check()
     for f in found:
         # none: removed a moment ago
-        for row in catalog._rows('SELECT title, artist, path FROM songs WHERE recording_id = ?', f.track_id):
+        for row in catalog.store.rows(
+            'SELECT title, artist, path FROM songs WHERE recording_id = ?', f.track_id
+        ):
             facts = asdict(f)
             songs.append(
                 {

@@ -27,7 +27,7 @@ __all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'before_after', 'style',
 def _check(
     samples,  # mono samples, shape (n,)
 ) -> np.ndarray:
-    "The samples as a float32 array, or a clear complaint (`ResonanceError`)."
+    "Take samples as a float32 array; raises `ResonanceError` for what is no sound."
     x = np.asarray(samples, dtype=np.float32)
     if x.ndim != 1 or not len(x):
         raise ResonanceError(
@@ -44,7 +44,7 @@ def _figure(
     sample_rate_hz: int,  # their rate
     normalise: bool,  # bring the peak to 0.9
 ) -> str:
-    "One `<figure>` with a caption and an MP3 inside."
+    "Write one `<figure>` with a caption and an MP3 inside."
     from resonance_nb.audio import encode
 
     x = _check(samples)
@@ -52,11 +52,11 @@ def _figure(
     if peak > 0 and (normalise or peak > 1):
         x = x * np.float32(0.9 / peak)
     data = base64.b64encode(encode(x, sample_rate_hz, codec='mp3')).decode()
-    said = html.escape(str(label), quote=True)
+    caption = html.escape(str(label), quote=True)
     return (
         '<figure style="margin:0.4em 0;flex:1 1 16em;min-width:0;max-width:34em;color:inherit">'
-        f'<figcaption style="font-size:0.95em;color:inherit">{said}</figcaption>'
-        f'<audio controls preload="none" aria-label="{said}" style="width:100%;max-width:100%" '
+        f'<figcaption style="font-size:0.95em;color:inherit">{caption}</figcaption>'
+        f'<audio controls preload="none" aria-label="{caption}" style="width:100%;max-width:100%" '
         f'src="data:audio/mpeg;base64,{data}"></audio></figure>'
     )
 
@@ -64,11 +64,15 @@ def _figure(
 def player(
     samples: np.ndarray,  # mono samples, shape (n,), in [-1, 1]
     label: str,  # what is heard; shown, and read out by screen readers
+    *,
     sample_rate_hz: int = 16_000,  # their rate
     # bring the peak to 0.9; False keeps the level (above 1 it is lowered all the same)
     normalise: bool = True,
 ) -> HTML:
-    "A small audio player for a page; raises `ResonanceError` for an empty, two-dimensional or non-finite sound."
+    """Make a small audio player for a page.
+
+    Raises `ResonanceError` for an empty, two-dimensional or non-finite sound.
+    """
     HTML = need('IPython.display', 'show').HTML
 
     return HTML(_figure(samples, label, sample_rate_hz, normalise))
@@ -78,10 +82,11 @@ def before_after(
     clean: np.ndarray,  # mono samples, shape (n,)
     degraded: np.ndarray,  # mono samples, shape (m,)
     labels: tuple[str, str] = ('before', 'after'),  # what is heard on either side
+    *,
     sample_rate_hz: int = 16_000,  # their rate
     normalise: bool = True,  # bring each peak to 0.9
 ) -> HTML:
-    "Two players side by side, one above the other where the page is narrow."
+    "Put two players side by side, one above the other where the page is narrow."
     HTML = need('IPython.display', 'show').HTML
 
     pair = ''.join(
@@ -169,6 +174,7 @@ def waveform(
     samples: np.ndarray,  # mono samples, shape (n,)
     ax: Axes | None = None,  # where to draw
     title: str = '',  # above it
+    *,
     sample_rate_hz: int = 16_000,  # their rate
 ) -> Axes:
     "Draw the range of the samples over time, seconds."
@@ -186,6 +192,7 @@ def spectrogram(
     samples: np.ndarray,  # mono samples, shape (n,)
     ax: Axes | None = None,  # where to draw
     title: str = '',  # above it
+    *,
     sample_rate_hz: int = 16_000,  # their rate
     range_db: float = 80.0,  # how far below the loudest point the colours reach
     colourbar: bool = True,  # show what the colours mean
@@ -221,14 +228,15 @@ def constellation(
     peak_freqs_hz: np.ndarray,  # their frequencies, shape (p,), Hz
     ax: Axes | None = None,  # where to draw
     title: str = '',  # above it
+    *,
     sample_rate_hz: int = 16_000,  # their rate
 ) -> Axes:
-    "A spectrogram with its peaks as rings (raises `ResonanceError` when times and frequencies differ in number)."
+    "Draw a spectrogram with its peaks as rings; raises `ResonanceError` for times and frequencies of two lengths."
     times = np.asarray(peak_times_s, float)
     freqs = np.asarray(peak_freqs_hz, float)
     if times.shape != freqs.shape:
         raise ResonanceError(f'{times.size} peak times but {freqs.size} frequencies')
-    ax = spectrogram(samples, ax, title, sample_rate_hz, colourbar=False)
+    ax = spectrogram(samples, ax, title, sample_rate_hz=sample_rate_hz, colourbar=False)
     ax.scatter(times, freqs / 1_000, s=26, facecolors='none', edgecolors='white', linewidths=2.2)
     ax.scatter(times, freqs / 1_000, s=26, facecolors='none', edgecolors=COLOURS[5], linewidths=1.2)
     ax.set(xlim=(0, len(np.asarray(samples)) / sample_rate_hz), ylim=(0, sample_rate_hz / 2_000))
@@ -247,7 +255,7 @@ def lines_with_band(
     ylabel: str = '',  # with unit
     percent: bool = True,  # the values are shares: show the axis in percent, from 0 to 100
 ) -> Axes:
-    "Lines with interval bands (raises `ResonanceError` when a column is missing)."
+    "Draw lines with interval bands; raises `ResonanceError` when a column is missing."
     missing = [c for c in (x, 'value', 'low', 'high', *([hue] if hue else [])) if c not in table]
     if missing:
         raise ResonanceError(f'cannot draw the curve: the table has no column {missing[0]!r}')

@@ -111,16 +111,16 @@ def stranger_answers(
     versions: dict[str, str],  # track id -> the song it is a version of
 ) -> list[StrangerAnswer]:
     "Ask a small catalogue for all songs that it does not hold, before anything is taken off."
-    own = {versions.get(t, t) for t in small.songs}
+    held = {versions.get(t, t) for t in small.songs}
     answers = []
     for clip in clips:
-        if versions.get(clip.track_id, clip.track_id) in own:
+        if versions.get(clip.track_id, clip.track_id) in held:
             continue
-        found = small.evidence(clip.query)
-        if found.track_ids:
-            alike = clip.clean and found.cosine[0] > 0.6 and found.agreement[0] > 6
-            logit = float(small.calibration.log_odds(found.features)[0])
-            answers.append(StrangerAnswer(clip.track_id, found.track_ids[0], logit, bool(alike)))
+        candidates = small.evidence(clip.query)
+        if candidates.track_ids:
+            alike = clip.clean and candidates.cosine[0] > 0.6 and candidates.agreement[0] > 6
+            logit = float(small.calibration.log_odds(candidates.features)[0])
+            answers.append(StrangerAnswer(clip.track_id, candidates.track_ids[0], logit, bool(alike)))
     return answers
 
 # %% ../nbs/54d_small.ipynb #c964c045
@@ -139,7 +139,7 @@ def fit_small(
     "Fit the penalties of small catalogues: `songs` and `logit`, as `Fused` reads them."
     from tqdm import tqdm
 
-    pools = [[t for t in whole.songs if (t in versions) == own] for own in (True, False)]
+    pools = [[t for t in whole.songs if (t in versions) == of_corpus] for of_corpus in (True, False)]
     logits = []
     for size in sizes:
         answers = []

@@ -8,24 +8,28 @@ from __future__ import annotations
 import os
 import unicodedata
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable
 
-from resonance_nb.catalog import (
-    REST_SEGMENTS,
-    Catalog,
-    IndexReport,
-    Problem,
+from .catalog import Catalog, SongMatch
+from .checkup import Problem
+from .core import METHODS, ResonanceError, default_method
+from .indexing import IndexReport
+from .segments import REST_SEGMENTS, merge_segments, sweep
+from resonance_nb.store import (
     command,
+    is_below,
+    is_gone,
+    path_and_parents,
     real_path,
     show_path,
     stored_path,
+    writer_lock,
 )
-from .catalog import _gone, _is_below, _sweep, _upwards, _writing
-from .core import METHODS, ResonanceError, default_method
 
 # %% auto #0
-__all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'mark_missing', 'Removal', 'remove', 'prune', 'repair', 'lacking']
+__all__ = ['fold', 'list_songs', 'list_unreadable', 'overview', 'missing_among', 'mark_missing', 'Removal', 'remove', 'prune',
+           'repair', 'lacking']
 
 # %% ../nbs/02a_songlist.ipynb #50a6000b
 _PLAIN = str.maketrans(
@@ -36,13 +40,13 @@ _PLAIN = str.maketrans(
 def fold(
     text: str,  # any text
 ) -> str:
-    "The text as a search compares it: without case and accents."
+    "Write a text as a search compares it: without case and accents."
     parts = unicodedata.normalize('NFKD', text.casefold())
     return ''.join(c for c in parts if not unicodedata.combining(c)).translate(_PLAIN)
 
 # %% ../nbs/02a_songlist.ipynb #50a6000e
 def _fits(song: dict, words: list[str], fields: dict[str, str]) -> bool:
-    "Does the song hold all of these words, and in each of these fields what is asked of it? Both are folded."
+    "Tell whether a song holds all of these words, and each of these fields its part; all are folded."
     text = {name: fold(show_path(song[name] or '')) for name in ('title', 'artist', 'album', 'path')}
     return all(any(word in t for t in text.values()) for word in words) and all(
         part in text[name] for name, part in fields.items()
@@ -54,45 +58,46 @@ def list_songs(
     words: Iterable[str] = (),  # each must occur in the title, artist, album or path
     **fields: str | None,  # title, artist, album: what must occur in it
 ) -> list[dict]:  # track_id, title, artist, album, duration_s, path, methods (best first), missing
-    "The songs of a catalogue that hold these words, whatever their case and accents; ordered by path."
+    "List the songs that hold these words, whatever their case and accents; ordered by path."
     words = [fold(w) for w in words]
     fields = {name: fold(part) for name, part in fields.items() if part}
     lost = {s['recording_id'] for s in catalog.missing()}
     methods = catalog.methods()
     known = {}
-    for recording_id, method in catalog._rows('SELECT recording_id, method FROM indexed'):
+    for recording_id, method in catalog.store.rows('SELECT recording_id, method FROM indexed'):
         known.setdefault(recording_id, set()).add(method)
-    found = []
+    songs = []
     for song in catalog.songs():
         if not words and not fields or _fits(song, words, fields):
             track_id = song['recording_id']
             shown = {name: song[name] for name in ('title', 'artist', 'album', 'duration_s', 'path')}
-            mine = [m for m in methods if m in known.get(track_id, ())]
-            found.append({'track_id': track_id, **shown, 'methods': mine, 'missing': track_id in lost})
-    return found
+            indexed = [m for m in methods if m in known.get(track_id, ())]
+            songs.append({'track_id': track_id, **shown, 'methods': indexed, 'missing': track_id in lost})
+    return songs
 
 # %% ../nbs/02a_songlist.ipynb #50a60011
 def list_unreadable(
     catalog: Catalog,  # the catalogue
     words: Iterable[str] = (),  # each must occur in the path or the reason
 ) -> list[dict]:  # path, reason, seen_at
-    "The files that could not be read when they were last indexed, ordered by path."
+    "List the files that could not be read when they were last indexed, ordered by path."
     words = [fold(w) for w in words]
-    found = []
-    for row in catalog._rows('SELECT path, reason, seen_at FROM unreadable ORDER BY path'):
+    entries = []
+    for row in catalog.store.rows('SELECT path, reason, seen_at FROM unreadable ORDER BY path'):
         entry = {**dict(row), 'path': real_path(row['path'])}
         text = fold(f'{show_path(entry["path"])} {entry["reason"]}')
         if os.path.lexists(entry['path']) and all(word in text for word in words):
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 # %% ../nbs/02a_songlist.ipynb #50a60014
 def overview(
     catalog: Catalog,  # the catalogue
 ) -> dict:  # songs, duration_s, methods (songs of each), missing, unreadable, bytes
-    "What a catalogue holds, counted."
-    n, duration_s = catalog._rows('SELECT count(*), total(duration_s) FROM songs')[0]
-    counts = dict(tuple(row) for row in catalog._rows('SELECT method, count(*) FROM indexed GROUP BY method'))
+    "Count what a catalogue holds."
+    n, duration_s = catalog.store.rows('SELECT count(*), total(duration_s) FROM songs')[0]
+    rows = catalog.store.rows('SELECT method, count(*) FROM indexed GROUP BY method')
+    counts = dict(tuple(row) for row in rows)
     size = 0
     for folder, _, names in os.walk(catalog.folder):
         for name in names:
@@ -109,16 +114,26 @@ def overview(
     }
 
 # %% ../nbs/02a_songlist.ipynb #50a60017
+def missing_among(
+    catalog: Catalog,  # the catalogue that answered
+    track_ids: Iterable[str],  # songs it named
+) -> set[str]:
+    "Tell which of these songs have no file any more."
+    files = 'SELECT path FROM files WHERE recording_id = ?'
+    return {
+        track_id
+        for track_id in track_ids
+        if all(is_gone(real_path(path)) for (path,) in catalog.store.rows(files, track_id))
+    }
+
+# %% ../nbs/02a_songlist.ipynb #66deaf82
 def mark_missing(
     catalog: Catalog,  # the catalogue that answered
-    matches: list[dict],  # the matches of an `Identification`
-) -> list[dict]:  # the same; `missing` is True where no file of the song is left, and absent elsewhere
+    matches: list[SongMatch],  # of an `Identification`
+) -> list[SongMatch]:  # the same; `missing` is True where no file of the song is left
     "Say of each match whether its file is gone."
-    for match in matches:
-        rows = catalog._rows('SELECT path FROM files WHERE recording_id = ?', match['track_id'])
-        if all(_gone(real_path(row['path'])) for row in rows):
-            match['missing'] = True
-    return matches
+    lost = missing_among(catalog, [match.track_id for match in matches])
+    return [replace(match, missing=match.track_id in lost) for match in matches]
 
 # %% ../nbs/02a_songlist.ipynb #50a6001a
 @dataclass(frozen=True)
@@ -131,9 +146,9 @@ class Removal:
 
 # %% ../nbs/02a_songlist.ipynb #46733f8d
 def _unknown(catalog: Catalog, name: str) -> ResonanceError:
-    "The complaint about a name that fits nothing; songs that are called so are told with their ids."
-    found = list_songs(catalog, [name])[:3]
-    alike = [f'{song["track_id"]} ({show_path(song["title"] or song["path"])})' for song in found]
+    "Complain about a name that fits nothing; songs that are called so are told with their ids."
+    songs = list_songs(catalog, [name])[:3]
+    alike = [f'{song["track_id"]} ({show_path(song["title"] or song["path"])})' for song in songs]
     listed = f'{command("songs", catalog.folder)} lists what there is'
     hint = f'did you mean {" or ".join(alike)}?' if alike else listed
     shown = show_path(name)
@@ -141,7 +156,7 @@ def _unknown(catalog: Catalog, name: str) -> ResonanceError:
 
 # %% ../nbs/02a_songlist.ipynb #50a6001b
 def _meant(catalog: Catalog, names: list, songs: dict, at: dict, bad: list[dict]) -> tuple[set, set, set]:
-    "The ids that the names mean, the folders among the names, and all of the names as places."
+    "Find the ids that the names mean, the folders among the names, and all of the names as places."
     names = [os.fsdecode(name) for name in names]
     if '' in names:  # an empty variable of a shell is not the folder we are in
         raise ResonanceError('a name is empty: name the songs to remove')
@@ -149,7 +164,7 @@ def _meant(catalog: Catalog, names: list, songs: dict, at: dict, bad: list[dict]
     folders = set()
     below = {os.path.abspath(name): set() for name in names}
     for path, recording_id in at.items():
-        for place in below.keys() & _upwards(path):
+        for place in below.keys() & path_and_parents(path):
             below[place].add(recording_id)
     for name in names:
         place = os.path.abspath(name)
@@ -157,7 +172,7 @@ def _meant(catalog: Catalog, names: list, songs: dict, at: dict, bad: list[dict]
         named = {name.lower()} & songs.keys()
         if named and inside - named:
             raise ResonanceError(f'{name} is the id of a song and a path of others: write ./{name} for these')
-        if not named and not inside and not any(_is_below(entry['path'], {place}) for entry in bad):
+        if not named and not inside and not any(is_below(entry['path'], {place}) for entry in bad):
             raise _unknown(catalog, name)
         if named or place in at:
             ids |= named or inside
@@ -167,18 +182,20 @@ def _meant(catalog: Catalog, names: list, songs: dict, at: dict, bad: list[dict]
 
 # %% ../nbs/02a_songlist.ipynb #60db6456
 def _choose(catalog: Catalog, names: list, missing: bool) -> Removal:
-    "What the names mean; with `missing`, only those whose files are gone."
+    "Find what the names mean; with `missing`, only those whose files are gone."
     songs = {s['track_id']: s for s in list_songs(catalog)}
     bad = list_unreadable(catalog)
-    at = {real_path(p): i for p, i in catalog._rows('SELECT path, recording_id FROM files')}
+    at = {real_path(p): i for p, i in catalog.store.rows('SELECT path, recording_id FROM files')}
     ids, folders, places = _meant(catalog, names, songs, at, bad)
-    elsewhere = {i for p, i in at.items() if not _is_below(p, folders) and not _gone(p)} if folders else set()
-    below = {i for p, i in at.items() if _is_below(p, folders)} - ids
+    elsewhere = (
+        {i for p, i in at.items() if not is_below(p, folders) and not is_gone(p)} if folders else set()
+    )
+    below = {i for p, i in at.items() if is_below(p, folders)} - ids
     ids |= below - elsewhere
     if missing:
         ids = {i for i in (ids if places else songs) if songs[i]['missing']}
         return Removal([s for i, s in songs.items() if i in ids], [], [])
-    unreadable = [entry for entry in bad if _is_below(entry['path'], places)]
+    unreadable = [entry for entry in bad if is_below(entry['path'], places)]
     kept = [s for i, s in songs.items() if i in below & elsewhere]
     return Removal([s for i, s in songs.items() if i in ids], unreadable, kept)
 
@@ -186,17 +203,18 @@ def _choose(catalog: Catalog, names: list, missing: bool) -> Removal:
 def remove(
     catalog: Catalog,  # the catalogue
     names: Iterable[str | os.PathLike] = (),  # track ids, paths and folders
+    *,
     missing: bool = False,  # only those whose files are gone; without names: all such songs
     dry_run: bool = False,  # only say what would be removed
     wait: bool = True,  # for another writer; False: raise instead
 ) -> Removal:
-    "Forget songs (the files stay); forgets none and raises `ResonanceError` when a name is unknown or ambiguous."
+    "Forget songs (the files stay); raises `ResonanceError`, and forgets none, for an unknown or ambiguous name."
     names = [*names]
     if dry_run:
         return _choose(catalog, names, missing)
-    with _writing(catalog.folder, wait):
+    with writer_lock(catalog.folder, wait=wait):
         chosen = _choose(catalog, names, missing)
-        with catalog._transaction() as db:
+        with catalog.store.transaction() as db:
             songs = [(song['track_id'],) for song in chosen.songs]
             db.executemany('DELETE FROM songs WHERE recording_id = ?', songs)
             unreadable = [(stored_path(entry['path']),) for entry in chosen.unreadable]
@@ -204,22 +222,23 @@ def remove(
             db.execute('DELETE FROM segments WHERE name NOT IN (SELECT segment FROM indexed)')
         for method in catalog.methods():
             with suppress(Exception):  # no room, or a damaged segment: what had to go is gone
-                catalog._merge(method, REST_SEGMENTS)
-        _sweep(catalog)
+                merge_segments(catalog.store, method, REST_SEGMENTS)
+        sweep(catalog.store)
     return chosen
 
 # %% ../nbs/02a_songlist.ipynb #5a2496d8
 def prune(
     catalog: Catalog,  # the catalogue
     places: Iterable[str | os.PathLike],  # folders and files
+    *,
     wait: bool = True,  # for another writer; False: raise instead
-) -> tuple[Removal, list[str]]:
-    "Forget the songs of these places whose files are gone; also returns the places where none is left, whose songs are kept."
+) -> tuple[Removal, list[str]]:  # what was removed; the places where no song is left, whose songs are kept
+    "Forget the songs of these places whose files are gone."
     places = [os.path.abspath(os.fsdecode(place)) for place in places]
-    known = [real_path(path) for (path,) in catalog._rows('SELECT path FROM files')]
-    alive = {above for path in known if not _gone(path) for above in _upwards(path)}
-    here = [place for place in places if place in alive]
-    gone = [song['recording_id'] for song in catalog.missing(here)]
+    known = [real_path(path) for (path,) in catalog.store.rows('SELECT path FROM files')]
+    alive = {above for path in known if not is_gone(path) for above in path_and_parents(path)}
+    reachable = [place for place in places if place in alive]
+    gone = [song['recording_id'] for song in catalog.missing(reachable)]
     removal = remove(catalog, gone, wait=wait) if gone else Removal([], [], [])
     kept = [place for place in places if place not in alive and catalog.missing([place])]
     return removal, kept
@@ -231,27 +250,29 @@ _MENDABLE = ('left-over', 'damaged', 'outdated', 'not-indexed')  # kinds of `Pro
 def repair(
     catalog: Catalog,  # the catalogue
     problems: list[Problem],  # what `Catalog.problems` found
+    *,
     progress: bool = True,  # a bar on standard error
 ) -> dict[str, IndexReport]:  # what indexing again did, by method
     "Remove what is left over; index damaged songs again whose files are there, with every method they had."
     if not any(problem.kind in _MENDABLE for problem in problems):
         return {}
     again = {}
-    there = {}
+    files = {}
     changed = {problem.segment for problem in problems if problem.segment}
     folders = [method for method in METHODS if (catalog.folder / method).is_dir()]
     usual = catalog.methods() or folders or [default_method()]  # for songs in no index
     for problem in (p for p in problems if p.songs):
         for method in [problem.method] if problem.method else usual:
             again.setdefault(method, set()).update(problem.songs)
-    for path, recording_id in catalog._rows('SELECT path, recording_id FROM files ORDER BY path DESC'):
+    for path, recording_id in catalog.store.rows('SELECT path, recording_id FROM files ORDER BY path DESC'):
         if os.path.isfile(real_path(path)):
-            there[recording_id] = real_path(path)
-    with _writing(catalog.folder, wait=True):
-        _sweep(catalog)
-    paths = {method: [there[i] for i in sorted(ids) if i in there] for method, ids in again.items()}
+            files[recording_id] = real_path(path)
+    with writer_lock(catalog.folder, wait=True):
+        sweep(catalog.store)
+    paths = {method: [files[i] for i in sorted(ids) if i in files] for method, ids in again.items()}
     return {
-        method: catalog.index(paths[method], method, progress=progress, again=changed) for method in paths
+        method: catalog.index(paths[method], method=method, progress=progress, again=changed)
+        for method in paths
     }
 
 # %% ../nbs/02a_songlist.ipynb #a7f50f65
@@ -259,8 +280,9 @@ def lacking(
     catalog: Catalog,  # the catalogue
     problem: Problem,  # one that it had, before it was repaired
 ) -> int:
-    "How many songs of a damaged segment are in no index of its method now: their files are gone or unreadable."
+    "Count the songs of a damaged segment that are in no index of its method now, for want of their files."
     have = {
-        row[0] for row in catalog._rows('SELECT recording_id FROM indexed WHERE method = ?', problem.method)
+        row[0]
+        for row in catalog.store.rows('SELECT recording_id FROM indexed WHERE method = ?', problem.method)
     }
     return len({*problem.songs} - have) if problem.method else 0

@@ -30,7 +30,7 @@ __all__ = ['FMA_URL', 'FMA_SHA1', 'MTG_META_URL', 'MTG_AUDIO_URL', 'JAMENDO_URL'
 def _tags(path: Path) -> dict:
     "Tags of one file, {} when there are none or no tag reader is installed."
     try:
-        from resonance_nb.catalog import read_tags
+        from resonance_nb.tags import read_tags
 
         return read_tags(path) or {}
     except (ImportError, ResonanceError, OSError):

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample
+from .bank import Bank
 from .core import ResonanceError, rng_for
-from .queries import Protocol, Query, in_venue, make_protocol, make_queries, render
+from .clips import in_venue, render
+from .queries import Protocol, Query, make_protocol, make_queries
 
 if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
@@ -89,9 +91,9 @@ def quick(
     survey: Survey,  # the full one
 ) -> Survey:
     "Shrink a survey until two cores need a minute."
-    few = dict(snr_db=(None, 5), durations_s=(5,), excerpts=1, n_noise_only=12, conditions=('crowd',))
+    clips = dict(snr_db=(None, 5), durations_s=(5,), excerpts=1, n_noise_only=12, conditions=('crowd',))
     speeds = survey.speeds and (0.96,)
-    return replace(survey, **few, speeds=speeds, fillers=0, max_tracks=24, false_accepts=0.1)
+    return replace(survey, **clips, speeds=speeds, fillers=0, max_tracks=24, false_accepts=0.1)
 
 # %% ../nbs/54_survey.ipynb #11059e1f
 @dataclass

@@ -260,8 +260,8 @@ def recordings(
 
     plan = make_protocol(corpus, 'validation')
     versions = song_of(corpus.music)
-    asked = {versions[t] for t in plan.known_ids}
-    known = [t for t, song in versions.items() if song in asked]
+    played = {versions[t] for t in plan.known_ids}
+    known = [t for t, song in versions.items() if song in played]
     shows = programmes(corpus, plan)
     path = lambda p: folder / f'{p.name}.json'
     left_out = lambda p: [*plan.unknown_ids, *(known if p.name.startswith('strangers') else [])]

@@ -78,7 +78,7 @@ class Venue:
         "Draw one concert, every value of it; raises `ResonanceError` for an impossible ratio."
         return _draw(self, rng, bank, snr_db, duration_s, before_s, loudness, scenes)
 
-# %% ../nbs/23_venue.ipynb #2cb16042
+# %% ../nbs/23_venue.ipynb #d1f63297
 _HIFI = dict(
     pa_high_pass_hz=LogUniform(40, 150),
     sub_db=Uniform(0, 4),
@@ -90,7 +90,7 @@ _HIFI = dict(
     crowd_layers=(1, 2),
 )
 
-# %% ../nbs/23_venue.ipynb #79a942e5
+# %% ../nbs/23_venue.ipynb #9fbf6613
 _DISCO = dict(
     sub_db=Uniform(3, 12),
     overload_db=Maybe(0.7, Uniform(3, 18)),
@@ -99,7 +99,7 @@ _DISCO = dict(
     threshold_db=Uniform(-30, -14),
 )
 
-# %% ../nbs/23_venue.ipynb #c6c733cf
+# %% ../nbs/23_venue.ipynb #7f8481d9
 _BIG_CROWD = dict(events_per_minute=Uniform(6, 20), sing_along=0.4)
 _BIG_PA = dict(sub_db=Uniform(3, 12), ratio=LogUniform(2, 10), **_BIG_CROWD)
 _ON_SHOULDER = dict(
@@ -111,7 +111,7 @@ _ON_SHOULDER = dict(
     **_BIG_CROWD,
 )
 
-# %% ../nbs/23_venue.ipynb #d73ec407
+# %% ../nbs/23_venue.ipynb #2cba006b
 _ROWS = (  # name, about, hall, RT60, distance, volume, what else is special
     ('living-room', 'a hi-fi, a few friends talking', 'living-room', (0.3, 0.7), (1, 5), (30, 120), _HIFI),
     (
@@ -138,7 +138,7 @@ _ROWS = (  # name, about, hall, RT60, distance, volume, what else is special
     ),
 )
 
-# %% ../nbs/23_venue.ipynb #c2d0d4f0
+# %% ../nbs/23_venue.ipynb #611bd2ba
 VENUES = {
     name: Venue(name, about, hall, *(LogUniform(*limits) for limits in ranges), **special)
     for name, about, hall, *ranges, special in _ROWS
@@ -277,7 +277,7 @@ def _source_steps(v: Venue, rng) -> tuple:
         ('limit', dynamics.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
     )
 
-# %% ../nbs/23_venue.ipynb #773c6cba
+# %% ../nbs/23_venue.ipynb #8eb8f2ba
 def _overload(drive_db: float | None, how: str) -> list:
     "The steps of an overdriven microphone; none without a drive."
     if drive_db is None:
@@ -309,7 +309,7 @@ def _phone_steps(v: Venue, rng) -> tuple:
         ('skew', warp.ClockSkew(ppm)),
     )
 
-# %% ../nbs/23_venue.ipynb #41e64cea
+# %% ../nbs/23_venue.ipynb #e263807e
 def _draw_scene(v: Venue, rng, bank: Bank, duration_s: float, before_s: float) -> dict:
     "A crowd for one clip, as facts."
     often = v.events_per_minute.draw(rng)
@@ -317,14 +317,14 @@ def _draw_scene(v: Venue, rng, bank: Bank, duration_s: float, before_s: float) -
     scene = crowd.draw_scene(bank.crowds, duration_s, rng, before_s=before_s, **how)
     return plain_facts(scene.to_dict())
 
-# %% ../nbs/23_venue.ipynb #504e3ede
+# %% ../nbs/23_venue.ipynb #a06b98f6
 def _enter_scene(scenes: tuple, rng, when: float, duration_s: float, before_s: float) -> tuple[dict, int]:
     "One of some prepared scenes of a length, and where in it the clip begins, samples; `when` is 0 to 1."
     scene = scenes[0][int(rng.integers(len(scenes[0])))]
     spare_s = scenes[1] - duration_s - before_s
     return scene, round((before_s + when * max(0.0, spare_s)) * SAMPLE_RATE)
 
-# %% ../nbs/23_venue.ipynb #4a8eca84
+# %% ../nbs/23_venue.ipynb #c6f43871
 def _draw(self: Venue, rng, bank, snr_db, duration_s, before_s, loudness, scenes) -> Record:
     "See `Venue.draw`."
     bank = bank or synthesised()
@@ -372,7 +372,7 @@ def _run(steps, samples, rng, anchor):
         samples = stage(samples, rng, p, **({'anchor': anchor} if name in ('drift', 'skew') else {}))
     return samples
 
-# %% ../nbs/23_venue.ipynb #df88a08e
+# %% ../nbs/23_venue.ipynb #05cedea8
 def power_of(
     x,  # samples, shape (n,)
 ) -> float:
@@ -386,7 +386,7 @@ def gain_db(
     "Write a factor in dB; 0 for none."
     return 20 * math.log10(gain) if gain > 0 else 0.0
 
-# %% ../nbs/23_venue.ipynb #9810d84a
+# %% ../nbs/23_venue.ipynb #6fb9a5ed
 def gain_to(
     level_db: float,  # RMS wanted, dBFS
     power: float,  # mean square
@@ -394,11 +394,11 @@ def gain_to(
     "Compute the factor that brings a mean square to a level; 1 for silence."
     return 10 ** (level_db / 20) / math.sqrt(power) if power > 1e-18 else 1.0
 
-# %% ../nbs/23_venue.ipynb #b132825b
+# %% ../nbs/23_venue.ipynb #d00c6099
 PROGRAMME_DB = -18.0  # RMS at which music enters the loudspeakers' electronics
 MICROPHONE_DB = -20.0  # RMS at which music and crowd leave the microphone
 
-# %% ../nbs/23_venue.ipynb #860b01c3
+# %% ../nbs/23_venue.ipynb #d8d24d0d
 def in_the_air(
     record: Record,  # of the concert
     x: np.ndarray,  # what is before the clip, the clip and what is after it in one, shape (m,)
@@ -424,7 +424,7 @@ def in_the_air(
     start = record.scene_start - anchor
     return wet, crowd.render_scene(scene, bank.crowds, anchor + n, start=start, music=audience_hears)
 
-# %% ../nbs/23_venue.ipynb #24d446f6
+# %% ../nbs/23_venue.ipynb #5b0ec4b7
 _CODEC_PAST = 4_000  # samples of past that reach the codec, 0.25 s
 
 

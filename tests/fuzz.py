@@ -130,7 +130,7 @@ def tagged(folder):
 @target
 def tags(folder):
     "Tags as catalogues read them."
-    from resonance_nb import catalog
+    from resonance_nb.tags import TAGS, read_tags
 
     suffixes = ['.mp3', '.m4a', '.flac', '.ogg', '.wav', '.aiff', '.mka', '.wma', '']
     seeds = [bytes([0]) + data for data in tagged(folder).values()]
@@ -138,8 +138,8 @@ def tags(folder):
     def run(data):
         path = folder / f'x{suffixes[data[0] % len(suffixes)] if data else ""}'
         path.write_bytes(data[1:])
-        found = catalog.read_tags(path)
-        assert set(found) == set(catalog.TAGS), found
+        found = read_tags(path)
+        assert set(found) == set(TAGS), found
         for value in found.values():
             assert value is None or 0 < len(value) <= 500 and value.isprintable(), value
 
@@ -404,7 +404,7 @@ def catalogue(folder):
     import sqlite3
 
     import hostile
-    from resonance_nb import catalog, songlist
+    from resonance_nb import catalog, segments, songlist, store
     from resonance_nb.audio import SAMPLE_RATE
 
     music = folder / 'music'
@@ -414,8 +414,8 @@ def catalogue(folder):
     for i, s in enumerate(x):
         hostile.write(music / f'{i}.wav', s[:, None], SAMPLE_RATE)
     with catalog.Catalog(place, create=True) as c:
-        c.index(music, 'landmark', progress=False)
-    db = sqlite3.connect(place / catalog.DATABASE)
+        c.index(music, method='landmark', progress=False)
+    db = sqlite3.connect(place / store.DATABASE)
     db.execute('PRAGMA journal_mode = DELETE')
     db.execute('VACUUM')
     columns = [
@@ -424,8 +424,8 @@ def catalogue(folder):
         for r in db.execute(f'PRAGMA table_info({t})')
     ]
     db.close()
-    base = (place / catalog.DATABASE).read_bytes()
-    sums = next(place.glob(f'landmark/*/{catalog.CHECKSUMS}'))
+    base = (place / store.DATABASE).read_bytes()
+    sums = next(place.glob(f'landmark/*/{segments.CHECKSUMS}'))
     listed = sums.read_bytes()
 
     def ask():
@@ -444,9 +444,9 @@ def catalogue(folder):
     def run(data):
         if not data:
             return
-        for left in (f'{catalog.DATABASE}-wal', f'{catalog.DATABASE}-shm'):
+        for left in (f'{store.DATABASE}-wal', f'{store.DATABASE}-shm'):
             (place / left).unlink(missing_ok=True)
-        (place / catalog.DATABASE).write_bytes(patched(base, b'\1' + data[1:]) if data[0] % 3 == 0 else base)
+        (place / store.DATABASE).write_bytes(patched(base, b'\1' + data[1:]) if data[0] % 3 == 0 else base)
         sums.write_bytes(data[1:] if data[0] % 3 == 1 else listed)
         if data[0] % 3 == 2 and len(data) > 3:
             table, column = columns[data[1] % len(columns)]
@@ -459,7 +459,7 @@ def catalogue(folder):
                 4: None,
             }[data[2] % 5]
             with contextlib.suppress(sqlite3.Error):
-                with sqlite3.connect(place / catalog.DATABASE) as db:
+                with sqlite3.connect(place / store.DATABASE) as db:
                     db.execute('PRAGMA foreign_keys = OFF')
                     db.execute(
                         f'UPDATE {table} SET {column} = ? WHERE rowid = (SELECT max(rowid) FROM {table})',
@@ -483,7 +483,7 @@ def song_table(folder):
     (folder / 'music').mkdir()
     hostile.write(folder / 'music' / 'a.wav', songs()[0][:, None], SAMPLE_RATE)
     c = catalog.Catalog(folder / 'catalogue', create=True)
-    c.index(folder / 'music', 'landmark', progress=False)
+    c.index(folder / 'music', method='landmark', progress=False)
     path = folder / 'x.csv'
     row = c.songs()[0]
     c.export_csv(path)
@@ -808,8 +808,8 @@ def child(name, seconds):
     os.environ['RESONANCE_SANDBOX'] = '0' if name == 'decoder' else '1'
     with atheris.instrument_imports(include=['resonance_nb', 'mutagen']):
         for module in (
-            'answers bitstreams catalog chromaprint chunks corpora decode download embedding ffmpeg files fuse index '
-            'landmarks mfcc packets packs pipe runs services sndfile songlist sources stream'
+            'answers bitstreams catalog checkup chromaprint chunks corpora decode download embedding ffmpeg files fuse identity index indexing '
+            'landmarks mfcc packets packs pipe rows runs segments services sndfile songlist sources store stream tags workers'
         ).split():
             importlib.import_module(f'resonance_nb.{module}')
         with contextlib.suppress(Exception):

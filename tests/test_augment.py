@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb import augment, chain, dynamics, venue, warp  # noqa: E402
 from resonance_nb.bank import Bank
-from resonance_nb.queries import measured_snr_db  # noqa: E402
+from resonance_nb.clips import measured_snr_db  # noqa: E402
 from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
 from resonance_nb.core import ResonanceError, rng_for  # noqa: E402

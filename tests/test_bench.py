@@ -11,20 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resonance_nb import bench, metrics, openset, report, timing
-from resonance_nb.queries import (
-    add_crowd_lufs,
-    crowd_of,
-    excerpt,
-    in_venue,
-    make_protocol,
-    make_queries,
-    measured_snr_db,
-    Protocol,
-    query_set_hash,
-    QuerySet,
-    render,
-)
+from resonance_nb import bench, figures, metrics, openset, timing
+from resonance_nb.clips import add_crowd_lufs, crowd_of, excerpt, in_venue, measured_snr_db, render
+from resonance_nb.queries import make_protocol, make_queries, Protocol, query_set_hash, QuerySet
 from resonance_nb.core import Match, ResonanceError, rng_for
 
 RATE = 16_000
@@ -681,7 +670,7 @@ def test_table_scrolls_and_escapes():
             for snr in (np.inf, -5.0)
         ]
     )
-    shown = report.table(metrics.summarise(df), caption='5 < 6')
+    shown = figures.table(metrics.summarise(df), caption='5 < 6')
     assert shown.frame.index.tolist() == [('<a>', 'clean'), ('<a>', '-5 dB'), ('b', 'clean'), ('b', '-5 dB')]
     assert (
         shown.frame.iloc[0, 0] == '50.0 [15.0, 85.0]'
@@ -690,9 +679,9 @@ def test_table_scrolls_and_escapes():
         and '5 &lt; 6' in shown.html
     )
     assert shown.html.startswith('<div style="overflow-x:auto"')
-    assert report.table(metrics.summarise(df), 'mean_rank').frame.iloc[0, 0].startswith('3.50 [')
+    assert figures.table(metrics.summarise(df), 'mean_rank').frame.iloc[0, 0].startswith('3.50 [')
     with pytest.raises(ResonanceError, match='no_such'):
-        report.table(metrics.summarise(df), 'no_such')
+        figures.table(metrics.summarise(df), 'no_such')
 
 
 def test_figures_show_the_numbers():
@@ -712,16 +701,16 @@ def test_figures_show_the_numbers():
             for s in (np.inf, 0.0)
         ]
     )
-    ax = report.plot_accuracy(metrics.summarise(df))
+    ax = figures.plot_accuracy(metrics.summarise(df))
     assert ax.lines[0].get_ydata().tolist() == [0.5, 0.5] and [
         t.get_text() for t in ax.get_xticklabels()
     ] == ['clean', '0']
-    assert report.plot_cmc(metrics.cmc(df)).lines[0].get_ydata().tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
+    assert figures.plot_cmc(metrics.cmc(df)).lines[0].get_ydata().tolist() == [0.5, 0.75, 0.75, 0.75, 0.75]
     both = metrics.cmc(pd.concat([df, df.assign(system='b', rank=1.0)]))
-    assert [line.get_ydata()[0] for line in report.plot_cmc(both).lines] == [0.5, 1]
+    assert [line.get_ydata()[0] for line in figures.plot_cmc(both).lines] == [0.5, 1]
     roc = openset.open_set(df)
-    assert report.plot_roc({'a': roc}).lines[0].get_ydata().tolist() == roc.correct_accept_rate.tolist()
-    axes = report.plot_accuracy(metrics.summarise(pd.concat([df, df.assign(system='b')])))
+    assert figures.plot_roc({'a': roc}).lines[0].get_ydata().tolist() == roc.correct_accept_rate.tolist()
+    axes = figures.plot_accuracy(metrics.summarise(pd.concat([df, df.assign(system='b')])))
     assert len(axes) == 2
     plt.close('all')
 

@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from resonance_nb import catalog as module  # noqa: E402
+from resonance_nb import identity, indexing, segments, store, tags, workers  # noqa: E402
 from resonance_nb import core  # noqa: E402
-from resonance_nb.catalog import Catalog, real_path, read_tags, show_path, stored_path  # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
+from resonance_nb.store import real_path, show_path, stored_path  # noqa: E402
+from resonance_nb.tags import read_tags  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402
 
 
@@ -42,7 +45,7 @@ def music(tmp_path):
 @pytest.fixture
 def cat(tmp_path, music):
     with Catalog(tmp_path / 'cat', create=True) as c:
-        c.index(music, 'toy', progress=False)
+        c.index(music, method='toy', progress=False)
         yield c
 
 
@@ -60,14 +63,14 @@ def test_index_identify_and_again(cat, music):
             answer = cat.identify(query, top=2)
             assert (
                 answer.decision == 'match'
-                and answer.matches[0]['path'] == str(path)
+                and answer.matches[0].path == str(path)
                 and len(answer.matches) == 2
             )
-            assert answer.matches[0]['track_id'] == core.sha256_file(path)[:16]
-    assert cat.identify(clip(0)).matches[0]['offset_s'] == 1.0 and cat.identify(clip(0)).query == 'samples'
+            assert answer.matches[0].track_id == core.sha256_file(path)[:16]
+    assert cat.identify(clip(0)).matches[0].offset_s == 1.0 and cat.identify(clip(0)).query == 'samples'
     assert cat.identify(clip(77)).decision == 'no-match'
     assert cat.identify(np.zeros(0, np.float32)).matches == []
-    assert set(json.loads(json.dumps(asdict(cat.identify(clip(1)))))['matches'][0]) == {
+    assert set(json.loads(json.dumps(cat.identify(clip(1)).as_dict()))['matches'][0]) == {
         'track_id',
         'title',
         'artist',
@@ -76,13 +79,13 @@ def test_index_identify_and_again(cat, music):
         'confidence',
         'offset_s',
     }
-    assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+    assert counts(cat.index(music, method='toy', progress=False)) == (0, 6, 0)
     assert cat.song(cat.songs()[0]['recording_id'])['duration_s'] == 4.0 and cat.check() == []
 
 
 def test_a_second_run_opens_no_file(cat, music, monkeypatch):
-    monkeypatch.setattr(module, 'sha256_file', lambda path: pytest.fail('hashed a file that is known'))
-    assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+    monkeypatch.setattr(identity, 'sha256_file', lambda path: pytest.fail('hashed a file that is known'))
+    assert counts(cat.index(music, method='toy', progress=False)) == (0, 6, 0)
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
@@ -90,11 +93,11 @@ def test_every_way_of_cutting_gives_the_same(tmp_path, cat, music, jobs):
     with Catalog(tmp_path / 'other', create=True) as other:
         assert counts(
             other.index(
-                sorted(music.iterdir(), reverse=True), 'toy', jobs=jobs, batch_files=1, progress=False
+                sorted(music.iterdir(), reverse=True), method='toy', jobs=jobs, batch_files=1, progress=False
             )
         ) == (6, 0, 0)
         assert toy.truth(other, 6) == toy.truth(cat, 6)
-        assert len(other._segments('toy')) <= module.REST_SEGMENTS
+        assert len(other.store.segments('toy')) <= segments.REST_SEGMENTS
 
 
 def test_workers_run_from_an_unguarded_script(tmp_path, music):
@@ -102,7 +105,7 @@ def test_workers_run_from_an_unguarded_script(tmp_path, music):
     script.write_text(
         f'import sys; sys.path.insert(0, {str(Path(toy.__file__).parent)!r})\n'
         'from resonance_nb import core\nfrom resonance_nb.catalog import Catalog\ncore.METHODS["toy"] = "toy:Toy"\n'
-        f'print(Catalog({str(tmp_path / "c")!r}, create=True).index({str(music)!r}, "toy", jobs=2, progress=False).added)\n'
+        f'print(Catalog({str(tmp_path / "c")!r}, create=True).index({str(music)!r}, method="toy", jobs=2, progress=False).added)\n'
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ('6\n', '', 0)
@@ -121,7 +124,7 @@ def test_decoders_in_workers_are_quiet(tmp_path, music, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(core.METHODS, 'noisy', 'noisy:Noisy')
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(music, 'noisy', jobs=2, progress=False)
+        report = c.index(music, method='noisy', jobs=2, progress=False)
         assert (counts(report), report.failed) == ((6, 0, 0), [])
 
 
@@ -143,45 +146,51 @@ def test_a_replaced_file_loses_what_a_sheet_said_until_the_sheet_comes_again(cat
     (music / 'metadata.csv').write_text(f'path,artist\n{path.name},Somebody\n')
     cat.import_csv(music / 'metadata.csv'), cat.export_csv(music / 'metadata.csv')
     sf.write(path, 0.5 * toy.melody(0), 16_000)
-    assert counts(cat.index(music, 'toy', progress=False)) == (1, 5, 0) and cat.songs()[0]['artist'] is None
+    assert (
+        counts(cat.index(music, method='toy', progress=False)) == (1, 5, 0)
+        and cat.songs()[0]['artist'] is None
+    )
     assert cat.import_csv(music / 'metadata.csv').updated == 1 and cat.songs()[0]['artist'] == 'Somebody'
 
 
 def test_long_batches_are_cut_by_sound(tmp_path, music, monkeypatch):
-    monkeypatch.setattr(module, 'BATCH_S', 7.0)
+    monkeypatch.setattr(workers, 'BATCH_S', 7.0)
     files = [
         {'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns}
         for p in sorted(music.iterdir())
     ]
-    outcome = module.fingerprint(files, tmp_path / 'part', toy.Toy)
+    outcome = workers.fingerprint(files, tmp_path / 'part', toy.Toy)
     assert outcome['n_tracks'] == 2 and outcome['left'] == files[2:]
     with Catalog(tmp_path / 'c', create=True) as c:
-        assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
+        assert counts(c.index(music, method='toy', progress=False)) == (6, 0, 0)
 
 
 def test_work_is_saved_by_the_clock_too(tmp_path, music, monkeypatch):
-    monkeypatch.setattr(module, 'COMMIT_S', 0.0)
+    monkeypatch.setattr(workers, 'COMMIT_S', 0.0)
     files = [
         {'path': str(p), 'recording_id': p.stem, 'size': p.stat().st_size, 'mtime_ns': p.stat().st_mtime_ns}
         for p in sorted(music.iterdir())
     ]
-    outcome = module.fingerprint(files, tmp_path / 'part', toy.Toy)
+    outcome = workers.fingerprint(files, tmp_path / 'part', toy.Toy)
     assert outcome['n_tracks'] == 1 and outcome['left'] == files[1:]
     saved = []
     with Catalog(tmp_path / 'c', create=True) as c:
-        monkeypatch.setattr(c, '_publish', lambda *args: saved.append(args[2]) or Catalog._publish(c, *args))
-        assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0) and saved[:6] == [1] * 6
+        publish = indexing.publish_segment
+        monkeypatch.setattr(
+            indexing, 'publish_segment', lambda *args: saved.append(args[3]) or publish(*args)
+        )
+        assert counts(c.index(music, method='toy', progress=False)) == (6, 0, 0) and saved[:6] == [1] * 6
 
 
 @pytest.mark.parametrize('method, jobs', [('toy', 1), ('stream-toy', 1), ('stream-toy', 2)])
 def test_the_bar_says_how_far_a_long_file_is(tmp_path, music, monkeypatch, method, jobs):
-    monkeypatch.setattr(module, 'LONG_S', 3.0), monkeypatch.setattr(module, 'REDRAWN_S', 0.0)
+    monkeypatch.setattr(indexing, 'LONG_S', 3.0), monkeypatch.setattr(indexing, 'REDRAWN_S', 0.0)
     said = []
     ticks = []
     bar = SimpleNamespace(update=lambda: ticks.append(1), set_postfix_str=said.append)
-    monkeypatch.setattr(module, '_bar', lambda total, progress: nullcontext(bar))
+    monkeypatch.setattr(indexing, '_bar', lambda total, progress: nullcontext(bar))
     with Catalog(tmp_path / 'c', create=True) as c:
-        assert counts(c.index(music, method, jobs=jobs, progress=False)) == (6, 0, 0)
+        assert counts(c.index(music, method=method, jobs=jobs, progress=False)) == (6, 0, 0)
     assert len(ticks) == 6 and {text for text in said if text} == {
         f'{p.name}: 0:00 h' for p in music.iterdir()
     }
@@ -192,11 +201,11 @@ def test_many_copies_are_told_in_one_line(tmp_path, cat, music):
         (tmp_path / where).mkdir()
         for path in sorted(music.iterdir())[:n]:
             shutil.copy(path, tmp_path / where)
-    few = cat.index(tmp_path / 'few', 'toy', progress=False)
+    few = cat.index(tmp_path / 'few', method='toy', progress=False)
     assert len(few.lines()) == len(few.notes) == 3 and all(
         'the same recording as' in line for line in few.lines()
     )
-    many = cat.index([tmp_path / 'many', tmp_path / 'few'], 'toy', progress=False)
+    many = cat.index([tmp_path / 'many', tmp_path / 'few'], method='toy', progress=False)
     first = sorted((tmp_path / 'many').iterdir())[:3]
     assert len(many.notes) == 6, 'a program reads them all'
     assert many.lines() == [
@@ -206,7 +215,7 @@ def test_many_copies_are_told_in_one_line(tmp_path, cat, music):
     (tmp_path / 'there').mkdir()
     for path in [*music.iterdir()]:
         path.rename(tmp_path / 'there' / path.name)
-    moved = cat.index(tmp_path / 'there', 'toy', progress=False)
+    moved = cat.index(tmp_path / 'there', method='toy', progress=False)
     assert (
         moved.moved == len(moved.notes) == 6
         and len(moved.lines()) == 1
@@ -216,42 +225,48 @@ def test_many_copies_are_told_in_one_line(tmp_path, cat, music):
 
 def test_streams_in_blocks_and_two_methods_share_a_catalogue(cat, music, monkeypatch):
     monkeypatch.setattr(toy.StreamToy, 'add', None)  # must not be used
-    assert counts(cat.index(music, 'stream-toy', progress=False)) == (6, 0, 0)
+    assert counts(cat.index(music, method='stream-toy', progress=False)) == (6, 0, 0)
     assert cat.methods() == ['toy', 'stream-toy'] and len(cat) == 6
     assert cat.recognizer('stream-toy').songs.keys() == cat.recognizer().songs.keys()
     a, b = (cat.identify(clip(3), method=m).matches[0] for m in cat.methods())
     assert a == b
     with pytest.raises(ResonanceError, match='unknown method'):
-        cat.index(music, 'humming', progress=False)
+        cat.index(music, method='humming', progress=False)
 
 
 def test_many_segments_are_merged_and_readers_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, 'MAX_SEGMENTS', 8)
+    monkeypatch.setattr(indexing, 'MAX_SEGMENTS', 8)
     songs = toy.write_songs(tmp_path / 'm', 20)
     with Catalog(tmp_path / 'c', create=True) as c, Catalog(tmp_path / 'c') as reader:
-        c.index(songs[:1], 'toy', progress=False)
+        c.index(songs[:1], method='toy', progress=False)
         assert len(reader.recognizer('toy')) == 1
         peak = []
-        publish = c._publish
-        monkeypatch.setattr(c, '_publish', lambda *a: (publish(*a), peak.append(len(c._segments('toy')))))
-        c.index(songs, 'toy', batch_files=1, progress=False)
-        assert max(peak) <= 10 and len(c._segments('toy')) <= module.REST_SEGMENTS
+        publish = indexing.publish_segment
+        monkeypatch.setattr(
+            indexing,
+            'publish_segment',
+            lambda *a: (publish(*a), peak.append(len(c.store.segments('toy')))),
+        )
+        c.index(songs, method='toy', batch_files=1, progress=False)
+        assert max(peak) <= 10 and len(c.store.segments('toy')) <= segments.REST_SEGMENTS
         assert len(reader.recognizer('toy')) == 20 and c.check() == []
-        assert {p.name for p in (tmp_path / 'c' / 'toy').iterdir()} == {s['name'] for s in c._segments('toy')}
+        assert {p.name for p in (tmp_path / 'c' / 'toy').iterdir()} == {
+            s['name'] for s in c.store.segments('toy')
+        }
 
 
 def test_reader_that_comes_too_late_reads_the_list_again(cat, music, tmp_path, monkeypatch):
     toy.write_songs(music, 6, first=6)
     with Catalog(tmp_path / 'cat') as reader:
-        stale = reader._segments('toy')
+        stale = reader.store.segments('toy')
         fresh = []
-        cat.index(music, 'toy', progress=False)
-        cat._merge('toy', 1)
-        real = type(reader)._segments
+        cat.index(music, method='toy', progress=False)
+        segments.merge_segments(cat.store, 'toy', 1)
+        real = store.Store.segments
         monkeypatch.setattr(
-            reader,
-            '_segments',
-            lambda m: stale if not fresh and (fresh.append(1) or True) else real(reader, m),
+            reader.store,
+            'segments',
+            lambda m: stale if not fresh and (fresh.append(1) or True) else real(reader.store, m),
         )
         assert len(reader.recognizer('toy')) == 12
 
@@ -265,7 +280,7 @@ def test_a_lost_segment_is_told_and_healed(cat, music):
         ):
             c.identify(clip(0))
         assert 'cannot be loaded' in ' '.join(c.check())
-        assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
+        assert counts(c.index(music, method='toy', progress=False)) == (6, 0, 0)
         assert c.identify(clip(0)).decision == 'match' and c.check() == []
 
 
@@ -287,11 +302,11 @@ def test_segments_that_this_version_cannot_read_are_made_again(cat, music, monke
         ):
             c.identify(clip(0))
         assert all('run `resonance check --repair --catalog ' in line for line in c.check())
-        report = c.index(music, 'toy', progress=False)
+        report = c.index(music, method='toy', progress=False)
         assert counts(report) == (6, 0, 0) and 'version 1' in report.notes[0][1]
         assert c.identify(clip(0)).decision == 'match' and c.check() == []
         assert not old & {p.name for p in (cat.folder / 'toy').iterdir()}
-        assert counts(c.index(music, 'toy', progress=False)) == (0, 6, 0)
+        assert counts(c.index(music, method='toy', progress=False)) == (0, 6, 0)
 
 
 def test_segments_that_cannot_be_reached_now_stay(cat, music, monkeypatch):
@@ -303,7 +318,7 @@ def test_segments_that_cannot_be_reached_now_stay(cat, music, monkeypatch):
 
         with monkeypatch.context() as m:
             m.setattr(toy.Toy, 'load', classmethod(load))
-            assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+            assert counts(cat.index(music, method='toy', progress=False)) == (0, 6, 0)
 
     def broken(self):
         raise core.MissingExtra('torch is not installed')
@@ -311,7 +326,7 @@ def test_segments_that_cannot_be_reached_now_stay(cat, music, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(toy.Toy, '__init__', broken)
         with pytest.raises(core.MissingExtra):
-            cat.index(music, 'toy', progress=False)
+            cat.index(music, method='toy', progress=False)
     assert (
         before == {p.name for p in (cat.folder / 'toy').iterdir()}
         and cat.identify(clip(0)).decision == 'match'
@@ -324,7 +339,7 @@ def test_sweep_leaves_what_is_not_its_own(cat, music):
         (cat.folder / 'toy' / name).mkdir()
     keep.mkdir()
     assert len(cat.check()) == 2
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     assert keep.is_dir() and cat.check() == []
 
 
@@ -332,13 +347,13 @@ def test_same_bytes_moved_copied_and_swapped(cat, music):
     a, b, c = sorted(music.iterdir())[:3]
     ids = {s['path']: s['recording_id'] for s in cat.songs()}
     shutil.copy(a, music / 'z copy.wav')
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert counts(report) == (0, 7, 0) and report.notes == [
         (str(music / 'z copy.wav'), f'the same recording as {a}')
     ]
-    assert cat.index(music, 'toy', progress=False).notes == []
+    assert cat.index(music, method='toy', progress=False).notes == []
     b.rename(music / 'moved.wav')
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert counts(report) == (0, 7, 0) and report.notes == [
         (str(music / 'moved.wav'), f'moved here from {b}')
     ]
@@ -346,7 +361,7 @@ def test_same_bytes_moved_copied_and_swapped(cat, music):
     a.unlink()  # the copy remains
     c.rename(music / 'tmp'), (music / 'moved.wav').rename(c), (music / 'tmp').rename(music / 'moved.wav')
     os.utime(c, (1, 1)), os.utime(music / 'moved.wav', (2, 2))
-    assert counts(cat.index(music, 'toy', progress=False)) == (0, 6, 0)
+    assert counts(cat.index(music, method='toy', progress=False)) == (0, 6, 0)
     assert len(cat) == 6 and {s['path'] for s in cat.songs()} == {str(p) for p in music.iterdir()}
     assert cat.song(ids[str(c)])['path'] == str(music / 'moved.wav') and cat.check() == []
 
@@ -357,7 +372,7 @@ def test_twins_in_one_run(tmp_path):
     for name in ('silent 1.wav', 'silent 2.wav'):
         sf.write(tmp_path / 'm' / name, np.zeros(16_000), 16_000)
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(tmp_path / 'm', 'toy', progress=False)
+        report = c.index(tmp_path / 'm', method='toy', progress=False)
         assert counts(report) == (2, 1, 2)
         reasons = [why for _, why in report.failed]
         assert reasons[0] == 'nothing to fingerprint: silent or too short' and reasons[1].startswith(
@@ -366,11 +381,11 @@ def test_twins_in_one_run(tmp_path):
 
 
 def test_changed_bytes_replace_the_recording(cat, music):
-    cat.index(music, 'stream-toy', progress=False)
+    cat.index(music, method='stream-toy', progress=False)
     path = sorted(music.iterdir())[2]
     old = core.sha256_file(path)[:16]
     sf.write(path, toy.melody(50), 16_000)
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert counts(report) == (1, 5, 0) and report.notes == [
         (str(path), f'its bytes changed: replaces recording {old}')
     ]
@@ -380,7 +395,7 @@ def test_changed_bytes_replace_the_recording(cat, music):
         and len(cat.recognizer('stream-toy')) == 5
     )
     path.write_bytes(b'now it is no audio at all')
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert counts(report) == (0, 5, 1) and len(cat) == 6  # the good recording is not thrown away for it
 
 
@@ -390,13 +405,13 @@ def test_remove_and_add_again(cat, music):
     assert len(cat) == 5 and song['recording_id'] not in cat.recognizer().songs
     with pytest.raises(ResonanceError, match='no song'):
         cat.remove(song['recording_id'])
-    assert counts(cat.index(music, 'toy', progress=False)) == (1, 5, 0)
-    assert cat.identify(clip(4)).matches[0]['track_id'] == song['recording_id'] and cat.check() == []
+    assert counts(cat.index(music, method='toy', progress=False)) == (1, 5, 0)
+    assert cat.identify(clip(4)).matches[0].track_id == song['recording_id'] and cat.check() == []
     for s in cat.songs():
         cat.remove(s['recording_id'])
     with pytest.raises(ResonanceError, match='holds no songs yet'):
         cat.identify(clip(0))
-    assert cat.index([], 'toy', progress=False).added == 0 and cat._segments('toy') == []
+    assert cat.index([], method='toy', progress=False).added == 0 and cat.store.segments('toy') == []
 
 
 def test_a_change_by_another_is_seen(cat, tmp_path):
@@ -410,12 +425,12 @@ def test_a_change_by_another_is_seen(cat, tmp_path):
 def test_the_catalogue_may_live_among_the_music(music):
     with Catalog(music / 'catalogue', create=True) as c:
         shutil.copy(sorted(music.iterdir())[1], c.folder / 'toy.wav')
-        assert counts(c.index(music, 'toy', progress=False)) == (6, 0, 0)
+        assert counts(c.index(music, method='toy', progress=False)) == (6, 0, 0)
 
 
 def test_progress_goes_to_stderr(cat, music, capfd, monkeypatch):
-    monkeypatch.setattr(module, 'no_bar', lambda: False)
-    cat.index(music, 'toy', progress=True)
+    monkeypatch.setattr(indexing, 'no_bar', lambda: False)
+    cat.index(music, method='toy', progress=True)
     out, err = capfd.readouterr()
     assert out == '' and '6/6' in err
 
@@ -484,11 +499,11 @@ def test_read_only_folder_can_be_asked(cat, music):
         core.METHODS["toy"] = "toy:Toy"
         clip = toy.melody(2)[16_000:48_000]
         with Catalog(sys.argv[1]) as c:  # everything is imported before we become somebody else
-            c.identify(clip), c.index(sys.argv[3], "toy", progress=False)
+            c.identify(clip), c.index(sys.argv[3], method="toy", progress=False)
         os.geteuid() or os.setuid(65534)
         with Catalog(sys.argv[1]) as c:
             print(c.identify(clip).decision)
-            try: c.index(sys.argv[3], "toy", progress=False)
+            try: c.index(sys.argv[3], method="toy", progress=False)
             except core.ResonanceError as e: print(e)
         """
     with tempfile.TemporaryDirectory() as d:  # pytest keeps its own folders closed to others
@@ -504,7 +519,7 @@ def test_read_only_folder_can_be_asked(cat, music):
 
 @pytest.mark.skipif(not hasattr(os, 'setuid'), reason='needs owners of files')
 @pytest.mark.parametrize(
-    'part, says', [(module.DATABASE, 'you may not read its catalogue.sqlite'), ('toy', 'Permission denied: ')]
+    'part, says', [(store.DATABASE, 'you may not read its catalogue.sqlite'), ('toy', 'Permission denied: ')]
 )
 def test_what_may_not_be_read_is_told(cat, part, says):
     cat.close()
@@ -535,7 +550,7 @@ def test_what_may_not_be_read_is_told(cat, part, says):
         )
         os.chmod(folder / part, 0o755)
     lines = done.stdout.splitlines()
-    assert len(lines) == (3 if part == module.DATABASE else 2) and not done.stderr, done.stderr
+    assert len(lines) == (3 if part == store.DATABASE else 2) and not done.stderr, done.stderr
     assert all(says in line and 'index the music again' not in line for line in lines)
 
 
@@ -551,7 +566,7 @@ def test_paths_survive_the_database(name):
     text.encode('utf-8')
     assert real_path(text) == path
     assert show_path(path).isprintable()
-    csv_cell = module._cell_in(module._cell_out(text))
+    csv_cell = tags.cell_in(tags.cell_out(text))
     assert real_path(csv_cell) == path
 
 
@@ -563,13 +578,13 @@ def test_names_that_are_not_utf8(tmp_path):
     except OSError:
         pytest.skip('this file system takes only UTF-8 names')
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(tmp_path / 'm', 'toy', progress=False)
+        c.index(tmp_path / 'm', method='toy', progress=False)
         song = c.songs()[0]
         assert os.fsencode(song['path']) == os.fsencode(path) and song['title'] == 'caf\\xe9\\n'
         assert json.loads(json.dumps(asdict(c.identify(path))))['matches'][0]['path'] == str(path)
         c.export_csv(tmp_path / 'metadata.csv')
         assert c.import_csv(tmp_path / 'metadata.csv').unchanged == 1
-        assert counts(c.index(tmp_path / 'm', 'toy', progress=False)) == (0, 1, 0)
+        assert counts(c.index(tmp_path / 'm', method='toy', progress=False)) == (0, 1, 0)
 
 
 TAGGED = {
@@ -650,19 +665,19 @@ def test_broken_tags_do_not_stop_indexing(tmp_path, monkeypatch):
     mutagen = pytest.importorskip('mutagen')
     monkeypatch.setattr(mutagen, 'File', lambda path: 1 / 0)
     with Catalog(tmp_path / 'c', create=True) as c:
-        assert counts(c.index(path, 'toy', progress=False)) == (1, 0, 0)
+        assert counts(c.index(path, method='toy', progress=False)) == (1, 0, 0)
 
 
 def test_tags_are_one_clean_line():
     assert (
-        module._clean(' a\n\tb\x00\x1b[31m ') == 'a b[31m'
-        and module._clean(' \n') is None
-        and module._clean('\udc80') is None
+        tags.clean_tag(' a\n\tb\x00\x1b[31m ') == 'a b[31m'
+        and tags.clean_tag(' \n') is None
+        and tags.clean_tag('\udc80') is None
     )
-    assert len(module._clean('x' * 10_000)) == 500
+    assert len(tags.clean_tag('x' * 10_000)) == 500
 
 
-texts = st.text(max_size=30).map(module._clean)
+texts = st.text(max_size=30).map(tags.clean_tag)
 
 
 @settings(derandomize=True, deadline=None, database=None, max_examples=20)
@@ -672,7 +687,7 @@ def test_csv_round_trip(values):
 
     with tempfile.TemporaryDirectory() as home:
         with Catalog(Path(home) / 'c', create=True) as c:
-            with c._transaction() as db:
+            with c.store.transaction() as db:
                 for i, (title, artist) in enumerate(values):
                     file = {
                         'path': f'{home}/{i}.wav',
@@ -681,11 +696,11 @@ def test_csv_round_trip(values):
                         'size': 1,
                         'mtime_ns': 1,
                     }
-                    module._insert_song(
+                    identity.insert_song(
                         db,
                         file,
                         {
-                            'tags': dict.fromkeys(module.TAGS) | {'title': title, 'artist': artist},
+                            'tags': dict.fromkeys(tags.TAGS) | {'title': title, 'artist': artist},
                             'duration_s': 1.0,
                         },
                     )
@@ -697,7 +712,7 @@ def test_csv_round_trip(values):
             assert not any(cell.startswith(('=', '+', '-', '@')) for row in rows for cell in row.values())
             report = c.import_csv(sheet)
             assert (report.updated, report.unchanged, report.unknown) == (0, 6, []) and c.songs() == before
-            with c._transaction() as db:
+            with c.store.transaction() as db:
                 db.execute('UPDATE songs SET title = NULL, artist = NULL')
             c.import_csv(sheet)
             assert c.songs() == before
@@ -758,7 +773,7 @@ def test_metadata_survives_another_method(cat, music):
     sheet = music / 'metadata.csv'
     sheet.write_text('path,title,licence\nsong 000.wav,Mine,CC0\n')
     assert cat.import_csv(sheet).updated == 1
-    cat.index(music, 'stream-toy', progress=False)
+    cat.index(music, method='stream-toy', progress=False)
     assert (cat.songs()[0]['title'], cat.songs()[0]['licence']) == ('Mine', 'CC0')
 
 
@@ -773,7 +788,7 @@ def test_embeddings(cat):
     assert got == [i for i in ids for _ in range(3)] and matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, vectors.reshape(6, 8).astype(np.float32))
     np.testing.assert_array_equal(ends - starts, np.full(6, 2.0))
-    raw = cat._rows('SELECT embedding, embedding_dim FROM track_embeddings LIMIT 1')[0]
+    raw = cat.store.rows('SELECT embedding, embedding_dim FROM track_embeddings LIMIT 1')[0]
     assert raw[0] == vectors[0, 0].astype('<f4').tobytes() and raw[1] == 8
     assert cat.embeddings('other')[3].shape == (0, 0)
     for bad in (np.ones((2, 8)), np.full((3, 8), np.nan), np.ones(3), np.ones((3, 4))):
@@ -787,7 +802,9 @@ def test_embeddings(cat):
 
 
 def test_the_tables_of_the_contract(cat):
-    columns = {t: {r[1] for r in cat._rows(f'PRAGMA table_info({t})')} for t in ('songs', 'track_embeddings')}
+    columns = {
+        t: {r[1] for r in cat.store.rows(f'PRAGMA table_info({t})')} for t in ('songs', 'track_embeddings')
+    }
     assert columns['songs'] >= {
         'recording_id',
         'title',
@@ -813,11 +830,14 @@ def test_the_tables_of_the_contract(cat):
     }
     indexed = {
         r[2]
-        for i in cat._rows('PRAGMA index_list(track_embeddings)')
-        for r in cat._rows(f'PRAGMA index_info({i[1]})')
+        for i in cat.store.rows('PRAGMA index_list(track_embeddings)')
+        for r in cat.store.rows(f'PRAGMA index_info({i[1]})')
     }
     assert indexed == {'track_id', 'model_name'}
-    assert cat._rows('PRAGMA journal_mode')[0][0] == 'wal' and cat._rows('PRAGMA foreign_keys')[0][0] == 1
+    assert (
+        cat.store.rows('PRAGMA journal_mode')[0][0] == 'wal'
+        and cat.store.rows('PRAGMA foreign_keys')[0][0] == 1
+    )
 
 
 def test_import_is_light():
@@ -826,15 +846,15 @@ def test_import_is_light():
 
 
 def test_what_cannot_be_asked_is_told(cat, music):
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     song = sorted(music.iterdir())[0]
     for method, told in (
         ('landmark', 'has no index for landmark, but for toy: run '),
         ('foo', "unknown method 'foo'; choose from: "),
     ):
         with pytest.raises(ResonanceError, match=told):
-            cat.identify(song, method)
+            cat.identify(song, method=method)
     with pytest.raises(ResonanceError, match='at least 1'):
         cat.identify(song, top=0)
     with pytest.raises(ResonanceError, match='jobs'):
-        cat.index(music, 'toy', jobs=0)
+        cat.index(music, method='toy', jobs=0)

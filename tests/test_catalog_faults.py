@@ -19,9 +19,10 @@ import soundfile as sf
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
-from resonance_nb import catalog as module  # noqa: E402
-from resonance_nb import core, songlist  # noqa: E402
-from resonance_nb.catalog import DATABASE, Catalog, StorageError, read_tags, show_path, stored_path  # noqa: E402
+from resonance_nb import core, indexing, segments as pieces, songlist, store  # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
+from resonance_nb.store import DATABASE, StorageError, show_path, stored_path  # noqa: E402
+from resonance_nb.tags import read_tags  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402
 from resonance_nb.songlist import remove, repair  # noqa: E402
 
@@ -70,7 +71,7 @@ def segments(catalogue, method='toy'):
 
 
 def named(catalog, method='toy'):
-    return {r[0] for r in catalog._rows('SELECT name FROM segments WHERE method = ?', method)}
+    return {r[0] for r in catalog.store.rows('SELECT name FROM segments WHERE method = ?', method)}
 
 
 def killed_at_random(
@@ -79,7 +80,7 @@ def killed_at_random(
     "Index with one kill -9 after another, each at a random moment of a run; resume; compare with an undisturbed catalogue."
     rng = random.Random(2024)
     with Catalog(tmp_path / 'calm', create=True) as calm:
-        calm.index(music, method, progress=False)
+        calm.index(music, method=method, progress=False)
         wanted = clips(calm)
     begin = time.monotonic()
     assert start(tmp_path / 'timing', music, method=method, **env).wait() == 0
@@ -104,7 +105,7 @@ def killed_at_random(
         if not (folder / 'catalogue.sqlite').exists():
             continue
         with Catalog(folder) as torn:  # what was committed can be read at once
-            known = [r[0] for r in torn._rows('SELECT recording_id FROM indexed')]
+            known = [r[0] for r in torn.store.rows('SELECT recording_id FROM indexed')]
             assert len(torn) == len(known)
             assert not known or len(torn.recognizer(method)) == len(known)
             found.append(len(known))
@@ -112,7 +113,7 @@ def killed_at_random(
         folder = tmp_path / f'killed {i}'
         with Catalog(folder, create=True) as torn:
             before = len(torn)
-            report = torn.index(music, method, progress=False)
+            report = torn.index(music, method=method, progress=False)
             assert (report.added, report.unchanged, report.failed) == (len(wanted[0]) - before, before, [])
             assert same(clips(torn), wanted)
             assert torn.check() == [] and segments(folder, method) == named(torn, method)
@@ -146,7 +147,7 @@ def test_killed_at_every_step(tmp_path):
     music = tmp_path / 'music'
     toy.write_songs(music, 4)
     with Catalog(tmp_path / 'calm', create=True) as calm:
-        calm.index(music, 'toy', progress=False)
+        calm.index(music, method='toy', progress=False)
         wanted = toy.truth(calm, 4)
 
     def child(folder, last_step):
@@ -156,8 +157,8 @@ def test_killed_at_every_step(tmp_path):
             if next(step) == last_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        sync = module._sync
-        transaction = Catalog._transaction
+        sync = pieces.sync_to_disk
+        transaction = store.Store.transaction
 
         def counted_sync(place):
             tick()
@@ -171,12 +172,12 @@ def test_killed_at_every_step(tmp_path):
                 tick()
             tick()
 
-        module.REST_SEGMENTS = 2
-        module._sync = counted_sync
-        Catalog._transaction = counted_transaction
+        indexing.REST_SEGMENTS = 2
+        pieces.sync_to_disk = counted_sync
+        store.Store.transaction = counted_transaction
         try:
             with Catalog(folder, create=True) as c:
-                c.index(music, 'toy', batch_files=1, progress=False)
+                c.index(music, method='toy', batch_files=1, progress=False)
         finally:
             os._exit(0)
 
@@ -190,7 +191,7 @@ def test_killed_at_every_step(tmp_path):
         with Catalog(folder) as torn:
             killed.append(len(torn))
             assert len(torn.recognizer('toy')) == len(torn)
-            report = torn.index(music, 'toy', progress=False)
+            report = torn.index(music, method='toy', progress=False)
             assert (report.added, report.unchanged, report.failed) == (4 - killed[-1], killed[-1], [])
             assert toy.truth(torn, 4) == wanted and torn.check() == [] and torn.unverified() == []
         if status == 0:
@@ -213,7 +214,7 @@ def killed_at_each_step(tmp_path, base, act, look):
         def ticking(function):
             return lambda *a, **k: (tick(), function(*a, **k), tick())[1]
 
-        transaction = Catalog._transaction
+        transaction = store.Store.transaction
 
         @contextmanager
         def counted(self):
@@ -224,8 +225,8 @@ def killed_at_each_step(tmp_path, base, act, look):
             db.set_trace_callback(None)
             tick()
 
-        Catalog._transaction = counted
-        module._sync = ticking(module._sync)
+        store.Store.transaction = counted
+        pieces.sync_to_disk = ticking(pieces.sync_to_disk)
         shutil.rmtree = ticking(shutil.rmtree)
         with Catalog(folder) as c:
             act(c)
@@ -254,8 +255,8 @@ def test_removing_killed_at_every_step(tmp_path):
     toy.write_songs(tmp_path / 'music' / 'a', 3), toy.write_songs(tmp_path / 'music' / 'b', 2, first=3)
     with Catalog(tmp_path / 'base', create=True) as c:
         (
-            c.index(tmp_path / 'music', 'toy', progress=False),
-            c.index(tmp_path / 'music' / 'b', 'stream-toy', progress=False),
+            c.index(tmp_path / 'music', method='toy', progress=False),
+            c.index(tmp_path / 'music' / 'b', method='stream-toy', progress=False),
         )
         whole = toy.truth(c, 5)
     shutil.copytree(tmp_path / 'base', tmp_path / 'calm')
@@ -273,7 +274,7 @@ def test_removing_killed_at_every_step(tmp_path):
             if len(torn) == 5:
                 remove(torn, [tmp_path / 'music' / 'a'])
             assert toy.truth(torn, 5) == less
-            report = torn.index(tmp_path / 'music', 'toy', progress=False)  # and all of it comes back
+            report = torn.index(tmp_path / 'music', method='toy', progress=False)  # and all of it comes back
             assert (report.added, report.unchanged, report.failed) == (3, 2, []) and torn.check() == []
             assert toy.truth(torn, 5) == whole and segments(folder) == named(torn)
 
@@ -295,7 +296,7 @@ def test_removing_killed_at_every_step(tmp_path):
 def test_repairing_killed_at_every_step(tmp_path):
     toy.write_songs(tmp_path / 'music', 3)
     with Catalog(tmp_path / 'base', create=True) as c:
-        c.index(tmp_path / 'music', 'toy', progress=False)
+        c.index(tmp_path / 'music', method='toy', progress=False)
         wanted = toy.truth(c, 3)
     shutil.rmtree(next((tmp_path / 'base' / 'toy').iterdir()))
     left = []
@@ -303,7 +304,7 @@ def test_repairing_killed_at_every_step(tmp_path):
     def look(folder, finished):
         with Catalog(folder) as torn:
             assert len(torn) == 3 and (not finished or torn.check() == [])
-            left.append(len(torn._rows('SELECT * FROM indexed')))
+            left.append(len(torn.store.rows('SELECT * FROM indexed')))
             repair(torn, torn.problems(), progress=False)
             assert torn.check() == [] and toy.truth(torn, 3) == wanted
 
@@ -323,11 +324,11 @@ def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
     toy.write_songs(tmp_path / 'music', 3)
     with Catalog(tmp_path / 'base', create=True) as c:
         (
-            c.index(tmp_path / 'music', 'toy', batch_files=2, progress=False),
-            c.index(tmp_path / 'music', 'stream-toy', progress=False),
+            c.index(tmp_path / 'music', method='toy', batch_files=2, progress=False),
+            c.index(tmp_path / 'music', method='stream-toy', progress=False),
         )
         wanted = toy.truth(c, 3)
-        file = c.folder / 'toy' / c._segments('toy')[0]['name'] / 'songs.npz'
+        file = c.folder / 'toy' / c.store.segments('toy')[0]['name'] / 'songs.npz'
     data = file.read_bytes()
     file.write_bytes(data.replace(bytes(64), bytes(63) + b'x', 1))  # what no one reads
     kinds = []
@@ -335,7 +336,7 @@ def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
     def look(folder, finished):
         with Catalog(folder) as torn:
             assert (
-                len(torn._rows("SELECT * FROM indexed WHERE method = 'toy'")) == 3
+                len(torn.store.rows("SELECT * FROM indexed WHERE method = 'toy'")) == 3
                 and toy.truth(torn, 3) == wanted
             )
             kinds.append({p.kind for p in torn.problems()})
@@ -357,13 +358,13 @@ def test_a_new_format_killed_at_every_statement(tmp_path, old):
     "A catalogue of an earlier format becomes one of this one, or stays what it was."
     toy.write_songs(tmp_path / 'music', 3)
     with Catalog(tmp_path / 'base', create=True) as c:
-        c.index(tmp_path / 'music', 'toy', progress=False)
+        c.index(tmp_path / 'music', method='toy', progress=False)
         wanted = toy.truth(c, 3)
     toy.age(tmp_path / 'base', old[0])
 
     def child(folder, last_step):
         step = iter(range(1, 10**6))
-        connect = module._connect
+        connect = store._connect
 
         def tick(sql):
             if next(step) == last_step:
@@ -374,7 +375,7 @@ def test_a_new_format_killed_at_every_statement(tmp_path, old):
             db.set_trace_callback(tick)
             return db, can_write
 
-        module._connect = traced
+        store._connect = traced
         Catalog(folder).close()
 
     formats = []
@@ -392,7 +393,7 @@ def test_a_new_format_killed_at_every_statement(tmp_path, old):
         formats.append(toy.format_of(folder))
         with Catalog(folder) as c:
             assert toy.truth(c, 3) == wanted and c.check() == []
-            assert c.index(tmp_path / 'music', 'toy', progress=False).unchanged == 3
+            assert c.index(tmp_path / 'music', method='toy', progress=False).unchanged == 3
         assert integrity(folder) == ['ok']
         if status == 0:
             break
@@ -402,19 +403,19 @@ def test_a_new_format_killed_at_every_statement(tmp_path, old):
 
 def test_two_processes_at_once_bring_an_old_catalogue_up_to_date(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(sorted(music.iterdir())[:5], 'toy', progress=False)
+        c.index(sorted(music.iterdir())[:5], method='toy', progress=False)
     toy.age(tmp_path / 'c', 1)
     runs = [start(tmp_path / 'c', sorted(music.iterdir())[i]) for i in (0, 1, 5)]
     outs = [run.communicate() for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], outs
     with Catalog(tmp_path / 'c') as c:
-        assert len(c) == 6 and c.check() == [] and c._rows('SELECT count(*) FROM unreadable')[0][0] == 0
+        assert len(c) == 6 and c.check() == [] and c.store.rows('SELECT count(*) FROM unreadable')[0][0] == 0
 
 
 def test_two_processes_remove_at_once_and_one_indexes(tmp_path, music):
     lost = shutil.copytree(music, tmp_path / 'lost')
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(lost, 'toy', progress=False)
+        c.index(lost, method='toy', progress=False)
     for path in sorted(lost.iterdir())[:30]:
         path.unlink()
     toy.write_songs(tmp_path / 'more', 10, first=40)
@@ -468,7 +469,7 @@ def test_two_indexers_at_once(tmp_path, music):
         seen = len(reader.recognizer('toy')) if reader.methods() else 0
         assert seen < 40 and first.poll() is None
         with pytest.raises(core.ResonanceError, match='another process is indexing'):
-            reader.index(music, 'toy', progress=False, wait=False)
+            reader.index(music, method='toy', progress=False, wait=False)
     (out1, err1), (out2, err2) = first.communicate(), second.communicate()
     assert (first.returncode, second.returncode, err1) == (0, 0, '')
     assert err2 == 'another process is indexing this catalogue; waiting for it\n'
@@ -513,7 +514,7 @@ def test_disk_full(small_disk, music, monkeypatch, jobs):
     monkeypatch.setenv('TOY_BALLAST', '100000')
     with Catalog(small_disk / 'c', create=True) as c:
         with pytest.raises(StorageError) as error:
-            c.index(music, 'toy', jobs=jobs, batch_files=2, progress=False)
+            c.index(music, method='toy', jobs=jobs, batch_files=2, progress=False)
         kept = len(c)
         assert f'{kept} new songs of this run are kept' in str(error.value) and '\n' not in str(error.value)
         assert 0 < kept < 40
@@ -526,14 +527,14 @@ def test_disk_full(small_disk, music, monkeypatch, jobs):
         pass
     with Catalog(small_disk / 'c') as c:
         song = c.songs()[0]
-        assert c.identify(song['path']).matches[0]['track_id'] == song['recording_id']
+        assert c.identify(song['path']).matches[0].track_id == song['recording_id']
         with pytest.raises(StorageError):
-            c.index(music, 'toy', batch_files=2, progress=False)
+            c.index(music, method='toy', batch_files=2, progress=False)
     filler.close()
     (small_disk / 'filler').unlink()
     monkeypatch.setenv('TOY_BALLAST', '0')
     with Catalog(small_disk / 'c') as c:
-        report = c.index(music, 'toy', progress=False)
+        report = c.index(music, method='toy', progress=False)
         assert (report.added, report.unchanged) == (40 - kept, kept)
         assert len(c.recognizer('toy')) == 40 and c.check() == []
     assert integrity(small_disk / 'c') == ['ok']
@@ -542,13 +543,13 @@ def test_disk_full(small_disk, music, monkeypatch, jobs):
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_disk_full_simulated(tmp_path, music, monkeypatch, jobs):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(sorted(music.iterdir())[:4], 'toy', progress=False)
+        c.index(sorted(music.iterdir())[:4], method='toy', progress=False)
         monkeypatch.setenv('TOY_FULL', '1')
         with pytest.raises(StorageError, match=r'No space left.* 0 new songs'):
-            c.index(music, 'toy', jobs=jobs, progress=False)
+            c.index(music, method='toy', jobs=jobs, progress=False)
         assert len(c) == len(c.recognizer('toy')) == 4 and segments(tmp_path / 'c') == named(c)
         monkeypatch.delenv('TOY_FULL')
-        assert c.index(music, 'toy', jobs=jobs, progress=False).added == 36
+        assert c.index(music, method='toy', jobs=jobs, progress=False).added == 36
 
 
 @pytest.mark.parametrize('last', [False, True])
@@ -556,12 +557,12 @@ def test_a_file_that_crashes_its_reader(tmp_path, music, monkeypatch, last):
     culprit = sorted(music.iterdir())[11 if last else 5]
     monkeypatch.setenv('TOY_CRASH_ID', core.sha256_file(culprit)[:16])
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(sorted(music.iterdir())[:12], 'toy', jobs=2, batch_files=4, progress=False)
+        report = c.index(sorted(music.iterdir())[:12], method='toy', jobs=2, batch_files=4, progress=False)
         assert report.added == 11 and report.failed == [
             (str(culprit), 'crashed the program that reads it (SIGSEGV)')
         ]
         monkeypatch.delenv('TOY_CRASH_ID')
-        assert c.index(music, 'toy', progress=False).added == 29
+        assert c.index(music, method='toy', progress=False).added == 29
 
 
 def test_a_worker_that_cannot_start(tmp_path, music, monkeypatch):
@@ -570,7 +571,7 @@ def test_a_worker_that_cannot_start(tmp_path, music, monkeypatch):
         Catalog(tmp_path / 'c', create=True) as c,
         pytest.raises(core.ResonanceError, match='a worker process could not start'),
     ):
-        c.index(music, 'toy', jobs=2, progress=False)
+        c.index(music, method='toy', jobs=2, progress=False)
 
 
 def test_interrupted_from_the_keyboard(tmp_path, music):
@@ -587,7 +588,7 @@ def test_interrupted_from_the_keyboard(tmp_path, music):
             f'interrupted: {len(c)} new songs of this run are kept; run the same command again to go on'
         ]
         assert segments(tmp_path / 'c') == named(c)
-        assert c.index(music, 'toy', progress=False).added == 40 - len(c) or len(c) == 40
+        assert c.index(music, method='toy', progress=False).added == 40 - len(c) or len(c) == 40
 
 
 @pytest.mark.parametrize('method, jobs', [('toy', 1), ('stream-toy', 2)])
@@ -595,9 +596,9 @@ def test_hostile_folder(tmp_path, method, jobs):
     expected = make_hostile(tmp_path / 'music')
     mute = {'silence.flac', 'one-sample.wav'}  # good files in which there is nothing to recognise
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(tmp_path / 'music', method, jobs=jobs, progress=False)
+        report = c.index(tmp_path / 'music', method=method, jobs=jobs, progress=False)
         failed = {path: why for path, why in report.failed}
-        known = {r[0] for r in c._rows('SELECT path FROM files')}
+        known = {r[0] for r in c.store.rows('SELECT path FROM files')}
         for path, outcome in expected:
             if path.is_dir() and not path.is_symlink():
                 continue  # a folder with the name of a song is searched like any other
@@ -615,7 +616,7 @@ def test_hostile_folder(tmp_path, method, jobs):
         assert copies > 3 and len(lines) == len(report.failed) + len(report.notes) - copies + 1
         assert all(line.isprintable() and line.count(show_path(tmp_path / 'music')) <= 3 for line in lines)
         assert len(c) == len(c.recognizer(method)) == report.added and c.check() == []
-        again = c.index(tmp_path / 'music', method, progress=False)
+        again = c.index(tmp_path / 'music', method=method, progress=False)
         assert again.added == 0 and len(again.failed) == len(report.failed)
 
 
@@ -624,7 +625,7 @@ def test_hostile_folder(tmp_path, method, jobs):
 )
 def test_a_text_that_is_none_is_told_in_one_line(tmp_path, music, table, column):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'toy', progress=False)
+        c.index(music, method='toy', progress=False)
     with sqlite3.connect(tmp_path / 'c' / DATABASE) as db:  # one bit of a row's head makes bytes of a text
         db.execute(
             f'UPDATE {table} SET {column} = CAST({column} AS BLOB) WHERE rowid = (SELECT max(rowid) FROM {table})'

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb import audio, bench
-from resonance_nb.queries import make_protocol, make_queries, Protocol, render
+from resonance_nb.clips import render
+from resonance_nb.queries import make_protocol, make_queries, Protocol
 from resonance_nb import chromaprint as cp
 from resonance_nb.catalog import Catalog
 from resonance_nb.chromaprint import HOP, N_FFT, RATE_HZ, Chromaprint, Framing, Front
@@ -673,7 +674,7 @@ def test_songs_of_the_corpus_are_found_through_a_catalogue(part, tmp_path):
         ]
         answers = [(q, songs.identify(render(q, corpus), method='chromaprint')) for q in queries]
         right = [
-            a.decision == 'match' and os.path.basename(a.matches[0]['path']).startswith(q.track_id)
+            a.decision == 'match' and os.path.basename(a.matches[0].path).startswith(q.track_id)
             for q, a in answers
         ]
     assert len(right) >= 6 and sum(right) >= len(right) - 1

@@ -790,7 +790,7 @@ def test_a_catalogue_that_may_not_be_written_is_read(shelf, case):
     shutil.copytree(home / 'mine', place)
     everything = [place, *place.rglob('*')]
     if case == 'log waits':  # of a writer that was killed
-        code = 'import os, sys; from resonance_nb.catalog import Catalog; c = Catalog(sys.argv[1]); c._db.execute("UPDATE songs SET artist = \'Zoë\'"); os.kill(os.getpid(), 9)'
+        code = 'import os, sys; from resonance_nb.catalog import Catalog; c = Catalog(sys.argv[1]); c.store.rows("UPDATE songs SET artist = \'Zoë\'"); os.kill(os.getpid(), 9)'
         subprocess.run([sys.executable, '-c', code, place])
         assert (place / 'catalogue.sqlite-wal').stat().st_size
         everything = [place, *place.rglob('*')]

@@ -143,9 +143,9 @@ def test_in_a_catalogue(corpus, tmp_path):
         clip = tmp_path / 'clip.flac'
         audio.save(clip, corpus.load('music', corpus.music.index[2])[4 * RATE : 9 * RATE])
         found = songs.identify(clip, method='embedding')
-        assert corpus.music.index[2].replace('/', '_') in found.matches[0]['path'] and found.matches[0][
-            'offset_s'
-        ] == pytest.approx(4, abs=0.3)
+        assert corpus.music.index[2].replace('/', '_') in found.matches[0].path and found.matches[
+            0
+        ].offset_s == pytest.approx(4, abs=0.3)
 
 
 def test_another_encoder_is_not_compared():

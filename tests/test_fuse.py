@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from resonance_nb import audio
 from resonance_nb.queries import song_of
+from resonance_nb import evidence
 from resonance_nb import fuse as module
 from resonance_nb import table as tables
 from resonance_nb.catalog import Catalog
@@ -35,7 +36,8 @@ torch = pytest.importorskip('torch')
 
 from resonance_nb.embedding import Embedding, clip_vectors  # noqa: E402
 from resonance_nb.encoders import Encoder, Settings  # noqa: E402
-from resonance_nb.fuse import LONGEST_S, PIECES, Candidates, Fused, features  # noqa: E402
+from resonance_nb.evidence import Candidates, features  # noqa: E402
+from resonance_nb.fuse import LONGEST_S, PIECES, Fused  # noqa: E402
 from resonance_nb.codebook import shipped_codebook  # noqa: E402
 from resonance_nb.table import BLOCK, FRONT, LEAD_WINDOWS, SCANNED_AXES, Proposals  # noqa: E402
 
@@ -359,11 +361,11 @@ def test_a_song_that_an_older_package_kept_without_its_end_answers_too(brief):
 @pytest.mark.parametrize('off_s', [-0.12, -0.06, 0.0, 0.06, 0.12])
 def test_peaks_put_right_where_the_vectors_were_a_little_off(index, known, music, off_s):
     heard = index.hear(cut(music[known[3]], 4.8))
-    found = module.check_peaks(
+    found = evidence.check_peaks(
         index.table(),
         padded(soft_map(heard.level_db, floor_db=FRONT.floor_db)),
         Proposals(np.array([3]), np.array([(4.8 + off_s) / HOP_S]), np.ones(1)),
-        score_of=lambda agreements: agreements,
+        index.scoring,
     )
     assert found.start_s[0] == pytest.approx(4.8, abs=0.02)
     assert found.agreement[0] > found.agreement_rest[0] > 20
@@ -381,7 +383,7 @@ def test_answers_are_in_order_and_no_more_than_asked_for(index, known, music):
 
 def test_only_the_promising_are_looked_at_closely(index, known, music, monkeypatch):
     monkeypatch.setattr(module, 'CANDIDATES', 3)
-    monkeypatch.setattr(module, 'FINALISTS', 1)
+    monkeypatch.setattr(evidence, 'FINALISTS', 1)
     for name in known:
         found = index.search(cut(music[name], 3.111), 8)
         assert (
@@ -984,7 +986,7 @@ def test_another_encoder_is_not_compared(index, other, tmp_path):
     made.save(tmp_path)
     with pytest.raises(
         ResonanceError,
-        match=f'{tmp_path} .* of {made.model_name}; here: .* of {index.model_name}.: index the music again',
+        match=f'{tmp_path} .*{made.model_name}; here: {index.model_name}.: index the music again',
     ):
         Fused.load(tmp_path)
     assert alike(Fused.load(tmp_path, encoder=other), made)
@@ -1045,13 +1047,13 @@ def catalogue(music, known, tmp_path):
     for name in known[:4]:
         audio.save(folder / f'{name}.flac', cut(music[name], 0, 8))
     with Catalog(tmp_path / 'c', create=True) as songs:
-        assert songs.index(folder, 'fused', progress=False, batch_files=2).added == 4
+        assert songs.index(folder, method='fused', progress=False, batch_files=2).added == 4
         yield songs, folder
 
 
 def test_in_a_catalogue(catalogue, music, known):
     songs, folder = catalogue
-    assert songs.index(folder, 'fused', progress=False).added == 0 and len(songs) == 4
+    assert songs.index(folder, method='fused', progress=False).added == 0 and len(songs) == 4
     ids = {Path(s['path']).stem: s['recording_id'] for s in songs.songs()}
     direct = of_songs(**{ids[t]: audio.load(folder / f'{t}.flac') for t in known[:4]})
     for name in known[:4]:
@@ -1059,13 +1061,13 @@ def test_in_a_catalogue(catalogue, music, known):
         found = songs.identify(clip, top=3)  # the best method that is there, by default
         assert (
             found.decision == 'match'
-            and found.matches[0]['track_id'] == ids[name]
-            and found.matches[0]['offset_s'] == pytest.approx(2.6, abs=0.05)
+            and found.matches[0].track_id == ids[name]
+            and found.matches[0].offset_s == pytest.approx(2.6, abs=0.05)
         )
         keys = ('track_id', 'score', 'offset_s', 'confidence')
-        assert_same_answers([{k: m[k] for k in keys} for m in found.matches], direct.search(clip, 3))
-    assert songs.identify(cut(music[known[7]], 2.6), 'fused').decision == 'no-match'
-    assert songs.identify(np.zeros(RATE, np.float32), 'fused').matches == []
+        assert_same_answers([{k: getattr(m, k) for k in keys} for m in found.matches], direct.search(clip, 3))
+    assert songs.identify(cut(music[known[7]], 2.6), method='fused').decision == 'no-match'
+    assert songs.identify(np.zeros(RATE, np.float32), method='fused').matches == []
     assert songs.check() == []
 
 
@@ -1076,25 +1078,25 @@ def test_songs_that_are_removed_and_files_that_are_gone(catalogue, music, known)
     gone = folder / f'{known[1]}.flac'
     gone.unlink()
     assert any('is gone' in line for line in songs.check())
-    assert songs.index(folder, 'fused', progress=False).unchanged == 3
-    assert songs.identify(clip, 'fused').matches[0]['track_id'] == ids[known[1]], (
+    assert songs.index(folder, method='fused', progress=False).unchanged == 3
+    assert songs.identify(clip, method='fused').matches[0].track_id == ids[known[1]], (
         'the file may be on a disk that is not there today'
     )
     songs.remove(ids[known[1]])
-    found = songs.identify(clip, 'fused')
+    found = songs.identify(clip, method='fused')
     assert (
         found.decision == 'no-match'
-        and ids[known[1]] not in {m['track_id'] for m in found.matches}
+        and ids[known[1]] not in {m.track_id for m in found.matches}
         and len(found.matches) == 3
     )
     assert len(songs.recognizer('fused')) == 3 and songs.check() == []
-    assert songs.identify(cut(music[known[0]], 2.9), 'fused').decision == 'match', (
+    assert songs.identify(cut(music[known[0]], 2.9), method='fused').decision == 'match', (
         'its neighbour in the segment'
     )
     audio.save(gone, cut(music[known[1]], 0, 8))
     assert (
-        songs.index(folder, 'fused', progress=False).added == 1
-        and songs.identify(clip, 'fused').decision == 'match'
+        songs.index(folder, method='fused', progress=False).added == 1
+        and songs.identify(clip, method='fused').decision == 'match'
     )
     assert songs.check() == []
 
@@ -1106,13 +1108,13 @@ def test_files_that_hold_no_music(catalogue):
     audio.save(folder / 'silence.flac', np.zeros(3 * RATE, np.float32))
     sf.write(folder / 'far too loud.wav', 40 * sound(1), RATE, subtype='FLOAT')
     (folder / 'no music.mp3').write_bytes(b'no music here' * 50)
-    report = songs.index(folder, 'fused', progress=False)
+    report = songs.index(folder, method='fused', progress=False)
     assert report.added == 1 and sorted(Path(p).name for p, _ in report.failed) == [
         'no music.mp3',
         'silence.flac',
     ]
     assert (
-        songs.identify(cut(sound(1), 1.2, 4), 'fused').matches[0]['title'] == 'far too loud'
+        songs.identify(cut(sound(1), 1.2, 4), method='fused').matches[0].title == 'far too loud'
         and songs.check() == []
     )
 
@@ -1126,11 +1128,11 @@ def test_a_damaged_segment_is_told_with_its_cure(catalogue):
             ResonanceError,
             match='the fused index of .* is damaged .its arrays do not fit its songs.: run `resonance check --repair ',
         ) as error:
-            again.identify(sound(1), 'fused')
+            again.identify(sound(1), method='fused')
         assert '\n' not in str(error.value)
         (problem,) = again.check()
         assert place.name in problem and 'run `resonance check --repair --catalog ' in problem
-        again.index(folder, 'fused', progress=False)
+        again.index(folder, method='fused', progress=False)
         assert again.check() == [] and len(again.recognizer('fused')) == 4
 
 
@@ -1326,9 +1328,9 @@ def test_a_catalogue_says_that_a_clip_is_another_version(known, music, tmp_path)
         audio.save(tmp_path / 'other.flac', music[known[2]]),
     )
     with Catalog(tmp_path / 'catalogue', create=True) as catalog:
-        catalog.index([tmp_path / 'duet.flac', tmp_path / 'other.flac'], 'fused', progress=False)
+        catalog.index([tmp_path / 'duet.flac', tmp_path / 'other.flac'], method='fused', progress=False)
         best = catalog.identify(cut(song, 6, 8)).matches[0]
-        assert best['path'].endswith('duet.flac') and best['another_version'] is True
+        assert best.path.endswith('duet.flac') and best.another_version is True
         for clip in (cut(song[:n] + 2 * voice[:n], 6, 8), cut(music[known[2]], 6, 8)):
             answer = catalog.identify(clip)
-            assert answer.decision == 'match' and 'another_version' not in answer.matches[0]
+            assert answer.decision == 'match' and not answer.matches[0].another_version

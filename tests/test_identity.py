@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile, png, wav_header, write_av  # noqa: E402
-from resonance_nb import catalog as module  # noqa: E402
+from resonance_nb import identity, indexing, store, workers  # noqa: E402
 from resonance_nb import core, decode, sandbox  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.files import AudioError  # noqa: E402
@@ -112,7 +112,7 @@ def retag_and_rename(paths, folder):
 
 
 def segments(cat):
-    return [(s['name'], s['n_tracks']) for s in cat._segments('toy')]
+    return [(s['name'], s['n_tracks']) for s in cat.store.segments('toy')]
 
 
 def titles(cat):
@@ -121,7 +121,7 @@ def titles(cat):
 
 def index(cat, *places, **how):
     "What a run of index did: added, known, failed, moved, retagged, missing."
-    r = cat.index([*places], how.pop('method', 'toy'), progress=False, **how)
+    r = cat.index([*places], method=how.pop('method', 'toy'), progress=False, **how)
     return r.added, r.unchanged, len(r.failed), r.moved, r.retagged, r.missing
 
 
@@ -129,7 +129,7 @@ def index(cat, *places, **how):
 def deaf(monkeypatch):
     "Whoever listens to a file meanwhile fails the test."
     with monkeypatch.context() as m:
-        m.setattr(module, '_learn', lambda *a: pytest.fail('a song that is known was fingerprinted again'))
+        m.setattr(workers, 'learn', lambda *a: pytest.fail('a song that is known was fingerprinted again'))
         yield
 
 
@@ -142,7 +142,7 @@ def music(tmp_path):
 def cat(tmp_path, music):
     songs_in(music, '.flac', 4)
     with Catalog(tmp_path / 'cat', create=True) as c:
-        c.index(music, 'toy', progress=False)
+        c.index(music, method='toy', progress=False)
         yield c
 
 
@@ -316,16 +316,16 @@ def test_eight_songs_renamed_and_retagged_in_one_go(tmp_path, music, monkeypatch
         for i, (song, path) in enumerate(zip(c.songs(), new)):
             told = [song[k] for k in ('title', 'artist', 'album', 'path', 'sha256')]
             assert told == [f'New {i}', f'Artist {i}', 'An album', str(path), core.sha256_file(path)]
-            row = c._rows('SELECT * FROM files WHERE recording_id = ?', song['recording_id'])
+            row = c.store.rows('SELECT * FROM files WHERE recording_id = ?', song['recording_id'])
             assert [tuple(r)[1:] for r in row] == [
                 (song['recording_id'], path.stat().st_size, path.stat().st_mtime_ns)
             ]
             match = c.identify(toy.melody(i)[16_000:48_000]).matches[0]
-            assert (match['title'], match['path']) == (f'New {i}', str(path))
+            assert (match.title, match.path) == (f'New {i}', str(path))
         assert not c.missing() and c.check() == [] and not any(s['missing'] for s in list_songs(c))
         with monkeypatch.context() as m:  # and now nothing is even opened
-            m.setattr(module, 'sha256_file', lambda path: pytest.fail('hashed again'))
-            m.setattr(module, '_sound', lambda path: pytest.fail('demuxed again'))
+            m.setattr(identity, 'sha256_file', lambda path: pytest.fail('hashed again'))
+            m.setattr(identity, 'sound_of_file', lambda path: pytest.fail('demuxed again'))
             assert index(c, music) == (0, 8, 0, 0, 0, 0)
 
 
@@ -404,10 +404,10 @@ def test_another_song_took_the_old_name(cat, music):
     path = sorted(music.iterdir())[0]
     tag(path, 'New 0').rename(music / 'z.flac')
     write(path, toy.melody(50))
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert (report.added, report.unchanged, report.moved, report.retagged, len(cat)) == (1, 4, 1, 1, 5)
-    assert cat.identify(toy.melody(0)[16_000:48_000]).matches[0]['title'] == 'New 0'
-    assert cat.identify(toy.melody(50)[16_000:48_000]).matches[0]['path'] == str(path)
+    assert cat.identify(toy.melody(0)[16_000:48_000]).matches[0].title == 'New 0'
+    assert cat.identify(toy.melody(50)[16_000:48_000]).matches[0].path == str(path)
     assert index(cat, music) == (0, 5, 0, 0, 0, 0) and cat.check() == []
 
 
@@ -419,15 +419,15 @@ def test_a_copy_with_other_tags_is_a_copy(cat, music, monkeypatch):
     before = cat.songs()
     tag(shutil.copy(path, music / 'copy.flac') and music / 'copy.flac', 'The copy')
     with deaf(monkeypatch):
-        report = cat.index(music, 'toy', progress=False)
+        report = cat.index(music, method='toy', progress=False)
     assert (report.added, report.unchanged, report.moved, report.retagged) == (0, 5, 0, 0)
     assert (
         report.notes == [(str(music / 'copy.flac'), f'the same recording as {path}')]
         and cat.songs() == before
     )
     with monkeypatch.context() as m:  # a copy that is known is not opened again
-        m.setattr(module, 'sha256_file', lambda path: pytest.fail('hashed again'))
-        m.setattr(module, 'read_tags', lambda path: pytest.fail('read again'))
+        m.setattr(identity, 'sha256_file', lambda path: pytest.fail('hashed again'))
+        m.setattr(identity, 'read_tags', lambda path: pytest.fail('read again'))
         assert index(cat, music) == (0, 5, 0, 0, 0, 0)
     path.unlink()
     with deaf(monkeypatch):
@@ -443,7 +443,7 @@ def test_twins_in_one_run_with_different_tags(tmp_path, music):
         ]
     )
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(music, 'toy', progress=False)
+        report = c.index(music, method='toy', progress=False)
         assert (report.added, report.unchanged, titles(c)) == (1, 1, ['a'])
         assert report.notes == [(str(b), f'the same recording as {a}')]
         assert index(c, music) == (0, 2, 0, 0, 0, 0)
@@ -478,7 +478,7 @@ def test_a_file_that_cannot_be_reached_has_not_moved(cat, music, tmp_path, monke
 
     with monkeypatch.context() as m:
         m.setattr(os, 'stat', stat)
-        report = cat.index(tmp_path / 'other', 'toy', progress=False)
+        report = cat.index(tmp_path / 'other', method='toy', progress=False)
     assert (report.moved, report.retagged, report.notes) == (
         0,
         0,
@@ -579,7 +579,7 @@ def test_pruning_and_removing_after_a_move(cat, music):
     assert index(cat, music)[3:] == (2, 2, 1)
     assert [s['title'] for s in prune(cat, [music])[0].songs] == ['Old 3'] and len(cat) == 3
     assert [s['title'] for s in remove(cat, [music / 'new' / '0 renamed.flac']).songs] == ['New 0']
-    assert cat._rows('SELECT count(*) FROM sounds')[0][0] == 2
+    assert cat.store.rows('SELECT count(*) FROM sounds')[0][0] == 2
     assert index(cat, music) == (1, 2, 0, 0, 0, 0) and cat.check() == []
 
 
@@ -593,7 +593,7 @@ def test_a_moved_song_in_another_method(cat, music):
 
 
 def test_what_cannot_be_taken_apart_is_known_by_its_bytes(tmp_path, music, monkeypatch):
-    monkeypatch.setattr(module, '_sound', lambda path: None)
+    monkeypatch.setattr(identity, 'sound_of_file', lambda path: None)
     paths = songs_in(music, '.flac', 3)
     with Catalog(tmp_path / 'c', create=True) as c:
         index(c, music)
@@ -611,15 +611,15 @@ def test_what_cannot_be_taken_apart_is_known_by_its_bytes(tmp_path, music, monke
 def test_an_earlier_format_learns_it_when_it_sees_the_files_again(cat, music, monkeypatch, version, capfd):
     cat.close()
     toy.age(cat.folder, version)
-    monkeypatch.setattr(module, 'MANY_FILES', 3)
+    monkeypatch.setattr(indexing, 'MANY_FILES', 3)
     told = []
     with Catalog(cat.folder, report=told.append) as c, deaf(monkeypatch):
         assert f'format {version}' in told[0] and 'format 3' in told[0]
-        assert c._rows('SELECT count(*) FROM sounds')[0][0] == 0
-        assert c.index(music, 'toy', progress=True).unchanged == 4
+        assert c.store.rows('SELECT count(*) FROM sounds')[0][0] == 0
+        assert c.index(music, method='toy', progress=True).unchanged == 4
         assert '4 songs were indexed by an earlier version' in capfd.readouterr().err
-        assert c._rows('SELECT count(*) FROM sounds WHERE sha256 IS NOT NULL')[0][0] == 4
-        c.index(music, 'toy', progress=True)
+        assert c.store.rows('SELECT count(*) FROM sounds WHERE sha256 IS NOT NULL')[0][0] == 4
+        c.index(music, method='toy', progress=True)
         assert 'earlier' not in capfd.readouterr().err
         retag_and_rename(sorted(music.iterdir()), music / 'new')
         assert index(c, music) == (0, 4, 0, 4, 4, 0) and titles(c) == [f'New {i}' for i in range(4)]
@@ -639,15 +639,15 @@ def test_an_earlier_format_that_cannot_be_written_still_answers(cat, music, monk
     assert index(cat, music)[:3] == (0, 4, 1)
     cat.close()
     toy.age(cat.folder, 2)
-    real = module._connect
-    monkeypatch.setattr(module, '_connect', lambda path: (real(path)[0], False))
+    real = store._connect
+    monkeypatch.setattr(store, '_connect', lambda path: (real(path)[0], False))
     with Catalog(cat.folder) as c:
         assert (
-            c.identify(toy.melody(1)[16_000:48_000]).matches[0]['title'] == 'Old 1'
+            c.identify(toy.melody(1)[16_000:48_000]).matches[0].title == 'Old 1'
             and len(list_songs(c)) == 4
             and len(list_unreadable(c)) == 1
         )
-        assert c._rows('PRAGMA user_version')[0][0] == 2
+        assert c.store.rows('PRAGMA user_version')[0][0] == 2
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
@@ -670,7 +670,7 @@ def test_killed_at_every_step_of_a_move(tmp_path, music, old):
     def look(folder, finished):
         with Catalog(folder) as c:
             states.append(
-                len(c._rows('SELECT * FROM sounds'))
+                len(c.store.rows('SELECT * FROM sounds'))
                 if old
                 else sum(s['title'].startswith('New') for s in c.songs())
             )
@@ -679,7 +679,9 @@ def test_killed_at_every_step_of_a_move(tmp_path, music, old):
                 assert index(c, music) == (0, 3, 0, 3 - states[-1], 3 - states[-1], 0)
                 assert titles(c) == ['New 0', 'New 1', 'New 2']
             else:
-                assert index(c, music) == (0, 3, 0, 0, 0, 0) and len(c._rows('SELECT * FROM sounds')) == 3
+                assert (
+                    index(c, music) == (0, 3, 0, 0, 0, 0) and len(c.store.rows('SELECT * FROM sounds')) == 3
+                )
             assert segments(c) == before and {s['recording_id'] for s in c.songs()} == ids and c.check() == []
         assert integrity(folder) == ['ok']
 

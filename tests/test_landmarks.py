@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resonance_nb import audio
-from resonance_nb.queries import make_protocol, make_queries, render, song_of
+from resonance_nb.clips import render
+from resonance_nb.queries import make_protocol, make_queries, song_of
 from resonance_nb.catalog import Catalog
 from resonance_nb.core import ResonanceError, assert_same_answers, rng_for
 from resonance_nb.starter import default_corpus
@@ -490,7 +491,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
     with Catalog(folder / 'catalogue', create=True) as songs:
         report = songs.index(
-            [corpus.path('music', i) for i in plan.catalogue_ids], 'landmark', jobs=2, progress=False
+            [corpus.path('music', i) for i in plan.catalogue_ids], method='landmark', jobs=2, progress=False
         )
         assert not report.failed
         yield corpus, plan, songs
@@ -505,9 +506,9 @@ def test_every_song_is_found_where_it_is(whole):
     for query in queries:
         path = corpus.path('music', query.track_id)
         best = songs.identify(render(query, corpus)).matches[:1]
-        if best and best[0]['track_id'] == by_stem[path.stem]:
+        if best and best[0].track_id == by_stem[path.stem]:
             right += 1
-            errors += abs(best[0]['offset_s'] - query.start_s) > 0.1
+            errors += abs(best[0].offset_s - query.start_s) > 0.1
     assert len(queries) > 20
     assert right >= 0.99 * len(queries)
     assert errors <= 0.01 * len(queries), 'places more than 0.1 s off'

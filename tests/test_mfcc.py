@@ -23,9 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
 from hostile import make_hostile  # noqa: E402
 from resonance_nb import audio, mfcc as module  # noqa: E402
-from resonance_nb.queries import make_protocol, make_queries, render  # noqa: E402
-from resonance_nb import catalog as catalog_module  # noqa: E402
-from resonance_nb.catalog import Catalog, StorageError, stored_path  # noqa: E402
+from resonance_nb.clips import render  # noqa: E402
+from resonance_nb.queries import make_protocol, make_queries  # noqa: E402
+from resonance_nb import indexing, segments, store  # noqa: E402
+from resonance_nb import rows as vector_rows  # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
+from resonance_nb.store import StorageError, stored_path  # noqa: E402
 from resonance_nb.core import Match, Recognizer, ResonanceError, assert_same_answers, rng_for  # noqa: E402
 from resonance_nb.lab import confusions, lab_measures, neighbour_purity, pca, plot_clusters  # noqa: E402
 from resonance_nb.mfcc import (  # noqa: E402
@@ -532,7 +535,7 @@ def music(master, tmp_path):
 @pytest.fixture
 def cat(tmp_path, music):
     with Catalog(tmp_path / 'cat', create=True) as c:
-        c.index(music, 'mfcc', progress=False)
+        c.index(music, method='mfcc', progress=False)
         yield c
 
 
@@ -541,7 +544,7 @@ def counts(report):
 
 
 def rows_of(c, method='mfcc'):
-    return c._rows(
+    return c.store.rows(
         'SELECT track_id, chunk_start, chunk_end, embedding, embedding_dim, model_name FROM track_embeddings '
         'WHERE model_name LIKE ? ORDER BY track_id, chunk_start, id',
         f'{method}/%',
@@ -551,7 +554,7 @@ def rows_of(c, method='mfcc'):
 def truth(c, method='mfcc'):
     "What a catalogue knows, without what may differ between two runs."
     songs = [{k: v for k, v in song.items() if k != 'added_at'} for song in c.songs()]
-    listed = sorted((r[0], r[1]) for r in c._rows('SELECT recording_id, method FROM indexed'))
+    listed = sorted((r[0], r[1]) for r in c.store.rows('SELECT recording_id, method FROM indexed'))
     rows = rows_of(c, method)
     return (
         songs,
@@ -567,7 +570,7 @@ def same_truth(a, b):
 
 
 def named(c, i, method='mfcc', **kw):
-    return Path(c.identify(sound(i)[RATE : 9 * RATE], method, **kw).matches[0]['path']).name
+    return Path(c.identify(sound(i)[RATE : 9 * RATE], method=method, **kw).matches[0].path).name
 
 
 def test_indexing_fills_the_table_and_asking_reads_it(cat, music):
@@ -587,7 +590,7 @@ def test_indexing_fills_the_table_and_asking_reads_it(cat, music):
         assert same((starts[order], ends[order], vectors[order]), theirs)
     assert [named(cat, i) for i in range(6)] == [f'song {i}.flac' for i in range(6)]
     assert_same_answers(cat.recognizer('mfcc').search(sound(3)), mine.search(sound(3)))
-    assert counts(cat.index(music, 'mfcc', progress=False)) == (0, 6, 0)
+    assert counts(cat.index(music, method='mfcc', progress=False)) == (0, 6, 0)
     assert cat.check() == [] and cat.methods() == ['mfcc'] and len(rows_of(cat)) == 30
     assert [*(cat.folder / 'mfcc').iterdir()] == []  # nothing but rows
 
@@ -631,15 +634,15 @@ def test_from_the_command_line(tmp_path, music):
 
 def test_methods_share_a_catalogue(cat, music):
     assert (
-        counts(cat.index(music, 'chroma', progress=False))
-        == counts(cat.index(music, 'landmark', progress=False))
+        counts(cat.index(music, method='chroma', progress=False))
+        == counts(cat.index(music, method='landmark', progress=False))
         == (6, 0, 0)
     )
     assert cat.methods() == ['landmark', 'chroma', 'mfcc'] and len(cat) == 6 and cat.check() == []
     assert {named(cat, 4, m) for m in cat.methods()} == {'song 4.flac'}
     cat.add_embeddings(cat.songs()[0]['recording_id'], [0], [1], np.ones((1, 3), np.float32), 'somebody else')
     assert named(cat, 4) == 'song 4.flac' and len(rows_of(cat)) == len(rows_of(cat, 'chroma')) == 30
-    cat.index(music, 'mfcc', progress=False)
+    cat.index(music, method='mfcc', progress=False)
     assert len(cat.embeddings('somebody else')[0]) == 1  # rows of others are left alone
 
 
@@ -654,18 +657,18 @@ def test_removed_replaced_and_added_again(cat, music):
             and len(reader.recognizer('mfcc')) == 5
         )
         assert (
-            counts(cat.index(music, 'mfcc', progress=False)) == (1, 5, 0)
+            counts(cat.index(music, method='mfcc', progress=False)) == (1, 5, 0)
             and named(reader, 1) == 'song 1.flac'
         )
         audio.save(music / 'song 1.flac', sound(50))
-        assert counts(cat.index(music, 'mfcc', progress=False)) == (1, 5, 0)
+        assert counts(cat.index(music, method='mfcc', progress=False)) == (1, 5, 0)
         assert named(reader, 50) == 'song 1.flac' and len(rows_of(cat)) == 30 and cat.check() == []
         for s in cat.songs():
             cat.remove(s['recording_id'])
         assert (
             rows_of(cat) == []
-            and cat.index([], 'mfcc', progress=False).added == 0
-            and cat._segments('mfcc') == []
+            and cat.index([], method='mfcc', progress=False).added == 0
+            and cat.store.segments('mfcc') == []
         )
 
 
@@ -679,37 +682,37 @@ def test_lost_and_damaged_rows_are_told_and_healed(cat, music, harm):
         'front': "UPDATE track_embeddings SET model_name = 'mfcc/0123456789abcdef' WHERE track_id = ?",
         'nan': "UPDATE track_embeddings SET embedding = zeroblob(152) || x'0000c07f' WHERE track_id = ?",
     }[harm]
-    with cat._transaction() as db:
+    with cat.store.transaction() as db:
         db.execute(sql, (song,))
     with Catalog(cat.folder) as c:
         with pytest.raises(ResonanceError) as error:
-            c.identify(sound(0), 'mfcc')
+            c.identify(sound(0), method='mfcc')
         assert '\n' not in str(error.value)
         if harm == 'front':
             assert Mfcc().model_name in str(error.value) and 'mfcc/0123456789abcdef' in str(error.value)
         assert any('run `resonance check --repair --catalog ' in p for p in c.check())
         if harm == 'nan':  # the right number of bytes: SQLite cannot know, the song must go first
             c.remove(song)
-        assert counts(c.index(music, 'mfcc', progress=False)) == (1, 5, 0)
+        assert counts(c.index(music, method='mfcc', progress=False)) == (1, 5, 0)
         assert same_truth(truth(c), wanted) and c.check() == [] and named(c, 0) == 'song 0.flac'
 
 
 def test_many_batches_are_merged(tmp_path, music, monkeypatch):
-    monkeypatch.setattr(catalog_module, 'MAX_SEGMENTS', 2)
+    monkeypatch.setattr(indexing, 'MAX_SEGMENTS', 2)
     with (
         Catalog(tmp_path / 'a', create=True) as a,
         Catalog(tmp_path / 'b', create=True) as b,
         Catalog(tmp_path / 'a') as reader,
     ):
-        a.index(sorted(music.iterdir())[:1], 'mfcc', progress=False)
+        a.index(sorted(music.iterdir())[:1], method='mfcc', progress=False)
         assert len(reader.recognizer('mfcc')) == 1
-        a.index(music, 'mfcc', batch_files=1, progress=False)
-        b.index(music, 'mfcc', jobs=2, batch_files=2, progress=False)
-        assert same_truth(truth(a), truth(b)) and len(a._segments('mfcc')) <= catalog_module.REST_SEGMENTS
+        a.index(music, method='mfcc', batch_files=1, progress=False)
+        b.index(music, method='mfcc', jobs=2, batch_files=2, progress=False)
+        assert same_truth(truth(a), truth(b)) and len(a.store.segments('mfcc')) <= segments.REST_SEGMENTS
         assert len(reader.recognizer('mfcc')) == 6 and a.check() == b.check() == []
         assert (
-            sum(s['n_tracks'] for s in a._segments('mfcc'))
-            == sum(s['live'] for s in a._segments('mfcc'))
+            sum(s['n_tracks'] for s in a.store.segments('mfcc'))
+            == sum(s['live'] for s in a.store.segments('mfcc'))
             == 6
         )
 
@@ -745,7 +748,7 @@ def test_killed_at_every_step(tmp_path, music):
     for i, path in enumerate(files):
         audio.save(path, sound(i, 6))
     with Catalog(tmp_path / 'calm', create=True) as calm:
-        calm.index(files, 'mfcc', progress=False)
+        calm.index(files, method='mfcc', progress=False)
         wanted = truth(calm)
 
     def child(folder, last_step):
@@ -755,9 +758,9 @@ def test_killed_at_every_step(tmp_path, music):
             if next(step) == last_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        sync = catalog_module._sync
-        transaction = Catalog._transaction
-        insert = catalog_module._insert_vectors
+        sync = segments.sync_to_disk
+        transaction = store.Store.transaction
+        insert = vector_rows.insert_vectors
 
         @contextmanager
         def counted(self):
@@ -767,13 +770,13 @@ def test_killed_at_every_step(tmp_path, music):
                 tick()
             tick()
 
-        catalog_module.REST_SEGMENTS = 1
-        catalog_module._sync = lambda place: (tick(), sync(place))
-        catalog_module._insert_vectors = lambda *a: (tick(), insert(*a), tick())
-        Catalog._transaction = counted
+        indexing.REST_SEGMENTS = 1
+        segments.sync_to_disk = lambda place: (tick(), sync(place))
+        vector_rows.insert_vectors = lambda *a: (tick(), insert(*a), tick())
+        store.Store.transaction = counted
         try:
             with Catalog(folder, create=True) as c:
-                c.index(files, 'mfcc', batch_files=1, progress=False)
+                c.index(files, method='mfcc', batch_files=1, progress=False)
         finally:
             os._exit(0)
 
@@ -790,7 +793,7 @@ def test_killed_at_every_step(tmp_path, music):
             assert len(torn.recognizer('mfcc')) == len(torn) == len(with_rows) and len(
                 rows_of(torn)
             ) == 3 * len(torn)
-            report = torn.index(files, 'mfcc', progress=False)
+            report = torn.index(files, method='mfcc', progress=False)
             assert counts(report) == (3 - killed[-1], killed[-1], 0)
             assert (
                 same_truth(truth(torn), wanted) and torn.check() == [] and not [*(folder / 'mfcc').iterdir()]
@@ -804,17 +807,17 @@ def test_killed_at_every_step(tmp_path, music):
 
 def test_no_room_for_the_rows(tmp_path, music, monkeypatch):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(sorted(music.iterdir())[:2], 'mfcc', progress=False)
-        pages = c._rows('PRAGMA page_count')[0][0]
-        c._rows(f'PRAGMA max_page_count = {pages + 1}')
+        c.index(sorted(music.iterdir())[:2], method='mfcc', progress=False)
+        pages = c.store.rows('PRAGMA page_count')[0][0]
+        c.store.rows(f'PRAGMA max_page_count = {pages + 1}')
         with pytest.raises(StorageError, match='0 new songs of this run are kept'):
-            c.index(music, 'mfcc', progress=False)
+            c.index(music, method='mfcc', progress=False)
         assert (
             len(c) == len(c.recognizer('mfcc')) == 2
             and len(rows_of(c)) == 10
             and not [*(c.folder / 'mfcc').iterdir()]
         )
-        c._rows('PRAGMA max_page_count = 1000000')
+        c.store.rows('PRAGMA max_page_count = 1000000')
 
         def full(self, folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -822,10 +825,10 @@ def test_no_room_for_the_rows(tmp_path, music, monkeypatch):
         with monkeypatch.context() as m:
             m.setattr(Mfcc, 'save', full)
             with pytest.raises(StorageError, match='No space left'):
-                c.index(music, 'mfcc', progress=False)
+                c.index(music, method='mfcc', progress=False)
         assert (
             c.check() == []
-            and counts(c.index(music, 'mfcc', progress=False)) == (4, 2, 0)
+            and counts(c.index(music, method='mfcc', progress=False)) == (4, 2, 0)
             and c.check() == []
         )
 
@@ -835,9 +838,9 @@ def test_hostile_folder(tmp_path, method, jobs):
     expected = make_hostile(tmp_path / 'music')
     mute = {'silence.flac', 'one-sample.wav'}
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(tmp_path / 'music', method, jobs=jobs, progress=False)
+        report = c.index(tmp_path / 'music', method=method, jobs=jobs, progress=False)
         failed = dict(report.failed)
-        known = {r[0] for r in c._rows('SELECT path FROM files')}
+        known = {r[0] for r in c.store.rows('SELECT path FROM files')}
         for path, outcome in expected:
             if path.is_dir() and not path.is_symlink():
                 continue
@@ -847,7 +850,7 @@ def test_hostile_folder(tmp_path, method, jobs):
                 assert stored_path(path) in known, (path, failed.get(str(path)))
         assert len(c) == len(c.recognizer(method)) == report.added > 10 and c.check() == []
         assert len({r['track_id'] for r in rows_of(c, method)}) == len(c)
-        again = c.index(tmp_path / 'music', method, progress=False)
+        again = c.index(tmp_path / 'music', method=method, progress=False)
         assert again.added == 0 and len(again.failed) == len(report.failed)
 
 

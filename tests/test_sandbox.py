@@ -244,7 +244,7 @@ def test_a_library_with_a_file_that_kills_decoders_is_indexed(fragile, tmp_path)
             + 0.05 * np.random.default_rng(i).standard_normal((12 * RATE, 1)).astype('float32'),
         )
     with Catalog(tmp_path / 'c', create=True) as c:
-        report = c.index(music, 'landmark', progress=False)
+        report = c.index(music, method='landmark', progress=False)
         failed = dict(report.failed)
         assert report.added + len(failed) == 4 and 'crashed its decoder' in failed[str(music / 'crash.wav')]
         assert {os.path.basename(s['path']) for s in c.songs()} >= {'a.wav', 'z.wav'}

@@ -25,8 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import melody
 
-from resonance_nb import acrcloud, audio, bench, metrics, openset, packs, report, services
-from resonance_nb.queries import in_venue, make_protocol, make_queries, QuerySet, render
+from resonance_nb import acrcloud, audio, bench, figures, metrics, openset, packs, services
+from resonance_nb.clips import in_venue, render
+from resonance_nb.queries import make_protocol, make_queries, QuerySet
 from resonance_nb.acrcloud import AccessRefused, AcrCloud
 from resonance_nb.answers import Answer, Names, plain, read_answers
 from resonance_nb.cli import main
@@ -763,14 +764,14 @@ def test_every_measure_takes_the_rows(black_box, packed, ours, tmp_path):
     assert len(metrics.summarise(both)) == 2 * len(metrics.summarise(ours))
     apart = metrics.compare(told, ours)
     assert (apart['difference'].abs() <= 0.05).all() and (apart['p'] > 0.05).all()
-    assert set(report.table(metrics.summarise(both)).frame.index.get_level_values(0)) == {
+    assert set(figures.table(metrics.summarise(both)).frame.index.get_level_values(0)) == {
         'Black Box',
         'landmark',
     }
     curve = openset.open_set(told)
     assert curve['correct_accept_rate'].iloc[-1] > 0 and len(metrics.cmc(told)) == 5
-    report.plot_accuracy(metrics.summarise(both))
-    report.plot_roc(curve)
+    figures.plot_accuracy(metrics.summarise(both))
+    figures.plot_roc(curve)
     plt.close('all')
     own = openset.summarise_open(both, score='accepted', threshold=0.5)
     a, b = (own[own.system == s]['accepted_correct'].to_numpy() for s in ('Black Box', 'landmark'))
@@ -1009,7 +1010,7 @@ def test_who_has_not_been_asked_is_said(record, ours, queries, tmp_path):
     }
 
     both = pd.concat([ours, services.reported(queries, folder=tmp_path / 'services')])
-    table = report.table(metrics.summarise(both), caption='A & <b>')
+    table = figures.table(metrics.summarise(both), caption='A & <b>')
     full = services.complete(table, queries, folder=tmp_path / 'services')
     assert full.html.count('not yet run') == 2 * 2 and 'A &amp; &lt;b&gt;' in full.html
     assert [s for s in full.frame.index.get_level_values('system') if s in services.SERVICES][-2:] == [
@@ -1018,11 +1019,11 @@ def test_who_has_not_been_asked_is_said(record, ours, queries, tmp_path):
     ]
     with pytest.raises(ServiceError, match='ShazamKit has answered'):
         services.complete(
-            report.table(metrics.summarise(ours, by=['system', 'duration_s', 'snr_db'])),
+            figures.table(metrics.summarise(ours, by=['system', 'duration_s', 'snr_db'])),
             queries,
             folder=tmp_path / 'services',
         )
-    alone = services.complete(report.table(metrics.summarise(ours)), queries, folder=tmp_path / 'none')
+    alone = services.complete(figures.table(metrics.summarise(ours)), queries, folder=tmp_path / 'none')
     assert alone.html.count('not yet run') == 3 * 2
 
 

@@ -16,9 +16,10 @@ import soundfile as sf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy  # noqa: E402
-from resonance_nb import catalog as module  # noqa: E402
+from resonance_nb import identity, indexing, segments, store  # noqa: E402
 from resonance_nb import core  # noqa: E402
-from resonance_nb.catalog import Catalog, StorageError  # noqa: E402
+from resonance_nb.catalog import Catalog  # noqa: E402
+from resonance_nb.store import StorageError  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402
 from resonance_nb.songlist import (
     fold,
@@ -50,7 +51,7 @@ def music(tmp_path):
 @pytest.fixture
 def cat(tmp_path, music):
     with Catalog(tmp_path / 'cat', create=True) as c:
-        c.index(music, 'toy', progress=False)
+        c.index(music, method='toy', progress=False)
         yield c
 
 
@@ -112,7 +113,7 @@ def test_words_and_fields(cat, music):
 
 
 def test_each_song_says_what_the_contract_says(cat, music):
-    cat.index(music / 'b', 'stream-toy', progress=False)
+    cat.index(music / 'b', method='stream-toy', progress=False)
     (music / 'b' / 'song 005.wav').unlink()
     songs = {s['title']: s for s in list_songs(cat)}
     assert all(
@@ -141,24 +142,24 @@ def test_each_song_says_what_the_contract_says(cat, music):
 
 def test_a_whole_folder_that_moved_leaves_nothing_missing(cat, music):
     (music / 'a').rename(music / 'c')
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert (report.added, report.unchanged, report.missing) == (0, 7, 0) and len(report.notes) == 4
     assert not cat.missing() and cat.check() == []
 
 
 def test_missing_counts_below_the_folders_that_were_given(cat, music, tmp_path):
     (music / 'a' / 'song 001.wav').unlink(), (music / 'b' / 'song 004.wav').unlink()
-    assert cat.index(music / 'a', 'toy', progress=False).missing == 1
-    assert cat.index([music / 'a', music / 'b'], 'toy', progress=False).missing == 2
-    assert cat.index(music / 'a' / 'song 000.wav', 'toy', progress=False).missing == 0
-    assert cat.index(iter([music]), 'toy', progress=False).missing == 2  # a generator is asked once
+    assert cat.index(music / 'a', method='toy', progress=False).missing == 1
+    assert cat.index([music / 'a', music / 'b'], method='toy', progress=False).missing == 2
+    assert cat.index(music / 'a' / 'song 000.wav', method='toy', progress=False).missing == 0
+    assert cat.index(iter([music]), method='toy', progress=False).missing == 2  # a generator is asked once
     assert titles(cat.missing()) == named(1, 4) and titles(cat.missing([music / 'b'])) == named(4)
     assert cat.missing([tmp_path / 'mus']) == []  # no folder of the music, only the beginning of its name
 
 
 def test_a_song_with_a_copy_is_not_missing(cat, music):
     shutil.copy(music / 'a' / 'song 000.wav', music / 'b' / 'copy.wav')
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     (music / 'a' / 'song 000.wav').unlink()
     assert cat.missing() == []
     (music / 'b' / 'copy.wav').unlink()
@@ -175,17 +176,18 @@ def test_a_file_that_cannot_be_looked_at_is_not_gone(cat, music, monkeypatch):
 
     (music / 'a').rename(music / 'closed')
     assert len(cat.missing()) == 4
-    monkeypatch.setattr(module.os, 'stat', stat)
+    monkeypatch.setattr(store.os, 'stat', stat)
     assert cat.missing() == [] and remove(cat, missing=True).songs == [] and len(cat) == 7
 
 
 def test_an_answer_says_that_its_file_is_gone(cat, music):
     answer = cat.identify(toy.melody(1)[16_000:48_000])
-    before = [dict(m) for m in answer.matches]
-    assert mark_missing(cat, answer.matches) == before and not any('missing' in m for m in before)
+    assert mark_missing(cat, answer.matches) == answer.matches and not any(
+        'missing' in m.as_dict() for m in answer.matches
+    )
     (music / 'a' / 'song 001.wav').unlink()
-    assert [m.get('missing') for m in mark_missing(cat, answer.matches)] == [True] + [None] * (
-        len(before) - 1
+    assert [m.missing for m in mark_missing(cat, answer.matches)] == [True] + [False] * (
+        len(answer.matches) - 1
     )
 
 
@@ -196,7 +198,7 @@ def test_unreadable_files_are_remembered_until_they_are_not(cat, music, tmp_path
     bad = [music / 'a' / 'bad 1.mp3', music / 'b' / 'bad 2.mp3', music / 'b' / 'bad 3.mp3']
     for path in bad:
         path.write_bytes(b'no music' * 100)
-    report = cat.index([music, tmp_path / 'nowhere'], 'toy', progress=False)
+    report = cat.index([music, tmp_path / 'nowhere'], method='toy', progress=False)
     assert len(report.failed) == 4  # what was never there is told, and not kept
     kept = list_unreadable(cat)
     assert [e['path'] for e in kept] == [str(p) for p in bad] and [e['reason'] for e in kept] == [
@@ -205,15 +207,15 @@ def test_unreadable_files_are_remembered_until_they_are_not(cat, music, tmp_path
     assert [e['path'] for e in list_unreadable(cat, ['BAD 2', 'MUSIC'])] == [str(bad[1])] and overview(cat)[
         'unreadable'
     ] == 3
-    cat.index(music / 'a', 'toy', progress=False)
+    cat.index(music / 'a', method='toy', progress=False)
     assert len(list_unreadable(cat)) == 3  # the others were not visited
     sf.write(tmp_path / 'good.wav', toy.melody(30), 16_000)
     shutil.move(tmp_path / 'good.wav', bad[0]), bad[1].unlink()
     # gone: not listed, before any run
     assert [e['path'] for e in list_unreadable(cat)] == [str(bad[0]), str(bad[2])]
-    cat.index(music / 'a', 'toy', progress=False)
+    cat.index(music / 'a', method='toy', progress=False)
     assert [e['path'] for e in list_unreadable(cat)] == [str(bad[2])] and len(
-        cat._rows('SELECT * FROM unreadable')
+        cat.store.rows('SELECT * FROM unreadable')
     ) == 1
     assert [e['path'] for e in remove(cat, [bad[2]]).unreadable] == [str(bad[2])] and list_unreadable(
         cat
@@ -233,18 +235,18 @@ def test_a_folder_that_cannot_be_read_is_told_and_its_songs_are_not_missing(cat,
 
     with monkeypatch.context() as m:
         m.setattr(audio.os, 'scandir', scandir)
-        report = cat.index(music, 'toy', progress=False)
+        report = cat.index(music, method='toy', progress=False)
     assert (report.unchanged, report.missing) == (4, 0) and [e['path'] for e in list_unreadable(cat)] == [
         str(music / 'b')
     ]
     assert titles(remove(cat, [music / 'b'], dry_run=True).songs) == named(4, 5, 6)
-    assert cat.index(music, 'toy', progress=False).unchanged == 7 and list_unreadable(cat) == []
+    assert cat.index(music, method='toy', progress=False).unchanged == 7 and list_unreadable(cat) == []
 
 
 def test_a_song_whose_file_went_bad_stays_and_is_told(cat, music):
     path = music / 'a' / 'song 002.wav'
     path.write_bytes(b'now it is no audio')
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     assert [e['path'] for e in list_unreadable(cat)] == [str(path)] and len(cat) == 7 and heard(cat, 2)
     done = remove(cat, [path])
     assert (
@@ -267,7 +269,7 @@ def test_names_that_are_not_utf8_are_listed_and_removed(cat, music):
         )
     except OSError:
         pytest.skip('this file system takes only UTF-8 names')
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     song = list_songs(cat, ['CAF'])
     assert [s['path'] for s in song] == [str(good)] and [
         e['path'] for e in list_unreadable(cat, ['broken'])
@@ -294,7 +296,7 @@ def test_remove_by_id_path_and_folder(cat, music):
         False,
     ]
     assert all(p.exists() for p in music.rglob('*.wav')) and cat.check() == []
-    report = cat.index(music, 'toy', progress=False)
+    report = cat.index(music, method='toy', progress=False)
     assert (
         (report.added, report.unchanged) == (5, 2)
         and all(heard(cat, i) for i in range(7))
@@ -319,14 +321,14 @@ def test_remove_missing_with_and_without_names(cat, music):
 
 def test_songs_that_are_elsewhere_too_stay_with_their_folder(cat, music):
     shutil.copy(music / 'a' / 'song 000.wav', music / 'b' / 'copy.wav')
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     done = remove(cat, [music / 'a'])
     assert titles(done.songs) == named(1, 2, 3) and titles(done.kept) == named(0) and heard(cat, 0)
     (music / 'b' / 'copy.wav').unlink()
     assert titles(remove(cat, [music / 'a']).songs) == named(0)  # its only file now
     assert titles(
         remove(cat, [music / 'a', music / 'b'], dry_run=True).songs
-        if cat.index(music, 'toy', progress=False)
+        if cat.index(music, method='toy', progress=False)
         else []
     ) == named(*range(7))
 
@@ -352,7 +354,7 @@ def test_a_name_that_means_nothing_stops_everything(cat, music, dry_run):
 def test_a_name_that_means_two_things(cat, music, monkeypatch):
     track_id = list_songs(cat, ['song 005'])[0]['track_id']
     shutil.move(music / 'a', music / track_id)
-    cat.index(music, 'toy', progress=False)
+    cat.index(music, method='toy', progress=False)
     monkeypatch.chdir(music)
     with pytest.raises(ResonanceError, match=f'write ./{track_id}'):
         remove(cat, [track_id])
@@ -363,8 +365,8 @@ def test_a_name_that_means_two_things(cat, music, monkeypatch):
 def test_vectors_rows_and_segments_go_with_their_songs(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
         for method in ('toy', 'mfcc'):
-            c.index(music, method, batch_files=7, progress=False)
-        old = {s['name'] for s in c._segments('toy')}
+            c.index(music, method=method, batch_files=7, progress=False)
+        old = {s['name'] for s in c.store.segments('toy')}
         gone = {s['track_id'] for s in remove(c, [music / 'a']).songs}
         for table, column in (
             ('songs', 'recording_id'),
@@ -372,19 +374,19 @@ def test_vectors_rows_and_segments_go_with_their_songs(tmp_path, music):
             ('indexed', 'recording_id'),
             ('track_embeddings', 'track_id'),
         ):
-            rows = {r[0] for r in c._rows(f'SELECT {column} FROM {table}')}
+            rows = {r[0] for r in c.store.rows(f'SELECT {column} FROM {table}')}
             assert len(rows) == 3 and not rows & gone, table
-        assert [(s['n_tracks'], s['live']) for s in c._segments('toy')] == [(3, 3)] and not old & {
-            s['name'] for s in c._segments('toy')
+        assert [(s['n_tracks'], s['live']) for s in c.store.segments('toy')] == [(3, 3)] and not old & {
+            s['name'] for s in c.store.segments('toy')
         }
         assert {p.name for p in (c.folder / 'toy').iterdir()} == {
-            s['name'] for s in c._segments('toy')
+            s['name'] for s in c.store.segments('toy')
         } and len(toy.Toy.load(next((c.folder / 'toy').iterdir()))) == 3
         assert c.check() == [] and len(c.recognizer('mfcc')) == 3
         remove(c, [music])
         assert (
             len(c) == 0
-            and c._segments('toy') == c._segments('mfcc') == []
+            and c.store.segments('toy') == c.store.segments('mfcc') == []
             and not [*(c.folder / 'toy').iterdir()]
         )
         with pytest.raises(ResonanceError, match='holds no songs yet'):
@@ -417,11 +419,11 @@ def damage(place, what):
 def test_repair_makes_damaged_segments_anew_and_touches_nothing_else(tmp_path, music, what):
     with Catalog(tmp_path / 'c', create=True) as c:
         (
-            c.index(music / 'a', 'landmark', progress=False),
-            c.index(music / 'b', 'landmark', progress=False),
-            c.index(music, 'toy', progress=False),
+            c.index(music / 'a', method='landmark', progress=False),
+            c.index(music / 'b', method='landmark', progress=False),
+            c.index(music, method='toy', progress=False),
         )
-        bad, whole = (c.folder / 'landmark' / s['name'] for s in c._segments('landmark'))
+        bad, whole = (c.folder / 'landmark' / s['name'] for s in c.store.segments('landmark'))
         before = {
             p: (p.read_bytes(), p.stat().st_mtime_ns)
             for place in (whole, c.folder / 'toy')
@@ -439,7 +441,7 @@ def test_repair_makes_damaged_segments_anew_and_touches_nothing_else(tmp_path, m
         reports = repair(c, c.problems(), progress=False)
         assert {m: (r.added, r.failed) for m, r in reports.items()} == {'landmark': (4, [])}
         assert c.check() == [] and len(c.recognizer('landmark')) == len(c.recognizer('toy')) == 7
-        found = [c.identify(toy.melody(i), 'landmark', 1).matches[0]['track_id'] for i in range(7)]
+        found = [c.identify(toy.melody(i), method='landmark', top=1).matches[0].track_id for i in range(7)]
         assert found == [s['track_id'] for s in list_songs(c)]
         assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before} == before and (
             c.folder / 'toy' / 'notes of the owner'
@@ -449,7 +451,7 @@ def test_repair_makes_damaged_segments_anew_and_touches_nothing_else(tmp_path, m
 
 def test_repair_leaves_to_people_what_only_they_can_do(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'landmark', progress=False)
+        c.index(music, method='landmark', progress=False)
         (music / 'a' / 'song 001.wav').unlink()
         damage(next((c.folder / 'landmark').iterdir()), 'half')
         assert repair(c, c.problems(), progress=False)['landmark'].added == 6
@@ -462,24 +464,24 @@ def test_repair_leaves_to_people_what_only_they_can_do(tmp_path, music):
 def test_indexing_a_part_brings_back_all_of_what_was_damaged(tmp_path, music, method):
     toy.write_songs(tmp_path / 'more', 1, first=7)
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, method, progress=False), c.index(music, 'toy', progress=False)
+        c.index(music, method=method, progress=False), c.index(music, method='toy', progress=False)
         if method == 'landmark':
             damage(next((c.folder / 'landmark').iterdir()), 'half')
         else:
-            with c._transaction() as db:
+            with c.store.transaction() as db:
                 db.execute("UPDATE track_embeddings SET model_name = 'mfcc/of another version'")
         (music / 'b' / 'song 006.wav').unlink()
-        report = c.index(tmp_path / 'more', method, progress=False)
+        report = c.index(tmp_path / 'more', method=method, progress=False)
         notes = ' '.join(text for _, text in report.notes)
         assert report.added == 7 and '6 songs indexed again' in notes and '1 song of it could not be' in notes
         assert len(c.recognizer(method)) == 7 and [p.kind for p in c.problems()] == ['file-gone']
-        notes = c.index(tmp_path / 'more', method, progress=False).notes
+        notes = c.index(tmp_path / 'more', method=method, progress=False).notes
         assert notes == [], 'what is whole is not touched again'
 
 
 def test_what_could_not_be_indexed_again_is_not_called_repaired(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music / 'a', 'landmark', progress=False)
+        c.index(music / 'a', method='landmark', progress=False)
         damage(next((c.folder / 'landmark').iterdir()), 'half')
     (music / 'a' / 'song 001.wav').unlink()
     done = subprocess.run(
@@ -497,7 +499,7 @@ def test_what_could_not_be_indexed_again_is_not_called_repaired(tmp_path, music)
 
 
 def test_repair_of_songs_in_no_index(cat, music):
-    with cat._transaction() as db:
+    with cat.store.transaction() as db:
         db.execute(
             "DELETE FROM indexed WHERE recording_id IN (SELECT recording_id FROM songs WHERE title < 'song 002')"
         )
@@ -508,8 +510,8 @@ def test_repair_of_songs_in_no_index(cat, music):
 
 def test_repair_of_vectors_that_are_cut_short(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'mfcc', progress=False)
-        with c._transaction() as db:
+        c.index(music, method='mfcc', progress=False)
+        with c.store.transaction() as db:
             db.execute(
                 "DELETE FROM track_embeddings WHERE track_id IN (SELECT recording_id FROM songs WHERE title = 'song 003')"
             )
@@ -552,20 +554,20 @@ def test_what_only_cannot_be_loaded_here_is_not_repaired(cat, monkeypatch, error
 
 def test_what_another_process_is_writing_is_not_left_over(cat):
     (cat.folder / 'toy' / f'.part-{"a" * 32}').mkdir()
-    with module._writing(cat.folder, wait=True):
+    with store.writer_lock(cat.folder, wait=True):
         assert cat.check() == []
     assert [p.kind for p in cat.problems()] == ['left-over']
 
 
 def test_a_damaged_database_is_one_problem(cat, monkeypatch):
-    real = Catalog._rows
+    real = store.Store.rows
 
     def rows(self, sql, *values):
         return (
             [('row 3 missing from index',), ('another',)] if 'integrity' in sql else real(self, sql, *values)
         )
 
-    monkeypatch.setattr(Catalog, '_rows', rows)
+    monkeypatch.setattr(store.Store, 'rows', rows)
     problems = cat.problems()
     assert (
         [p.kind for p in problems] == ['database']
@@ -595,20 +597,24 @@ def test_a_changed_bit_is_seen_by_check_alone_and_its_songs_are_made_anew(
     tmp_path, music, monkeypatch, method, name
 ):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music / 'a', method, progress=False), c.index(music / 'b', method, progress=False)
-        bad, whole = (c.folder / method / s['name'] for s in c._segments(method))
+        (
+            c.index(music / 'a', method=method, progress=False),
+            c.index(music / 'b', method=method, progress=False),
+        )
+        bad, whole = (c.folder / method / s['name'] for s in c.store.segments(method))
         before = files_below(whole)
         flip(bad / name)
     with monkeypatch.context() as m:  # opening and asking take no time for it
-        m.setattr(module, 'sha256_file', lambda path: pytest.fail(f'{path} was hashed'))
+        for room in (identity, segments):
+            m.setattr(room, 'sha256_file', lambda path: pytest.fail(f'{path} was hashed'))
         with Catalog(tmp_path / 'c') as c:
-            assert c.identify(toy.melody(5), method).matches
+            assert c.identify(toy.melody(5), method=method).matches
     with Catalog(tmp_path / 'c') as c:
         found = c.problems()
         assert [(p.kind, p.method, len(p.songs)) for p in found] == [('damaged', method, 4)]
         (line,) = c.check()
         assert bad.name in line and name in line and 'resonance check --repair' in line and line.isprintable()
-        assert c.index(music, method, progress=False).unchanged == 7 and c.problems() == found
+        assert c.index(music, method=method, progress=False).unchanged == 7 and c.problems() == found
         assert repair(c, found, progress=False)[method].added == 4
         assert c.check() == [] and len(c.recognizer(method)) == 7 and not bad.exists()
         assert files_below(whole) == before and repair(c, c.problems(), progress=False) == {}
@@ -626,8 +632,8 @@ def test_a_changed_bit_is_seen_by_check_alone_and_its_songs_are_made_anew(
 )
 def test_checksums_that_changed_are_damage_too(tmp_path, music, spoil):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'landmark', progress=False)
-        sums = next((c.folder / 'landmark').glob(f'*/{module.CHECKSUMS}'))
+        c.index(music, method='landmark', progress=False)
+        sums = next((c.folder / 'landmark').glob(f'*/{segments.CHECKSUMS}'))
         sums.write_bytes(spoil(sums.read_bytes()))
         assert (
             [p.kind for p in c.problems()] == ['damaged']
@@ -640,19 +646,19 @@ def test_checksums_that_changed_are_damage_too(tmp_path, music, spoil):
 @pytest.mark.parametrize('method', ['landmark', 'landmark-dense', 'chromaprint', 'fused'])
 def test_an_index_of_another_version_is_told_with_the_command_that_makes_it_again(tmp_path, music, method):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music / 'a', method, progress=False)
+        c.index(music / 'a', method=method, progress=False)
         for about in (c.folder / method).glob('*/index.json'):
             about.write_text(json.dumps(json.loads(about.read_text()) | {'version': 77}))
     with Catalog(tmp_path / 'c') as c:
         with pytest.raises(ResonanceError, match='was made by another version') as told:
-            c.identify(toy.melody(1), method)
+            c.identify(toy.melody(1), method=method)
         assert f'`resonance check --repair --catalog {c.folder}`' in str(told.value) and len(
             str(told.value)
         ) < 300 + len(str(c.folder))
         found = c.problems()
         assert [(p.kind, p.method, len(p.songs)) for p in found] == [('outdated', method, 4)]
         assert repair(c, found, progress=False)[method].added == 4 and c.check() == []
-        assert c.identify(toy.melody(1), method, 1).matches[0]['title'] == 'song 001'
+        assert c.identify(toy.melody(1), method=method, top=1).matches[0].title == 'song 001'
 
 
 def test_checksums_are_those_of_sha256sum(cat):
@@ -660,19 +666,19 @@ def test_checksums_are_those_of_sha256sum(cat):
         pytest.skip('needs sha256sum')
     place = next((cat.folder / 'toy').iterdir())
     done = subprocess.run(
-        ['sha256sum', '--check', '--strict', module.CHECKSUMS], cwd=place, capture_output=True, text=True
+        ['sha256sum', '--check', '--strict', segments.CHECKSUMS], cwd=place, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, 'songs.npz: OK\n')
 
 
 def test_what_cannot_be_made_again_keeps_its_place(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'landmark', progress=False)
+        c.index(music, method='landmark', progress=False)
         (music / 'a' / 'song 001.wav').unlink(), flip(next((c.folder / 'landmark').glob('*/peaks.npy')))
         assert repair(c, c.problems(), progress=False)['landmark'].added == 6
         assert [(p.kind, len(p.songs)) for p in c.problems()] == [('damaged', 1), ('file-gone', 0)]
         # it may still be right
-        assert c.identify(toy.melody(1), 'landmark', 1).matches[0]['title'] == 'song 001'
+        assert c.identify(toy.melody(1), method='landmark', top=1).matches[0].title == 'song 001'
         remove(c, missing=True)
         assert c.check() == [] and len(c) == 6
 
@@ -681,16 +687,19 @@ def test_changed_bytes_are_not_merged_into_a_new_segment(tmp_path, music):
     songs = sorted(music.rglob('*.wav'))
     with Catalog(tmp_path / 'c', create=True) as c:
         for path in songs[:4]:
-            c.index(path, 'landmark', progress=False)
-        bad = c.folder / 'landmark' / c._segments('landmark')[0]['name']
+            c.index(path, method='landmark', progress=False)
+        bad = c.folder / 'landmark' / c.store.segments('landmark')[0]['name']
         flip(bad / 'peaks.npy')
-        c.index(songs[4], 'landmark', progress=False), c.index(songs[5], 'landmark', progress=False)
+        (
+            c.index(songs[4], method='landmark', progress=False),
+            c.index(songs[5], method='landmark', progress=False),
+        )
         assert (
-            len(c._segments('landmark')) < 6
+            len(c.store.segments('landmark')) < 6
             and bad.is_dir()
             and [p.segment for p in c.problems()] == [bad.name]
         )
-        c.index(songs[6], 'landmark', progress=False)
+        c.index(songs[6], method='landmark', progress=False)
         remove(c, [songs[6]])
         assert [p.segment for p in c.problems()] == [bad.name]
         assert repair(c, c.problems(), progress=False)['landmark'].added == 1
@@ -700,19 +709,19 @@ def test_changed_bytes_are_not_merged_into_a_new_segment(tmp_path, music):
 def test_a_segment_is_not_written_again_alone(tmp_path, music, monkeypatch):
     with Catalog(tmp_path / 'c', create=True) as c:
         with monkeypatch.context() as m:
-            m.setattr(module, 'REST_SEGMENTS', 5)
+            m.setattr(indexing, 'REST_SEGMENTS', 5)
             for path in sorted(music.rglob('*.wav'))[:5]:
-                c.index(path, 'landmark', progress=False)
-        before = c._segments('landmark')
+                c.index(path, method='landmark', progress=False)
+        before = c.store.segments('landmark')
         smallest = min(before, key=lambda s: s['bytes'])  # one of the two that would be merged
         flip(c.folder / 'landmark' / smallest['name'] / 'peaks.npy')
-        c.index(music / 'a', 'landmark', progress=False)
-        assert c._segments('landmark') == before and len(before) == 5
+        c.index(music / 'a', method='landmark', progress=False)
+        assert c.store.segments('landmark') == before and len(before) == 5
 
 
 def without_checksums(folder):
     "Make a catalogue what an earlier version of the package would have made."
-    for sums in [*folder.rglob(module.CHECKSUMS)]:
+    for sums in [*folder.rglob(segments.CHECKSUMS)]:
         sums.unlink()
 
 
@@ -720,14 +729,14 @@ def test_catalogues_without_checksums_stay_as_good_as_they_were(tmp_path, music)
     songs = sorted(music.rglob('*.wav'))
     with Catalog(tmp_path / 'c', create=True) as c:
         for path in songs[:4]:
-            c.index(path, 'toy', progress=False)
-        c.index(music, 'mfcc', progress=False)  # has no files
+            c.index(path, method='toy', progress=False)
+        c.index(music, method='mfcc', progress=False)  # has no files
         assert c.unverified() == []
         without_checksums(c.folder)
     with Catalog(tmp_path / 'c') as c:
         assert c.check() == [] and heard(c, 2, 'toy')
-        assert c.unverified() == [f'toy/{s["name"]}' for s in c._segments('toy')]
-        report = c.index(songs[:5], 'toy', progress=False)
+        assert c.unverified() == [f'toy/{s["name"]}' for s in c.store.segments('toy')]
+        report = c.index(songs[:5], method='toy', progress=False)
         assert (report.added, report.unchanged) == (1, 4) and c.check() == []
         assert len(c.unverified()) == 2  # two were merged with the new one, and have checksums now
 
@@ -748,7 +757,7 @@ def test_an_old_catalogue_is_brought_up_to_date(cat, music):
             and list_unreadable(c) == []
         )
         assert (
-            c.index(music, 'toy', progress=False).unchanged == 7
+            c.index(music, method='toy', progress=False).unchanged == 7
             and len(list_unreadable(other)) == 1
             and c.check() == []
         )
@@ -795,11 +804,11 @@ def test_an_old_catalogue_that_cannot_be_written_to_is_still_asked(cat, music, m
     cat.close()
     toy.age(cat.folder, 1)
     # an error in the middle
-    monkeypatch.setattr(module, '_SCHEMA', module._SCHEMA.replace('COMMIT;', 'SELECT no_room;'))
+    monkeypatch.setattr(store, '_SCHEMA', store._SCHEMA.replace('COMMIT;', 'SELECT no_room;'))
     with Catalog(cat.folder, report=lambda line: pytest.fail(line)) as c:  # it is not upgraded
         assert heard(c, 3) and list_unreadable(c) == [] and len(list_songs(c)) == 7 and c.check() == []
         with pytest.raises(StorageError, match='cannot be written to'):
-            c.index(music, 'toy', progress=False)
+            c.index(music, method='toy', progress=False)
     assert toy.format_of(cat.folder) == (1, 0)
     monkeypatch.undo()
     Catalog(cat.folder).close()
@@ -812,7 +821,7 @@ def test_a_read_only_catalogue_of_the_old_format(cat, music):
     reading = (cat.folder / 'catalogue.sqlite').absolute().as_uri() + '?immutable=1'
     db = sqlite3.connect(reading, uri=True, isolation_level=None)
     db.row_factory = sqlite3.Row
-    assert module._renew(db, True) is False and module._renew(db, False) is False
+    assert store._renew(db, True) is False and store._renew(db, False) is False
     assert db.execute('SELECT count(*) FROM unreadable').fetchone()[0] == 0
     db.close()
     assert toy.format_of(cat.folder) == (1, 0)
@@ -839,7 +848,7 @@ def rows(out):
 def home(tmp_path, music):
     (music / 'broken.mp3').write_bytes(b'no music here' * 50)
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'landmark', progress=False)
+        c.index(music, method='landmark', progress=False)
     return tmp_path
 
 
@@ -1049,7 +1058,7 @@ def test_pruning_forgets_what_is_gone_and_only_that(home):
 
 def test_of_two_folders_the_one_that_is_not_there_keeps_its_songs(tmp_path, music):
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'landmark', progress=False)
+        c.index(music, method='landmark', progress=False)
         (music / 'a' / 'song 001.wav').unlink(), shutil.rmtree(music / 'b'), (music / 'b').mkdir()
         removal, kept = prune(c, [music / 'a', music / 'b'])
         assert (
@@ -1061,13 +1070,13 @@ def test_of_two_folders_the_one_that_is_not_there_keeps_its_songs(tmp_path, musi
 def test_tags_written_without_a_new_date_are_read_when_asked(tmp_path, music):
     path = music / 'a' / 'song 001.wav'
     with Catalog(tmp_path / 'c', create=True) as c:
-        c.index(music, 'landmark', progress=False)
+        c.index(music, method='landmark', progress=False)
         was = os.stat(path)
         data = bytearray(path.read_bytes())
         data[-2:] = bytes(b ^ 1 for b in data[-2:])
         path.write_bytes(data), os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-        assert c.index(music, 'landmark', progress=False).unchanged == 7
-        report = c.index(music, 'landmark', progress=False, rehash=True)
+        assert c.index(music, method='landmark', progress=False).unchanged == 7
+        report = c.index(music, method='landmark', progress=False, rehash=True)
         assert (report.added, report.unchanged, len(c)) == (1, 6, 7) and 'its bytes changed' in report.notes[
             0
         ][1]
@@ -1166,8 +1175,8 @@ def test_another_writer_is_waited_for_or_told(home):
         [
             sys.executable,
             '-c',
-            'import sys\nfrom pathlib import Path\nfrom resonance_nb.catalog import _writing\n'
-            'with _writing(Path(sys.argv[1]), True): print("held", flush=True); sys.stdin.read()',
+            'import sys\nfrom pathlib import Path\nfrom resonance_nb.store import writer_lock\n'
+            'with writer_lock(Path(sys.argv[1]), wait=True): print("held", flush=True); sys.stdin.read()',
             str(home / 'c'),
         ],
         stdin=subprocess.PIPE,

@@ -110,7 +110,8 @@ def truth(catalog, songs=40, method='toy'):
     "What a catalogue knows, without what may differ between two runs: songs, what is indexed, answers."
     rows = [{k: v for k, v in song.items() if k != 'added_at'} for song in catalog.songs()]
     indexed = sorted(
-        (r['recording_id'], r['method']) for r in catalog._rows('SELECT recording_id, method FROM indexed')
+        (r['recording_id'], r['method'])
+        for r in catalog.store.rows('SELECT recording_id, method FROM indexed')
     )
     answers = []
     for i in range(0, songs, 5):
@@ -119,7 +120,7 @@ def truth(catalog, songs=40, method='toy'):
             (
                 a.decision,
                 [
-                    {k: m[k] for k in ('track_id', 'score', 'offset_s', 'confidence', 'title')}
+                    {k: getattr(m, k) for k in ('track_id', 'score', 'offset_s', 'confidence', 'title')}
                     for m in a.matches
                 ],
             )
@@ -175,7 +176,7 @@ def main(argv):
         with catalog.Catalog(argv[0], create=True) as c:
             report = c.index(
                 argv[1],
-                argv[4] if len(argv) > 4 else 'toy',
+                method=argv[4] if len(argv) > 4 else 'toy',
                 jobs=int(argv[2]),
                 batch_files=int(argv[3]),
                 progress=False,
