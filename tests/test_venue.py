@@ -414,3 +414,23 @@ def test_a_silent_or_empty_or_broken_recording_of_any_length_is_told():
     ):
         with pytest.raises(ResonanceError, match=why):
             list(degrade_long(lambda: iter(blocks), 'club', 0.0, rng_for(0))[0])
+
+
+def test_a_bank_can_be_sent_to_another_process_and_makes_the_same_rooms():
+    import pickle
+
+    bank = Bank()
+    room = bank.room(VENUES['club'], 5)
+    response = bank.response(room)
+    sent = pickle.dumps(bank)
+    assert len(sent) < 10_000  # what it remembers stays
+    again = pickle.loads(sent)
+    assert again.room(VENUES['club'], 5) == room and again.digest == bank.digest
+    np.testing.assert_array_equal(again.response(room), response)
+    assert again.facts(room) == bank.facts(room)
+
+
+@pytest.mark.parametrize('rng', [1, None, np.random.RandomState(1)])
+def test_a_seed_is_no_generator(rng):
+    with pytest.raises(ResonanceError, match='rng must be a generator'):
+        degrade(np.ones(16_000, np.float32), 'club', 5, rng)
