@@ -17,7 +17,9 @@ from .audio import SAMPLE_RATE
 from .core import ResonanceError, rng_for
 from .voices import babble
 from .stream import Block
-from .venue import PROGRAMME_DB, Bank, Record, Venue
+from . import long_concert
+from .bank import Bank
+from .venue import PROGRAMME_DB, Record, Venue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +187,7 @@ def heard(
         out, record = venues.crowd_alone(evening.duration_s, venue, rng, bank)
         return iter([out]), record
     share = evening.playing_s() / evening.duration_s
-    return venues.degrade_long(
+    return long_concert.degrade_long(
         lambda: played(evening, corpus, seed),
         venue,
         None if snr_db is None else snr_db + 10 * math.log10(min(share, 1.0)),
@@ -255,4 +257,4 @@ def tempo_of(
     record: Record,  # of `heard`
 ) -> float:
     "Seconds of the programme per second of the recording."
-    return venues._tempo(record)[0]
+    return long_concert.tempo_of(record)[0]
