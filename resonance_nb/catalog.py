@@ -92,7 +92,7 @@ class Identification:
         return head + 'no match' + (f'; nearest: {self.matches[0]}' if self.matches else '')
 
     def as_dict(self) -> dict:
-        "Give a line of JSON: `heard_s`, `duration_s` where not all was heard, `problems` where there are some."
+        "Give a line of JSON; `heard_s`, `duration_s` and `problems` only where they say something."
         answer = {
             'query': self.query,
             'decision': self.decision,
@@ -222,10 +222,10 @@ def _identify(
     "Answer one question."
     begin = time.perf_counter()
     name, samples, limits = _heard(query)
-    found = recognizer.search(samples, k=top) if len(samples) else []
-    matches = [match for m in found if (match := _song_match(catalog.store, m))]
+    answers = recognizer.search(samples, k=top) if len(samples) else []
+    matches = [match for m in answers if (match := _song_match(catalog.store, m))]
     sure = bool(matches) and matches[0].confidence >= recognizer.accept_confidence
-    if sure and isinstance(recognizer, Relates) and recognizer.relation(samples, found[0]) == 'version':
+    if sure and isinstance(recognizer, Relates) and recognizer.relation(samples, answers[0]) == 'version':
         matches[0] = replace(matches[0], another_version=True)
     limits['calibrated'] = not isinstance(recognizer, Calibrated) or recognizer.calibrated
     elapsed_ms = (time.perf_counter() - begin) * 1000
@@ -406,7 +406,7 @@ class Catalog:
         vectors: np.ndarray,  # one row per chunk, shape (n, d)
         model_name: str,  # the model that made them
     ) -> None:
-        "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError` for other shapes."
+        "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError`."
         self.song(track_id)
         vector_rows.add_embeddings(self.store, track_id, chunk_start_s, chunk_end_s, vectors, model_name)
 

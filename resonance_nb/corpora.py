@@ -301,7 +301,7 @@ def split_keys(
     table: pd.DataFrame,  # a checked table
     kind: str,  # 'music', 'noise' or 'rir'
 ) -> pd.Series:
-    "Find the key that each row's split hangs on: version group, room or id, merged where they share an origin."
+    "Find the key that a row's split hangs on: version group, room or id, merged where origins are shared."
     import pandas as pd
 
     column = {'music': 'version_group', 'rir': 'room_id'}.get(kind)
@@ -352,7 +352,7 @@ def manifest(
     folder: str | os.PathLike | None = None,
     name: str = 'open',  # which manifest
 ) -> Corpus:
-    "Open the committed tables of a corpus, its facts without its sound; raises `CorpusError` where they lack."
+    "Open the committed tables of a corpus, facts without sound; raises `CorpusError` where there are none."
     folder = Path(folder) if folder else manifest_folder()
     paths = {k: folder / f'{name}-{k}.csv' for k in KINDS}
     if not any(p.exists() for p in paths.values()):

@@ -156,8 +156,8 @@ def _files_in(store: Store, paths: list) -> tuple[list[Path], list[tuple[Path, s
     if paths and not any(os.path.lexists(path) for path in paths):
         raise ResonanceError(f'there is no {show_path(os.fsdecode(paths[0]))}')
     files, bad = audio.find_audio(paths, passed_over := Counter())
-    own = os.path.join(os.path.realpath(store.folder), '')
-    return [p for p in files if not os.path.realpath(p).startswith(own)], bad, passed_over
+    inside = os.path.join(os.path.realpath(store.folder), '')
+    return [p for p in files if not os.path.realpath(p).startswith(inside)], bad, passed_over
 
 # %% ../nbs/02h_indexing.ipynb #4a78582a
 def _files_of(store: Store, recording_ids: set[str], besides: list[Path]) -> list[Path]:

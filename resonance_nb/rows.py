@@ -71,7 +71,7 @@ def add_embeddings(
     vectors: np.ndarray,  # one row per chunk, shape (n, d)
     model_name: str,  # the model that made them
 ) -> None:
-    "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError` for other shapes."
+    "Store a song's vectors of a model in the place of earlier ones; raises `ResonanceError`."
     import numpy as np
 
     starts_s, ends_s = (np.asarray([*times], dtype=float) for times in (chunk_start_s, chunk_end_s))

@@ -231,7 +231,7 @@ def constellation(
     *,
     sample_rate_hz: int = 16_000,  # their rate
 ) -> Axes:
-    "Draw a spectrogram with its peaks as rings; raises `ResonanceError` for times and frequencies of two lengths."
+    "Draw a spectrogram with its peaks as rings; raises `ResonanceError` when their arrays differ in length."
     times = np.asarray(peak_times_s, float)
     freqs = np.asarray(peak_freqs_hz, float)
     if times.shape != freqs.shape:

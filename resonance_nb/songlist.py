@@ -208,7 +208,7 @@ def remove(
     dry_run: bool = False,  # only say what would be removed
     wait: bool = True,  # for another writer; False: raise instead
 ) -> Removal:
-    "Forget songs (the files stay); raises `ResonanceError`, and forgets none, for an unknown or ambiguous name."
+    "Forget songs (the files stay); an unknown or ambiguous name raises `ResonanceError`, and forgets none."
     names = [*names]
     if dry_run:
         return _choose(catalog, names, missing)

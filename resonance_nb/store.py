@@ -243,7 +243,7 @@ def _require_folder(folder: Path, create: bool) -> None:
 
 # %% ../nbs/02b_store.ipynb #0bf9a6fd
 def _open_file(folder: Path) -> tuple[sqlite3.Connection, bool, int, int]:
-    "Open the database, empty ones get their tables; also returns if it can be written, whose it is, its format."
+    "Open the database, make its tables if it is empty; returns it, if it can be written, its owner and format."
     path = folder / DATABASE
     shown = show_path(folder)
     try:

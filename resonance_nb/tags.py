@@ -75,15 +75,15 @@ def read_tags(
     path: str | os.PathLike,  # an audio file
 ) -> dict[str, str | None]:  # title, artist, album, genre, language, licence
     "Read a file's tags; broken ones count as missing, and the file's stem stands in for a missing title."
-    found = dict.fromkeys(TAGS)
+    known = dict.fromkeys(TAGS)
     for reader in (_file_tags, _container_tags):
         with suppress(Exception):  # mutagen is not installed, or the tags are broken: indexing goes on
             tags = reader(path)
-            found = {name: _tag(tags, _TAG_NAMES[name]) for name in TAGS}
-        if any(found.values()):
+            known = {name: _tag(tags, _TAG_NAMES[name]) for name in TAGS}
+        if any(known.values()):
             break
-    found['title'] = found['title'] or clean_tag(show_path(Path(path).stem))
-    return found
+    known['title'] = known['title'] or clean_tag(show_path(Path(path).stem))
+    return known
 
 # %% ../nbs/02c_tags.ipynb #3f19deaa
 CSV_COLUMNS = ('recording_id', 'path', *TAGS, 'duration_s', 'sha256', 'added_at')

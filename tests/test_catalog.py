@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -581,7 +581,7 @@ def test_names_that_are_not_utf8(tmp_path):
         c.index(tmp_path / 'm', method='toy', progress=False)
         song = c.songs()[0]
         assert os.fsencode(song['path']) == os.fsencode(path) and song['title'] == 'caf\\xe9\\n'
-        assert json.loads(json.dumps(asdict(c.identify(path))))['matches'][0]['path'] == str(path)
+        assert json.loads(json.dumps(c.identify(path).as_dict()))['matches'][0]['path'] == str(path)
         c.export_csv(tmp_path / 'metadata.csv')
         assert c.import_csv(tmp_path / 'metadata.csv').unchanged == 1
         assert counts(c.index(tmp_path / 'm', method='toy', progress=False)) == (0, 1, 0)
@@ -858,3 +858,49 @@ def test_what_cannot_be_asked_is_told(cat, music):
         cat.identify(song, top=0)
     with pytest.raises(ResonanceError, match='jobs'):
         cat.index(music, method='toy', jobs=0)
+
+
+# ---- what answers and catalogues say of themselves
+
+
+def test_an_answer_is_made_of_objects_and_prints_as_the_command_does(cat):
+    answer = cat.identify(clip(2), top=2)
+    best, other = answer.matches
+    with pytest.raises(TypeError):
+        best['title']
+    with pytest.raises(AttributeError):
+        best.title = 'another'
+    assert str(answer).split('\n') == [f'samples: {best}', f'    or {other}']
+    assert str(best).endswith(f'(at 0:01.0, confidence {best.confidence:.1%})')
+    assert list(best.as_dict()) == ['track_id', 'title', 'artist', 'path', 'score', 'confidence', 'offset_s']
+    flagged = replace(best, another_version=True, missing=True)
+    assert list(flagged.as_dict())[-2:] == ['another_version', 'missing']
+    assert str(flagged).startswith('another version of ') and str(flagged).endswith('(its file is gone)')
+    assert str(cat.identify(clip(77))).startswith('samples: no match; nearest: ')
+    assert str(cat.identify(np.zeros(0, np.float32))) == 'samples: no match'
+
+
+def test_a_catalogue_says_where_it_is_and_what_it_holds(tmp_path, music):
+    with Catalog(tmp_path / 'c', create=True) as c:
+        assert repr(c) == f'Catalog({str(tmp_path / "c")!r}: 0 songs, indexed by none)'
+        c.index(music, method='toy', progress=False)
+        assert repr(c).endswith(': 6 songs, indexed by toy)')
+    assert repr(c).endswith(': closed, or damaged)')
+
+
+def test_options_have_names_and_what_is_not_there_is_told_at_once(cat, music, tmp_path):
+    for method, first in ((cat.index, music), (cat.identify, clip(0)), (Catalog, music)):
+        with pytest.raises(TypeError, match='positional'):
+            method(first, 'toy')
+    before = len(cat)
+    with pytest.raises(ResonanceError, match='there is no .*nothere$'):
+        cat.index(tmp_path / 'nothere', progress=False)
+    report = cat.index([tmp_path / 'nothere', music], method='toy', progress=False)
+    assert (report.unchanged, len(report.failed), len(cat)) == (before, 1, before)
+
+
+@pytest.mark.parametrize('wrong', [np.zeros((2, 16_000)), b'clip.wav', 5, [[1, 2], [3]], 'ab\0c'])
+def test_what_is_no_question_is_refused_in_one_line(cat, wrong):
+    with pytest.raises(ResonanceError) as e:
+        cat.identify(wrong)
+    assert '\n' not in str(e.value)
