@@ -16,17 +16,8 @@ import numpy as np
 from . import batched, crowd, stages
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, need, no_bar, rng_for
-from resonance_nb.venue import (
-    ANECHOIC,
-    MICROPHONE_DB,
-    PROGRAMME_DB,
-    VENUES,
-    Bank,
-    Record,
-    plain_facts,
-    synthesised,
-    venue_named,
-)
+from .bank import ANECHOIC, Bank, synthesised
+from .venue import MICROPHONE_DB, PROGRAMME_DB, VENUES, Record, plain_facts, venue_named
 
 if TYPE_CHECKING:
     import torch

@@ -39,7 +39,7 @@ def parameters_of(
         found.append(cls(**{k: v for k, v in d.items() if k != 'stage'}) if d else None)
     return found
 
-# %% ../nbs/22e_batched.ipynb #62f352f3
+# %% ../nbs/22e_batched.ipynb #65f6253c
 def impulse_responses(
     equalisers: list,  # of `stages.Equaliser`; None: nothing is changed
     device: str,  # where the answer shall be
@@ -55,7 +55,7 @@ def impulse_responses(
             out[i] = sosfilt(sos, out[i])
     return torch.from_numpy(out.astype(np.float32)).to(device)
 
-# %% ../nbs/22e_batched.ipynb #eaec16b9
+# %% ../nbs/22e_batched.ipynb #d5586dcf
 def good_size(
     n: int,  # samples
 ) -> int:
@@ -64,7 +64,7 @@ def good_size(
 
     return next_fast_len(n, real=True)
 
-# %% ../nbs/22e_batched.ipynb #08ec038b
+# %% ../nbs/22e_batched.ipynb #19f6c461
 def filtered(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     response: torch.Tensor,  # impulse responses, shape (batch, taps)
@@ -81,7 +81,7 @@ def filtered(
     spectra *= torch.fft.rfft(response, n=size)[:, None]
     return torch.fft.irfft(spectra, n=size)[..., taps - 1 :].flatten(1)[:, : x.shape[1]]
 
-# %% ../nbs/22e_batched.ipynb #0e411205
+# %% ../nbs/22e_batched.ipynb #d5fa6504
 _RATE = SAMPLE_RATE / dynamics.CONTROL  # control steps a second
 _DB = 20 / math.log(10)  # decibels in a neper
 
@@ -95,14 +95,14 @@ def _columns(parameters, like, *names) -> list[torch.Tensor]:
         for k in names
     ]
 
-# %% ../nbs/22e_batched.ipynb #329c8c23
+# %% ../nbs/22e_batched.ipynb #87d0c540
 def _steps(x) -> torch.Tensor:
     "Samples by control step, shape (batch, steps, CONTROL)."
     from torch.nn.functional import pad
 
     return pad(x, (0, -x.shape[1] % dynamics.CONTROL)).unflatten(1, (-1, dynamics.CONTROL))
 
-# %% ../nbs/22e_batched.ipynb #cd7faea6
+# %% ../nbs/22e_batched.ipynb #080d0803
 def _release(peaks, release_s) -> torch.Tensor:
     "`dynamics.released` for each row."
     import torch
@@ -110,7 +110,7 @@ def _release(peaks, release_s) -> torch.Tensor:
     fall = torch.arange(peaks.shape[1], device=peaks.device) * (-1 / (release_s * _RATE))
     return fall + torch.cummax(peaks.double().clamp_min(1e-6).log() - fall, 1).values
 
-# %% ../nbs/22e_batched.ipynb #556d802f
+# %% ../nbs/22e_batched.ipynb #aeb7c98a
 def _one_pole(x, start, time_s) -> torch.Tensor:
     "A one-pole filter that reaches 63 % of a step after `time_s`, from a steady state."
     import torch
@@ -121,7 +121,7 @@ def _one_pole(x, start, time_s) -> torch.Tensor:
     kernel = torch.fft.rfft((1 - a) * a**k, n=n)
     return torch.fft.irfft(torch.fft.rfft(x - start, n=n) * kernel, n=n)[:, : x.shape[1]] + start
 
-# %% ../nbs/22e_batched.ipynb #629ee5e0
+# %% ../nbs/22e_batched.ipynb #0c1cd87f
 def _per_sample(nodes, n: int) -> torch.Tensor:
     "Gains in the middle of every step as straight lines, shape (batch, n)."
     from torch.nn.functional import interpolate
@@ -130,7 +130,7 @@ def _per_sample(nodes, n: int) -> torch.Tensor:
         nodes.float()[:, None], scale_factor=dynamics.CONTROL, mode='linear', align_corners=False
     )[:, 0, :n]
 
-# %% ../nbs/22e_batched.ipynb #ab4372e2
+# %% ../nbs/22e_batched.ipynb #5df1946b
 def compress(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     parameters: list,  # of `dynamics.Compressor`, one for each row
@@ -147,7 +147,7 @@ def compress(
         ((_one_pole(wanted_db, wanted_db[:, :1], attack) + makeup) / _DB).exp(), x.shape[1]
     ).mul_(x)
 
-# %% ../nbs/22e_batched.ipynb #af7af625
+# %% ../nbs/22e_batched.ipynb #d17308a5
 def limit(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     parameters: list,  # of `dynamics.Limiter`, one for each row; all look ahead equally far
@@ -165,7 +165,7 @@ def limit(
     wall = ceiling.float() * (1 - 1e-7)
     return _per_sample(nodes, x.shape[1]).mul_(x).clamp_(-wall, wall)
 
-# %% ../nbs/22e_batched.ipynb #c7fd092c
+# %% ../nbs/22e_batched.ipynb #273cb895
 def auto_gain(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     parameters: list,  # of `dynamics.AutoGain`, one for each row
@@ -180,7 +180,7 @@ def auto_gain(
     gain_db = strength * (target_db - 10 * smooth.clamp_min(1e-12).log10())
     return _per_sample(10 ** (gain_db.clamp(-most_db, most_db) / 20), x.shape[1]).mul_(x)
 
-# %% ../nbs/22e_batched.ipynb #8f18fae6
+# %% ../nbs/22e_batched.ipynb #ab71dac9
 def overload(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     records: list[Record],  # of the concerts
@@ -205,7 +205,7 @@ def overload(
         y[on] = curve(y[on])
     return y
 
-# %% ../nbs/22e_batched.ipynb #6b2c459f
+# %% ../nbs/22e_batched.ipynb #d7f848bc
 def quantise(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     records: list[Record],  # of the concerts
@@ -223,7 +223,7 @@ def quantise(
     y = torch.addcmul(noise[:, 1:], x, steps).sub_(noise[:, :-1])
     return y.round_().clamp_(-steps, steps - 1).div_(steps)
 
-# %% ../nbs/22e_batched.ipynb #69b634f4
+# %% ../nbs/22e_batched.ipynb #89bff5f4
 def _read_at(x, times) -> torch.Tensor:
     "`warp.read_at` for a batch: the sound between its samples; `times` are all within."
     import torch
@@ -244,14 +244,14 @@ def _read_at(x, times) -> torch.Tensor:
         y = torch.addcmul(parts[..., power], y, mu)
     return y
 
-# %% ../nbs/22e_batched.ipynb #764678bf
+# %% ../nbs/22e_batched.ipynb #19f6a230
 # samples between splices, compared, searched either way, blended
 _SEGMENT = 1_600
 _MATCH = 480
 _SEARCH = 272
 _SPLICE = 256
 
-# %% ../nbs/22e_batched.ipynb #dd463d1c
+# %% ../nbs/22e_batched.ipynb #52d0aeb3
 def _best_place(x, here, around) -> torch.Tensor:
     "Where near `around` the sound is most like the sound at `here`; both shape (batch, 1), sample numbers."
     import torch
@@ -270,7 +270,7 @@ def _best_place(x, here, around) -> torch.Tensor:
     away = torch.linspace(-1, 1, 2 * _SEARCH + 1, device=x.device)
     return around - _SEARCH + (alike - 0.1 * away.square()).argmax(1, keepdim=True)  # of equals, the nearest
 
-# %% ../nbs/22e_batched.ipynb #35b7f540
+# %% ../nbs/22e_batched.ipynb #bc740fc0
 def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
     "Another tempo at the same pitch, shape (batch, n); `x` has room at both ends, `anchor` is a sample number of `x` and becomes that of the answer less the room."
     import torch
@@ -293,7 +293,7 @@ def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
     pieces[:, 1:, :_SPLICE] = torch.lerp(pieces[:, :-1, _SEGMENT:], pieces[:, 1:, :_SPLICE], rise)
     return pieces[..., :_SEGMENT].flatten(1)[:, room - int(borders[0]) :][:, :n]
 
-# %% ../nbs/22e_batched.ipynb #6d38465f
+# %% ../nbs/22e_batched.ipynb #7d4f76ff
 def drift(
     x: torch.Tensor,  # sounds, shape (batch, samples)
     parameters: list,  # of `warp.Drift`, one for each row

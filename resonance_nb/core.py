@@ -159,7 +159,10 @@ def best_first(
     scores: np.ndarray,  # (n,)
     names: np.ndarray,  # (n,) strings
 ) -> np.ndarray:
-    "Order of songs by score, rounded to `SCORE_DIGITS`; equal scores in the order of their names; shape (n,)."
+    """Order songs by score, rounded to `SCORE_DIGITS`: numbers, shape (n,).
+
+    Equal scores come in the order of their names.
+    """
     import numpy as np
 
     return np.lexsort((names, -np.round(np.asarray(scores, float), SCORE_DIGITS)))
@@ -196,7 +199,10 @@ def assert_same_answers(
     offset_s: float | None = 0.003,  # of two offsets, seconds; None: not compared
     confidence: float = 0.003,  # of two confidences
 ) -> None:
-    "Fail where two lists of answers differ: in length, songs, numbers beyond the tolerances, or in an order that is more than a tie."
+    """Fail where two lists of answers differ by more than the tolerances.
+
+    Lengths, songs and numbers are compared, and the order where it is more than a tie.
+    """
     lists = [[dict(m) if isinstance(m, dict) else asdict(m) for m in answers] for answers in (one, other)]
     assert len(lists[0]) == len(lists[1]), f'{len(lists[0])} answers, and {len(lists[1])}'
     known = [{m['track_id']: m for m in answers} for answers in lists]
@@ -238,7 +244,7 @@ def method_class(
 
 # %% ../nbs/00_core.ipynb #87522b1a
 def default_method() -> str:
-    "The recogniser that new songs are indexed for when none is named: the best one whose libraries are installed."
+    "Name the recogniser that new songs are indexed for: the best one whose libraries are installed."
     return 'fused' if importlib.util.find_spec('onnxruntime') else 'landmark'
 
 # %% ../nbs/00_core.ipynb #847d6dd2
@@ -260,7 +266,8 @@ class OtherVersion(ResonanceError):
         here: str,  # those of this package
     ):
         super().__init__(
-            f'{folder} was made by another version or with another model ({first_line(made)}; here: {here}): index the music again'
+            f'{folder} was made by another version or with another model '
+            f'({first_line(made)}; here: {here}): index the music again'
         )
 
 # %% ../nbs/00_core.ipynb #427c6f88
@@ -370,7 +377,10 @@ def sha256_files(
 def atomic_write(
     path: str | os.PathLike,  # the final place
 ) -> Iterator[Path]:
-    "Give a temporary path in the same folder; move it into place when the block ends well, remove it otherwise. `ResonanceError` for a device or a pipe."
+    """Give a temporary path in the same folder, and move it into place when the block ends well.
+
+    It is removed otherwise. A device or a pipe raises `ResonanceError`.
+    """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ResonanceError(f'{path} is a device or a pipe, and cannot be replaced by a file: name a file')
@@ -385,7 +395,7 @@ def atomic_write(
 
 # %% ../nbs/00_core.ipynb #34ab8b32
 def project_root() -> Path:
-    "The checkout's folder: the first parent of the working directory, or of this package, with `settings.ini`."
+    "Find the checkout: the first parent of the working directory, or of this package, with `settings.ini`."
     for start in (Path.cwd(), Path(__file__).parent if '__file__' in globals() else Path.cwd()):
         for folder in (start, *start.parents):
             if (folder / 'settings.ini').exists() and (folder / 'nbs').is_dir():
