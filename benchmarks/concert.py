@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from resonance_nb import audio, chain, timing, venue
+from resonance_nb.bank import Bank
 from resonance_nb.augment import BatchDegrader, waveform_augmentation
 from resonance_nb.core import rng_for
 from resonance_nb.starter import default_corpus
@@ -58,7 +59,7 @@ def stages_s(clips, records):
 
 def main():
     corpus = default_corpus()
-    bank = venue.Bank(corpus, 'train', rooms_per_venue=16)
+    bank = Bank(corpus, 'train', rooms_per_venue=16)
     print(f'{timing.machine()}\n{corpus}, torch {torch.__version__}\n')
 
     # one at a time: 5-s clips that know 3 s of past, as the studies do

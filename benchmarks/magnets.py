@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from resonance_nb import bench, venue
+from resonance_nb.bank import Bank
 from resonance_nb.clips import in_venue, render
 from resonance_nb.queries import make_protocol, make_queries
 from resonance_nb.core import rng_for
@@ -60,7 +61,7 @@ def made(duration_s, seed):
 
 def asked(corpus, plan, ear):
     "Kind of question, song or noise, and what was heard."
-    bank = venue.Bank(corpus, plan.split)
+    bank = Bank(corpus, plan.split)
     queries = make_queries(corpus, plan, SNRS_DB, DURATIONS_S, seed=SEED, n_noise_only=60)
     for places in (['hard-mix'], list(venue.VENUES)):
         cache = {}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resonance_nb import concert, setlist, venue
+from resonance_nb import concert, setlist
+from resonance_nb.bank import Bank
 from resonance_nb import queries
 from resonance_nb.queries import make_protocol
 from resonance_nb.concert import Evening, Part
@@ -91,7 +92,7 @@ def draw_mix(corpus, known: list[str], unknown: list[str], rng, n: int) -> Eveni
 def recordings(corpus, split: str):
     "Name, programme and what makes the recording, with its tempo."
     plan = make_protocol(corpus, split, seed=SEED)
-    bank = venue.Bank(corpus, split)
+    bank = Bank(corpus, split)
     known = list(plan.known_ids)
     unknown = list(plan.unknown_ids)
     jobs = [(f'mix-{i}', *where, i, known, unknown) for i, where in enumerate(PLACES)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from resonance_nb.corpora import Corpus
     from resonance_nb.recipe import Recipe
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
 # %% auto #0
 __all__ = ['sampler_of', 'Batches', 'Share', 'batches_of', 'loader_of']

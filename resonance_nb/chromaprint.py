@@ -28,7 +28,7 @@ from .recogniser import Column, Ranking, SongIndex, nothing_heard
 __all__ = ['RATE_HZ', 'N_FFT', 'HOP', 'BINS', 'NOTE', 'CUTOFF', 'TAPS', 'SILENT', 'BLOCK', 'FILTERS', 'COLUMNS', 'THRESHOLDS',
            'WINDOW', 'PLUS', 'MINUS', 'GRAY', 'SHIFT', 'SILENCE', 'CARRY', 'ALL_BITS', 'KNOWN', 'CHUNK', 'gains',
            'resampled', 'chroma', 'image', 'areas', 'answers', 'words', 'Front', 'fingerprint', 'fpcalc', 'sure',
-           'Framing', 'framings', 'slide', 'variety', 'features', 'Chromaprint', 'ChromaprintRanking']
+           'Framing', 'framings', 'slide', 'variety', 'features', 'ChromaprintRanking', 'Chromaprint']
 
 # %% ../nbs/31_chromaprint.ipynb #cb81f1c3
 RATE_HZ = 11_025  # samples a second inside this module
@@ -45,7 +45,10 @@ BLOCK = 256  # frames that are computed at once
 # %% ../nbs/31_chromaprint.ipynb #2eb99382
 @lru_cache(maxsize=1)
 def gains() -> np.ndarray:
-    "What the original's resampler leaves of the power of each of `BINS`, shape (n_bins,) {cite:p}`chromaprint`."
+    """Compute what the original's resampler leaves of the power of each of `BINS`, shape (n_bins,).
+
+    The filter is that of {cite:t}`chromaprint`.
+    """
     t = np.linspace(-8, 8, 321)  # zero crossings of the sinc: sixteen
     taps = np.sinc(t) * np.kaiser(len(t), 9)
     turns = np.outer(BINS / N_FFT / CUTOFF, t)
@@ -107,7 +110,10 @@ def chroma(
 def image(
     energy: np.ndarray,  # (frames, 12) energy of the notes
 ) -> np.ndarray:
-    "The picture that is fingerprinted: smoothed in time, each column of length 1 (or 0 in silence), shape (frames - 4, 12)."
+    """Make the picture that is fingerprinted, shape (frames - 4, 12).
+
+    It is smoothed in time, and each column has length 1, or 0 in silence.
+    """
     if len(energy) < len(TAPS):
         return np.zeros((0, 12))
     smooth = np.lib.stride_tricks.sliding_window_view(energy, len(TAPS), axis=0) @ TAPS
@@ -141,7 +147,10 @@ WINDOW = int(COLUMNS.max())  # columns
 
 # %% ../nbs/31_chromaprint.ipynb #41f973bc
 def areas() -> tuple[np.ndarray, np.ndarray]:
-    "The cells that each filter adds up and those it takes away, both (16 filters, `WINDOW` columns, 12 notes) of 0 and 1."
+    """Draw the filters: the cells that each adds up, and those that it takes away.
+
+    Both of 0 and 1, shape (16 filters, `WINDOW` columns, 12 notes).
+    """
     plus, minus = np.zeros((2, len(FILTERS), WINDOW, 12))
     for i, (kind, lowest, notes, columns, *_) in enumerate(FILTERS):
         c, n = np.indices((columns, notes))
@@ -215,7 +224,8 @@ class Front:
             and self.query_bits >= 1
         ):
             raise ResonanceError(
-                f'query_phases must be in 1 to {HOP}, query_words in 1 to 500, query_bits 1 or more, query_edge 0 or more'
+                f'query_phases must be in 1 to {HOP}, query_words in 1 to 500, '
+                'query_bits 1 or more, query_edge 0 or more'
             )
 
     def digest(self) -> str:
@@ -237,7 +247,10 @@ def fingerprint(
     samples: np.ndarray | Iterable[np.ndarray],  # mono at 16 kHz: one array, or an iterable of pieces
     front: Front = Front(),  # who makes it
 ) -> np.ndarray:
-    "The fingerprint of a recording: a word of 32 bits every `HOP` / `RATE_HZ` seconds, shape (n,) uint32 {cite:p}`chromaprint`."
+    """Fingerprint a recording {cite:p}`chromaprint`: a word of 32 bits every `HOP` / `RATE_HZ` seconds.
+
+    Shape (n,) uint32. Samples that are not finite raise `ResonanceError`.
+    """
     pieces = [samples] if isinstance(samples, np.ndarray) else samples
     if front.source == 'fpcalc':
         return fpcalc(map(_checked, pieces), SAMPLE_RATE)
@@ -254,13 +267,17 @@ def fpcalc(
     pieces: Iterable[np.ndarray],  # mono samples, in pieces of any length
     rate_hz: int = SAMPLE_RATE,  # their rate
 ) -> np.ndarray:
-    "The fingerprint that the original program makes of the same sound, shape (n,) uint32; raises `ResonanceError` without it."
+    """Ask the original program for the fingerprint of a sound, shape (n,) uint32.
+
+    Where it is not installed, or fails, `ResonanceError` is raised.
+    """
     from resonance_nb import audio
 
     program = shutil.which('fpcalc')
     if program is None:
         raise ResonanceError(
-            "fpcalc is not installed: apt install libchromaprint-tools, or see https://acoustid.org/chromaprint; or use source='numpy'"
+            'fpcalc is not installed: apt install libchromaprint-tools, '
+            "or see https://acoustid.org/chromaprint; or use source='numpy'"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'sound.wav'
@@ -327,7 +344,10 @@ def framings(
     samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,)
     front: Front = Front(),  # how queries are put
 ) -> list[Framing]:
-    "A clip's words and their known bits, once for each phase; fewer or none when it is too short for a single column."
+    """Compute a clip's words and their known bits, once for each phase.
+
+    Fewer, or none, when it is too short for a single column.
+    """
     x = np.concatenate([*resampled([samples])])
     out = []
     for phase in range(front.query_phases):
@@ -351,7 +371,10 @@ CHUNK = 2**15  # words of songs that are compared at once
 
 
 def _lay_out(songs: list[np.ndarray], n_words: int):
-    "Songs end to end with room around each: words, their known bits (all or none), where each stretch begins, its room."
+    """Lay songs end to end with room around each.
+
+    Words, their known bits (all or none), where each stretch begins, and its room.
+    """
     room = n_words - np.minimum([len(s) for s in songs], (n_words + 2) // 3)
     parts = [
         part
@@ -366,7 +389,10 @@ def _lay_out(songs: list[np.ndarray], n_words: int):
 
 # %% ../nbs/31_chromaprint.ipynb #09446390
 def _costs(line: np.ndarray, known: np.ndarray, clip: Framing, bits: int) -> np.ndarray:
-    "What the clip costs at every place of a line, in half bits, shape (places,) uint16: 2 for a wrong bit, 1 for one not compared."
+    """Count what the clip costs at every offset of a line, in half bits, shape (offsets,) uint16.
+
+    A wrong bit costs 2, one that is not compared 1.
+    """
     places = len(line) - len(clip.words) + 1
     counts = np.bitwise_count(clip.known)
     wrong = np.zeros(places, np.uint16)
@@ -398,7 +424,10 @@ def slide(
     songs: list[np.ndarray],  # fingerprints, each (n_i,) uint32 with at least one word
     clip: list[Framing],  # of `framings`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Least bit error of each song over all places and framings, the framing, and the word of the song where it begins, each (songs,)."
+    """Find the least bit error of each song over all offsets and framings.
+
+    The error, the framing, and the word of the song where the clip begins, each (songs,).
+    """
     bits, n_words = (
         max(int(v) for v in x)
         for x in ([np.bitwise_count(f.known).sum() for f in clip], [len(f.words) for f in clip])
@@ -424,7 +453,10 @@ def slide(
 def variety(
     clip: Framing,  # one of `framings`
 ) -> float:
-    "How much a clip's words change: the mean over its bits of p (1 - p), where p is how often the bit is 1; at most 0.25."
+    """Measure how much a clip's words change: at most 0.25.
+
+    The mean over its bits of p (1 - p), where p is how often the bit is 1.
+    """
     ones, known = (
         w[:, None] >> np.arange(32, dtype=np.uint32) & 1 for w in (clip.words & clip.known, clip.known)
     )
@@ -446,6 +478,32 @@ def features(
         error[4] if len(error) > 4 else 0.5, 0.5 - np.exp(a) * max(bits, 1) ** b * max(varied, 1e-3) ** c
     )
     return np.stack([error, np.full(len(error), rival)], axis=1)
+
+# %% ../nbs/31_chromaprint.ipynb #be3c4c78
+@dataclass
+class ChromaprintRanking(Ranking):
+    "What a clip's bits say, best song first."
+
+    error: np.ndarray  # (n,) least bit error; the score is 1 less it
+    bits: int  # bits of the clip that were compared
+    varied: float  # its `variety`
+
+# %% ../nbs/31_chromaprint.ipynb #b58f0e18
+def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
+    "Every song at its best place, least bit error first."
+    clip = framings(samples, self.front)
+    track_ids = sorted(self.songs)
+    bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
+    if not track_ids or bits < self.front.query_bits:
+        return ChromaprintRanking(**vars(nothing_heard(2)), error=np.zeros(0), bits=bits, varied=0.0)
+    error, which, start = slide([self.songs[t] for t in track_ids], clip)
+    start_s = (start * HOP - np.array([f.late for f in clip])[which]) / RATE_HZ
+    order = best_first(1 - error, np.array(track_ids))
+    error = error[order]
+    varied = variety(clip[0])
+    evidence = features(error, bits, varied, self.calibration.constants['chance'])
+    names = [track_ids[i] for i in order]
+    return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)
 
 # %% ../nbs/31_chromaprint.ipynb #4c78cffe
 class Chromaprint(SongIndex):
@@ -508,29 +566,3 @@ class Chromaprint(SongIndex):
     ) -> ChromaprintRanking:
         "Rank all songs by their least bit error; none when the clip has too few bits."
         return _rank(self, samples)
-
-# %% ../nbs/31_chromaprint.ipynb #be3c4c78
-@dataclass
-class ChromaprintRanking(Ranking):
-    "What a clip's bits say, best song first."
-
-    error: np.ndarray  # (n,) least bit error; the score is 1 less it
-    bits: int  # bits of the clip that were compared
-    varied: float  # its `variety`
-
-# %% ../nbs/31_chromaprint.ipynb #b58f0e18
-def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
-    "Every song at its best place, least bit error first."
-    clip = framings(samples, self.front)
-    track_ids = sorted(self.songs)
-    bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
-    if not track_ids or bits < self.front.query_bits:
-        return ChromaprintRanking(**vars(nothing_heard(2)), error=np.zeros(0), bits=bits, varied=0.0)
-    error, which, start = slide([self.songs[t] for t in track_ids], clip)
-    start_s = (start * HOP - np.array([f.late for f in clip])[which]) / RATE_HZ
-    order = best_first(1 - error, np.array(track_ids))
-    error = error[order]
-    varied = variety(clip[0])
-    evidence = features(error, bits, varied, self.calibration.constants['chance'])
-    names = [track_ids[i] for i in order]
-    return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)

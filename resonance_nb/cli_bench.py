@@ -75,7 +75,7 @@ def _answers(corpus, plan, queries, classes, venue):
 
     from resonance_nb.bench import index, run
     from resonance_nb.clips import in_venue
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
     degrade = None
     if venue:

@@ -79,7 +79,7 @@ def _fit_small(corpus, out: Path, quick: bool) -> dict:
     from resonance_nb.fuse import Fused
     from resonance_nb.queries import song_of
     from resonance_nb.starter import make_starter
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
     whole = Fused.load(_fused_index(out))
     pieces = make_starter(n_pieces=600)

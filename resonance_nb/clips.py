@@ -151,7 +151,7 @@ def _around(query, corpus, before_s):
 
 # %% ../nbs/11a_clips.ipynb #dcdd13ce
 def in_venue(
-    bank,  # a `venue.Bank`: rooms and crowds of the queries' split
+    bank,  # a `Bank`: rooms and crowds of the queries' split
     venues,  # names of venues; each excerpt is played in one of them
     *,
     seed: int = 0,  # another seed, other concerts

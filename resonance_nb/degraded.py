@@ -15,7 +15,9 @@ import numpy as np
 from .audio import FORMATS, SAMPLE_RATE, AudioError, find_audio, load, printable, save, stream
 from .core import ResonanceError
 from .corpora import Corpus
-from .venue import VENUES, Bank, Record, degrade, degrade_long, synthesised
+from .long_concert import degrade_long
+from .bank import Bank, synthesised
+from .venue import VENUES, Record, degrade
 
 # %% auto #0
 __all__ = ['AT_ONCE_S', 'bank_of', 'degrade_file', 'targets']

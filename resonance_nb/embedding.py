@@ -35,7 +35,7 @@ def clip_vectors(
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
 class Embedding(SongIndex):
-    "Recogniser by learned vectors; fulfils `core.VectorRecognizer`."
+    "Recogniser by learned vectors."
 
     name = 'embedding'
     index_format = 'resonance embeddings'
@@ -106,7 +106,10 @@ class Embedding(SongIndex):
 
 # %% ../nbs/41a_embedding.ipynb #900970c8
 class Embedder:
-    "Vectors of sound that arrives in pieces, one window every `HOP_S`; `heard` tells whether there was anything but silence."
+    """Vectors of sound that arrives in pieces, one window every `HOP_S`.
+
+    `heard` tells whether there was anything but silence.
+    """
 
     def __init__(
         self,
@@ -161,7 +164,10 @@ def evidence_features(
     scores: np.ndarray,  # (n,) of a clip's songs, best first
     n_windows: int,  # of the clip
 ) -> np.ndarray:
-    "What the confidence is made of: the score, its lead over the next song's, the level of the fifth, and the logarithm of the number of windows; shape (n, 4)."
+    """Make the features of songs, shape (n, 4).
+
+    The score, its lead over the next song, the score of the fifth, and the logarithm of the windows.
+    """
     # what strangers reach, where too few songs would show it
     least = np.interp(len(scores), [8, 100], [0.38, 0.0])
     second, fifth = (max(least, scores[i]) if len(scores) > i else least for i in (1, 4))
@@ -218,7 +224,8 @@ def _from_embeddings(
         return self
     if vectors.shape != (len(track_ids), self.encoder.settings.dim) or not np.isfinite(vectors).all():
         raise ResonanceError(
-            f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; these are {vectors.shape}'
+            f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; '
+            f'these are {vectors.shape}'
         )
     rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
     self.songs = {track_id: vectors for track_id, (vectors,) in rows.items()}

@@ -61,7 +61,10 @@ def hashes(
     fan: int,  # pairs per anchor
     front: Front = Front(),  # the settings
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Hash pairs of peaks in a target zone {cite:p}`wang2003industrial`: codes (n,) and frames of their anchors (n,)."
+    """Hash pairs of peaks in a target zone {cite:p}`wang2003industrial`.
+
+    Codes, and frames of their anchors, both (n,).
+    """
     anchor, target = pairs(frames, bins, fan, front)
     return codes_of(frames, bins, anchor, target, front), frames[anchor]
 
@@ -212,7 +215,10 @@ def vote(
     tracks: np.ndarray,  # (n_hits,) as for `tally`
     starts: np.ndarray,  # (n_hits,) as for `tally`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Rank songs by their best aligned votes: song, votes and mean start frame, each (n,); ties in the order of addition."
+    """Rank songs by their best aligned votes; ties in the order of addition.
+
+    Songs, votes and mean start frames, each (n,).
+    """
     track, start, votes, pull = tally(tracks, starts)
     order = np.lexsort((start, track, -votes))
     _, firsts = np.unique(track[order], return_index=True)
@@ -221,7 +227,10 @@ def vote(
 
 # %% ../nbs/29a_hashes.ipynb #2958d604
 def _pack_postings(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-    "Postings in each bucket, one bucket for all hashes with the same high bits; and the postings, the low bits of the hash above the frame."
+    """Pack postings into buckets, one for all hashes with the same high bits.
+
+    How many are in each bucket; and the postings, the low bits of their hash above the frame.
+    """
     size = len(segment.postings)
     frame_bits = max(24, int(segment.first_frame[-1]).bit_length())
     prefix_bits = int(

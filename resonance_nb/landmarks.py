@@ -125,7 +125,7 @@ def promising(
     votes: np.ndarray,  # (n_hits,) of each
     most: int,  # bins that are kept, about
 ) -> np.ndarray:
-    "Choose the hits in the fullest bins, several alignments to a bin: no alignment is underrated; numbers (n,)."
+    "Choose the hits in the fullest bins, several alignments to a bin, so that none is underrated: numbers (n,)."
     size = 1 << int(np.clip(len(begins).bit_length(), 12, 19))
     bins = begins & (size - 1)
     full = np.bincount(bins, votes, size).astype(np.int32)
@@ -533,7 +533,10 @@ class Landmarks(SongIndex):
 
 # %% ../nbs/30_landmarks.ipynb #5821c26f
 class DenseLandmarks(Landmarks):
-    "The same with more peaks on both sides, more pairs and more places verified: a larger index, a slower answer, more songs found."
+    """The same with more peaks on both sides, more pairs, and more alignments verified.
+
+    The index is larger and the answer slower; more songs are found.
+    """
 
     name = 'landmark-dense'
     default_settings = DENSE

@@ -110,7 +110,10 @@ def power_blocks(
     blocks: Iterable[np.ndarray],  # mono samples at 16 kHz, in pieces of any length
     front: Front,  # the settings
 ) -> Iterator[np.ndarray]:
-    "Power spectra, shape (frames, bins), in pieces of eight cells (the last may be shorter); raises `ResonanceError` for non-finite samples."
+    """Compute power spectra, shape (frames, bins), in pieces of eight cells; the last may be shorter.
+
+    Samples that are not finite raise `ResonanceError`.
+    """
     half = front.n_fft // 2
     n = 8 * front.cell
     total = 0
@@ -166,7 +169,10 @@ def mfcc(
 def chroma_filters(
     front: ChromaFront = ChromaFront(),  # the settings
 ) -> np.ndarray:
-    "How much of each bin's energy belongs to each pitch class, C first, A = 440 Hz: float32, shape (bins, 12), read-only."
+    """Share each bin's energy out to the pitch classes, C first, A = 440 Hz.
+
+    float32, shape (bins, 12), read-only.
+    """
     bins_hz = np.fft.rfftfreq(front.n_fft, 1 / SAMPLE_RATE)
     pitch = 69 + 12 * np.log2(np.maximum(bins_hz, 1.0) / 440)
     away = (pitch[:, None] - np.arange(12) + 6) % 12 - 6  # semitones to the nearest note of the class
@@ -196,7 +202,7 @@ def chroma(
 
 # %% ../nbs/32_mfcc.ipynb #1dc6c6a4
 def _cells(blocks: Iterable[np.ndarray], front: Front) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    "For each cell the frames that sound (c,), their sum and sum of squares (c, d); and the length in seconds."
+    "Sum up each cell: frames that sound (c,), their sum and sum of squares (c, d); and the length in seconds."
     size = [0]
     parts = []
 
@@ -228,7 +234,10 @@ def averages(
     samples: np.ndarray | Iterable[np.ndarray],  # mono at 16 kHz: one array, or an iterable of pieces
     front: Front = MfccFront(),  # the settings: `MfccFront` or `ChromaFront`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Starts (n,) and ends (n,) in seconds and vectors (n, dim): one row a chunk and, where there are several, one for the whole at the end; none for silence."
+    """Average a sound chunk by chunk: starts and ends in seconds (n,), and vectors (n, dim).
+
+    One row a chunk, and one for the whole at the end where there are several; no row for silence.
+    """
     n, total, squares, duration_s = _cells([samples] if isinstance(samples, np.ndarray) else samples, front)
     if not len(n):
         return np.zeros(0), np.zeros(0), np.zeros((0, front.dim), np.float32)
@@ -261,7 +270,10 @@ def fit_space(
     vectors: np.ndarray,  # what a catalogue holds, shape (n, d)
     scaling: str = 'whitened',  # one of `SCALINGS`
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Mean (d,) and matrix (d, d) so that `(vector - mean) @ matrix` is fit to be compared by cosine; raises `ResonanceError` for another scaling."
+    """Fit the space in which vectors are compared by cosine: a mean (d,) and a matrix (d, d).
+
+    A vector in it is `(vector - mean) @ matrix`. Another scaling raises `ResonanceError`.
+    """
     if scaling not in SCALINGS:
         raise ResonanceError(f'unknown scaling {scaling!r}; choose from: {", ".join(SCALINGS)}')
     x = np.asarray(vectors, np.float64)
@@ -298,14 +310,17 @@ def features(
     scores: np.ndarray,  # (n,) scores of all songs, best first
     usual: float,  # what the fifth song usually scores in a catalogue of hundreds
 ) -> np.ndarray:
-    "What the confidence is made of: log of how far each song, and how far the fifth or at least the usual fifth, is from a perfect score; shape (n, 2)."
+    """Make the features of songs: logarithms of how far each is from a perfect score, shape (n, 2).
+
+    Beside it how far the fifth is, or the usual fifth where that is nearer.
+    """
     fifth = max(usual, scores[4]) if len(scores) > 4 else usual
     away = np.log(np.maximum(1 - np.append(scores, fifth), 1e-4))
     return np.stack([away[:-1], np.full(len(scores), away[-1])], axis=1)
 
 # %% ../nbs/32_mfcc.ipynb #b987034c
 class Averages(SongIndex):
-    "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine; fulfils `core.VectorRecognizer`."
+    "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine."
 
     name = ''
     index_format = 'resonance averages'
@@ -399,7 +414,10 @@ class Averages(SongIndex):
         return [*self.songs], np.stack(means) if means else np.zeros((0, self.front.dim), np.float32)
 
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        "Give each song's id, its rows' starts (n,) and ends (n,) in seconds, and vectors (n, d): chunks, then the whole."
+        """Give each song's id, its rows' starts and ends in seconds, both (n,), and vectors (n, d).
+
+        The chunks come first, then the whole.
+        """
         for track_id, rows in self.songs.items():
             yield track_id, *rows
 

@@ -287,7 +287,8 @@ def _degrader(corpus, protocol, venue):
     "Open the concert that a pack's clips are played in, exactly as `resonance bench --venue` does it."
     if venue is None:
         return None
-    from resonance_nb.venue import VENUES, Bank, venue_named
+    from resonance_nb.bank import Bank
+    from resonance_nb.venue import VENUES, venue_named
 
     # an unknown one is refused before anything is written
     names = list(VENUES) if venue == 'any' else [venue_named(venue).name]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import venue
+from .bank import Bank
 from .audio import SAMPLE_RATE, rms_db
 from .core import no_bar, rng_for
 from .fuse import Fused
@@ -67,7 +68,7 @@ class StrangerClip:
 def stranger_clips(
     source: Corpus,  # where the songs are
     track_ids: Sequence[str],  # of the songs that are heard
-    bank: venue.Bank,  # rooms and crowds
+    bank: Bank,  # rooms and crowds
     recognizer: Fused,  # that hears them
     *,
     seed: int = 0,  # of places and crowds

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .audio import SAMPLE_RATE, resample
+from .bank import Bank
 from .core import ResonanceError, rng_for
 from .clips import in_venue, render
 from .queries import Protocol, Query, make_protocol, make_queries
@@ -52,7 +53,7 @@ def clips_at_speeds(
     "Give song, speed, condition and what makes the samples of one clip of each song; one that begins in a pause is left out."
     from resonance_nb import venue
 
-    bank = venue.Bank(corpus, split)
+    bank = Bank(corpus, split)
 
     def sound(song, at_s, track, speed, name):
         clip = at_speed(song, at_s, speed)
@@ -136,7 +137,7 @@ def survey_clips(
     "Give every clip of a survey, those of one excerpt behind each other."
     from resonance_nb import venue
 
-    bank = None if survey.conditions == ('crowd',) else venue.Bank(corpus, plan.split)
+    bank = None if survey.conditions == ('crowd',) else Bank(corpus, plan.split)
     places = {'hard-mix': ['hard-mix'], 'six venues': list(venue.VENUES)}
     for condition in survey.conditions:
         degrade = None if condition == 'crowd' else in_venue(bank, places[condition])

@@ -40,7 +40,7 @@ from .windows import RATE, Packed, pack
 
 if TYPE_CHECKING:
     from resonance_nb.corpora import Corpus
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
 # %% auto #0
 __all__ = ['torch', 'fit', 'loggers_for']

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from resonance_nb.corpora import Corpus
     from resonance_nb.embedding import Embedding
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
 # %% auto #0
 __all__ = ['TRIALS_VERSION', 'LATER', 'trial', 'learned_from', 'choices', 'as_line', 'kept_lines', 'kept', 'keep', 'Pool',

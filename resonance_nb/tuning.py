@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import concert, venue
+from .bank import Bank
 from .core import atomic_write, method_class, no_bar, rng_for
 from .decide import Decider, Event, Listener, Rules, threshold_for
 from .queries import Protocol, make_protocol, song_of
@@ -132,7 +133,7 @@ def record(
     programme: Programme,  # what is on
     recognizer,  # with the songs that the listener may name
     corpus: Corpus,  # where the songs are
-    bank: venue.Bank,  # rooms and crowds
+    bank: Bank,  # rooms and crowds
 ) -> dict:
     "Listen to one programme; gives its steps and its tempo, to be written as JSON."
     pieces, made = concert.heard(
@@ -239,7 +240,7 @@ def _record_into(path: Path, index: Path, left_out: list[str], name: str, open_c
     recognizer.retain(set(recognizer.songs) - set(left_out))
     plan = make_protocol(corpus, 'validation')
     programme = next(p for p in programmes(corpus, plan) if p.name == name)
-    steps = record(programme, recognizer, corpus, venue.Bank(corpus, 'validation'))
+    steps = record(programme, recognizer, corpus, Bank(corpus, 'validation'))
     with atomic_write(path) as part:
         part.write_text(json.dumps(steps | {'model': recognizer.model_name}), encoding='utf-8')
     return name

@@ -7,112 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import chain, codec, crowd, dynamics, mix, rooms, stages, warp
 from .audio import SAMPLE_RATE
+from .bank import Bank, Room, synthesised
 from .core import ResonanceError, first_line, require_rng, rng_for
+from .draws import Choice, LogUniform, Maybe, Peaks, Uniform
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from resonance_nb.corpora import Corpus
-
 # %% auto #0
-__all__ = ['VENUES', 'HARD_MIX', 'ANECHOIC', 'VERSION', 'PROGRAMME_DB', 'MICROPHONE_DB', 'Uniform', 'LogUniform', 'Choice',
-           'Maybe', 'Peaks', 'Venue', 'venue_named', 'describe', 'Room', 'Bank', 'synthesised', 'Record', 'plain_facts',
-           'degrade', 'replay', 'crowd_alone', 'degrade_long']
-
-# %% ../nbs/23_venue.ipynb #decd2ec0
-@dataclass(frozen=True)
-class Uniform:
-    "Any value between two, all equally likely."
-
-    low: float
-    high: float
-
-    def draw(
-        self,
-        rng: np.random.Generator,  # of `rng_for`
-    ):
-        return float(rng.uniform(self.low, self.high))
-
-    def __str__(self):
-        return f'{self.low:g} … {self.high:g}'
-
-# %% ../nbs/23_venue.ipynb #17554a06
-@dataclass(frozen=True)
-class LogUniform(Uniform):
-    "Any value between two, every octave equally likely."
-
-    def draw(
-        self,
-        rng: np.random.Generator,  # of `rng_for`
-    ):
-        return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
-
-# %% ../nbs/23_venue.ipynb #ac1c2433
-@dataclass(frozen=True)
-class Choice:
-    "One of some values, all equally likely."
-
-    values: tuple
-
-    def draw(
-        self,
-        rng: np.random.Generator,  # of `rng_for`
-    ):
-        return self.values[int(rng.integers(len(self.values)))]
-
-    def __str__(self):
-        return ', '.join(f'{v:g}' if isinstance(v, (int, float)) else str(v) for v in self.values)
-
-# %% ../nbs/23_venue.ipynb #0a05e64a
-@dataclass(frozen=True)
-class Maybe:
-    "A draw with a probability; `None` otherwise."
-
-    probability: float
-    of: Uniform | Choice
-
-    def draw(
-        self,
-        rng: np.random.Generator,  # of `rng_for`
-    ):
-        # always two draws: the rest does not shift
-        hit = rng.random() < self.probability
-        value = self.of.draw(rng)
-        return value if hit else None
-
-    def __str__(self):
-        return f'{self.of} ({self.probability:.0%})'
-
-# %% ../nbs/23_venue.ipynb #60eb533c
-@dataclass(frozen=True)
-class Peaks:
-    "Some peaking filters: how many, how strong, where and how wide."
-
-    count: Choice
-    gain_db: Uniform
-    centre_hz: LogUniform
-    q: LogUniform
-
-    def draw(
-        self,
-        rng: np.random.Generator,  # of `rng_for`
-    ):
-        return tuple(
-            (self.centre_hz.draw(rng), self.gain_db.draw(rng), self.q.draw(rng))
-            for _ in range(self.count.draw(rng))
-        )
-
-    def __str__(self):
-        return f'{self.count} peaks of {self.gain_db} dB'
+__all__ = ['VENUES', 'HARD_MIX', 'VERSION', 'PROGRAMME_DB', 'MICROPHONE_DB', 'Venue', 'venue_named', 'describe', 'Record',
+           'plain_facts', 'checked_clip', 'power_of', 'gain_db', 'gain_to', 'in_the_air', 'in_the_phone', 'degrade',
+           'replay', 'crowd_alone']
 
 # %% ../nbs/23_venue.ipynb #2aadb60c
 @dataclass(frozen=True)
@@ -163,88 +75,73 @@ class Venue:
         # prepared crowds to choose from, and their length, s; None: a new one
         scenes: tuple[list[dict], float] | None = None,
     ) -> Record:
-        "One concert: every value drawn; raises `ResonanceError` for an impossible ratio."
+        "Draw one concert, every value of it; raises `ResonanceError` for an impossible ratio."
         return _draw(self, rng, bank, snr_db, duration_s, before_s, loudness, scenes)
 
-# %% ../nbs/23_venue.ipynb #cf762bec
-_BIG_CROWD = dict(events_per_minute=Uniform(6, 20), sing_along=0.4)
+# %% ../nbs/23_venue.ipynb #d1f63297
+_HIFI = dict(
+    pa_high_pass_hz=LogUniform(40, 150),
+    sub_db=Uniform(0, 4),
+    threshold_db=Uniform(-18, -8),
+    ratio=LogUniform(1.2, 3),
+    ceiling_db=Uniform(-3, -0.5),
+    events_per_minute=Uniform(0, 3),
+    sing_along=0.05,
+    crowd_layers=(1, 2),
+)
 
-# %% ../nbs/23_venue.ipynb #fdf94d0d
+# %% ../nbs/23_venue.ipynb #9fbf6613
+_DISCO = dict(
+    sub_db=Uniform(3, 12),
+    overload_db=Maybe(0.7, Uniform(3, 18)),
+    stretch=Maybe(0.5, Uniform(0.98, 1.02)),
+    pitch_cents=Maybe(0.5, Uniform(-20, 20)),
+    threshold_db=Uniform(-30, -14),
+)
+
+# %% ../nbs/23_venue.ipynb #7f8481d9
+_BIG_CROWD = dict(events_per_minute=Uniform(6, 20), sing_along=0.4)
+_BIG_PA = dict(sub_db=Uniform(3, 12), ratio=LogUniform(2, 10), **_BIG_CROWD)
+_ON_SHOULDER = dict(
+    pa_low_pass_hz=LogUniform(3_000, 7_800),
+    mic_high_pass_hz=LogUniform(100, 400),
+    mic_low_pass_hz=LogUniform(3_000, 5_000),
+    overload_db=Maybe(0.8, Uniform(3, 24)),
+    codec=Maybe(0.8, Venue.codec.of),
+    **_BIG_CROWD,
+)
+
+# %% ../nbs/23_venue.ipynb #2cba006b
+_ROWS = (  # name, about, hall, RT60, distance, volume, what else is special
+    ('living-room', 'a hi-fi, a few friends talking', 'living-room', (0.3, 0.7), (1, 5), (30, 120), _HIFI),
+    (
+        'club',
+        'a disc jockey, a low ceiling, people close by',
+        'club',
+        (0.4, 1.2),
+        (3, 15),
+        (300, 3_000),
+        _DISCO,
+    ),
+    ('theatre', 'seated, warm, polite', 'theatre', (0.8, 1.8), (6, 30), (2_000, 12_000), {}),
+    (
+        *('arena', 'ten thousand people under a roof', 'arena', (1.5, 4.5), (15, 80), (30_000, 250_000)),
+        {'pa_high_pass_hz': LogUniform(25, 60), **_BIG_PA},
+    ),
+    (
+        *('festival', 'open air, far away, echoes from the towers', 'festival', (0.3, 0.6), (15, 120)),
+        *((1_000, 2_000), {'mic_high_pass_hz': LogUniform(80, 400), **_BIG_PA}),
+    ),
+    (
+        *('phone-on-shoulder', 'filming from the middle of the crowd, in any hall', 'arena', (0.3, 6.0)),
+        *((5, 60), (500, 100_000), _ON_SHOULDER),
+    ),
+)
+
+# %% ../nbs/23_venue.ipynb #611bd2ba
 VENUES = {
-    v.name: v
-    for v in (
-        Venue(
-            'living-room',
-            'a hi-fi, a few friends talking',
-            'living-room',
-            LogUniform(0.3, 0.7),
-            LogUniform(1, 5),
-            LogUniform(30, 120),
-            pa_high_pass_hz=LogUniform(40, 150),
-            sub_db=Uniform(0, 4),
-            threshold_db=Uniform(-18, -8),
-            ratio=LogUniform(1.2, 3),
-            ceiling_db=Uniform(-3, -0.5),
-            events_per_minute=Uniform(0, 3),
-            sing_along=0.05,
-            crowd_layers=(1, 2),
-        ),
-        Venue(
-            'club',
-            'a disc jockey, a low ceiling, people close by',
-            sub_db=Uniform(3, 12),
-            overload_db=Maybe(0.7, Uniform(3, 18)),
-            stretch=Maybe(0.5, Uniform(0.98, 1.02)),
-            pitch_cents=Maybe(0.5, Uniform(-20, 20)),
-            threshold_db=Uniform(-30, -14),
-        ),
-        Venue(
-            'theatre',
-            'seated, warm, polite',
-            'theatre',
-            LogUniform(0.8, 1.8),
-            LogUniform(6, 30),
-            LogUniform(2_000, 12_000),
-        ),
-        Venue(
-            'arena',
-            'ten thousand people under a roof',
-            'arena',
-            LogUniform(1.5, 4.5),
-            LogUniform(15, 80),
-            LogUniform(30_000, 250_000),
-            pa_high_pass_hz=LogUniform(25, 60),
-            sub_db=Uniform(3, 12),
-            ratio=LogUniform(2, 10),
-            **_BIG_CROWD,
-        ),
-        Venue(
-            'festival',
-            'open air, far away, echoes from the towers',
-            'festival',
-            LogUniform(0.3, 0.6),
-            LogUniform(15, 120),
-            LogUniform(1_000, 2_000),
-            sub_db=Uniform(3, 12),
-            ratio=LogUniform(2, 10),
-            mic_high_pass_hz=LogUniform(80, 400),
-            **_BIG_CROWD,
-        ),
-        Venue(
-            'phone-on-shoulder',
-            'filming from the middle of the crowd, in any hall',
-            'arena',
-            LogUniform(0.3, 6.0),
-            LogUniform(5, 60),
-            LogUniform(500, 100_000),
-            pa_low_pass_hz=LogUniform(3_000, 7_800),
-            mic_high_pass_hz=LogUniform(100, 400),
-            mic_low_pass_hz=LogUniform(3_000, 5_000),
-            overload_db=Maybe(0.8, Uniform(3, 24)),
-            codec=Maybe(0.8, Venue.codec.of),
-            **_BIG_CROWD,
-        ),
-    )
+    name: Venue(name, about, hall, *(LogUniform(*limits) for limits in ranges), **special)
+    for name, about, hall, *ranges, special in _ROWS
 }
 
 # %% ../nbs/23_venue.ipynb #98ff3a8f
@@ -276,7 +173,7 @@ HARD_MIX = Venue(
 def venue_named(
     name: str | Venue,  # one of `VENUES`, or a venue of your own
 ) -> Venue:
-    "The venue; an unknown name raises `ResonanceError`."
+    "Find a venue by name; an unknown one raises `ResonanceError`."
     if isinstance(name, Venue):
         return name
     if name == HARD_MIX.name:
@@ -287,7 +184,7 @@ def venue_named(
 
 # %% ../nbs/23_venue.ipynb #118d4b22
 def describe() -> pd.DataFrame:
-    "All venues in one table: what is drawn, one row each, one column a venue."
+    "Show all venues in one table: what is drawn, one row each, one column a venue."
     import pandas as pd
 
     rows = {
@@ -296,212 +193,10 @@ def describe() -> pd.DataFrame:
     rows['crowd_layers'] = ['{} or {}'.format(*v.crowd_layers) for v in VENUES.values()]
     return pd.DataFrame.from_dict(rows, orient='index', columns=list(VENUES))
 
-# %% ../nbs/23_venue.ipynb #645401e0
-@dataclass(frozen=True)
-class Room:
-    "A room as facts: where its response comes from, and what was asked of it."
-
-    kind: str  # 'measured', 'statistical', 'shoebox', 'open-air' or 'none'
-    id: str  # of the measured response; '' for the others
-    seed: int  # of what is random in a simulated one
-    rt60_s: float  # asked
-    distance_m: float  # from the loudspeakers
-    drr_db: float  # direct to reverberant energy, asked
-    hall: str = ''  # of a simulated one
-
-# %% ../nbs/23_venue.ipynb #dab2046d
-ANECHOIC = Room('none', '', 0, 0.0, 1.0, 0.0)  # no room at all
-
-# %% ../nbs/23_venue.ipynb #70117813
-def _is_clear(response, margin: float) -> bool:
-    "Is the strongest arrival between 300 and 3,000 Hz the direct one, within 1 ms, and this much stronger than any other?"
-    from scipy.fft import irfft, next_fast_len, rfft
-
-    n = next_fast_len(len(response) + 4_096, real=True)
-    hz = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
-    band = np.abs(irfft(rfft(response, n) * ((hz > 300) & (hz < 3_000)), n))
-    direct = max(band[:16].max(), band[-16:].max())
-    return direct > margin * band[16:-16].max()
-
-# %% ../nbs/23_venue.ipynb #09641da3
-_REMEMBERED = ('_rooms', '_responses', '_facts', '_warped')
-
-
-def _remembered(cache: dict, most: int, key: object, make: Callable[[], object]) -> object:
-    "Take an answer from a cache, or make it and keep it; the oldest go where there are too many."
-    if key in cache:
-        return cache[key]
-    answer = make()
-    while len(cache) >= most:
-        cache.pop(next(iter(cache)), None)
-    cache[key] = answer
-    return answer
-
-# %% ../nbs/23_venue.ipynb #59e4409c
-class Bank:
-    "Rooms and crowds to draw from; what was made once is remembered."
-
-    def __init__(
-        self,
-        # measured rooms and recorded crowds; None: simulated and synthesised ones
-        corpus: Corpus | None = None,
-        split: str = 'train',  # which part of the corpus
-        # simulate a third of the rooms by image sources and rays (needs the extra `rooms`)
-        shoebox: bool = False,
-        rooms_per_venue: int = 96,  # how many rooms each venue draws from
-        seed: int = 0,  # of those rooms
-    ):
-        self.name = f'{corpus.name} {split}' if corpus else 'synthesised'
-        self.rooms = rooms.RoomBank(corpus, split) if corpus is not None and len(corpus.rir) else None
-        with_noise = corpus is not None and len(corpus.noise)
-        self.crowds = crowd.CrowdBank(corpus if with_noise else None, split, seed)
-        self.corpus = corpus
-        self.split = split
-        self.shoebox = shoebox
-        self.rooms_per_venue = rooms_per_venue
-        self.seed = seed
-        self.digest = f'{self.name} {corpus.checksum()[:12] if corpus else ""} seed {seed}'.replace('  ', ' ')
-        self._forget()
-
-    def _forget(self) -> None:
-        self._rooms: dict[tuple[Venue, int], Room] = {}
-        self._responses: dict[Room, np.ndarray] = {}
-        self._facts: dict[Room, dict] = {}
-        self._warped: dict[tuple[str, float], np.ndarray] = {}
-
-    def __getstate__(self) -> dict:  # what is remembered can be made again
-        return {name: value for name, value in vars(self).items() if name not in _REMEMBERED}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._forget()
-
-    def room(
-        self,
-        venue: Venue,  # where the concert is
-        number: int,  # which of its rooms
-    ) -> Room:
-        "Draw one of the rooms of a venue: the same number, the same room."
-        return _remembered(self._rooms, 4_096, (venue, number), lambda: _room(self, venue, number))
-
-    def response(
-        self,
-        room: Room,  # as `room` drew it
-    ) -> np.ndarray:  # shape (n,), at 16 kHz
-        "Prepare the response of a room; raises `ResonanceError` when a measured one cannot be warped so far."
-        return _remembered(self._responses, 1_024, room, lambda: _response(self, room))
-
-    def facts(
-        self,
-        room: Room,  # as `room` drew it
-    ) -> dict:  # RT60, EDT in seconds, C50, DRR in dB; empty where there is no room
-        "Measure the prepared response of a room."
-        return _remembered(self._facts, 4_096, room, lambda: _facts(self, room))
-
-    def warped(
-        self,
-        id: str,  # of a measured room
-        rt60_s: float,  # the decay wanted, seconds
-    ) -> np.ndarray:  # shape (n,), at 16 kHz
-        "Bring the decay of a measured room to another time."
-        key = (id, rt60_s)
-        return _remembered(self._warped, 8, key, lambda: rooms.with_rt60(self.rooms.response(id), rt60_s))
-
-    @cached_property
-    def devices(self) -> list[str]:
-        "Measured loudspeakers and microphones that leave the music in its place."
-        found = self.rooms.device_ids if self.rooms else []
-        return [i for i in found if _is_clear(self.rooms.device(i), 2.5)]
-
-    def __reduce__(self):
-        return Bank, (self.corpus, self.split, self.shoebox, self.rooms_per_venue, self.seed)
-
-    def another(
-        self,
-        seed: int,  # of its rooms and synthesised crowds
-        rooms_per_venue: int,  # how many rooms each venue draws from
-    ) -> Bank:
-        "Return a bank of the same rooms and crowds that draws others from them."
-        return Bank(self.corpus, self.split, self.shoebox, rooms_per_venue, seed)
-
-# %% ../nbs/23_venue.ipynb #1cbd882e
-def _room(bank: Bank, venue: Venue, number: int) -> Room:
-    "Draw one of the rooms of a venue."
-    rng = rng_for(bank.seed, 'room', venue.name, number)
-    rt60_s = venue.rt60_s.draw(rng)
-    distance_m = venue.distance_m.draw(rng)
-    volume_m3 = venue.volume_m3.draw(rng)
-    seed = int(rng.integers(2**31))
-    u = rng.random()
-    aimed_db = rng.uniform(5, 12)  # loudspeakers throw their sound forward: directivity
-    drr_db = float(np.clip(rooms.drr_at(distance_m, volume_m3, rt60_s) + aimed_db, -6, 15))
-    if venue.hall == 'festival':
-        return Room('open-air', '', seed, 0.0, distance_m, 15.0, venue.hall)
-    if bank.shoebox and u < 1 / 3:
-        fits = min(distance_m, rooms.ROOM_KINDS[venue.hall].length_m[1])
-        return Room('shoebox', '', seed, rt60_s, fits, max(drr_db, 0.0), venue.hall)
-    for id in _nearest(bank, rt60_s)[seed % 4 : seed % 4 + 3] if u < 0.8 else []:
-        try:
-            return _direct_first(bank, Room('measured', id, seed, rt60_s, distance_m, drr_db))
-        except (
-            ResonanceError
-        ):  # its decay cannot be brought to the asked one, or its direct sound not found; the next may do
-            pass
-    return Room('statistical', '', seed, rt60_s, distance_m, drr_db)
-
-# %% ../nbs/23_venue.ipynb #90a43d9e
-def _direct_first(bank: Bank, room: Room) -> Room:
-    """Give a room as much more direct sound as it takes for the music to be heard in its place.
-
-    Raises `ResonanceError` when 12 dB do not do.
-    """
-    for more_db in range(0, 13, 2):
-        nearer = replace(room, drr_db=room.drr_db + more_db)
-        if _is_clear(bank.response(nearer), 1.75):
-            return nearer
-    raise ResonanceError(f'no direct sound can be made out in {room}')
-
-# %% ../nbs/23_venue.ipynb #963d3961
-def _nearest(bank: Bank, rt60_s: float) -> list[str]:
-    "List measured rooms with a decay of half to twice the asked one, nearest first."
-    try:
-        ids = bank.rooms.ids if bank.rooms else []
-    except ResonanceError:  # this split has no room that can be used
-        ids = []
-    away = {i: abs(math.log2(bank.rooms.facts(i).rt60_s / rt60_s)) for i in ids}
-    return sorted((i for i in ids if away[i] <= 1), key=away.get)
-
-# %% ../nbs/23_venue.ipynb #857f577e
-def _response(bank: Bank, room: Room) -> np.ndarray:
-    "Prepare the response of a room, shape (n,); raises `ResonanceError` when a measured one cannot be warped so far."
-    rng = rng_for(room.seed, 'response')
-    if room.kind == 'none':
-        return np.ones(1, np.float32)
-    if room.kind == 'open-air':
-        return rooms.open_air(rng, room.distance_m)
-    if room.kind == 'statistical':
-        return rooms.statistical_room(room.rt60_s, rng, room.drr_db)
-    if room.kind == 'measured':
-        return rooms.with_drr(bank.warped(room.id, room.rt60_s), room.drr_db)
-    return rooms.with_drr(rooms.shoebox_room(room.hall, room.rt60_s, rng, room.distance_m), room.drr_db)
-
-# %% ../nbs/23_venue.ipynb #a125dbe9
-def _facts(bank: Bank, room: Room) -> dict:
-    "Measure the prepared response: RT60, EDT, C50, DRR; nothing where there is no room."
-    if room.kind in ('open-air', 'none'):
-        return {}
-    return {k: v for k, v in asdict(rooms.measure_room(bank.response(room))).items() if math.isfinite(v)}
-
-# %% ../nbs/23_venue.ipynb #6b124aa7
-@lru_cache(maxsize=1)
-def synthesised() -> Bank:
-    "The bank that needs no corpus: simulated rooms, synthesised crowds."
-    return Bank()
-
-# %% ../nbs/23_venue.ipynb #281eb391
+# %% ../nbs/23_venue.ipynb #6449954c
 VERSION = 1  # of the record
 
-# %% ../nbs/23_venue.ipynb #6449954c
+
 @dataclass(frozen=True)
 class Record:
     "One concert as plain data: every drawn value, and what was measured when it was played."
@@ -523,7 +218,7 @@ class Record:
     version: int = VERSION
 
     def to_json(self) -> str:
-        "As one line of JSON; `Record.from_json` reads it."
+        "Write the record as one line of JSON; `Record.from_json` reads it."
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
@@ -531,7 +226,7 @@ class Record:
         cls,
         text: str,  # of `to_json`
     ) -> Record:
-        "The record that was written; raises `ResonanceError` for anything else."
+        "Read a record that was written; raises `ResonanceError` for anything else."
         try:
             d = json.loads(text)
             if d['version'] != VERSION:
@@ -550,7 +245,7 @@ class Record:
 def plain_facts(
     x,  # lists, tuples and dicts of plain values
 ):
-    "The same with tuples for lists, all the way down, so that what went through JSON compares equal."
+    "Put tuples for lists, all the way down, so that what went through JSON compares equal."
     if isinstance(x, dict):
         return {k: plain_facts(v) for k, v in x.items()}
     return tuple(plain_facts(v) for v in x) if isinstance(x, (list, tuple)) else x
@@ -565,15 +260,9 @@ def _source_steps(v: Venue, rng) -> tuple:
     "The player and the loudspeakers."
     stretch = v.stretch.draw(rng)
     pitch = v.pitch_cents.draw(rng)
-    eq = stages.Equaliser(
-        v.pa_high_pass_hz.draw(rng),
-        2,
-        v.pa_low_pass_hz.draw(rng),
-        2,
-        v.pa_peaks.draw(rng),
-        (90.0, v.sub_db.draw(rng)),
-        (3_000.0, v.treble_db.draw(rng)),
-    )
+    high_hz, low_hz, peaks = (d.draw(rng) for d in (v.pa_high_pass_hz, v.pa_low_pass_hz, v.pa_peaks))
+    shelves = (90.0, v.sub_db.draw(rng)), (3_000.0, v.treble_db.draw(rng))
+    eq = stages.Equaliser(high_hz, 2, low_hz, 2, peaks, *shelves)
     squeeze = dynamics.Compressor(
         v.threshold_db.draw(rng), v.ratio.draw(rng), v.attack_s.draw(rng), v.release_s.draw(rng), 0.0
     )
@@ -588,6 +277,15 @@ def _source_steps(v: Venue, rng) -> tuple:
         ('limit', dynamics.Limiter(v.ceiling_db.draw(rng), squeeze.release_s)),
     )
 
+# %% ../nbs/23_venue.ipynb #8eb8f2ba
+def _overload(drive_db: float | None, how: str) -> list:
+    "The steps of an overdriven microphone; none without a drive."
+    if drive_db is None:
+        return []
+    if how == 'clip':
+        return [('amplify', stages.Gain(drive_db)), ('hard_clip', dynamics.HardClip(-1.0))]
+    return [('saturate', dynamics.Saturator(how, drive_db))]
+
 # %% ../nbs/23_venue.ipynb #e543bee5
 def _phone_steps(v: Venue, rng) -> tuple:
     "The microphone, its electronics and the file."
@@ -601,82 +299,59 @@ def _phone_steps(v: Venue, rng) -> tuple:
     bits = v.bits.draw(rng)
     ppm = v.skew_ppm.draw(rng)
     agc = None if target_db is None else dynamics.AutoGain(target_db, 20.0, time_s)
-    over = []
-    if drive_db is not None and how == 'clip':
-        over = [('amplify', stages.Gain(drive_db)), ('hard_clip', dynamics.HardClip(-1.0))]
-    elif drive_db is not None:
-        over = [('saturate', dynamics.Saturator(how, drive_db))]
     coded = codec.Codec(coding.split()[0], int(coding.split()[1])) if coding else None
     return _steps(
         ('equalise', eq),
         ('auto_gain', agc),
-        *over,
+        *_overload(drive_db, how),
         ('code_and_decode', coded),
         ('quantise', codec.Quantiser(bits)),
         ('skew', warp.ClockSkew(ppm)),
     )
 
-# %% ../nbs/23_venue.ipynb #159e1380
-def _draw(
-    self: Venue,
-    rng: np.random.Generator,
-    bank: Bank | None,
-    snr_db: float | None,
-    duration_s: float,
-    before_s: float,
-    loudness: str,
-    scenes: tuple[list[dict], float] | None,
-) -> Record:
+# %% ../nbs/23_venue.ipynb #e263807e
+def _draw_scene(v: Venue, rng, bank: Bank, duration_s: float, before_s: float) -> dict:
+    "A crowd for one clip, as facts."
+    often = v.events_per_minute.draw(rng)
+    how = dict(events_per_minute=often, sing_along=v.sing_along, layers=v.crowd_layers)
+    scene = crowd.draw_scene(bank.crowds, duration_s, rng, before_s=before_s, **how)
+    return plain_facts(scene.to_dict())
+
+# %% ../nbs/23_venue.ipynb #a06b98f6
+def _enter_scene(scenes: tuple, rng, when: float, duration_s: float, before_s: float) -> tuple[dict, int]:
+    "One of some prepared scenes of a length, and where in it the clip begins, samples; `when` is 0 to 1."
+    scene = scenes[0][int(rng.integers(len(scenes[0])))]
+    spare_s = scenes[1] - duration_s - before_s
+    return scene, round((before_s + when * max(0.0, spare_s)) * SAMPLE_RATE)
+
+# %% ../nbs/23_venue.ipynb #c6f43871
+def _draw(self: Venue, rng, bank, snr_db, duration_s, before_s, loudness, scenes) -> Record:
+    "See `Venue.draw`."
     bank = bank or synthesised()
     if snr_db is not None and not -60 <= snr_db <= 60:
-        raise ResonanceError(
-            f'a signal-to-noise ratio of {snr_db} dB is beyond what means anything; choose -60 to 60 dB, or none for no crowd'
-        )
+        what = f'a signal-to-noise ratio of {snr_db} dB is beyond what means anything'
+        raise ResonanceError(f'{what}; choose -60 to 60 dB, or none for no crowd')
     seed = int(rng.integers(2**53))
-    number = int(rng.integers(bank.rooms_per_venue))
-    room = bank.room(self, number)
+    room = bank.room(self, int(rng.integers(bank.rooms_per_venue)))
     source = _source_steps(self, rng)
     phone = _phone_steps(self, rng)
-    devices = bank.devices
     coloured = rng.random() < self.device
     which = rng.random()
     when = rng.random()
     if scenes is None:
-        often = self.events_per_minute.draw(rng)
-        scene = plain_facts(
-            crowd.draw_scene(
-                bank.crowds,
-                duration_s,
-                rng,
-                before_s=before_s,
-                events_per_minute=often,
-                sing_along=self.sing_along,
-                layers=self.crowd_layers,
-            ).to_dict()
-        )
-        start = 0
+        scene, start = _draw_scene(self, rng, bank, duration_s, before_s), 0
     else:
-        scene = scenes[0][int(rng.integers(len(scenes[0])))]
-        spare_s = scenes[1] - duration_s - before_s
-        start = round((before_s + when * max(0.0, spare_s)) * SAMPLE_RATE)
+        scene, start = _enter_scene(scenes, rng, when, duration_s, before_s)
+    devices = bank.devices
     device = devices[int(which * len(devices))] if coloured and devices else ''
-    return Record(
-        self.name,
-        seed,
-        snr_db,
-        loudness,
-        source,
-        room,
-        room.distance_m,
-        scene,
-        start,
-        device,
-        phone,
-        bank.digest,
-    )
+    facts = (source, room, room.distance_m, scene, start, device, phone, bank.digest)
+    return Record(self.name, seed, snr_db, loudness, *facts)
 
 # %% ../nbs/23_venue.ipynb #cdc7348d
-def _checked(samples, what: str) -> np.ndarray:
+def checked_clip(
+    samples,  # None for none
+    what: str,  # how to call them in a complaint
+) -> np.ndarray:
     "Take samples as float32, shape (n,); raises `ResonanceError`."
     try:
         x = np.asarray([] if samples is None else samples, np.float32)
@@ -697,28 +372,43 @@ def _run(steps, samples, rng, anchor):
         samples = stage(samples, rng, p, **({'anchor': anchor} if name in ('drift', 'skew') else {}))
     return samples
 
+# %% ../nbs/23_venue.ipynb #05cedea8
+def power_of(
+    x,  # samples, shape (n,)
+) -> float:
+    "Compute the mean square in double precision; 0 for no samples."
+    return float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
 
-def _db(gain: float) -> float:
+
+def gain_db(
+    gain: float,  # a factor
+) -> float:
+    "Write a factor in dB; 0 for none."
     return 20 * math.log10(gain) if gain > 0 else 0.0
 
-# %% ../nbs/23_venue.ipynb #8c232c40
-def _gain_to(level_db: float, power: float) -> float:
-    "The factor that brings a mean square to a level; 1 for silence."
+# %% ../nbs/23_venue.ipynb #6fb9a5ed
+def gain_to(
+    level_db: float,  # RMS wanted, dBFS
+    power: float,  # mean square
+) -> float:
+    "Compute the factor that brings a mean square to a level; 1 for silence."
     return 10 ** (level_db / 20) / math.sqrt(power) if power > 1e-18 else 1.0
 
-# %% ../nbs/23_venue.ipynb #1230d915
+# %% ../nbs/23_venue.ipynb #d00c6099
 PROGRAMME_DB = -18.0  # RMS at which music enters the loudspeakers' electronics
 MICROPHONE_DB = -20.0  # RMS at which music and crowd leave the microphone
 
-
-def _power(x) -> float:
-    return float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
-
-# %% ../nbs/23_venue.ipynb #31353cf9
-def _in_the_air(
-    record: Record, x, anchor: int, n: int, bank: Bank, input_gain: float
+# %% ../nbs/23_venue.ipynb #d8d24d0d
+def in_the_air(
+    record: Record,  # of the concert
+    x: np.ndarray,  # what is before the clip, the clip and what is after it in one, shape (m,)
+    anchor: int,  # the sample of `x` at which the clip begins
+    n: int,  # samples of the clip
+    bank: Bank,  # what the concert was drawn from
+    *,
+    input_gain: float,  # factor on the music
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Music and crowd at the phone, both of shape (anchor + n,); `x` is before, clip and after in one."
+    "Play music and crowd as they arrive at the phone, both of shape (anchor + n,)."
     rng = rng_for(record.seed, 'source')
     if record.music:
         x = _run(record.source, x * np.float32(input_gain), rng, anchor)[: anchor + n]
@@ -730,16 +420,24 @@ def _in_the_air(
     if record.snr_db is None and record.music:
         return wet, np.zeros_like(wet)
     scene = crowd.Scene.from_dict(record.scene)
-    heard_by_audience = wet if record.music else None
+    audience_hears = wet if record.music else None
     start = record.scene_start - anchor
-    return wet, crowd.render_scene(scene, bank.crowds, anchor + n, start=start, music=heard_by_audience)
+    return wet, crowd.render_scene(scene, bank.crowds, anchor + n, start=start, music=audience_hears)
 
-# %% ../nbs/23_venue.ipynb #5f51b06f
+# %% ../nbs/23_venue.ipynb #5b0ec4b7
 _CODEC_PAST = 4_000  # samples of past that reach the codec, 0.25 s
 
 
-def _in_the_phone(record: Record, mixture, anchor: int, n: int, bank: Bank, number: int = 0) -> np.ndarray:
-    "The recording, shape (n,), in [-1, 1]."
+def in_the_phone(
+    record: Record,  # of the concert
+    mixture: np.ndarray,  # music and crowd, shape (anchor + n,)
+    anchor: int,  # the sample at which the clip begins
+    n: int,  # samples of the clip
+    bank: Bank,  # what the concert was drawn from
+    *,
+    number: int = 0,  # of the block, in a long recording
+) -> np.ndarray:
+    "Record what is in the air, shape (n,), in [-1, 1]."
     if record.device:
         mixture = stages.colour(mixture, bank.rooms.device(record.device))
     slow = [s for s in record.phone if s['stage'] in ('equalise', 'auto_gain')]
@@ -750,30 +448,6 @@ def _in_the_phone(record: Record, mixture, anchor: int, n: int, bank: Bank, numb
     out = _run(rest, np.clip(mixture[drop:], -8, 8), rng, anchor - drop)[anchor - drop :]
     return np.clip(out[:n], -1, 1).astype(np.float32)
 
-# %% ../nbs/23_venue.ipynb #47297186
-def _play(record: Record, samples, bank: Bank, before, after) -> tuple[np.ndarray, dict]:
-    "The recording of a clip, and what was measured on the way."
-    anchor = len(before)
-    n = len(samples)
-    x = np.concatenate([before, samples, after])
-    input_gain = _gain_to(PROGRAMME_DB, _power(x))
-    music, noise = _in_the_air(record, x, anchor, n, bank, input_gain)
-    measured = {'input_gain_db': _db(input_gain), 'clean_start_s': anchor / SAMPLE_RATE}
-    if record.music and record.snr_db is not None:
-        gain = mix.crowd_gain(music[anchor:], noise[anchor:], record.snr_db, loudness=record.loudness)
-        noise = noise * np.float32(gain)
-        measured |= {
-            'crowd_gain_db': _db(gain),
-            'snr_db': _ratio_db(music[anchor:], noise[anchor:], record.loudness),
-        }
-    mixture = music + noise
-    mic_gain = _gain_to(MICROPHONE_DB, _power(mixture))
-    measured |= bank.facts(record.room) if record.music else {}
-    out = _in_the_phone(record, mixture * np.float32(mic_gain), anchor, n, bank)
-    measured |= {'microphone_gain_db': _db(mic_gain)}
-    # the last digits may depend on how many threads computed them
-    return out, {k: round(v, 6) for k, v in measured.items()}
-
 # %% ../nbs/23_venue.ipynb #91e42827
 def _ratio_db(music, noise, loudness: str) -> float:
     "Music over crowd as they stand, dB or LU."
@@ -783,6 +457,30 @@ def _ratio_db(music, noise, loudness: str) -> float:
         return float(lufs(music) - lufs(noise))
     return float(mix.snr_db_of(music, noise))
 
+# %% ../nbs/23_venue.ipynb #47297186
+def _play(record: Record, samples, bank: Bank, before, after) -> tuple[np.ndarray, dict]:
+    "The recording of a clip, and what was measured on the way."
+    anchor = len(before)
+    n = len(samples)
+    x = np.concatenate([before, samples, after])
+    input_gain = gain_to(PROGRAMME_DB, power_of(x))
+    music, noise = in_the_air(record, x, anchor, n, bank, input_gain=input_gain)
+    measured = {'input_gain_db': gain_db(input_gain), 'clean_start_s': anchor / SAMPLE_RATE}
+    if record.music and record.snr_db is not None:
+        gain = mix.crowd_gain(music[anchor:], noise[anchor:], record.snr_db, loudness=record.loudness)
+        noise = noise * np.float32(gain)
+        measured |= {
+            'crowd_gain_db': gain_db(gain),
+            'snr_db': _ratio_db(music[anchor:], noise[anchor:], record.loudness),
+        }
+    mixture = music + noise
+    mic_gain = gain_to(MICROPHONE_DB, power_of(mixture))
+    measured |= bank.facts(record.room) if record.music else {}
+    out = in_the_phone(record, mixture * np.float32(mic_gain), anchor, n, bank)
+    measured |= {'microphone_gain_db': gain_db(mic_gain)}
+    # the last digits may depend on how many threads computed them
+    return out, {k: round(v, 6) for k, v in measured.items()}
+
 # %% ../nbs/23_venue.ipynb #db24eb7f
 def degrade(
     samples: np.ndarray,  # the clip, mono at 16 kHz, shape (n,)
@@ -790,6 +488,7 @@ def degrade(
     snr_db: float | None,  # music over crowd on the clip, dB (-60 to 60); None: no crowd
     rng: np.random.Generator,  # draws everything
     bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
+    *,
     # what is played before the clip, shape (m,); some seconds are worth giving
     before: np.ndarray | None = None,
     after: np.ndarray | None = None,  # what follows; without it music that is sped up ends up to 2 % early
@@ -800,9 +499,9 @@ def degrade(
     Raises `ResonanceError` for no samples, for NaN, and for silence with a ratio.
     """
     require_rng(rng)
-    clip = _checked(samples, 'the clip')
-    before = _checked(before, 'the sound before it')
-    after = _checked(after, 'the sound after it')
+    clip = checked_clip(samples, 'the clip')
+    before = checked_clip(before, 'the sound before it')
+    after = checked_clip(after, 'the sound after it')
     if not len(clip):
         raise ResonanceError('the clip has no samples')
     bank = bank or synthesised()
@@ -820,13 +519,13 @@ def replay(
     before: np.ndarray | None = None,  # the same sound before it
     after: np.ndarray | None = None,  # and after it
 ) -> np.ndarray:
-    "The same recording again, bit by bit; raises `ResonanceError` when the bank is another one."
+    "Play the same concert again, bit by bit; raises `ResonanceError` when the bank is another one."
     bank = bank or synthesised()
     if record.bank != bank.digest:
         raise ResonanceError(f'this concert was drawn from {record.bank!r}, not from {bank.digest!r}')
-    clip = _checked(samples, 'the clip')
-    before = _checked(before, 'the sound before it')
-    after = _checked(after, 'the sound after it')
+    clip = checked_clip(samples, 'the clip')
+    before = checked_clip(before, 'the sound before it')
+    after = checked_clip(after, 'the sound after it')
     return _play(record, clip, bank, before, after)[0]
 
 # %% ../nbs/23_venue.ipynb #e14e59af
@@ -837,7 +536,7 @@ def crowd_alone(
     bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
     before_s: float = 2.0,  # of crowd before it, for the phone's automatic gain
 ) -> tuple[np.ndarray, Record]:
-    "The venue without music, shape (n,), and the record."
+    "Record the venue without music, shape (n,); gives the record, too."
     bank = bank or synthesised()
     n = round(duration_s * SAMPLE_RATE)
     m = round(before_s * SAMPLE_RATE)
@@ -847,104 +546,3 @@ def crowd_alone(
     empty = np.zeros(n, np.float32)
     out, measured = _play(record, empty, bank, np.zeros(m, np.float32), empty[:0])
     return out, replace(record, measured=measured)
-
-# %% ../nbs/23_venue.ipynb #2f12f850
-_FADE = 800  # samples over which blocks blend, 50 ms
-
-
-class _Window:
-    "Ranges of samples from an iterator of blocks; ranges must move forward."
-
-    def __init__(self, blocks):
-        self.blocks = iter(blocks)
-        self.kept = np.zeros(0, np.float32)
-        self.first = 0
-
-    def read(self, start: int, end: int) -> np.ndarray:
-        "Samples start…end, as many as there are."
-        parts = [self.kept]
-        have = self.first + len(self.kept)
-        while have < end and (block := next(self.blocks, None)) is not None:
-            parts.append(np.asarray(block, np.float32))
-            have += len(block)
-        x = np.concatenate(parts)
-        drop = min(max(0, start - self.first), len(x))
-        self.kept = x[drop:]
-        self.first = self.first + drop
-        return self.kept[: max(0, end - self.first)]
-
-# %% ../nbs/23_venue.ipynb #e4a6b25f
-def _tempo(record: Record) -> tuple[float, float]:
-    "Seconds of the song per second of the recording, and of the crowd."
-    stretch = next((s['stretch'] for s in record.source if s['stage'] == 'drift'), 1.0)
-    skew = 1 + 1e-6 * next((s['ppm'] for s in record.phone if s['stage'] == 'skew'), 0.0)
-    return stretch * skew, skew
-
-# %% ../nbs/23_venue.ipynb #7d29ad58
-def _blocks(record, read, n, bank, input_gain, block, past):
-    "For each block of the recording: its number, music and crowd in the air, and where in them it begins."
-    per_song, per_crowd = _tempo(record)
-    window = _Window(read())
-    for number, a in enumerate(range(0, n, block)):
-        length = min(block + _FADE, n - a)
-        at = round(a * per_song)
-        anchor = min(past, at)
-        x = window.read(at - anchor, at + math.ceil(1.03 * length) + 2_048)
-        x = np.concatenate([x, np.zeros(max(0, anchor + length - len(x)), np.float32)])
-        here = replace(record, scene_start=record.scene_start + round(a * per_crowd))
-        yield number, *_in_the_air(here, x, anchor, length, bank, input_gain), anchor
-
-# %% ../nbs/23_venue.ipynb #b8a3db3f
-def degrade_long(
-    read: Callable[[], Iterator[np.ndarray]],  # gives the recording anew, in blocks of any length
-    venue: str | Venue,  # one of `VENUES`, or your own
-    snr_db: float | None,  # music over crowd on the whole recording, RMS, dB
-    rng: np.random.Generator,  # draws everything
-    bank: Bank | None = None,  # rooms and crowds
-    block_s: float = 60.0,  # length of a block
-    before_s: float = 8.0,  # how much past each block sees
-) -> tuple[Iterator[np.ndarray], Record]:
-    "`degrade` for a recording of any length, in bounded memory: the blocks as they are made, and the record."
-    bank = bank or synthesised()
-    n = 0
-    energy = 0.0
-    for x in read():
-        x = _checked(x, 'the recording')
-        n = n + len(x)
-        energy = energy + _power(x) * len(x)
-    if not n:
-        raise ResonanceError('the recording has no samples')
-    record = venue_named(venue).draw(rng, bank, snr_db, n / SAMPLE_RATE, 0.0)
-    input_gain = _gain_to(PROGRAMME_DB, energy / n)
-    sums = np.zeros(2)
-    args = (record, read, n, bank, input_gain, round(block_s * SAMPLE_RATE), round(before_s * SAMPLE_RATE))
-    for _, music, noise, anchor in _blocks(*args):
-        here = slice(anchor, anchor + args[5])
-        sums += [_power(music[here]) * len(music[here]), _power(noise[here]) * len(noise[here])]
-    if snr_db is not None and sums.min() / n < 1e-18:
-        raise ResonanceError('the recording is silent, so a signal-to-noise ratio means nothing')
-    gain = 1.0 if snr_db is None else math.sqrt(sums[0] / sums[1]) / 10 ** (snr_db / 20)
-    mic_gain = _gain_to(MICROPHONE_DB, (sums[0] + gain**2 * sums[1]) / n)
-    told = {
-        'input_gain_db': _db(input_gain),
-        'crowd_gain_db': _db(gain),
-        'microphone_gain_db': _db(mic_gain),
-        'clean_start_s': 0.0,
-    }
-    told |= {} if snr_db is None else {'snr_db': 10 * math.log10(sums[0] / sums[1]) - _db(gain)}
-    return _blend(args, gain, mic_gain), replace(record, measured=told)
-
-# %% ../nbs/23_venue.ipynb #fe5702cc
-def _blend(args, gain, mic_gain):
-    "The blocks of the recording, each blended into the next."
-    record, _, n, bank, _, block, _ = args
-    tail = np.zeros(0, np.float32)
-    rise = np.linspace(0, 1, _FADE, dtype=np.float32)
-    for number, music, noise, anchor in _blocks(*args):
-        mixture = (music + np.float32(gain) * noise) * np.float32(mic_gain)
-        out = _in_the_phone(record, mixture, anchor, len(mixture) - anchor, bank, number)
-        m = min(len(tail), len(out))
-        out[:m] = rise[:m] * out[:m] + (1 - rise[:m]) * tail[:m]
-        keep = min(block, n - number * block)
-        tail = out[keep:]
-        yield out[:keep]

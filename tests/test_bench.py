@@ -737,7 +737,7 @@ def test_bench_is_light_to_import():
 
 @pytest.fixture(scope='module')
 def venue_bank():
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
 
     return Bank(rooms_per_venue=4)
 

@@ -889,13 +889,9 @@ def test_a_catalogue_says_where_it_is_and_what_it_holds(tmp_path, music):
 
 
 def test_options_have_names_and_what_is_not_there_is_told_at_once(cat, music, tmp_path):
-    for call in (
-        lambda: cat.index(music, method='toy'),
-        lambda: cat.identify(clip(0), method='toy'),
-        lambda: Catalog(music, True),
-    ):
+    for method, first in ((cat.index, music), (cat.identify, clip(0)), (Catalog, music)):
         with pytest.raises(TypeError, match='positional'):
-            call()
+            method(first, 'toy')
     before = len(cat)
     with pytest.raises(ResonanceError, match='there is no .*nothere$'):
         cat.index(tmp_path / 'nothere', progress=False)

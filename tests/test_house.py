@@ -295,10 +295,16 @@ FLOORS = [
     'segments rows identity',
     'workers indexing checkup',
     'catalog songlist corpora starter download sources',
-    'rooms crowd stages',
+    'rooms crowd stages draws',
     'dynamics codec warp',
     'chain',
+<<<<<<< HEAD
+    'venue batched',
+=======
+    'bank',
     'venue',
+    'long_concert',
+>>>>>>> main
     'augment degraded queries',
     'windows clips figures',
     'bench',

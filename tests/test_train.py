@@ -501,7 +501,7 @@ def test_a_run_by_the_clock_goes_on_where_its_minutes_were(corpus, ids, tmp_path
 
 
 def test_concerts_do_not_depend_on_the_processes(corpus, ids, tmp_path):
-    from resonance_nb.venue import Bank
+    from resonance_nb.bank import Bank
     from resonance_nb.windows import pack
 
     recipe = changed(TINY, {'concert_sets': 2, 'scenes': 2, 'rooms': 2, 'steps': 5})

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from resonance_nb import venue, warp
+from resonance_nb.bank import ANECHOIC
 from resonance_nb.audio import lufs
 from resonance_nb.core import ResonanceError, rng_for
 from resonance_nb.starter import default_corpus
-from resonance_nb.venue import VENUES, Bank, Record, degrade, degrade_long, replay, synthesised
+from resonance_nb.long_concert import degrade_long
+from resonance_nb.bank import Bank, synthesised
+from resonance_nb.venue import VENUES, Record, degrade, replay
 
 NAMES = list(VENUES)
 
@@ -49,7 +52,13 @@ def draws(bank):
         where = (synthesised(), bank)[i % 2]
         loudness = ('rms', 'rms', 'lufs')[i % 3]
         out, r = degrade(
-            x[16_000:], NAMES[i % 6], asked, rng_for(0, 'draw', i), where, x[:16_000], loudness=loudness
+            x[16_000:],
+            NAMES[i % 6],
+            asked,
+            rng_for(0, 'draw', i),
+            where,
+            before=x[:16_000],
+            loudness=loudness,
         )
         made.append((x, asked, where, loudness, out, r))
     return made
@@ -58,8 +67,8 @@ def draws(bank):
 def test_the_ratio_is_the_asked_one_measured_by_hand(draws):
     for x, asked, where, loudness, _, r in draws:
         whole = np.concatenate([x])
-        music, noise = venue._in_the_air(
-            r, whole, 16_000, 16_000, where, 10 ** (r.measured['input_gain_db'] / 20)
+        music, noise = venue.in_the_air(
+            r, whole, 16_000, 16_000, where, input_gain=10 ** (r.measured['input_gain_db'] / 20)
         )
         noise = noise[16_000:] * 10 ** (r.measured['crowd_gain_db'] / 20)
         got = lufs(music[16_000:]) - lufs(noise) if loudness == 'lufs' else db(music[16_000:]) - db(noise)
@@ -126,7 +135,7 @@ def test_drift_bends_time_about_the_beginning_of_the_clip():
 def bare():
     "A concert in which nothing happens to the music."
     r = VENUES['club'].draw(rng_for(0, 'bare'), synthesised(), None, 4.0, 1.0)
-    return replace(r, source=(), phone=(), device='', room=venue.ANECHOIC, air_m=0.0)
+    return replace(r, source=(), phone=(), device='', room=ANECHOIC, air_m=0.0)
 
 
 def test_with_everything_off_the_clip_comes_through():
@@ -141,9 +150,11 @@ def test_the_past_is_heard_and_the_end_is_not_moved_to_the_beginning(bank):
     loud = x[:32_000]
     quiet = np.zeros(32_000, np.float32)
     nothing = np.zeros(32_000, np.float32)
-    tail = venue._in_the_air(r, np.concatenate([loud, nothing]), 32_000, 32_000, bank, 1.0)[0][32_000:]
-    ahead = venue._in_the_air(
-        r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, 1.0
+    tail = venue.in_the_air(r, np.concatenate([loud, nothing]), 32_000, 32_000, bank, input_gain=1.0)[0][
+        32_000:
+    ]
+    ahead = venue.in_the_air(
+        r, np.concatenate([quiet, nothing[:16_000], x[:16_000]]), 32_000, 32_000, bank, input_gain=1.0
     )[0]
     assert db(tail[:8_000]) > db(tail[-8_000:]) > -200
     assert np.abs(ahead[: 32_000 + 15_000]).max() < 1e-3 * np.abs(ahead).max()
