@@ -298,13 +298,9 @@ FLOORS = [
     'rooms crowd stages draws',
     'dynamics codec warp',
     'chain',
-<<<<<<< HEAD
-    'venue batched',
-=======
     'bank',
     'venue',
-    'long_concert',
->>>>>>> main
+    'batched long_concert',
     'augment degraded queries',
     'windows clips figures',
     'bench',
