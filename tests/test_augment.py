@@ -8,12 +8,13 @@ import pytest
 torch = pytest.importorskip('torch')
 
 from resonance_nb import augment, batched, chain, dynamics, venue, warp  # noqa: E402
+from resonance_nb.bank import Bank
 from resonance_nb.clips import measured_snr_db  # noqa: E402
 from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
 from resonance_nb.core import ResonanceError, rng_for  # noqa: E402
 from resonance_nb.starter import default_corpus  # noqa: E402
-from resonance_nb.bank import ANECHOIC, Bank  # noqa: E402
+from resonance_nb.bank import ANECHOIC  # noqa: E402
 
 NAMES = list(venue.VENUES)
 
