@@ -299,7 +299,7 @@ FLOORS = [
     'dynamics codec warp',
     'chain',
     'bank',
-    'venue',
+    'venue batched',
     'long_concert',
     'augment degraded queries',
     'windows clips figures',
