@@ -79,7 +79,7 @@ def reported(
     chapter: str,  # a notebook's name
     root: Path | None = None,  # the project; None: this one
 ) -> pd.DataFrame:
-    "Read the reported metrics of a chapter, one row each, with the run's id; no rows when it has not been run yet."
+    "Read a chapter's reported metrics, a row each with the run's id; no rows when it has not been run yet."
     result = result_file(chapter, root)
     metrics = table(result['metrics'])
     metrics['run'] = result['run'].get('run', 'not yet run')

@@ -295,7 +295,7 @@ FLOORS = [
     'segments rows identity',
     'workers indexing checkup',
     'catalog songlist corpora starter download sources',
-    'rooms crowd stages draws',
+    'responses rooms crowd stages draws',
     'dynamics codec warp',
     'chain',
     'bank',
