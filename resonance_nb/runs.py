@@ -174,7 +174,7 @@ def literals(
         if not isinstance(target, ast.Name):
             continue
         try:
-            values[target.id] = ast.literal_eval(node.value)
+            values[target.id] = ast.literal_eval(getattr(node, 'value', None))
         except ValueError:
             raise ResonanceError(
                 f'{chapter}: parameter {target.id} must be a plain value in its cell'
@@ -682,7 +682,8 @@ def reported_value(
     if len(rows) != 1:
         asked = ' '.join([metric, system or '', *(f'{k}={v}' for k, v in setting.items())])
         raise ResonanceError(f'{chapter} reports {len(rows)} numbers for {asked!r}; name exactly one')
-    return Reported(*(rows[0][k] for k in ('value', 'low', 'high', 'n')), found['run']['run'])
+    row = rows[0]
+    return Reported(row['value'], row['low'], row['high'], row['n'], found['run']['run'])
 
 # %% ../nbs/90_runs.ipynb #826b5b1b
 _marked = re.compile(r'(<!-- result:(?P<ask>[^>]*?) -->)(?P<text>.*?)(<!-- /result -->)', re.S)

@@ -123,8 +123,10 @@ def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, 
         elif 'rate_hz' not in task:
             yield b'I', json.dumps(asdict(decode.info(task['path']))).encode()
         elif 'start_s' in task:
-            asked = [task[name] for name in ('path', 'start_s', 'duration_s', 'rate_hz')]
-            yield from _sound(decode.pieces(*asked, told), notes)
+            pieces = decode.pieces(
+                task['path'], task['start_s'], task['duration_s'], task['rate_hz'], report=told
+            )
+            yield from _sound(pieces, notes)
         else:
             yield from _sound(
                 decode.stream_pieces(more, task['path'], task['rate_hz'], task['form'], told), notes
@@ -204,7 +206,8 @@ def _forget() -> None:
     "After a fork: the processes are those of another."
     global _lock
     _lock = threading.Lock()
-    _idle.clear(), _busy.clear()
+    _idle.clear()
+    _busy.clear()
 
 
 def _end_all() -> None:
@@ -248,7 +251,7 @@ class _Forked:
 
         (asked, ask), (answered, answer) = os.pipe(), os.pipe()
         self.pid = os.fork()
-        self.returncode = None
+        self.returncode: int | None = None
         if not self.pid:
             try:
                 os.dup2(asked, 0), os.dup2(answer, 1)
@@ -256,7 +259,8 @@ class _Forked:
                 serve(limits)
             finally:
                 os._exit(0)
-        os.close(asked), os.close(answer)
+        os.close(asked)
+        os.close(answer)
         self.stdin = os.fdopen(ask, 'wb')
         self.stdout = os.fdopen(answered, 'rb')
 
