@@ -36,7 +36,7 @@ SAMPLE_RATE = 16_000  # samples a second, everywhere inside the package
 def info(
     path,  # an audio or video file
 ) -> AudioInfo:
-    "Length, rate, channels and codec without decoding; raises `AudioError`."
+    "Read length, rate, channels and codec without decoding; raises `AudioError`."
     return sandbox.info(path)
 
 # %% ../nbs/01_audio.ipynb #cd485123
@@ -45,7 +45,7 @@ def resample(
     from_hz: int,  # their rate
     to_hz: int,  # the rate wanted
 ) -> np.ndarray:  # mono float32, shape (round(n * to_hz / from_hz),)
-    "The same sound at another rate."
+    "Bring sound to another rate."
     import soxr
 
     x = np.ascontiguousarray(samples, dtype='float32')
@@ -88,10 +88,10 @@ def load(
     start_s: float = 0.0,  # where to begin, seconds
     duration_s: float | None = None,  # how much, seconds; None = to the end
     sample_rate_hz: int = SAMPLE_RATE,  # the rate wanted
-) -> (
-    np.ndarray
-):  # mono float32, shape (n,), in [-1, 1]; n = round(duration_s * rate), less only at the recording's end
-    "A recording, or an exact excerpt of it; raises `AudioError`, and `TruncatedAudio` if the file breaks off inside it."
+) -> np.ndarray:  # mono float32, shape (n,), in [-1, 1]
+    """Load a recording, or an exact excerpt of it: round(duration_s * rate) samples, less only at its end.
+
+    Raises `AudioError`, and `TruncatedAudio` if the file breaks off inside the excerpt."""
     _check_range(path, start_s, duration_s, sample_rate_hz)
     pieces = list(sandbox.pieces(path, start_s, duration_s, sample_rate_hz))
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -104,7 +104,9 @@ def stream(
     duration_s: float | None = None,  # how much, seconds; None = to the end
     sample_rate_hz: int = SAMPLE_RATE,  # the rate wanted
 ) -> Iterator[np.ndarray]:  # mono float32 blocks, shape (round(block_s * rate),), in [-1, 1]
-    "A recording block by block, in bounded memory; raises like `load`, after handing out all that could be decoded."
+    """Read a recording block by block, in bounded memory.
+
+    Raises like `load`, after handing out all that could be decoded."""
     _check_range(path, start_s, duration_s, sample_rate_hz)
     size = max(1, round(block_s * sample_rate_hz))
     parts = []
@@ -159,7 +161,9 @@ def encode(
     sample_rate_hz: int = SAMPLE_RATE,  # their rate
     codec: str = 'mp3',  # 'mp3', 'ogg', 'opus', 'flac' or 'wav'
 ) -> bytes:
-    "A whole audio file as bytes, small enough to put in a page; raises `AudioError` for a codec or rate that cannot be."
+    """Encode samples as a whole audio file, small enough to put in a page.
+
+    Raises `AudioError` for a codec or rate that cannot be."""
     out = io.BytesIO()
     try:
         _write(out, samples, sample_rate_hz, f'.{codec}', quality=0.7 if codec == 'mp3' else None)
@@ -177,9 +181,8 @@ def save(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise AudioError(
-            f'{printable(path)}: cannot write {suffix or "a file without suffix"}; choose from: {" ".join(FORMATS)}'
-        )
+        what = suffix or 'a file without suffix'
+        raise AudioError(f'{printable(path)}: cannot write {what}; choose from: {" ".join(FORMATS)}')
     try:
         with atomic_write(path) as part, open(part, 'wb+') as f:
             _write(f, samples, sample_rate_hz, suffix)
@@ -263,7 +266,8 @@ def log_mel(
     f_max_hz: float | None = None,  # upper edge of the highest band; None = half the rate
     top_db: float | None = 80.0,  # floor below the loudest value; None = no such floor
 ) -> np.ndarray:  # float32 dB, shape (n_mels, n_frames)
-    "Energy per mel band in dB (10 log10 of power, floor 1e-10); as librosa's `power_to_db` of `melspectrogram`."
+    """Energy per mel band in dB (10 log10 of power, floor 1e-10); as librosa's `power_to_db` of
+    `melspectrogram`."""
     s = stft(samples, n_fft, hop).T
     bands = mel_filters(sample_rate_hz, n_fft, n_mels, f_min_hz, f_max_hz)
     power = (s.real**2 + s.imag**2) @ bands.T
@@ -295,7 +299,8 @@ def lufs(
     samples,  # mono samples, shape (n,), at least 0.4 s
     sample_rate_hz: int = SAMPLE_RATE,  # their rate
 ) -> float:
-    "Integrated loudness in LUFS (ITU-R BS.1770-4); minus infinity for silence; raises `AudioError` below 0.4 s."
+    """Integrated loudness in LUFS (ITU-R BS.1770-4); minus infinity for silence; raises `AudioError` below
+    0.4 s."""
     x = np.asarray(samples, 'float64')
     if len(x) < 0.4 * sample_rate_hz:
         raise AudioError('loudness (LUFS) is defined for 0.4 s of sound or more')
@@ -314,7 +319,7 @@ def stretches(
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
     below_db: float = 50.0,  # what is so much quieter than the loudest half second is silence
 ) -> list[slice]:
-    "The parts of a clip that sound, in order; the whole clip when nothing does."
+    "Find the parts of a clip that sound, in order; the whole clip when nothing does."
     # blocks of 50 ms, of which so many are a pause
     size = SAMPLE_RATE // 20
     pause = round(20 * PAUSE_S)
@@ -338,32 +343,37 @@ def search_stretches(
     search: Callable[[np.ndarray], list[Match]],  # a clip's answers, best first
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
 ) -> list[Match]:
-    "The most confident answers to a stretch of a clip that sounds, as answers to the clip: whoever is asked n times has n chances to be wrong, and n times less odds."
+    """Search with each stretch of a clip that sounds; returns the most confident answers.
+
+    Whoever is asked n times has n chances to be wrong, and n times less odds."""
     if np.ndim(samples) != 1 or (parts := stretches(samples)) == [slice(0, len(samples))]:
         return search(samples)
     best: list[Match] = []
     for part in parts:
-        found = search(samples[part])
-        if found and (not best or found[0].confidence > best[0].confidence):
-            odds = [m.confidence / max(1 - m.confidence, 1e-9) / len(parts) for m in found]
-            offsets_s = [m.offset_s - part.start / SAMPLE_RATE for m in found]
-            best = as_matches(
-                [m.track_id for m in found], [m.score for m in found], offsets_s, [o / (1 + o) for o in odds]
-            )
+        matches = search(samples[part])
+        if matches and (not best or matches[0].confidence > best[0].confidence):
+            odds = [m.confidence / max(1 - m.confidence, 1e-9) / len(parts) for m in matches]
+            offsets_s = [m.offset_s - part.start / SAMPLE_RATE for m in matches]
+            ids = [m.track_id for m in matches]
+            scores = [m.score for m in matches]
+            best = as_matches(ids, scores, offsets_s, [o / (1 + o) for o in odds])
     return best
 
 # %% ../nbs/01_audio.ipynb #498ddce8
-SUFFIXES = frozenset(  # what a folder is searched for: recordings, and films, that FFmpeg reads here
-    '.wav .wave .flac .ogg .oga .ogv .ogm .ogx .opus .spx .mp3 .mp2 .mp1 .mpga .m4a .m4b .m4r .mp4 .m4v .mov .qt .aac .adts .alac '
-    '.wma .wmv .asf .webm .weba .mkv .mka .aif .aiff .aifc .caf .au .snd .w64 .rf64 .avi .divx .flv .f4v .ts .mts .m2ts .m2t .mpg '
-    '.mpeg .vob .3gp .3g2 .ape .wv .tta .tak .mpc .dsf .dff .amr .awb .ac3 .eac3 .dts .rm .ra .voc .mxf .nut'.split()
+SUFFIXES = frozenset(  # what a folder is searched for: recordings, and films, that FFmpeg reads
+    (
+        '.wav .wave .flac .ogg .oga .ogv .ogm .ogx .opus .spx .mp3 .mp2 .mp1 .mpga .m4a .m4b .m4r .mp4 '
+        '.m4v .mov .qt .aac .adts .alac .wma .wmv .asf .webm .weba .mkv .mka .aif .aiff .aifc .caf .au '
+        '.snd .w64 .rf64 .avi .divx .flv .f4v .ts .mts .m2ts .m2t .mpg .mpeg .vob .3gp .3g2 .ape .wv '
+        '.tta .tak .mpc .dsf .dff .amr .awb .ac3 .eac3 .dts .rm .ra .voc .mxf .nut'
+    ).split()
 )
 
 
 def hidden(
     name: str,  # of a file or folder, without its place
 ) -> bool:
-    "Does it begin with a dot, as programs hide what is theirs? Two dots and more begin a title."
+    "Tell whether a name begins with a dot, as programs hide what is theirs; two dots and more begin a title."
     return name.startswith('.') and not name.startswith('..')
 
 # %% ../nbs/01_audio.ipynb #2afb102e
@@ -396,7 +406,8 @@ def find_audio(
     # counts the files that are no recordings, by suffix, and what is 'hidden'
     passed_over: Counter | None = None,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    "Audio files below these paths, sorted and each once, and what could not be visited with the reason; never raises."
+    """Find the audio files below these paths, sorted and each once, and what could not be visited, why;
+    never raises."""
     found = []
     problems = []
     folders = []
@@ -429,7 +440,9 @@ def find_audio(
 # %% ../nbs/01_audio.ipynb #ff703b50
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    "Send what C libraries write to file descriptor 2 nowhere, while `sys.stderr` still works. For programs: enter once, before threads start."
+    """Send what C libraries write to file descriptor 2 nowhere, while `sys.stderr` still works.
+
+    For programs: enter once, before threads start."""
     sys.stderr.flush()
     python = sys.stderr
     real = os.dup(2)

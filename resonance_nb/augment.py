@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import chain, crowd, dynamics, stages, warp
+from . import batched, crowd, stages
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, need, no_bar, rng_for
 from .bank import ANECHOIC, Bank, synthesised
@@ -24,266 +24,6 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PARTS', 'BatchDegrader', 'spec_augment', 'waveform_augmentation']
-
-# %% ../nbs/23a_augment.ipynb #33065100
-_TAPS = 2_048  # of an equaliser's impulse response, 128 ms
-
-
-def _parameters(records, part: str, stage: str) -> list:
-    "The parameters of one stage in each record, None where it is not used."
-    cls = chain.STAGES[stage][0]
-    found = []
-    for r in records:
-        d = next((s for s in getattr(r, part) if s['stage'] == stage), None)
-        found.append(cls(**{k: v for k, v in d.items() if k != 'stage'}) if d else None)
-    return found
-
-# %% ../nbs/23a_augment.ipynb #0a923330
-def _impulse_responses(equalisers, device) -> torch.Tensor:
-    "Impulse responses of equalisers, shape (batch, _TAPS)."
-    import torch
-    from scipy.signal import sosfilt
-
-    out = np.zeros((len(equalisers), _TAPS))
-    out[:, 0] = 1
-    for i, p in enumerate(equalisers):
-        if p and len(sos := stages.equaliser_sos(p)):
-            out[i] = sosfilt(sos, out[i])
-    return torch.from_numpy(out.astype(np.float32)).to(device)
-
-# %% ../nbs/23a_augment.ipynb #e27b131c
-def _good_size(n: int) -> int:
-    "The next length that FFTs like."
-    from scipy.fft import next_fast_len
-
-    return next_fast_len(n, real=True)
-
-# %% ../nbs/23a_augment.ipynb #454433d7
-def _filtered(x: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
-    "Each row through its own impulse response, causal, same length, nothing wraps."
-    import torch
-
-    taps = response.shape[1]
-    size = 4 * 2 ** math.ceil(math.log2(taps))
-    hop = size - taps + 1
-    blocks = -(-x.shape[1] // hop)
-    padded = torch.nn.functional.pad(x, (taps - 1, blocks * hop - x.shape[1]))
-    spectra = torch.fft.rfft(padded.unfold(1, size, hop))
-    spectra *= torch.fft.rfft(response, n=size)[:, None]
-    return torch.fft.irfft(spectra, n=size)[..., taps - 1 :].flatten(1)[:, : x.shape[1]]
-
-# %% ../nbs/23a_augment.ipynb #697f8f1e
-_RATE = SAMPLE_RATE / dynamics.CONTROL  # control steps a second
-_DB = 20 / math.log(10)  # decibels in a neper
-
-
-def _columns(parameters, like, *names) -> list[torch.Tensor]:
-    "Fields of parameter records as columns, one row a clip."
-    import torch
-
-    return [
-        torch.tensor([getattr(p, k) for p in parameters], dtype=torch.float64, device=like.device)[:, None]
-        for k in names
-    ]
-
-# %% ../nbs/23a_augment.ipynb #6fde7b1a
-def _steps(x) -> torch.Tensor:
-    "Samples by control step, shape (batch, steps, CONTROL)."
-    from torch.nn.functional import pad
-
-    return pad(x, (0, -x.shape[1] % dynamics.CONTROL)).unflatten(1, (-1, dynamics.CONTROL))
-
-# %% ../nbs/23a_augment.ipynb #2cb39723
-def _release(peaks, release_s) -> torch.Tensor:
-    "`dynamics.released` for each row."
-    import torch
-
-    fall = torch.arange(peaks.shape[1], device=peaks.device) * (-1 / (release_s * _RATE))
-    return fall + torch.cummax(peaks.double().clamp_min(1e-6).log() - fall, 1).values
-
-# %% ../nbs/23a_augment.ipynb #879a3b5e
-def _one_pole(x, start, time_s) -> torch.Tensor:
-    "A one-pole filter that reaches 63 % of a step after `time_s`, from a steady state."
-    import torch
-
-    n = _good_size(2 * x.shape[1])
-    k = torch.arange(x.shape[1], device=x.device)
-    a = torch.exp(-1 / (time_s * _RATE))
-    kernel = torch.fft.rfft((1 - a) * a**k, n=n)
-    return torch.fft.irfft(torch.fft.rfft(x - start, n=n) * kernel, n=n)[:, : x.shape[1]] + start
-
-# %% ../nbs/23a_augment.ipynb #a6833554
-def _per_sample(nodes, n: int) -> torch.Tensor:
-    "Gains in the middle of every step as straight lines, shape (batch, n)."
-    from torch.nn.functional import interpolate
-
-    return interpolate(
-        nodes.float()[:, None], scale_factor=dynamics.CONTROL, mode='linear', align_corners=False
-    )[:, 0, :n]
-
-# %% ../nbs/23a_augment.ipynb #36b7bb98
-def _compress(x, some) -> torch.Tensor:
-    "`dynamics.compress`, one parameter record a row."
-    threshold, ratio, attack, release, makeup, knee = _columns(
-        some, x, *dynamics.Compressor.__dataclass_fields__
-    )
-    over = _DB * _release(_steps(x.abs()).amax(2), release) - threshold
-    knee = knee.clamp_min(1e-9)
-    bend = (over + knee / 2).clamp_min(0).minimum(knee)
-    wanted_db = (1 / ratio - 1) * (bend**2 / (2 * knee) + (over - knee / 2).clamp_min(0))
-    return _per_sample(
-        ((_one_pole(wanted_db, wanted_db[:, :1], attack) + makeup) / _DB).exp(), x.shape[1]
-    ).mul_(x)
-
-# %% ../nbs/23a_augment.ipynb #3966f880
-def _limit(x, some) -> torch.Tensor:
-    "`dynamics.limit`, one parameter record a row; all look ahead equally far."
-    from torch.nn.functional import avg_pool1d, max_pool1d, pad
-
-    ceiling_db, release, ahead_s = _columns(some, x, 'ceiling_db', 'release_s', 'lookahead_s')
-    ceiling = 10 ** (ceiling_db / 20)
-    ahead = round(float(ahead_s[0]) * _RATE)
-    peaks = pad(_steps(x.abs()).amax(2)[:, None], (1, 1 + ahead), mode='replicate')
-    loud = max_pool1d(peaks, ahead + 3, 1)[:, 0]
-    safe = (-(_release(loud, release) - ceiling.log()).clamp_min(0)).exp()
-    nodes = avg_pool1d(pad(safe[:, None], (ahead, 0), mode='replicate'), ahead + 1, 1)[:, 0]
-    wall = ceiling.float() * (1 - 1e-7)
-    return _per_sample(nodes, x.shape[1]).mul_(x).clamp_(-wall, wall)
-
-# %% ../nbs/23a_augment.ipynb #e0e33081
-def _auto_gain(x, some) -> torch.Tensor:
-    "`dynamics.auto_gain`, one parameter record a row."
-    target_db, most_db, time_s, strength = _columns(some, x, 'target_db', 'max_gain_db', 'time_s', 'strength')
-    power = _steps(x).square().mean(2).double()
-    start = 10 ** (target_db / 10)  # the hand begins where it wants to be
-    smooth = _one_pole(power, start, time_s)
-    gain_db = strength * (target_db - 10 * smooth.clamp_min(1e-12).log10())
-    return _per_sample(10 ** (gain_db.clamp(-most_db, most_db) / 20), x.shape[1]).mul_(x)
-
-# %% ../nbs/23a_augment.ipynb #8f7a99a4
-def _overload(x, records) -> torch.Tensor:
-    "Drive, clipping and saturation: elementwise, each row its own."
-    import torch
-
-    rows = lambda stage: _parameters(records, 'phone', stage)
-    column = lambda values: torch.tensor(values, dtype=torch.float32, device=x.device)[:, None]
-    bend = rows('saturate')
-    drive_db = [p.gain_db if p else b.drive_db if b else 0.0 for p, b in zip(rows('amplify'), bend)]
-    edge_db = [p.threshold_db if p else 240.0 for p in rows('hard_clip')]
-    y = x * 10 ** (column(drive_db) / 20)
-    edge = 10 ** (column(edge_db) / 20)
-    y.clamp_(-edge, edge)
-    shape = [b.shape if b else '' for b in bend]
-    for name, curve in (
-        ('tanh', torch.tanh),
-        ('arctan', lambda v: torch.arctan(v * (math.pi / 2)) * (2 / math.pi)),
-    ):
-        on = [i for i, s in enumerate(shape) if s == name]
-        y[on] = curve(y[on])
-    return y
-
-# %% ../nbs/23a_augment.ipynb #a184bc6e
-def _quantise(x, records, generator) -> torch.Tensor:
-    "Rounding with triangular dither, each row its own number of bits."
-    import torch
-
-    steps = torch.tensor(
-        [2.0 ** (p.bits - 1) if p else 2.0**23 for p in _parameters(records, 'phone', 'quantise')],
-        device=x.device,
-    )[:, None]
-    noise = torch.rand(len(x), x.shape[1] + 1, generator=generator, device=x.device)
-    # the difference of two uniform numbers is triangular
-    y = torch.addcmul(noise[:, 1:], x, steps).sub_(noise[:, :-1])
-    return y.round_().clamp_(-steps, steps - 1).div_(steps)
-
-# %% ../nbs/23a_augment.ipynb #a9c1dccd
-def _read_at(x, times) -> torch.Tensor:
-    "`warp.read_at` for a batch: the sound between its samples; `times` are all within."
-    import torch
-
-    block = warp.BLOCK
-    taps = warp.TAPS
-    whole = times.floor()
-    index = whole.long()
-    mu = (times - whole - 0.5).float()
-    rows = torch.nn.functional.pad(x, (taps // 2 - 1, taps + block)).unfold(1, block + taps - 1, block)
-    # all powers of a sample side by side
-    filters = torch.from_numpy(warp.farrow_filters()).to(x.device).permute(1, 2, 0)
-    parts = (rows @ filters.flatten(1)).reshape(len(x), -1, warp.POWERS)[
-        torch.arange(len(x), device=x.device)[:, None], index
-    ]
-    y = parts[..., -1]
-    for power in range(warp.POWERS - 2, -1, -1):  # Horner
-        y = torch.addcmul(parts[..., power], y, mu)
-    return y
-
-# %% ../nbs/23a_augment.ipynb #6bacaaa3
-# samples between splices, compared, searched either way, blended
-_SEGMENT = 1_600
-_MATCH = 480
-_SEARCH = 272
-_SPLICE = 256
-
-# %% ../nbs/23a_augment.ipynb #57e38c59
-def _best_place(x, here, around) -> torch.Tensor:
-    "Where near `around` the sound is most like the sound at `here`; both shape (batch, 1), sample numbers."
-    import torch
-
-    k = torch.arange(_MATCH + 2 * _SEARCH, device=x.device)
-    wanted = torch.gather(x, 1, here - _MATCH // 2 + k[:_MATCH])
-    there = torch.gather(x, 1, around - _MATCH // 2 - _SEARCH + k)
-    n = _good_size(len(k))
-    fit = torch.fft.irfft(torch.fft.rfft(there, n=n) * torch.fft.rfft(wanted, n=n).conj(), n=n)[
-        :, : 2 * _SEARCH + 1
-    ]
-    power = torch.nn.functional.pad(there.square().cumsum(1), (1, 0))
-    least = 1e-4 * power[:, -1:] + 1e-12  # less is silence and the last digits of what is around it
-    power = torch.maximum(power[:, _MATCH:] - power[:, : 2 * _SEARCH + 1], least)
-    alike = fit * (power * wanted.square().sum(1, keepdim=True).clamp_min(1e-12)).rsqrt()
-    away = torch.linspace(-1, 1, 2 * _SEARCH + 1, device=x.device)
-    return around - _SEARCH + (alike - 0.1 * away.square()).argmax(1, keepdim=True)  # of equals, the nearest
-
-# %% ../nbs/23a_augment.ipynb #0b0d607b
-def _spliced(x, tempo, anchor: int, n: int) -> torch.Tensor:
-    "Another tempo at the same pitch, shape (batch, n); `x` has room at both ends, `anchor` is a sample number of `x` and becomes that of the answer less the room."
-    import torch
-
-    room = (x.shape[1] - n) // 2
-    right, left = -(-(n - (anchor - room)) // _SEGMENT), -(-(anchor - room) // _SEGMENT)
-    jumps = {0: torch.zeros(len(x), 1, dtype=torch.long, device=x.device)}
-    # away from the anchor, which stays where it is
-    for k in (*range(1, right + 1), *range(-1, -left - 1, -1)):
-        known = jumps[k - 1 if k > 0 else k + 1]
-        border = anchor + (k if k > 0 else k + 1) * _SEGMENT
-        ideal = ((k + 0.5) * _SEGMENT * (tempo - 1)).round().long()
-        jumps[k] = _best_place(x, border + known, border + ideal) - border
-    numbers = range(-left, right + 1)
-    row = torch.arange(len(x), device=x.device)[:, None]
-    borders = torch.tensor([anchor + k * _SEGMENT - _SPLICE // 2 for k in numbers], device=x.device)
-    starts = borders + torch.cat([jumps[k] for k in numbers], 1)
-    pieces = x.unfold(1, _SEGMENT + _SPLICE, 1)[row, starts]  # each a little longer than its segment
-    rise = torch.linspace(0, 1, _SPLICE, device=x.device)
-    pieces[:, 1:, :_SPLICE] = torch.lerp(pieces[:, :-1, _SEGMENT:], pieces[:, 1:, :_SPLICE], rise)
-    return pieces[..., :_SEGMENT].flatten(1)[:, room - int(borders[0]) :][:, :n]
-
-# %% ../nbs/23a_augment.ipynb #aaa19f6e
-def _drift(x, some, anchor: int) -> torch.Tensor:
-    "What `warp.drift` does, by splicing; one parameter record a row."
-    import torch
-    from torch.nn.functional import pad
-
-    n = x.shape[1]
-    stretch, cents = _columns(some, x, 'stretch', 'pitch_cents')
-    ratio = 2 ** (cents / 1_200)
-    tempo = stretch / ratio
-    most = float(max((stretch / ratio - 1).abs().max(), (ratio - 1).abs().max()))
-    room = math.ceil(most * (n + _SEGMENT)) + _SEARCH + 2 * _MATCH + _SEGMENT
-    at_pitch = pad(x, (room, room))
-    on = (cents[:, 0] != 0).nonzero()[:, 0]
-    if len(on):
-        times = 2 * room + anchor + (torch.arange(-room, n + room, device=x.device) - anchor) * ratio[on]
-        at_pitch[on] = _read_at(pad(x[on], (2 * room, 2 * room)), times)
-    return _spliced(at_pitch, tempo, anchor + room, n)
 
 # %% ../nbs/23a_augment.ipynb #159594d8
 class BatchDegrader:
@@ -344,7 +84,7 @@ class BatchDegrader:
         snr_db: float | tuple[float, float] | None,
         rng: np.random.Generator,  # draws everything
     ) -> list[Record]:
-        "Records of as many concerts, each in a venue of its own; `venue.replay` plays them one by one."
+        "Draw as many concerts, each in a venue of its own; `venue.replay` plays their records one by one."
         return _draw_batch(self, n, snr_db, rng)
 
     def degrade(
@@ -354,7 +94,7 @@ class BatchDegrader:
         snr_db: float | tuple[float, float] | None,
         rng: np.random.Generator,  # draws everything
     ) -> tuple[torch.Tensor, list[Record]]:
-        "The recordings, shape (batch, clip), and their records."
+        "Draw concerts and play them; the recordings, shape (batch, clip), and their records."
         records = self.draw(len(clips), snr_db, rng)
         return self(clips, records), records
 
@@ -363,25 +103,26 @@ class BatchDegrader:
         clips: torch.Tensor,  # shape (batch, before + clip + some after), in [-1, 1]
         records: list[Record],  # of `draw`
     ) -> torch.Tensor:
-        "The recordings, shape (batch, clip), in [-1, 1]; raises `ResonanceError` for clips that are too short."
+        "Play concerts; recordings in [-1, 1], shape (batch, clip). Raises `ResonanceError` for clips that are too short."
         return _call(self, clips, records)
 
 # %% ../nbs/23a_augment.ipynb #da6b0e5d
-def _bar(self, items, what):
+def _bar(degrader: BatchDegrader, items, what: str):
+    "Show a bar while something is prepared."
     from tqdm import tqdm
 
-    return tqdm(items, what, disable=no_bar(self.progress))
+    return tqdm(items, what, disable=no_bar(degrader.progress))
 
 # %% ../nbs/23a_augment.ipynb #7e85dce2
 def _prepare_rooms(self) -> None:
-    "Spectra of all rooms and devices that may be drawn."
+    "Compute the spectra of all rooms and devices that may be drawn."
     import torch
 
     numbers = range(self.bank.rooms_per_venue)
     rooms = [self.bank.room(v, i) for v in self.venues for i in _bar(self, numbers, f'rooms of {v.name}')]
     self._room_row = {r: i for i, r in enumerate(dict.fromkeys([ANECHOIC, *rooms]))}
     length = self.anchor + self.n
-    self._room_size = _good_size(2 * length - 1)
+    self._room_size = batched.good_size(2 * length - 1)
     hz = np.fft.rfftfreq(self._room_size, 1 / SAMPLE_RATE)
     self._rooms = torch.empty(len(self._room_row), len(hz), dtype=torch.complex64, device=self.device)
     for room, i in self._room_row.items():
@@ -396,15 +137,13 @@ def _prepare_rooms(self) -> None:
 
 # %% ../nbs/23a_augment.ipynb #411c2fb7
 def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
-    "Some half minutes of every venue's crowd, with their scenes."
+    "Render some half minutes of every venue's crowd, with their scenes."
     import torch
 
-    self.scenes, self._scene_row, sounds, n = (
-        {v.name: [] for v in self.venues},
-        {},
-        [],
-        round(self.scene_s * SAMPLE_RATE),
-    )
+    self.scenes = {v.name: [] for v in self.venues}
+    self._scene_row = {}
+    sounds = []
+    n = round(self.scene_s * SAMPLE_RATE)
     for v in self.venues:  # one that is named twice gets twice as many
         for _ in _bar(self, range(n_scenes), f'crowds of {v.name}'):
             rng = rng_for(seed, 'scene', v.name, len(self.scenes[v.name]))
@@ -437,9 +176,9 @@ PARTS = {  # of a concert, as it can be left out: where in a record, and which s
 }
 
 
-def _plainer(record: Record, without: tuple[str, ...]) -> Record:
-    "The record of the same concert, with parts of it left out."
-    for part in without:
+def _plainer(record: Record, dropped_stages: tuple[str, ...]) -> Record:
+    "Leave parts of a concert out of its record."
+    for part in dropped_stages:
         where, stages = PARTS[part]
         if stages:
             record = replace(
@@ -463,6 +202,7 @@ def _draw_batch(
     snr_db: float | tuple[float, float] | None,
     rng: np.random.Generator,
 ) -> list[Record]:
+    "Draw the records of a batch."
     records = []
     for _ in range(n):
         v = self.venues[int(rng.integers(len(self.venues)))]
@@ -480,7 +220,7 @@ def _draw_batch(
 
 # %% ../nbs/23a_augment.ipynb #80f7f4ef
 def _only(stage: Callable, x, parameters, *more):
-    "A stage for the rows that have parameters for it; the others stay. May change `x`."
+    "Apply a stage to the rows that have parameters for it; the others stay. May change `x`."
     on = [i for i, p in enumerate(parameters) if p]
     if not on:
         return x
@@ -491,32 +231,36 @@ def _only(stage: Callable, x, parameters, *more):
 
 # %% ../nbs/23a_augment.ipynb #75ad372e
 def _coloured(x, rows, responses):
-    "Through measured devices, one a row."
-    return _filtered(x, responses[rows])
+    "Play each row through a measured device."
+    return batched.filtered(x, responses[rows])
 
 
 def _level(x, level_db: float):
-    "The factor that brings each row's RMS to a level; 1 for silence. Shape (batch, 1)."
+    "Find the factor that brings each row's RMS to a level, shape (batch, 1); 1 for silence."
     rms = _rms(x)
     return (10 ** (level_db / 20) / rms.clamp_min(1e-9)).where(rms > 1e-9, rms.new_ones(()))
 
 # %% ../nbs/23a_augment.ipynb #a00713c8
 def _rms(x):
-    "Root mean square of each row, shape (batch, 1)."
+    "Measure the root mean square of each row, shape (batch, 1)."
     import torch
 
     return torch.linalg.vector_norm(x, dim=1, keepdim=True) / math.sqrt(x.shape[1])
 
 # %% ../nbs/23a_augment.ipynb #2ca2ce41
 def _music(self, x, records):
-    "Music in front of the phone, shape (batch, before + clip)."
+    "Play the music in front of the phone, shape (batch, before + clip)."
     import torch
 
     x = x * _level(x, PROGRAMME_DB)
-    x = _only(_drift, x, _parameters(records, 'source', 'drift'), self.anchor)[:, : self.anchor + self.n]
-    x = _filtered(x, _impulse_responses(_parameters(records, 'source', 'equalise'), x.device))
-    x = _only(_compress, x, _parameters(records, 'source', 'compress'))
-    x = _only(_limit, x, _parameters(records, 'source', 'limit'))
+    x = _only(batched.drift, x, batched.parameters_of(records, 'source', 'drift'), self.anchor)[
+        :, : self.anchor + self.n
+    ]
+    x = batched.filtered(
+        x, batched.impulse_responses(batched.parameters_of(records, 'source', 'equalise'), x.device)
+    )
+    x = _only(batched.compress, x, batched.parameters_of(records, 'source', 'compress'))
+    x = _only(batched.limit, x, batched.parameters_of(records, 'source', 'limit'))
     spectra = torch.fft.rfft(x, n=self._room_size)
     # in place: a copy of all the rooms would cost more than the products
     for row, r in zip(spectra, records):
@@ -528,7 +272,7 @@ _FASTEST = 2 ** (1 / 3)
 
 
 def _moments(crowds, rows, starts, speed, backwards, n: int):
-    "Moments of some crowds at other speeds, shape (batch, n); one that would end too late begins earlier."
+    "Read moments of some crowds at other speeds, shape (batch, n); one that would end too late begins earlier."
     import torch
 
     at = torch.arange(n, device=crowds.device) * speed[:, None]
@@ -541,7 +285,7 @@ def _moments(crowds, rows, starts, speed, backwards, n: int):
 
 # %% ../nbs/23a_augment.ipynb #8138c189
 def _varied(crowds, rows, starts, n: int, rng: np.random.Generator, most_db: float = 8.0):
-    "Crowds as nobody has heard them: at another speed, some backwards, another one behind them, through another equaliser."
+    "Change crowds as nobody has heard them: other speeds, some backwards, another behind them, another equaliser."
     import torch
 
     draw = lambda *size: torch.from_numpy(np.asarray(rng.uniform(-1, 1, size), np.float32)).to(crowds.device)
@@ -555,7 +299,7 @@ def _varied(crowds, rows, starts, n: int, rng: np.random.Generator, most_db: flo
         torch.from_numpy(rng.integers(crowds.shape[1] - n, size=b)).to(starts),
     )
     both = front + back * (_rms(front) / _rms(back).clamp_min(1e-9)) * 10 ** (10 * (draw(b, 1) - 1) / 20)
-    size = _good_size(n)
+    size = batched.good_size(n)
     octave = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 62.5) / 62.5)  # 0 to 7
     between = np.maximum(0, 1 - np.abs(octave - np.arange(8)[:, None])).astype(np.float32)
     gain_db = most_db * draw(b, 8) @ torch.from_numpy(between).to(crowds.device)
@@ -563,7 +307,7 @@ def _varied(crowds, rows, starts, n: int, rng: np.random.Generator, most_db: flo
 
 # %% ../nbs/23a_augment.ipynb #4e3b5044
 def _crowd(self, records):
-    "Each record's moment of its crowd, shape (batch, before + clip)."
+    "Read each record's moment of its crowd, shape (batch, before + clip)."
     import torch
 
     rows = torch.tensor([self._scene_row[id(r.scene)] for r in records], device=self.device)
@@ -574,6 +318,7 @@ def _crowd(self, records):
 
 # %% ../nbs/23a_augment.ipynb #733c809a
 def _call(self: BatchDegrader, clips: torch.Tensor, records: list[Record]) -> torch.Tensor:
+    "Play a batch of concerts."
     import torch
 
     length = self.anchor + self.n
@@ -584,30 +329,31 @@ def _call(self: BatchDegrader, clips: torch.Tensor, records: list[Record]) -> to
     music = _music(self, clips.to(self.device), records)
     noise = _crowd(self, records)
     clip = slice(self.anchor, None)
-    asked = torch.tensor([math.inf if r.snr_db is None else r.snr_db for r in records], device=self.device)[
-        :, None
-    ]
-    gain = _rms(music[:, clip]) / _rms(noise[:, clip]).clamp_min(1e-9) * 10 ** (-asked / 20)
+    snr_db = [math.inf if r.snr_db is None else r.snr_db for r in records]
+    snr_db = torch.tensor(snr_db, device=self.device)[:, None]
+    gain = _rms(music[:, clip]) / _rms(noise[:, clip]).clamp_min(1e-9) * 10 ** (-snr_db / 20)
     mixture = torch.addcmul(music, noise, gain)
     mixture *= _level(mixture, MICROPHONE_DB)
-    heard = _filtered(mixture, _impulse_responses(_parameters(records, 'phone', 'equalise'), self.device))
-    heard = _only(
-        _coloured, heard, [self._device_row[r.device] if r.device else None for r in records], self._devices
+    heard = batched.filtered(
+        mixture, batched.impulse_responses(batched.parameters_of(records, 'phone', 'equalise'), self.device)
     )
-    heard = _only(_auto_gain, heard, _parameters(records, 'phone', 'auto_gain'))[:, clip]
+    devices = [self._device_row[r.device] if r.device else None for r in records]
+    heard = _only(_coloured, heard, devices, self._devices)
+    heard = _only(batched.auto_gain, heard, batched.parameters_of(records, 'phone', 'auto_gain'))[:, clip]
     generator = torch.Generator(self.device).manual_seed(records[0].seed) if records else None
-    return _quantise(_overload(heard.clamp(-8, 8), records), records, generator).clamp_(-1, 1)
+    return batched.quantise(batched.overload(heard.clamp(-8, 8), records), records, generator).clamp_(-1, 1)
 
 # %% ../nbs/23a_augment.ipynb #d54ec233
 def spec_augment(
     spectrograms: torch.Tensor,  # shape (batch, bands, frames)
     rng: np.random.Generator,  # draws the stripes
+    *,
     time_masks: int = 2,  # stripes along time
     max_time: float = 0.1,  # their greatest width, share of the frames
     freq_masks: int = 2,  # stripes along frequency
     max_freq: float = 0.15,  # their greatest width, share of the bands
 ) -> torch.Tensor:
-    "The spectrograms with stripes set to their mean (raises `ResonanceError` for another shape)."
+    "Set stripes of spectrograms to their mean; raises `ResonanceError` for another shape."
     import torch
 
     if spectrograms.ndim != 3:
@@ -626,7 +372,7 @@ def spec_augment(
 
 # %% ../nbs/23a_augment.ipynb #9dd8d1dd
 def _transforms(strength: str, rooms, crowds) -> list:
-    "The transforms of a setting; raises `ResonanceError` for an unknown one."
+    "List the transforms of a setting; raises `ResonanceError` for an unknown one."
     a = need('audiomentations', 'waveform')
     drift = [a.TimeStretch(0.98, 1.02, leave_length_unchanged=True, p=0.5), a.PitchShift(-0.2, 0.2, p=0.5)]
     if strength == 'light':
@@ -649,7 +395,7 @@ def waveform_augmentation(
     rooms=(),  # paths of room responses, for 'heavy'
     crowds=(),  # paths of crowd noise, for 'heavy'
 ) -> Callable:
-    "A function (samples, rng) -> samples of the same length, made of audiomentations; raises `MissingExtra`, `ResonanceError`."
+    "Make a function (samples, rng) -> samples of the same length from audiomentations; raises `MissingExtra`."
     need('audiomentations', 'waveform')
     from audiomentations import Compose
 

@@ -72,7 +72,8 @@ TAGS_BYTES = 1 << 20  # behind the sound of an MP3 there may be tags with a pict
 def mp3_goes_on(
     fd: int,  # an open MP3
 ) -> bool:
-    "Tell whether an MP3 does not state its length in its first frame (Xing, Info or VBRI), or is longer than that."
+    """Tell whether an MP3 does not state its length in its first frame (Xing, Info or VBRI), or is longer
+    than that."""
     begin = behind_id3(fd)
     head = peek(fd, begin, 65_536) + bytes(8)  # the word may be the last of the file
     for tag in re.finditer(b'Xing|Info|VBRI', head):

@@ -34,7 +34,8 @@ def promised_chunk(
 def long_wav_part(
     fd: int,  # an open WAV
 ) -> tuple[int, int] | None:
-    "Find where the samples of a WAV that is longer than its header can say begin and end; None for a shorter file."
+    """Find where the samples of a WAV that is longer than its header can say begin and end; None for a
+    shorter file."""
     size = os.fstat(fd).st_size
     at = 12
     for _ in range(1_000 if size >= 2**32 else 0):

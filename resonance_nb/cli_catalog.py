@@ -99,6 +99,16 @@ def _prune(catalog, paths, report, wait: bool) -> int:
     return len(removal.songs)
 
 # %% ../nbs/92c_cli_catalog.ipynb #70d484a0
+def _check_place(folder: Path) -> None:
+    "Raise `ResonanceError` for a new catalogue inside another one, which would take it for a left-over."
+    from resonance_nb.store import DATABASE, show_path
+
+    for outer in folder.resolve().parents:
+        if (outer / DATABASE).exists():
+            where = f'{show_path(folder)} lies inside the catalogue {show_path(outer)}'
+            raise ResonanceError(f'{where}; choose another folder')
+
+
 def _check_paths(paths, is_new: bool) -> None:
     "Raise `ResonanceError` when nothing of what was typed is there, or a new catalogue would stay empty."
     from resonance_nb.audio import find_audio
@@ -152,7 +162,10 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
     from resonance_nb.catalog import Catalog
     from resonance_nb.store import DATABASE
 
-    _check_paths(paths, is_new=not (catalog / DATABASE).exists())
+    is_new = not (catalog / DATABASE).exists()
+    if is_new:
+        _check_place(catalog)
+    _check_paths(paths, is_new)
     lost = [p for p in paths if not os.path.exists(p)]
     with quiet_decoders(), Catalog(catalog, create=True, report=remark) as songs:
         report = songs.index(paths, method=method, jobs=jobs, wait=wait, rehash=again)
@@ -197,7 +210,7 @@ def _print_songs(catalog, words: tuple, fields: dict, missing: bool, as_json: bo
         part = f'{len(songs)} of ' if words or missing or any(fields.values()) else ''
         click.echo(part + _overview_text(overview(catalog), catalog.folder))
 
-# %% ../nbs/92c_cli_catalog.ipynb #ee1eafe0
+
 def _print_unreadable(catalog, words: tuple, as_json: bool) -> None:
     "Print the files that could not be read, and why."
     from resonance_nb.store import show_path
@@ -216,7 +229,7 @@ def _export_table(catalog, out: Path, as_json: bool) -> None:
     written = {'file': os.fspath(out), 'songs': n}
     click.echo(json.dumps(written) if as_json else f'{counted(n, "song")} in {show_path(out)}')
 
-# %% ../nbs/92c_cli_catalog.ipynb #05baf4d0
+
 def _import_table(catalog, table: Path, as_json: bool) -> None:
     "Take titles back from a CSV; raises `ResonanceError` when no row of it fits a song."
     from resonance_nb.store import show_path

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -118,13 +120,57 @@ def _with_bar(blocks: Iterable, duration_s: float | None) -> Iterator:
             bar.close()
 
 # %% ../nbs/92d_cli_identify.ipynb #887bfaa7
-def _identify_all(catalog, query, method: str | None):
+class _Stop:
+    "Ctrl-C while a recording is heard: what was found so far is told. A second one ends everything at once."
+
+    def __init__(self):
+        self.asked = False
+        self.waiting = False  # for the next block
+
+    def __enter__(self) -> _Stop:
+        self.is_main = threading.current_thread() is threading.main_thread()
+        self.before = signal.signal(signal.SIGINT, self._on_signal) if self.is_main else None
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.is_main:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _on_signal(self, number: int, frame) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self.before)
+        if self.waiting:
+            raise KeyboardInterrupt
+
+    def watch(self, blocks: Iterable, duration_s: float | None) -> Iterator:
+        "Hand on blocks, with a bar, until there are no more or nobody wants more."
+        blocks = _with_bar(blocks, duration_s)
+        while not self.asked:
+            try:
+                self.waiting = True
+                block = next(blocks, None)
+            except KeyboardInterrupt:
+                break
+            finally:
+                self.waiting = False
+            if block is None:
+                break
+            yield block
+
+# %% ../nbs/92d_cli_identify.ipynb #da336b79
+def _identify_all(catalog, query, method: str | None, stop: _Stop):
     "Ask for every song of a recording, with a bar while it lasts."
     from resonance_nb.setlist import set_list
 
-    return set_list(catalog, query, method, _with_bar, open_pipe(os.fspath(query)))
+    with stop:
+        return set_list(catalog, query, method, stop.watch, open_pipe(os.fspath(query)))
 
 # %% ../nbs/92d_cli_identify.ipynb #f70cfa4a
+def _target(cue: Path) -> Path:
+    "Return the file that is written: where a link leads, the link stays."
+    return cue.resolve() if cue.is_symlink() else cue
+
+
 @contextmanager
 def _writing_cue(cue: Path) -> Iterator[None]:
     "Tell what goes wrong of the file that was named, as a `ResonanceError`."
@@ -134,8 +180,9 @@ def _writing_cue(cue: Path) -> Iterator[None]:
         yield
     except OSError as e:
         why = e.strerror or str(e)
-        if not cue.parent.is_dir():
-            why = f'there is no folder {show_path(cue.parent)}'
+        folder = _target(cue).parent
+        if not folder.is_dir():
+            why = f'there is no folder {show_path(folder)}'
         raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: {why}') from e
 
 # %% ../nbs/92d_cli_identify.ipynb #49a2a670
@@ -152,7 +199,8 @@ def _check_cue(cue: Path, queries: list) -> None:
     if cue.exists() and not cue.is_file():
         what = 'it is a device or a pipe; name a file'
         raise ResonanceError(f'cannot write the cue sheet {show_path(cue)}: {what}')
-    trial = cue.with_name(f'.{cue.name}.{os.getpid()}.part')
+    target = _target(cue)
+    trial = target.with_name(f'.{target.name}.{os.getpid()}.part')
     with _writing_cue(cue), open(trial, 'xb'):
         pass
     trial.unlink()
@@ -165,7 +213,7 @@ def _write_cue(answer, cue: Path) -> None:
     from resonance_nb.setlist import CUE_TRACKS, cue_sheet
 
     sheet, n_left_out = cue_sheet(answer, cue)
-    with _writing_cue(cue), atomic_write(cue) as part:
+    with _writing_cue(cue), atomic_write(_target(cue)) as part:
         part.write_bytes(sheet)
     if n_left_out:
         lost = f'the last {counted(n_left_out, "song")} left out'
@@ -211,7 +259,13 @@ def _print_error(query, e: ResonanceError, whole: bool, as_json: bool) -> None:
 
 # %% ../nbs/92d_cli_identify.ipynb #36eb6844
 def _print_answers(
-    queries: list, ask: Callable, catalog, whole: bool, as_json: bool, cue: Path | None = None
+    queries: list,
+    ask: Callable,
+    catalog,
+    whole: bool,
+    as_json: bool,
+    cue: Path | None,
+    stop: _Stop,
 ) -> int:
     "Print the answers one by one; returns how many files could not be asked about."
     n_failed = 0
@@ -225,6 +279,9 @@ def _print_answers(
             continue
         if cue:
             _write_cue(answer, cue)
+        if stop.asked:
+            remark(f'interrupted; what was found in the first {clock(answer.duration_s)} is told')
+            raise KeyboardInterrupt
     return n_failed
 
 # %% ../nbs/92d_cli_identify.ipynb #6b40683c
@@ -256,7 +313,7 @@ def identify(files, catalog, method, top, whole, cue, as_json):
     """Say which song is playing in a recording, or that it is none in the catalogue.
 
     A folder stands for the audio files in it, and - for what comes on standard input. Of a long recording the
-    first five minutes are heard; --all hears all of it, to its end.
+    first five minutes are heard; --all hears all of it, to its end or to Ctrl-C.
 
     \b
       resonance identify recording.m4a --catalog my.catalogue
@@ -277,6 +334,7 @@ def identify(files, catalog, method, top, whole, cue, as_json):
             raise ResonanceError('no audio files were found there')
         if cue:
             _check_cue(cue, queries)
+        stop = _Stop()
         first = lambda q: _identify(songs, q, method, top or (5 if as_json else 1))
-        ask = (lambda q: _identify_all(songs, q, method)) if whole else first
-        return 2 if _print_answers(queries, ask, songs, whole, as_json, cue) else 0
+        ask = (lambda q: _identify_all(songs, q, method, stop)) if whole else first
+        return 2 if _print_answers(queries, ask, songs, whole, as_json, cue, stop) else 0

@@ -41,7 +41,8 @@ def _source(source: str | None, device: str | None, raw: dict | None, report: Ca
 
 # %% ../nbs/92e_cli_listen.ipynb #a7877954
 def _raw_options(source: str | None, samples: dict) -> dict | None:
-    "Return what the options of this command say of raw samples; None when they say nothing, or nothing that matters."
+    """Return what the options of this command say of raw samples; None when they say nothing, or nothing
+    that matters."""
     given = click.get_current_context().get_parameter_source
     names = [
         name.removesuffix('_hz')

@@ -33,7 +33,7 @@ method_option = click.option(
     '--method', type=click.Choice(list(METHODS)), help='The recogniser. Without it: the best one there is.'
 )
 
-# %% ../nbs/92b_cli_options.ipynb #e49f03cf
+
 json_option = click.option(
     '--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.'
 )

@@ -98,7 +98,10 @@ class Codebook:
         self,  # of a `pq` kind
         vectors: np.ndarray,  # (n, dim)
     ) -> np.ndarray:
-        "Vectors as the codebook cuts them: turned, with the same cosines where all axes are kept; shape (..., axes)."
+        """Vectors as the codebook cuts them: turned, with the same cosines where all axes are kept.
+
+        Shape (..., axes).
+        """
         return np.asarray(vectors, np.float32) @ self.arrays['rotation'].T
 
     def decode(
@@ -130,7 +133,10 @@ def balanced_rotation(
     *,
     axes: int = 0,  # of the turned vectors: those of the largest variance; 0 is all
 ) -> np.ndarray:
-    "Find a rotation (axes, dim), float32, that spreads variance evenly over the parts: `vectors @ rotation.T` are the turned vectors (Ge et al. 2013, parametric solution)."
+    """Find a rotation (axes, dim), float32, that spreads variance evenly over the parts.
+
+    `vectors @ rotation.T` are the turned vectors (Ge et al. 2013, parametric solution).
+    """
     n_axes = (axes or vectors.shape[1]) // parts * parts
     variance, basis = np.linalg.eigh(np.cov(vectors.T.astype(float)))
     turned = basis[:, -n_axes:][:, _dealt(variance[-n_axes:], parts)].T
@@ -139,10 +145,14 @@ def balanced_rotation(
 
 # %% ../nbs/49_codebook.ipynb #323b0126
 def load_faiss():
-    "Import Faiss, asked to compare batches by matrix products; raises `MissingExtra` where it is not installed."
+    """Import Faiss, asked to compare batches by matrix products.
+
+    Raises `MissingExtra` where it is not installed.
+    """
     faiss = need('faiss', 'learn')
     # Below this number of queries Faiss compares vector by vector. Its wheels come with 128,000 here, which
-    # switches matrix products off; with 20 (the value in its documentation) a clip's windows are several times faster.
+    # switches matrix products off; with 20 (the value in its documentation) a clip's windows are several
+    # times faster.
     faiss.cvar.distance_compute_blas_threshold = 20
     return faiss
 

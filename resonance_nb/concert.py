@@ -178,7 +178,10 @@ def heard(
     seed: int = 0,  # of the room, the crowd and the phone
     bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
 ) -> tuple[Iterator[np.ndarray], Record]:
-    "The recording, block by block, mono at 16 kHz, and the record of how it was made; a part begins as much earlier as the player is faster."
+    """The recording, block by block, mono at 16 kHz, and the record of how it was made.
+
+    A part begins as much earlier as the player is faster.
+    """
     rng = rng_for(seed, 'evening')
     if not evening.parts:
         out, record = venues.crowd_alone(evening.duration_s, venue, rng, bank)
@@ -215,7 +218,10 @@ def judge(
     song_of: dict[str, str] | None = None,  # track -> song, where there are versions
     tempo: float = 1.0,  # seconds of the programme per second of the recording
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "One row for each known song: track_id, start_s, duration_s, begins_db, named_s (from its start; NaN: never), flips; and one for each name: time_s, track_id, right, during."
+    """One row for each known song: track_id, start_s, duration_s, begins_db, named_s (from its start.
+
+    NaN: never), flips; and one for each name: time_s, track_id, right, during.
+    """
     import pandas as pd
 
     song = lambda t: (song_of or {}).get(t, t)

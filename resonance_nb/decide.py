@@ -257,7 +257,10 @@ def _show(self: Decider, time_s: float, best: Accumulator | None) -> list[Event]
 def calibration(
     model_name: str,  # of a recogniser; '' when it has none
 ) -> dict:
-    "What was fitted: `rules`, and `false_alarms` as rows of (threshold, false alarms per hour); `calibrated` is False for another model than it was fitted for."
+    """What was fitted: `rules`, and `false_alarms` as rows of (threshold, false alarms per hour).
+
+    `calibrated` is False for another model than it was fitted for.
+    """
     fitted = json.loads(
         (resources.files('resonance_nb') / 'models' / 'listener.json').read_text(encoding='utf-8')
     )
@@ -275,7 +278,10 @@ def threshold_for(
     # rows of (threshold, false alarms per hour), thresholds ascending; None: those that come with the package
     false_alarms: list[tuple[float, float]] | None = None,
 ) -> float:
-    "The threshold for a rate of false alarms: between rows, and beyond the last, the rate's logarithm is a straight line; never below the first."
+    """The threshold for a rate of false alarms.
+
+    Between rows, and beyond the last, the rate's logarithm is a straight line; never below the first.
+    """
     if not (math.isfinite(false_per_hour) and false_per_hour > 0):
         raise ResonanceError(
             f'{false_per_hour} false alarms per hour cannot be had; ask for a number above 0'

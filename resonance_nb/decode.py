@@ -176,7 +176,8 @@ def _gaps_text(gaps: list[tuple[float, float]]) -> str:
     return f'is damaged {where}{missing}; the rest is read'
 
 # %% ../nbs/01a_decode.ipynb #3c419478
-# a FLAC that is shorter than it says lacks something; of others, an encoder's delay may be part of what is promised
+# a FLAC that is shorter than it says lacks something;
+# of others, an encoder's delay may be part of what is promised
 EXACT_S = 0.02
 
 
@@ -238,7 +239,8 @@ def stream_pieces(
     # told when samples are no numbers, which are then silence; None: refused
     report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32, any length, none at all too; in [-1, 1]
-    "Yield the sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    """Yield the sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or
+    `DamagedAudio`."""
     try:
         dec = FFmpegStream(Feed(read), form)
     except Refused as e:

@@ -69,7 +69,10 @@ def check_peaks(
     proposals: Proposals,  # n songs at places
     scoring: Scoring,  # says which of them are looked at closely
 ) -> Checked:
-    "Look up in a clip's map the peaks that songs would show there, a few frames earlier and later; realign the best songs."
+    """Look up in a clip's map the peaks that songs would show there, a few frames earlier and later.
+
+    Realign the best songs.
+    """
     z, start_frames = _shifted(table, query_map, proposals)
     unchanged = np.ones(len(z))
     checked = Checked(z, z.copy(), start_frames * FRAME_S, speed=unchanged, pitch=unchanged.copy())
@@ -81,7 +84,10 @@ def check_peaks(
 # %% ../nbs/51b_evidence.ipynb #e4054058
 @lru_cache(maxsize=1)
 def shipped_noises() -> np.ndarray:
-    "Read what crowds and noise sound like to the encoder of this package: directions of unit length, float32 (64, dim)."
+    """Read what crowds and noise sound like to the encoder of this package.
+
+    Directions of unit length, float32 (64, dim).
+    """
     path = resources.files('resonance_nb') / 'models' / 'noises.npy'
     return np.load(str(path), allow_pickle=False).astype(np.float32)
 
@@ -123,7 +129,10 @@ NEAREST = 20  # others, those that the vectors like best, whose peaks say how ea
 def _level_of_others(
     score: np.ndarray, agreements: np.ndarray, floor: dict[str, float], is_many: bool
 ) -> tuple[float, float, float]:
-    "Score of the runner-up, of those behind it, and the agreement of the best six; at least the floor where there are few."
+    """Score of the runner-up, of those behind it, and the agreement of the best six.
+
+    At least the floor where there are few.
+    """
     floored = lambda value, name: value if is_many else max(value, floor[name])
     behind = score[3:13].mean() if len(score) > 3 else -np.inf
     best_six = np.sort(agreements)[-6:].mean() if len(agreements) else -np.inf
@@ -144,7 +153,11 @@ def features(
     # catalogue, and where there are few songs, at least
     floor: dict[str, float],
 ) -> np.ndarray:
-    "Compute what the confidence is made of: score, lead over the runner-up, cosine, logarithms of both agreements and of the number of windows, level of the other songs, agreement of their peaks, self-similarity; shape (n, 9)."
+    """Compute what the confidence is made of.
+
+    Score, lead over the runner-up, cosine, logarithms of both agreements and of the number of windows,
+    level of the other songs, agreement of their peaks, self-similarity; shape (n, 9).
+    """
     nearest = np.argsort(-cosine[~duplicate], kind='stable')[:NEAREST]
     runner_up_score, others_level, others_agreement = _level_of_others(
         score[~duplicate], agreements[~duplicate][nearest], floor, is_many=len(nearest) == NEAREST

@@ -205,7 +205,7 @@ def _begin(self: FFmpeg) -> None:
     self.missing = Gaps(self.packets, has_times=has_times, promised_s=promised_s)
     self.cut = self._is_cut()
 
-# %% ../nbs/01i_ffmpeg.ipynb #bb6c00d5
+
 def _is_cut(self: FFmpeg) -> bool:
     "Tell whether the file says that it goes on."
     if self.form == 'w64' and not self.next_at and says_less(self.source, *self.part):

@@ -40,13 +40,15 @@ class TruncatedAudio(AudioError):
 
 
 class DamagedAudio(TruncatedAudio):
-    "A recording that was decoded to its end, although parts of it are damaged; silence stands for what is missing."
+    """A recording that was decoded to its end, although parts of it are damaged; silence stands for what is
+    missing."""
 
 # %% ../nbs/01d_files.ipynb #e171fed4
 def printable(
     path: str | bytes | os.PathLike,  # any path or text
 ) -> str:
-    "Escape what would not stand on one line of a terminal: bytes that are no UTF-8, line ends, control characters."
+    """Escape what would not stand on one line of a terminal: bytes that are no UTF-8, line ends, control
+    characters."""
     try:
         text = os.fsencode(path).decode('utf-8', 'backslashreplace')
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -90,7 +92,8 @@ def open_file(
 
 # %% ../nbs/01d_files.ipynb #0ed90475
 class FilePart(io.FileIO):
-    "A part of an open file for a decoder, which may ask for impossible places and wants a number, not an exception."
+    """A part of an open file for a decoder, which may ask for impossible places and wants a number, not an
+    exception."""
 
     def __init__(self, fd: int, begin: int = 0, end: int | None = None):
         super().__init__(fd, 'rb', closefd=False)
@@ -159,7 +162,8 @@ def before_tags(
 def between_tags(
     fd: int,  # an open file
 ) -> tuple[int, int]:
-    "Find where what stands between tags of other formats begins and ends; all of a file that would be nothing but tags."
+    """Find where what stands between tags of other formats begins and ends; all of a file that would be
+    nothing but tags."""
     begin = behind_id3(fd)
     end = before_tags(fd)
     return (begin, end) if begin < end else (0, os.fstat(fd).st_size)
@@ -181,7 +185,8 @@ _FIRST = re.compile(
 def behind_foreign(
     fd: int,  # an open file
 ) -> tuple[int, int] | None:
-    "Find where a recording begins and ends that other bytes stand before; None when its own first bytes are not found."
+    """Find where a recording begins and ends that other bytes stand before; None when its own first bytes
+    are not found."""
     begin = behind_id3(fd)
     first = _FIRST.search(peek(fd, begin, 65_536))
     return (begin + first.start(), before_tags(fd)) if first and begin + first.start() else None

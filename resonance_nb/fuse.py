@@ -106,7 +106,10 @@ def _matches(self: Fused, samples: np.ndarray, k: int, *, begins_s: float, penal
 def _at_other_speeds(
     self: Fused, samples: np.ndarray, k: int, begins_s: float, penalty: float
 ) -> list[Match]:
-    "Answers to a piece of a clip as if it had been played slower and faster: the best that is accepted, or []."
+    """Answers to a piece of a clip as if it had been played slower and faster.
+
+    The best that is accepted, or [].
+    """
     best = []
     least = self.accept_confidence
     for speed in OTHER_SPEEDS:
@@ -139,7 +142,10 @@ def _search(self: Fused, samples: np.ndarray, k: int) -> list[Match]:
 def _share_of_peaks(
     self: Fused, samples: np.ndarray, match: Match, begins_samples: int
 ) -> tuple[float | None, float]:
-    "How much of its own agreement a piece of a clip reaches with a song (None: it shows too few of its peaks), and how deep its valleys are, dB."
+    """How much of its own agreement a piece of a clip reaches with a song (None.
+
+    It shows too few of its peaks), and how deep its valleys are, dB.
+    """
     table = self.table()
     none = np.zeros((0, FRONT.bin_max - FRONT.bin_min + 1), np.float32)
     level_db = np.concatenate([none, *level_blocks([samples], FRONT)])
@@ -285,7 +291,10 @@ class Fused(SongIndex[Song, Candidates]):
         self,
         candidates: Candidates,  # of a clip
     ) -> np.ndarray:
-        "Compute the log odds that each song is the right one, (n,); less in a small catalogue, where a lead means less."
+        """Compute the log odds that each song is the right one, (n,).
+
+        Less in a small catalogue, where a lead means less.
+        """
         return _logit(self, candidates)
 
     def rank(
@@ -316,5 +325,7 @@ class Fused(SongIndex[Song, Candidates]):
         samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,)
         match: Match,  # what it was found to be
     ) -> str | None:
-        "'recording' when a clip is the very recording that was found, 'version' when it is another version of it, None when that cannot be told."
+        """'recording' when a clip is the very recording that was found, 'version' when it is another
+        version of it, None when that cannot be told.
+        """
         return _relation(self, samples, match)

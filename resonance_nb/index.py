@@ -51,7 +51,8 @@ class VectorIndex:
             kind not in ('auto', codebook.kind) or not is_complete(codebook) or codebook.dim != dim
         ):
             raise ResonanceError(
-                f'a codebook for {codebook.kind} {codebook.digest} does not fit an index of kind {kind} with {dim} numbers a vector'
+                f'a codebook for {codebook.kind} {codebook.digest} does not fit an index of kind {kind} '
+                f'with {dim} numbers a vector'
             )
         if train_at < 256:
             raise ResonanceError(f'a codebook is fitted to at least 256 vectors, not to {train_at}')
@@ -107,7 +108,9 @@ class VectorIndex:
 
     @property
     def nbytes(self) -> int:
-        "Bytes that all vectors take, those of removed songs that are not yet forgotten too, and the codebook."
+        """Bytes that all vectors take, those of removed songs that are not yet forgotten too, and the
+        codebook.
+        """
         return self._index.ntotal * self.codes + (self.codebook.nbytes if self.codebook else 0)
 
     def add(
@@ -115,11 +118,18 @@ class VectorIndex:
         track_id: str,  # a name for the song, new to this index
         vectors: np.ndarray,  # (n, dim) of its windows, in order, of unit length
     ) -> None:
-        "Index one song; one without vectors adds nothing. Raises `ResonanceError` for a known name and for vectors that are not finite or of another length."
+        """Index one song.
+
+        One without vectors adds nothing. Raises `ResonanceError` for a known name and for vectors that are
+        not finite or of another length.
+        """
         _add(self, track_id, vectors)
 
     def train(self) -> None:
-        "Fit the quantiser to the songs that are here, without waiting for more; raises `ResonanceError` where there is nothing to fit."
+        """Fit the quantiser to the songs that are here, without waiting for more.
+
+        Raises `ResonanceError` where there is nothing to fit.
+        """
         _train(self)
 
     def search(
@@ -134,7 +144,9 @@ class VectorIndex:
         self,
         rows: np.ndarray,  # of any shape, as `search` gave them
     ) -> tuple[np.ndarray, np.ndarray]:
-        "Song numbers (places in `track_ids`) and window numbers within the song, int64, of the same shape; -1 for -1."
+        """Song numbers (places in `track_ids`) and window numbers within the song, int64, of the same
+        shape; -1 for -1.
+        """
         rows = _rows(self, rows, -1)
         song = np.searchsorted(self.first, rows, 'right') - 1
         return song, np.where(rows < 0, -1, rows - self.first[song])
@@ -150,7 +162,11 @@ class VectorIndex:
         self,
         track_ids: Iterable[str],  # songs of this index
     ) -> None:
-        "Forget songs; an unknown one raises `ResonanceError`, and then all stay. A codebook that was fitted to them remains."
+        """Forget songs.
+
+        An unknown one raises `ResonanceError`, and then all stay. A codebook that was fitted to them
+        remains.
+        """
         _remove(self, track_ids)
 
     def retain(
@@ -165,7 +181,10 @@ class VectorIndex:
         self,
         other: VectorIndex,  # stays as it is
     ) -> None:
-        "Take in all songs of another index of the same model; songs already here stay as they are. Raises `ResonanceError` for another model."
+        """Take in all songs of another index of the same model.
+
+        Songs already here stay as they are. Raises `ResonanceError` for another model.
+        """
         _merge(self, other)
 
     def save(
@@ -310,7 +329,10 @@ def _search(self: VectorIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray,
 
 # %% ../nbs/50_index.ipynb #8021779b
 def _parameters(self: VectorIndex, k: int):
-    "What Faiss is told about one search; nothing where there is nothing to say, as any parameter switches matrix products off."
+    """What Faiss is told about one search.
+
+    Nothing where there is nothing to say, as any parameter switches matrix products off.
+    """
     faiss = load_faiss()
     mask = _laid_out(self).mask
     options = {'sel': mask} if mask is not None else {}
@@ -380,7 +402,8 @@ def _compact(self: VectorIndex) -> None:
 def _merge(self: VectorIndex, other: VectorIndex) -> None:
     if (other.model_name, other.dim) != (self.model_name, self.dim):
         raise ResonanceError(
-            f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) into an index of {self.model_name} ({self.dim})'
+            f'cannot merge vectors of {other.model_name} ({other.dim} numbers each) '
+            f'into an index of {self.model_name} ({self.dim})'
         )
     new = np.array([alive and t not in self._stored for t, alive in zip(other._names, other._alive)], bool)
     if not new.any():
@@ -470,7 +493,8 @@ def _described(folder: Path) -> dict:
     version = int(about['version'])
     if format_name != FORMAT or version > VERSION:
         raise ResonanceError(
-            f'{folder} holds {first_line(format_name)} version {version}; this package reads {FORMAT} up to version {VERSION}'
+            f'{folder} holds {first_line(format_name)} version {version}; '
+            f'this package reads {FORMAT} up to version {VERSION}'
         )
     if about['seal'] != _seal(about):
         raise ValueError('its description was changed')
@@ -533,7 +557,8 @@ def _load(cls, folder: Path, mmap: bool, model_name: str | None, check: bool) ->
         about = _described(folder)
         if model_name not in (None, about['model_name']):
             raise ResonanceError(
-                f'{folder} holds vectors of {first_line(about["model_name"])}, and those of {model_name} were asked for; index the music again'
+                f'{folder} holds vectors of {first_line(about["model_name"])}, '
+                f'and those of {model_name} were asked for; index the music again'
             )
         opened = _opened(folder / about['file'], about, mmap and bool(about['tracks']), check)
         book = _codebook_in(opened, about['coded'])

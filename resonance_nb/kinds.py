@@ -85,7 +85,7 @@ _OTHERS = {
 
 # %% ../nbs/01c_kinds.ipynb #359b98ce
 def _of(table: dict, data: bytes) -> str | None:
-    "Which pattern of a table a stream begins with."
+    "Find the pattern of a table that a stream begins with."
     return next((name for name, begins in table.items() if re.match(begins, data, re.S)), None)
 
 # %% ../nbs/01c_kinds.ipynb #e05e981c
@@ -101,7 +101,7 @@ _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384,
 
 # %% ../nbs/01c_kinds.ipynb #48e09aab
 def _mpeg_size(h: bytes) -> int:
-    "The bytes of a frame of MPEG audio (ISO 11172-3, section 2.4.1.3); 0 for what is no head of one."
+    "Read the bytes of a frame of MPEG audio (ISO 11172-3, section 2.4.1.3); 0 for what is no head of one."
     version = h[1] >> 3 & 3
     layer = 4 - (h[1] >> 1 & 3)
     rate = h[2] >> 2 & 3
@@ -117,7 +117,7 @@ def _mpeg_size(h: bytes) -> int:
 
 # %% ../nbs/01c_kinds.ipynb #6125198d
 def _ac3_size(h: bytes) -> int:
-    "The bytes of a frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.4.1 and E.1.3.1)."
+    "Read the bytes of a frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.4.1 and E.1.3.1)."
     if 10 < h[5] >> 3 <= 16:
         return 2 * ((h[2] & 7) << 8 | h[3]) + 2
     rate = h[4] >> 6
@@ -145,42 +145,44 @@ _FRAMES: dict[str, tuple[str, bytes, Callable[[bytes], int], Callable[[bytes], t
 IN_A_ROW = 6  # frames that must follow each other; of MPEG-TS, whose mark is one byte, three times as many
 
 # %% ../nbs/01c_kinds.ipynb #7e7b9004
+def _are_alike(bodies: list[bytes]) -> bool:
+    """Tell whether frames repeat each other, as a tone does whose period fits; frames of silence, almost
+    empty, do not count."""
+    repeat = all(2 * sum(map(int.__eq__, a, b)) > min(len(a), len(b)) for a, b in zip(bodies, bodies[1:]))
+    body = bodies[0]
+    return repeat and 2 * max(map(body.count, set(body))) <= len(body)
+
+
 def _row(data: bytes, at: int, begins: bytes, size_of: Callable, same: Callable, n: int) -> bool:
-    "Do `n` frames follow each other from here?"
-    known = None
+    "Tell whether `n` frames of one kind follow each other from a place on."
+    kind = None
     bodies = []
     for _ in range(n):
         head = data[at : at + 8]
-        if (
-            len(head) < 8
-            or not re.match(begins, head, re.S)
-            or (size := size_of(head)) < 8
-            or known not in (None, same(head))
-        ):
+        if len(head) < 8 or not re.match(begins, head, re.S) or (size := size_of(head)) < 8:
             return False
-        known = same(head)
+        if kind not in (None, same(head)):
+            return False
+        kind = same(head)
         bodies.append(data[at : at + size])
         at += size
-    alike = all(2 * sum(map(int.__eq__, a, b)) > min(len(a), len(b)) for a, b in zip(bodies, bodies[1:]))
-    # a tone whose period fits repeats itself; so do frames of silence, which are almost empty
-    body = bodies[0]
-    return not alike or 2 * max(map(body.count, set(body))) > len(body)
+    return not _are_alike(bodies)
 
 # %% ../nbs/01c_kinds.ipynb #1f92058e
 def _frames(data: bytes) -> tuple[str, str] | None:
-    "The name and FFmpeg's format of compressed sound without a container, wherever in it the data begin."
+    """Find the name and FFmpeg's format of compressed sound without a container, wherever in it the data
+    begin."""
     for name, (form, begins, size_of, same) in _FRAMES.items():
         n = IN_A_ROW * (3 if form == 'mpegts' else 1)
-        if any(
-            _row(data, m.start(), begins, size_of, same, n)
-            for m in re.finditer(b'(?=' + begins + b')', data, re.S)
-        ):
+        places = re.finditer(b'(?=' + begins + b')', data, re.S)
+        if any(_row(data, m.start(), begins, size_of, same, n) for m in places):
             return name, form
     return None
 
 # %% ../nbs/01c_kinds.ipynb #3f8d2416
 def _is_text(data: bytes) -> bool:
-    "Are there letters and nothing else? UTF-8, perhaps cut in the middle of a letter, or one byte a letter."
+    """Tell whether there are letters and nothing else: UTF-8, perhaps cut in the middle of a letter, or one
+    byte a letter."""
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
         data = data[2::2] if data[0] == 0xFF else data[3::2]
     if re.search(rb'[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]', data) or not data.strip() or len(set(data)) < 3:
@@ -189,6 +191,7 @@ def _is_text(data: bytes) -> bool:
 
 # %% ../nbs/01c_kinds.ipynb #c637239f
 def _is_utf8(data: bytes) -> bool:
+    "Tell whether bytes are UTF-8, perhaps cut in the middle of a letter."
     try:
         data.decode()
     except UnicodeDecodeError as e:
@@ -202,14 +205,17 @@ NOISE_CHI2 = 400.0
 
 
 def _is_noise(data: bytes) -> bool:
-    "Is each of the 256 bytes as frequent as any other, as in noise, ciphers and archives, and never in music?"
+    """Tell whether each of the 256 bytes is as frequent as any other, as in noise, ciphers and archives, and
+    never in music."""
     n = len(data)
     counts = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
     return n >= NOISE_BYTES and float(((counts - n / 256) ** 2).sum() * 256 / n) < NOISE_CHI2
 
 # %% ../nbs/01c_kinds.ipynb #120966f5
 def _served(data: bytes) -> tuple[int, int, str] | None:
-    "Where the answer of a web server begins behind its head, how often titles come, and a refusal; None: the head is not all here."
+    """Find where the answer of a web server begins behind its head, how often titles come, and a refusal.
+
+    None: more must be seen of the head."""
     at = 0
     every = 0
     refused = ''
@@ -221,16 +227,13 @@ def _served(data: bytes) -> tuple[int, int, str] | None:
         at = at + end.end()
         icy = re.search(rb'(?im)^icy-metaint: *(\d{1,7})', head)
         every = int(icy[1]) if icy else 0
-        refused = (
-            f'the answer of a web server, "{(m[1] + m[2]).decode("latin-1").rstrip()}"'
-            if m[1] >= b'400'
-            else ''
-        )
+        status = (m[1] + m[2]).decode('latin-1').rstrip()
+        refused = f'the answer of a web server, "{status}"' if m[1] >= b'400' else ''
     return at, every, refused
 
 # %% ../nbs/01c_kinds.ipynb #26853928
 def _mp4_index(data: bytes) -> bool | None:
-    "Does an MP4 tell where its sound is before the sound comes? None: not to be seen yet."
+    "Tell whether an MP4 says where its sound is before the sound comes; None: not to be seen yet."
     at = 0
     while len(box := data[at : at + 16]) >= 8:
         size = int.from_bytes(box[:4], 'big')
@@ -250,12 +253,11 @@ _UNKNOWN = 'is nothing that is known as sound; if these are raw samples, say so 
 
 
 def _text(data: bytes) -> str:
-    "What to say of text."
+    "Say what text is, and what to do."
     if re.match(rb'\s*(#EXTM3U|\[playlist\]|<asx)', data, re.I):
         return 'is a playlist, not sound; give the stream that it names'
-    words = ' '.join(
-        data[:200].lstrip(b'\xff\xfe\xef\xbb\xbf').replace(b'\0', b'').decode('utf-8', 'replace').split()
-    )
+    plain = data[:200].lstrip(b'\xff\xfe\xef\xbb\xbf').replace(b'\0', b'')
+    words = ' '.join(plain.decode('utf-8', 'replace').split())
     return f'is text, not sound: "{printable(words[:40])}"'
 
 # %% ../nbs/01c_kinds.ipynb #871c2607
@@ -265,7 +267,7 @@ def recognise(
     # was it said that they are raw samples? then only what is plainly a file is taken for one
     samples: bool = False,
 ) -> Kind | None:  # None: more must be seen
-    "What is this?"
+    "Find out what a stream of bytes is."
     if (served := _served(data)) is None and not whole:
         return None
     at, every, refused = served or (0, 0, '')
@@ -273,17 +275,16 @@ def recognise(
     if refused or (refused := _of(_OTHERS, data)):
         return Kind(refused, f'is {refused}, not sound')
     if name := _of(_FILES, data):
-        there = name != 'MP4' or _mp4_index(data)
-        kind = Kind(name, '' if there is not False else _BACKWARDS, None, at, every)
-        return kind if there is not None or whole else None
+        in_front = name != 'MP4' or _mp4_index(data)
+        kind = Kind(name, '' if in_front is not False else _BACKWARDS, None, at, every)
+        return kind if in_front is not None or whole else None
     if samples and (whole or len(data) >= 16) and not at:
         return Kind(RAW)
-    if found := _frames(data):
-        return Kind(found[0], '', found[1], at, every)
+    if compressed := _frames(data):
+        return Kind(compressed[0], '', compressed[1], at, every)
     if m := re.search(rb'OggS\0([\0-\7])', data):
-        return Kind(
-            'Ogg', '' if m[1][0] & 2 else _HEADLESS.format('a stream of Ogg'), None, at + m.start(), every
-        )
+        refusal = '' if m[1][0] & 2 else _HEADLESS.format('a stream of Ogg')
+        return Kind('Ogg', refusal, None, at + m.start(), every)
     if name := next((name for name, part in _MIDDLES.items() if re.search(part, data, re.S)), None):
         return Kind(name, _HEADLESS.format(f'a stream of {name}'))
     if (len(data) >= 256 or whole) and _is_text(data):

@@ -25,14 +25,17 @@ F = torch.nn.functional
 def nt_xent(
     a: torch.Tensor,  # unit vectors of one view, shape (batch, dim)
     b: torch.Tensor,  # of the other view
-    temperature: float | torch.Tensor = 0.05,  # low: only the most similar wrong ones count
+    temperature: float | torch.Tensor = 0.05,  # low: only the most similar negatives count
     # (batch,) song of each window; windows of one song are not held against each other
     songs: torch.Tensor | None = None,
-    memory: torch.Tensor | None = None,  # (m, dim) vectors of earlier batches, wrong answers for everyone …
+    *,
+    memory: torch.Tensor | None = None,  # (m, dim) vectors of earlier batches, negatives for everyone …
     memory_songs: torch.Tensor | None = None,  # … but those of their own songs
-    smoothing: float = 0.0,  # of the right answer's weight, spread evenly over all answers
+    smoothing: float = 0.0,  # of the positive's weight, spread evenly over all
 ) -> torch.Tensor:
-    "Normalised-temperature cross entropy over both directions {cite:p}`chen2020simple`, equation 1; a single pair raises `ResonanceError`."
+    """Compute the normalised-temperature cross entropy over both directions {cite:p}`chen2020simple`, equation 1.
+
+    Returns one number; a single pair without a memory raises `ResonanceError`."""
     n = len(a)
     if n < 2 and memory is None:
         raise ResonanceError(
@@ -40,24 +43,24 @@ def nt_xent(
         )
     z = torch.cat([a, b]).float() if a.dtype in (torch.float16, torch.bfloat16) else torch.cat([a, b])
     logits = z @ z.T / temperature
-    right = torch.arange(2 * n, device=z.device).roll(n)
-    mine = torch.eye(2 * n, dtype=torch.bool, device=z.device)
+    positive = torch.arange(2 * n, device=z.device).roll(n)
+    masked = torch.eye(2 * n, dtype=torch.bool, device=z.device)
     if songs is not None:
         twice = torch.cat([songs, songs])
-        mine |= twice[:, None] == twice
-    mine[torch.arange(2 * n), right] = False
-    logits = logits.masked_fill(mine, -math.inf)
+        masked |= twice[:, None] == twice
+    masked[torch.arange(2 * n), positive] = False
+    logits = logits.masked_fill(masked, -math.inf)
     if memory is not None and len(memory):
         far = z @ memory.to(z.dtype).T / temperature
         if memory_songs is not None and songs is not None:
             far = far.masked_fill(twice[:, None] == memory_songs, -math.inf)
         logits = torch.cat([logits, far], dim=1)
     if not smoothing:
-        return F.cross_entropy(logits, right)
+        return F.cross_entropy(logits, positive)
     log_p = F.log_softmax(logits, dim=1)
     allowed = torch.isfinite(log_p)
     spread = log_p.masked_fill(~allowed, 0).sum(1) / allowed.sum(1)
-    return -((1 - smoothing) * log_p.gather(1, right[:, None])[:, 0] + smoothing * spread).mean()
+    return -((1 - smoothing) * log_p.gather(1, positive[:, None])[:, 0] + smoothing * spread).mean()
 
 # %% ../nbs/42_losses.ipynb #3be98745
 class Temperature(nn.Module):
@@ -76,7 +79,7 @@ class Temperature(nn.Module):
         self.log_inverse = nn.Parameter(torch.tensor(-math.log(start)), requires_grad=learned)
 
     def forward(self) -> torch.Tensor:
-        "Its value now."
+        "Return its value now."
         return torch.exp(-self.log_inverse).clamp(*self.limits)
 
 # %% ../nbs/42_losses.ipynb #481f49dd
@@ -85,41 +88,46 @@ def sup_con(
     labels: torch.Tensor,  # (batch,) rows with the same label belong together
     temperature: float | torch.Tensor = 0.05,  # as in `nt_xent`
 ) -> torch.Tensor:
-    "Supervised contrastive loss, the form with the sum outside the logarithm {cite:p}`khosla2020supervised`, equation 2; rows without a partner count for nothing."
+    """Compute the supervised contrastive loss, with the sum outside the logarithm {cite:p}`khosla2020supervised`, equation 2.
+
+    Returns one number; rows without a partner count for nothing."""
     z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-    self_ = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    together = (labels[:, None] == labels) & ~self_
-    some = together.any(1)
-    if not some.any():
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    together = (labels[:, None] == labels) & ~itself
+    paired = together.any(1)
+    if not paired.any():
         raise ResonanceError('no row of this batch has a partner with the same label')
-    log_p = F.log_softmax((z @ z.T / temperature).masked_fill(self_, -math.inf), dim=1)
-    surprise = -log_p.masked_fill(~together, 0).sum(1)[some] / together.sum(1)[some]
+    log_p = F.log_softmax((z @ z.T / temperature).masked_fill(itself, -math.inf), dim=1)
+    surprise = -log_p.masked_fill(~together, 0).sum(1)[paired] / together.sum(1)[paired]
     return surprise.mean()
 
 # %% ../nbs/42_losses.ipynb #10a35e58
 def triplet(
     a: torch.Tensor,  # unit vectors of one view, shape (batch, dim): the anchors
-    b: torch.Tensor,  # of the other view: the right answers, and the wrong ones
+    b: torch.Tensor,  # of the other view: the positives, and the negatives
+    *,
     margin: float = 0.5,  # of squared distance
     mining: str = 'semi-hard',  # or 'hard'
     songs: torch.Tensor | None = None,  # (batch,) windows of one song are not held against each other
 ) -> torch.Tensor:
-    "Triplet loss {cite:p}`schroff2015facenet`, equation 2, over squared distances, one wrong answer for each anchor; the nearest at all where none is semi-hard."
+    """Compute the triplet loss over squared distances {cite:p}`schroff2015facenet`, equation 2.
+
+    Each anchor gets one negative; the nearest at all where none is semi-hard. Returns one number."""
     if mining not in ('hard', 'semi-hard'):
         raise ResonanceError(f'unknown mining {mining!r}; choose from: hard, semi-hard')
     a, b = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (a, b))
     distance = 2 - 2 * a @ b.T
-    right = distance.diagonal()
+    positive = distance.diagonal()
     number = torch.arange(len(a), device=a.device) if songs is None else songs
-    wrong = distance.masked_fill(number[:, None] == number, math.inf)
-    nearest = wrong.min(1).values
+    negatives = distance.masked_fill(number[:, None] == number, math.inf)
+    nearest = negatives.min(1).values
     if mining == 'semi-hard':
-        beyond = wrong.masked_fill(wrong <= right[:, None], math.inf).min(1).values
+        beyond = negatives.masked_fill(negatives <= positive[:, None], math.inf).min(1).values
         nearest = torch.where(torch.isfinite(beyond), beyond, nearest)
-    some = torch.isfinite(nearest)
-    if not some.any():
+    usable = torch.isfinite(nearest)
+    if not usable.any():
         raise ResonanceError('a triplet needs windows of at least two songs')
-    return F.relu(right - nearest + margin)[some].mean()
+    return F.relu(positive - nearest + margin)[usable].mean()
 
 # %% ../nbs/42_losses.ipynb #1d115666
 class Hybrid(nn.Module):
@@ -145,6 +153,6 @@ class Hybrid(nn.Module):
         temperature: float | torch.Tensor = 0.05,  # of the contrast
         **more,  # as in `nt_xent`
     ) -> torch.Tensor:
-        "The loss."
+        "Compute the loss, one number."
         surprises = [F.cross_entropy(self.classify(x), songs, label_smoothing=self.smoothing) for x in (a, b)]
         return nt_xent(a, b, temperature, songs, **more) + self.alpha * sum(surprises)

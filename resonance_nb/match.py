@@ -16,7 +16,11 @@ __all__ = ['SAME', 'laid_out', 'scan', 'best_places', 'best_songs', 'between', '
 def laid_out(
     lengths: np.ndarray,  # (songs,) windows of each
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Lay songs end to end: where each begins and the last ends, (songs + 1,), and how many windows of its song follow each window, (windows,)."
+    """Lay songs end to end.
+
+    Where each begins and the last ends, (songs + 1,), and how many windows of its song follow each window,
+    (windows,).
+    """
     lengths = np.asarray(lengths, np.int64)
     starts = np.append(0, np.cumsum(lengths))
     remaining = np.repeat(starts[1:], lengths) - 1 - np.arange(starts[-1])
@@ -29,10 +33,13 @@ def scan(
     remaining: np.ndarray,  # (windows of all songs,) how many windows of its song follow each
     *,
     step: int = 1,  # windows of a song between two windows of the clip
-    phases: int = 1,  # windows of the clip for each `step` windows of a song; those so far apart are one phase
+    # windows of the clip for each `step` windows of a song; those so far apart are one phase
+    phases: int = 1,
     at_once: int = 8192,  # windows of songs
 ) -> np.ndarray:
-    "Average the similarities along each diagonal, without a table of all similarities, shape (phases, windows): one phase of the clip has its windows 0, phases, …, the next one 1, 1 + phases, …"
+    """Average the similarities along each diagonal, without a table of all similarities, shape (phases,
+    windows): one phase of the clip has its windows 0, phases, …, the next one 1, 1 + phases, …
+    """
     total = np.zeros((phases, len(windows)), np.float32)
     for begin in range(0, len(windows), at_once):
         similar = windows[begin : begin + at_once] @ clip.T
@@ -51,7 +58,10 @@ def best_places(
     score: np.ndarray,  # (windows,) of all songs laid end to end
     starts: np.ndarray,  # (songs + 1,) where each song begins
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Find each song's best score, and the window of the song where it is, both (songs,); every song has a window."
+    """Find each song's best score, and the window of the song where it is, both (songs,).
+
+    Every song has a window.
+    """
     best = np.maximum.reduceat(score, starts[:-1])
     is_best = np.flatnonzero(score == np.repeat(best, np.diff(starts)))
     song = np.searchsorted(starts, is_best, 'right') - 1
@@ -64,7 +74,10 @@ def best_songs(
     most: int,  # songs
     left_out: np.ndarray | None = None,  # numbers of songs that are not asked for
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Find the best songs: their numbers, ascending, and the window of each at which it is best in each phase, (phases, songs)."
+    """Find the best songs.
+
+    Their numbers, ascending, and the window of each at which it is best in each phase, (phases, songs).
+    """
     best = np.maximum.reduceat(scores, starts[:-1], axis=1).max(axis=0)
     if left_out is not None:
         best[left_out] = -np.inf
@@ -80,7 +93,9 @@ def between(
     middle: np.ndarray,  # the best
     after: np.ndarray,  # one window later
 ) -> np.ndarray:
-    "Find the top of the parabola through three scores, in windows after the middle one, within [-0.5, 0.5]; 0 where there is no top."
+    """Find the top of the parabola through three scores, in windows after the middle one, within [-0.5,
+    0.5]; 0 where there is no top.
+    """
     before, middle, after = (np.asarray(x, float) for x in (before, middle, after))
     curvature = before - 2 * middle + after
     has_top = curvature < -1e-9
@@ -89,14 +104,18 @@ def between(
 
 # %% ../nbs/51_match.ipynb #8ac988e7
 def align(
-    # numbers of windows (n, m), counted over all songs -> their products with each window of the clip (n, m, k)
+    # numbers of windows (n, m), over all songs -> their products with each window of the clip (n, m, k)
     products: Callable[[np.ndarray], np.ndarray],
     n_windows: int,  # k, of the clip
     begins: np.ndarray,  # (n,) number of the window at which the clip would begin, counted over all songs
     starts: np.ndarray,  # (n,) number of the window at which its song begins
     ends: np.ndarray,  # (n,) and ends
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Compare a clip with alignments: the mean cosine of the best diagonal within a window either way, (n,), and how many windows after `begins` that is, (n,), not whole numbers; windows outside of the song count nothing."
+    """Compare a clip with alignments.
+
+    The mean cosine of the best diagonal within a window either way, (n,), and how many windows after
+    `begins` that is, (n,), not whole numbers; windows outside of the song count nothing.
+    """
     at = begins[:, None] + np.arange(-2, n_windows + 2)
     inside = (at >= starts[:, None]) & (at < ends[:, None])
     similar = products(np.where(inside, at, starts[:, None])) * inside[..., None]
@@ -117,7 +136,10 @@ def runner_up(
     *,
     same: float = SAME,  # cosine
 ) -> int:
-    "Find the best song that does not sound the same as the first one there: its number; n when there is none."
+    """Find the number of the best song that does not sound the same as the first one there.
+
+    It is n when there is none.
+    """
     if not len(score):
         return 0
     alike = np.einsum('nkd,kd->n', vectors, vectors[0]) / vectors.shape[1]

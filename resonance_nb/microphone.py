@@ -103,7 +103,8 @@ _RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class _Microphone:
-    "A microphone as pieces of sound, and what becomes of it: read too slowly, pulled out, put back, put to sleep."
+    """A microphone as pieces of sound, and what becomes of it: read too slowly, pulled out, put back, put to
+    sleep."""
 
     def __init__(self, sd, device, piece_s, limit_s, report, closed):
         self.sd = sd  # the library
@@ -223,7 +224,7 @@ def from_microphone(
 ) -> Source:
     """Listen to a microphone, from now on until closed.
 
-    Raises `ResonanceError` at once if no such microphone can be opened, `MissingExtra` without sounddevice."""
+    Raises `ResonanceError` at once if none can be opened, `MissingExtra` without sounddevice."""
     n_samples(block_s), n_samples(seconds)
     device = int(device) if isinstance(device, str) and device.isdecimal() else device
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))

@@ -26,7 +26,10 @@ def recall_at(
     found_scores: np.ndarray | None = None,
     tie: float = 1e-6,  # scores that differ by less are equal
 ) -> float:
-    "Compute the share of the `k` nearest neighbours among what was found, in [0, 1]; another row of an equal score counts, the same row twice does not."
+    """Compute the share of the `k` nearest neighbours among what was found, in [0, 1].
+
+    Another row of an equal score counts, the same row twice does not.
+    """
     found = np.asarray(found_rows)
     exact = np.asarray(exact_rows)
     scores = np.asarray(exact_scores)
@@ -53,7 +56,9 @@ def code_bytes(
     kind: str,  # one of `KINDS`
     dim: int = 128,  # numbers in a vector
 ) -> int:
-    "Count the bytes of one vector, with its number in an inverted list (8) or its links in a graph (144); raises `ResonanceError` for kinds that do not exist."
+    """Count the bytes of one vector, with its number in an inverted list (8) or its links in a graph (144);
+    raises `ResonanceError` for kinds that do not exist.
+    """
     if kind not in KINDS:
         raise ResonanceError(f'unknown kind of index {kind!r}; choose from: {", ".join(KINDS)}, or auto')
     parts = parts_of(kind, dim)
@@ -139,7 +144,10 @@ def inner_table(
 def codes_of(
     index,  # of Faiss
 ) -> np.ndarray:
-    "Give the bytes of all vectors in the order they came, shape (n, bytes); a view, except of inverted lists, where the list's number comes first."
+    """Give the bytes of all vectors in the order they came, shape (n, bytes).
+
+    A view, except of inverted lists, where the list's number comes first.
+    """
     inner = inner_table(index)
     if not inner.ntotal:
         return np.zeros((0, inner.sa_code_size()), np.uint8)
@@ -192,7 +200,10 @@ def propose(
     most: int = 500,  # places
     step: int = 1,  # windows of a song between two windows of the clip
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Find the songs and places (n,) for which most neighbours speak, best first; a clip may begin before its song."
+    """Find the songs and places (n,) for which most neighbours speak, best first.
+
+    A clip may begin before its song.
+    """
     number = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
     is_found = rows >= 0
     song = np.searchsorted(starts, rows[is_found], 'right') - 1

@@ -45,7 +45,8 @@ NOWHERE = -1  # packets are not to be found any more
 
 
 def _place(self: Packets, packet) -> int | None:
-    "Find where a packet really is: of formats without times, FFmpeg does not count the bytes that it passes over."
+    """Find where a packet really is: of formats without times, FFmpeg does not count the bytes that it
+    passes over."""
     if not self.is_searched or packet.pos is None or self.due_at == NOWHERE:
         return packet.pos
     at = packet.pos if self.due_at is None else self.due_at
@@ -199,7 +200,8 @@ def _skipped(frame, due_s: float | None) -> int:
 
 
 def _owed(self: Gaps, frame, due_s: float | None, n_lost: int, following, heard_s: float) -> float | None:
-    "Return the seconds that are missing before a frame by the times of its container; None where times do not tell."
+    """Return the seconds that are missing before a frame by the times of its container; None where times do
+    not tell."""
     low, high = MISSING_S
     is_steady = (
         getattr(following, 'time', None) is None

@@ -173,7 +173,8 @@ _WAV = {
 
 
 def _wav_format(body: bytes) -> tuple[int, int, str | None]:
-    "Read rate, channels and kind of samples from a WAV header's `fmt ` part; the kind is None for what wants a decoder."
+    """Read rate, channels and kind of samples from a WAV header's `fmt ` part; the kind is None for what
+    wants a decoder."""
     code, channels, rate_hz, _, _, bits = struct.unpack('<HHIIHH', body[:16])
     if code == 0xFFFE and len(body) >= 26:  # "extensible": the real code comes later
         code = int.from_bytes(body[24:26], 'little')
@@ -189,7 +190,8 @@ def _is_plain_wav(head: bytes) -> bool:
 
 # %% ../nbs/61a_pipe.ipynb #88030596
 def _wav_header(source: _Bytes) -> tuple[_Raw, int | None]:
-    "Read a WAV header up to its first sample: what the bytes mean, and how many there are (None: until the stream ends)."
+    """Read a WAV header up to its first sample: what the bytes mean, and how many there are (None: until the
+    stream ends)."""
     raw = None
     _ = source.exactly(12)
     for _ in range(100):  # parts, of 16 MiB at most; a header of more is none
@@ -308,7 +310,7 @@ def from_pipe(
     Raises `AudioError` for what is no sound, and at the end `TruncatedAudio` if it breaks off."""
     return _open(fileobj, (SAMPLE_RATE, 1, 'int16'), False, block_s, live, report)
 
-# %% ../nbs/61a_pipe.ipynb #0dd46ee2
+
 def from_raw(
     fileobj: BinaryIO,  # bytes of samples, e.g. sys.stdin.buffer; stays open
     rate: int = SAMPLE_RATE,  # samples a second, of each channel
@@ -320,5 +322,6 @@ def from_raw(
     # told in one line, once, what is odd about it; None = nobody
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    "Open raw samples as a stream; what begins as a file, WAV for one, is taken for that. Raises as `from_pipe` does."
+    """Open raw samples as a stream; what begins as a file, WAV for one, is taken for that. Raises as
+    `from_pipe` does."""
     return _open(fileobj, (rate, channels, dtype), True, block_s, live, report)

@@ -27,7 +27,7 @@ from .decode import AudioInfo
 from .files import AudioError, DamagedAudio, TruncatedAudio, printable
 
 # %% auto #0
-__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'here', 'info', 'tags', 'pieces', 'stream_pieces', 'sound_sha256']
+__all__ = ['STALLED_S', 'MEMORY_BYTES', 'serve', 'warm', 'in_process', 'info', 'tags', 'pieces', 'stream_pieces', 'sound_sha256']
 
 # %% ../nbs/01b_sandbox.ipynb #15ceb3a1
 _HEAD = struct.Struct('<cI')
@@ -35,14 +35,13 @@ _ERRORS = {kind.__name__: kind for kind in (AudioError, TruncatedAudio, DamagedA
 
 
 def _packed_error(e: BaseException, path) -> dict:
-    "An exception as JSON."
+    "Turn an exception into what JSON can hold."
     if not isinstance(e, AudioError):
-        why = (
-            'needs more memory than a decoder may take' if isinstance(e, MemoryError) else 'cannot be decoded'
-        )
+        too_large = 'needs more memory than a decoder may take'
+        why = too_large if isinstance(e, MemoryError) else 'cannot be decoded'
         e = AudioError(f'{printable(path)}: {why}')
     late = [e.decoded_s, e.promised_s] if isinstance(e, TruncatedAudio) else []
-    return {'kind': type(e).__name__, 'told': [str(e), *late]}
+    return {'kind': type(e).__name__, 'words': [str(e), *late]}
 
 # %% ../nbs/01b_sandbox.ipynb #3f584ad4
 # without a sample; address space
@@ -59,6 +58,59 @@ def _limit(memory_bytes: int) -> None:
         for what, most in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
             _, hard = resource.getrlimit(what)
             resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+# %% ../nbs/01b_sandbox.ipynb #ff369e9a
+def _write(out, data: bytes) -> None:
+    "Write all of it into an unbuffered pipe."
+    left = memoryview(data)
+    while len(left):
+        left = left[out.write(left) :]
+
+# %% ../nbs/01b_sandbox.ipynb #c5020a26
+def _sound(pieces: Iterator[np.ndarray], notes: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    "Make frames of samples, with the notes that came up."
+    for x in pieces:
+        while notes:
+            yield b'N', json.dumps(notes.pop()).encode()
+        yield b'S', x.astype('<f4', copy=False).tobytes()  # none at all is a sign of life, too
+
+# %% ../nbs/01b_sandbox.ipynb #ffc6e35c
+def _hashed(path) -> Iterator[tuple[bytes, bytes]]:
+    "Make the frames that tell the hash of a file's sound; an empty one now and then is a sign of life."
+    digest = hashlib.sha256()
+    for i, packet in enumerate(decode.sound(path), 1):
+        digest.update(packet)
+        if not i % 4096:
+            yield b'S', b''
+    yield b'I', json.dumps(digest.hexdigest()).encode()
+
+# %% ../nbs/01b_sandbox.ipynb #275c4884
+def _frames(task: dict, more: Callable[[int], bytes], notes: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    "Make the frames that a request asks for."
+    report = notes.append if task.get('report') else None
+    path = task['path']
+    if 'tags' in task:
+        yield b'I', json.dumps(decode.tags(path)).encode()
+    elif task.get('sound'):
+        yield from _hashed(path)
+    elif 'rate_hz' not in task:
+        yield b'I', json.dumps(asdict(decode.info(path))).encode()
+    elif 'start_s' in task:
+        pieces = decode.pieces(path, task['start_s'], task['duration_s'], task['rate_hz'], report)
+        yield from _sound(pieces, notes)
+    else:
+        yield from _sound(decode.stream_pieces(more, path, task['rate_hz'], task['form'], report), notes)
+
+
+def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, bytes]]:
+    "Answer a request: its frames, and `D` or an error at the end."
+    try:
+        with suppress(OSError):
+            os.chdir(task['cwd'])
+        yield from _frames(task, more, [])
+        yield b'D', b''
+    except Exception as e:
+        yield b'E', json.dumps(_packed_error(e, task['path'])).encode()
 
 # %% ../nbs/01b_sandbox.ipynb #cfaf0010
 def serve(
@@ -78,10 +130,10 @@ def serve(
 
     def more(n: int) -> bytes:
         with waiting():
-            return asked.read1(n)
+            return requests.read1(n)
 
-    asked = os.fdopen(os.dup(0), 'rb')
-    for line in asked:
+    requests = os.fdopen(os.dup(0), 'rb')
+    for line in requests:
         with waiting():
             pass
         for kind, payload in _answers(task := json.loads(line), more):
@@ -91,64 +143,15 @@ def serve(
         if 'form' in task:
             return  # what follows is the rest of a stream, which may have no end
 
-# %% ../nbs/01b_sandbox.ipynb #ff369e9a
-def _write(out, data: bytes) -> None:
-    "All of it, into an unbuffered pipe."
-    left = memoryview(data)
-    while len(left):
-        left = left[out.write(left) :]
-
-# %% ../nbs/01b_sandbox.ipynb #ffc6e35c
-def _hashed(path) -> Iterator[tuple[bytes, bytes]]:
-    "The frames that tell the hash of a file's sound; an empty one now and then is a sign of life."
-    digest = hashlib.sha256()
-    for i, packet in enumerate(decode.sound(path), 1):
-        digest.update(packet)
-        if not i % 4096:
-            yield b'S', b''
-    yield b'I', json.dumps(digest.hexdigest()).encode()
-
-# %% ../nbs/01b_sandbox.ipynb #275c4884
-def _answers(task: dict, more: Callable[[int], bytes]) -> Iterator[tuple[bytes, bytes]]:
-    "The frames that answer a request."
-    notes: list[str] = []
-    try:
-        with suppress(OSError):
-            os.chdir(task['cwd'])
-        told = notes.append if task.get('report') else None
-        if 'tags' in task:
-            yield b'I', json.dumps(decode.tags(task['path'])).encode()
-        elif task.get('sound'):
-            yield from _hashed(task['path'])
-        elif 'rate_hz' not in task:
-            yield b'I', json.dumps(asdict(decode.info(task['path']))).encode()
-        elif 'start_s' in task:
-            pieces = decode.pieces(
-                task['path'], task['start_s'], task['duration_s'], task['rate_hz'], report=told
-            )
-            yield from _sound(pieces, notes)
-        else:
-            yield from _sound(
-                decode.stream_pieces(more, task['path'], task['rate_hz'], task['form'], told), notes
-            )
-        yield b'D', b''
-    except Exception as e:
-        yield b'E', json.dumps(_packed_error(e, task['path'])).encode()
-
-# %% ../nbs/01b_sandbox.ipynb #c5020a26
-def _sound(pieces: Iterator[np.ndarray], notes: list[str]) -> Iterator[tuple[bytes, bytes]]:
-    "Samples as frames, with the notes that came up."
-    for x in pieces:
-        while notes:
-            yield b'N', json.dumps(notes.pop()).encode()
-        yield b'S', x.astype('<f4', copy=False).tobytes()  # none at all is a sign of life, too
-
 # %% ../nbs/01b_sandbox.ipynb #359b1548
-_START = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); from resonance_nb.sandbox import serve; serve(json.loads(sys.argv[2]))'
+_START = (
+    'import json, sys; sys.path[:] = json.loads(sys.argv[1]); '
+    'from resonance_nb.sandbox import serve; serve(json.loads(sys.argv[2]))'
+)
 
 
 def _started(limits: dict) -> subprocess.Popen:
-    "A new process that decodes."
+    "Start a process that decodes."
     env = os.environ | {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'OPENBLAS', 'MKL')}
     words = [sys.executable, '-c', _START, json.dumps(sys.path), json.dumps(limits)]
     return subprocess.Popen(
@@ -173,7 +176,7 @@ class _Decoder:
             self.process.stdin.flush()
 
     def answer(self) -> tuple[bytes, bytes] | None:
-        "The next frame; None when the process has died."
+        "Read the next frame; None when the process has died."
         head = self.process.stdout.read(_HEAD.size)
         if len(head) < _HEAD.size:
             return None
@@ -195,7 +198,7 @@ _lock = threading.Lock()
 
 
 def _take() -> _Decoder:
-    "A process that has nothing to do."
+    "Take a process that has nothing to do, or start one."
     with _lock:
         decoder = _idle.pop() if _idle else _Decoder()
         _busy.append(decoder)
@@ -203,7 +206,7 @@ def _take() -> _Decoder:
 
 # %% ../nbs/01b_sandbox.ipynb #979739f6
 def _forget() -> None:
-    "After a fork: the processes are those of another."
+    "Forget the processes after a fork: they are those of another."
     global _lock
     _lock = threading.Lock()
     _idle.clear()
@@ -211,32 +214,15 @@ def _forget() -> None:
 
 
 def _end_all() -> None:
+    "End every process."
     while _idle or _busy:
         with suppress(OSError, IndexError):
             (_idle or _busy).pop().end()
 
-# %% ../nbs/01b_sandbox.ipynb #a4517d6c
-def warm() -> None:
-    "Have a process ready that will be needed soon, without waiting for it."
-    if here():
-        return
-    with _lock:
-        if not _idle:
-            _idle.append(_Decoder(_Forked if _alone() else _started))
-
-
-def here() -> bool:
-    "Are files decoded in this process? Where `RESONANCE_SANDBOX=0` says so, for debuggers, or where none can be started."
-    return os.environ.get('RESONANCE_SANDBOX') == '0' or not sys.executable
-
-# %% ../nbs/01b_sandbox.ipynb #ce72f6c9
-atexit.register(_end_all)
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_forget)
-
 # %% ../nbs/01b_sandbox.ipynb #7589ca4a
 def _alone() -> bool:
-    "Has this process one thread only, those of libraries included? Where the system does not say, no."
+    """Tell whether this process has one thread only, those of libraries included; no, where the system does
+    not say."""
     try:
         return len(os.listdir('/proc/self/task')) == 1
     except OSError:
@@ -249,20 +235,20 @@ class _Forked:
     def __init__(self, limits: dict):
         import soundfile, soxr  # noqa: E401,F401 - shared with the copy
 
-        (asked, ask), (answered, answer) = os.pipe(), os.pipe()
+        (requests, ask), (answers, answer) = os.pipe(), os.pipe()
         self.pid = os.fork()
         self.returncode: int | None = None
         if not self.pid:
             try:
-                os.dup2(asked, 0), os.dup2(answer, 1)
+                os.dup2(requests, 0), os.dup2(answer, 1)
                 os.closerange(3, 1024)
                 serve(limits)
             finally:
                 os._exit(0)
-        os.close(asked)
+        os.close(requests)
         os.close(answer)
         self.stdin = os.fdopen(ask, 'wb')
-        self.stdout = os.fdopen(answered, 'rb')
+        self.stdout = os.fdopen(answers, 'rb')
 
     def kill(self) -> None:
         if self.returncode is None:
@@ -280,9 +266,28 @@ class _Forked:
         self.stdin.close(), self.stdout.close()
         self.wait()
 
+# %% ../nbs/01b_sandbox.ipynb #a4517d6c
+def warm() -> None:
+    "Have a process ready that will be needed soon, without waiting for it."
+    if in_process():
+        return
+    with _lock:
+        if not _idle:
+            _idle.append(_Decoder(_Forked if _alone() else _started))
+
+
+def in_process() -> bool:
+    "Tell whether files are decoded in this process: `RESONANCE_SANDBOX=0` says so, or none can be started."
+    return os.environ.get('RESONANCE_SANDBOX') == '0' or not sys.executable
+
+# %% ../nbs/01b_sandbox.ipynb #ce72f6c9
+atexit.register(_end_all)
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget)
+
 # %% ../nbs/01b_sandbox.ipynb #74007cb4
 def _died(how: int, path, decoded_s: float) -> AudioError:
-    "What a dead process means for the file it was reading."
+    "Say what a dead process means for the file it was reading."
     try:
         why = f'crashed its decoder ({signal.Signals(-how).name})' if how < 0 else 'stalled its decoder'
     except ValueError:
@@ -293,7 +298,7 @@ def _died(how: int, path, decoded_s: float) -> AudioError:
 
 # %% ../nbs/01b_sandbox.ipynb #aad29481
 def _folder() -> str:
-    "The folder that we are in; the root, where it is gone."
+    "Return the folder that we are in; the root, where it is gone."
     try:
         return os.getcwd()
     except OSError:
@@ -324,11 +329,11 @@ class _Feeder:
                 self.trouble = e
 
 # %% ../nbs/01b_sandbox.ipynb #972d016c
-def _asked(task: dict, path, feed: _Feeder | None = None) -> Iterator[tuple[bytes, bytes]]:
-    "The frames of an answer; raises its errors."
+def _ask(task: dict, path, feed: _Feeder | None = None) -> Iterator[tuple[bytes, bytes]]:
+    "Send a request and yield the frames of its answer; raises its errors."
     decoder = _take()
     whole = False
-    heard = 0
+    n_bytes = 0
     try:
         decoder.ask({'path': os.fsdecode(path), 'cwd': _folder(), **task})
         if feed is not None:
@@ -336,15 +341,15 @@ def _asked(task: dict, path, feed: _Feeder | None = None) -> Iterator[tuple[byte
         while not whole:
             frame = decoder.answer()
             if frame is None:
-                raise _died(decoder.process.wait(), path, heard / 4 / task.get('rate_hz', 1))
+                raise _died(decoder.process.wait(), path, n_bytes / 4 / task.get('rate_hz', 1))
             kind, payload = frame
             whole = kind in b'DE'
             if whole and feed is not None and feed.trouble:
                 raise feed.trouble
             if kind == b'E':
                 error = json.loads(payload)
-                raise _ERRORS[error['kind']](*error['told'])
-            heard += len(payload) * (kind == b'S')
+                raise _ERRORS[error['kind']](*error['words'])
+            n_bytes += len(payload) * (kind == b'S')
             yield kind, payload
     finally:
         with _lock:
@@ -357,7 +362,7 @@ def _asked(task: dict, path, feed: _Feeder | None = None) -> Iterator[tuple[byte
 
 # %% ../nbs/01b_sandbox.ipynb #7eb72f82
 def _named(path):
-    "A path that can be sent; raises `AudioError`."
+    "Return a path that can be sent; raises `AudioError`."
     try:
         return os.fsdecode(path)
     except TypeError as e:
@@ -367,21 +372,30 @@ def _named(path):
 def info(
     path,  # an audio or video file
 ) -> AudioInfo:
-    "Length, rate, channels and codec without decoding; raises `AudioError`."
-    if here():
+    "Read length, rate, channels and codec without decoding; raises `AudioError`."
+    if in_process():
         return decode.info(path)
-    (_, facts), _ = _asked({}, _named(path))
+    (_, facts), _ = _ask({}, _named(path))
     return AudioInfo(**json.loads(facts))
 
 # %% ../nbs/01b_sandbox.ipynb #e5efc334
 def tags(
     path,  # an audio or video file
 ) -> dict[str, str]:  # names in lower case
-    "What a container says about itself and its sound; raises `AudioError`."
-    if here():
+    "Read what a container says about itself and its sound; raises `AudioError`."
+    if in_process():
         return decode.tags(path)
-    (_, found), _ = _asked({'tags': True}, _named(path))
-    return json.loads(found)
+    (_, facts), _ = _ask({'tags': True}, _named(path))
+    return json.loads(facts)
+
+# %% ../nbs/01b_sandbox.ipynb #1d510a09
+def _received(frames: Iterator[tuple[bytes, bytes]], report) -> Iterator[np.ndarray]:
+    "Yield the samples of an answer; its notes are reported."
+    for kind, payload in frames:
+        if kind == b'S' and payload:
+            yield np.frombuffer(bytearray(payload), '<f4')
+        elif kind == b'N':
+            report(json.loads(payload))
 
 # %% ../nbs/01b_sandbox.ipynb #69c1f4e6
 def pieces(
@@ -392,8 +406,8 @@ def pieces(
     # told when samples are no numbers, which are then silence; None: refused
     report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32 in [-1, 1], any length above 0
-    "The samples of a range; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
-    if here():
+    "Yield the samples of a range; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
+    if in_process():
         yield from filter(len, decode.pieces(path, start_s, duration_s, rate_hz, report))
         return
     task = {
@@ -402,7 +416,7 @@ def pieces(
         'rate_hz': rate_hz,
         'report': report is not None,
     }
-    yield from _received(_asked(task, _named(path)), report)
+    yield from _received(_ask(task, _named(path)), report)
 
 # %% ../nbs/01b_sandbox.ipynb #245e0c83
 def stream_pieces(
@@ -414,27 +428,19 @@ def stream_pieces(
     # told when samples are no numbers, which are then silence; None: refused
     report: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:  # mono float32 in [-1, 1], any length above 0
-    "The sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or `DamagedAudio`."
-    if here():
+    """Yield the sound of a stream as it comes; raises `AudioError`, and at the end `TruncatedAudio` or
+    `DamagedAudio`."""
+    if in_process():
         yield from filter(len, decode.stream_pieces(read, name, rate_hz, form, report))
         return
     task = {'rate_hz': rate_hz, 'form': form, 'report': report is not None}
-    yield from _received(_asked(task, name, _Feeder(read)), report)
-
-# %% ../nbs/01b_sandbox.ipynb #1d510a09
-def _received(frames: Iterator[tuple[bytes, bytes]], report) -> Iterator[np.ndarray]:
-    "The samples of an answer; its notes are reported."
-    for kind, payload in frames:
-        if kind == b'S' and payload:
-            yield np.frombuffer(bytearray(payload), '<f4')
-        elif kind == b'N':
-            report(json.loads(payload))
+    yield from _received(_ask(task, name, _Feeder(read)), report)
 
 # %% ../nbs/01b_sandbox.ipynb #71e7218e
 def sound_sha256(
     path,  # an audio or video file
 ) -> str:
-    "The SHA-256 of the coded sound, whatever the tags and pictures around it; raises `AudioError`."
-    frames = _hashed(path) if here() else _asked({'sound': True}, _named(path))
-    *_, told = (payload for kind, payload in frames if kind == b'I')
-    return json.loads(told)
+    "Hash the coded sound (SHA-256), whatever the tags and pictures around it; raises `AudioError`."
+    frames = _hashed(path) if in_process() else _ask({'sound': True}, _named(path))
+    *_, digest = (payload for kind, payload in frames if kind == b'I')
+    return json.loads(digest)

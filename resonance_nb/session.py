@@ -70,6 +70,12 @@ class Session(Protocol):
     ) -> Observation:
         "Say what the newest `length_s` may be."
 
+# %% ../nbs/52a_session.ipynb #fb178532
+def _log_odds(probability: float) -> float:
+    "Log odds of a probability, neither of them quite certain."
+    p = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(p / (1 - p))
+
 # %% ../nbs/52a_session.ipynb #a849c5de
 class SearchSession:
     "Searches the last seconds anew every time, for a recogniser that knows nothing of streams."
@@ -116,12 +122,6 @@ class SearchSession:
             began_s,
             tuple(Hypothesis(m.track_id, began_s - m.offset_s, _log_odds(m.confidence)) for m in matches),
         )
-
-# %% ../nbs/52a_session.ipynb #fb178532
-def _log_odds(probability: float) -> float:
-    "Log odds of a probability, neither of them quite certain."
-    p = min(max(probability, 1e-6), 1 - 1e-6)
-    return math.log(p / (1 - p))
 
 # %% ../nbs/52a_session.ipynb #78557855
 STEP_SAMPLES = round(HOP_S * SAMPLE_RATE)  # between two windows, and between two questions
@@ -235,7 +235,9 @@ class FadingSums:
         self,
         n_windows: int,  # of the stretch that is asked about
     ) -> tuple[np.ndarray, np.ndarray]:
-        "Find the songs of the highest sums, and the window of each that was heard last, by each phase: (songs,) and (phases, songs)."
+        """Find the songs of the highest sums, and the window of each that was heard last, by each phase:
+        (songs,) and (phases, songs).
+        """
         songs, rows = best_songs(self.sums[:, int(n_windows * HOP_S > 3)], self.table.starts_rows, CLOSE)
         return songs, rows * self.table.row_windows - LEAD_WINDOWS + self.behind_windows[:, None]
 
@@ -314,7 +316,9 @@ def _proposed(self: FusedSession, clip: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _expected(
     self: FusedSession, songs: np.ndarray, newest: np.ndarray, expected: Iterable[tuple[str, float]]
 ) -> list[tuple[int, int]]:
-    "Numbers of expected songs, and the window of each that should be heard last, where it is not proposed anyway."
+    """Numbers of expected songs, and the window of each that should be heard last, where it is not proposed
+    anyway.
+    """
     table = self.sums.table
     newest_samples = self.recent.start_samples + (len(self.recent.vectors) - 1) * STEP_SAMPLES
     numbers = {name: i for i, name in enumerate(table.track_ids)}

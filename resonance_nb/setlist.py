@@ -61,6 +61,33 @@ class _Answer:
     def middle_s(self) -> float:
         return (self.begin_s + self.end_s) / 2
 
+# %% ../nbs/62b_setlist.ipynb #aa334315
+FEW = 6  # answers that tell how fast the lag moves
+
+
+def _drift(answers: list[_Answer]) -> float:
+    """Seconds by which the lag grows in a second of the recording.
+
+    1 less the speed of the player, as far as a few answers can tell.
+    """
+    if len(answers) < 2:
+        return 0.0
+    at_s, lag_s = np.array([(a.middle_s, a.lag_s) for a in answers]).T
+    i, j = np.triu_indices(len(answers), 1)
+    rise = np.median((lag_s[j] - lag_s[i]) / np.maximum(at_s[j] - at_s[i], 1.0))
+    spread = np.square(at_s - at_s.mean()).sum()
+    return float(np.clip(rise * spread / (spread + STEADY_S**2), -FASTEST, FASTEST))
+
+# %% ../nbs/62b_setlist.ipynb #5b6095a6
+def _log_odds(p: float) -> float:
+    p = min(max(p, 1e-4), 1 - 1e-4)
+    return math.log(p / (1 - p))
+
+
+def _sum(answers: Iterable[_Answer]) -> float:
+    "What speaks for a song."
+    return sum(min(a.logit, MOST) for a in answers)
+
 # %% ../nbs/62b_setlist.ipynb #ff661985
 @dataclass
 class _Trace:
@@ -95,30 +122,6 @@ class _Trace:
         "Seconds of the song that are played in a second of the recording, at its nearer end."
         late = at_s > (self.answers[0].begin_s + self.answers[-1].end_s) / 2
         return 1 - _drift(self.answers[-FEW:] if late else self.answers[:FEW])
-
-# %% ../nbs/62b_setlist.ipynb #aa334315
-FEW = 6  # answers that tell how fast the lag moves
-
-
-def _drift(answers: list[_Answer]) -> float:
-    "Seconds by which the lag grows in a second of the recording: 1 less the speed of the player, as far as a few answers can tell."
-    if len(answers) < 2:
-        return 0.0
-    at_s, lag_s = np.array([(a.middle_s, a.lag_s) for a in answers]).T
-    i, j = np.triu_indices(len(answers), 1)
-    rise = np.median((lag_s[j] - lag_s[i]) / np.maximum(at_s[j] - at_s[i], 1.0))
-    spread = np.square(at_s - at_s.mean()).sum()
-    return float(np.clip(rise * spread / (spread + STEADY_S**2), -FASTEST, FASTEST))
-
-# %% ../nbs/62b_setlist.ipynb #5b6095a6
-def _log_odds(p: float) -> float:
-    p = min(max(p, 1e-4), 1 - 1e-4)
-    return math.log(p / (1 - p))
-
-
-def _sum(answers: Iterable[_Answer]) -> float:
-    "What speaks for a song."
-    return sum(min(a.logit, MOST) for a in answers)
 
 # %% ../nbs/62b_setlist.ipynb #593f8cb9
 _SECOND = SAMPLE_RATE
@@ -233,7 +236,9 @@ def _level(cosine: np.ndarray) -> float:
 def _likeness(
     ring: RingBuffer, fused: Fused, trace: _Trace, from_s: float, to_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Middle of each window of what was heard in between, in seconds, and its cosine with the song's window there: those that lie in the song."
+    """Middle of each window of what was heard in between, in seconds, and its cosine with the song's window
+    there: those that lie in the song.
+    """
     x = ring.last(max(ring.end_s - from_s, STEP_S))
     from_s = ring.end_s - len(x) / SAMPLE_RATE
     x = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)]
@@ -465,7 +470,11 @@ def compare(
     song_of: dict[str, str] | None = None,  # track -> song, where there are versions
     tempo: float = 1.0,  # seconds of the programme per second of the recording
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "One row for each known song that was played: track_id, from_s, to_s, found, from_error_s, to_error_s (NaN: not found); and one for each in the list: track_id, from_s, to_s, right."
+    """One row for each known song that was played.
+
+    Track_id, from_s, to_s, found, from_error_s, to_error_s (NaN: not found); and one for each in the list:
+    track_id, from_s, to_s, right.
+    """
     import pandas as pd
 
     song = lambda t: (song_of or {}).get(t, t)

@@ -134,7 +134,8 @@ def _own_blocks(self: Sndfile) -> Iterator[np.ndarray]:
 
 # %% ../nbs/01j_sndfile.ipynb #f28c105d
 def _read_on(self: Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
-    "Yield what FFmpeg finds behind sample `at`, where libsndfile ended; nothing when that is less than a frame or two."
+    """Yield what FFmpeg finds behind sample `at`, where libsndfile ended; nothing when that is less than a
+    frame or two."""
     try:
         other = FFmpeg(self.fd, self.part)
     except Refused:

@@ -84,7 +84,8 @@ class RingBuffer:
         self,
         block: Block | np.ndarray,  # a block of any length, or samples (n,) that follow on
     ) -> None:
-        "Take in a block; a gap becomes silence, one as long as the buffer (or a step back in time) empties it first."
+        """Take in a block; a gap becomes silence, one as long as the buffer (or a step back in time) empties
+        it first."""
         _write(self, block)
 
 # %% ../nbs/61_stream.ipynb #4ff37cf6
@@ -98,7 +99,7 @@ def _place(self: RingBuffer, x: np.ndarray) -> None:
     self._x[first : first + straight] = x[:straight]
     self._x[: len(x) - straight] = x[straight:]
 
-# %% ../nbs/61_stream.ipynb #449e50de
+
 def _write(self: RingBuffer, block: Block | np.ndarray) -> None:
     "Take in a block behind what is lost before it."
     x = block.samples if isinstance(block, Block) else np.asarray(block, np.float32)
@@ -161,7 +162,7 @@ def every(
     blocks: Iterable[Block],  # of any lengths, in order
     step_s: float = 0.25,  # taken as a whole number of samples
 ) -> Iterator[Block]:
-    """Yield the same sound in steps of exactly `step_s`, at its multiples on the stream's clock, filled up with silence.
+    """Yield the sound in steps of exactly `step_s`, at its multiples on the stream's clock, with silence in gaps.
 
     Raises `ResonanceError` for blocks that go back in time."""
     steps = _Steps(n_samples(step_s))
@@ -182,7 +183,8 @@ def silent(
     samples: np.ndarray,  # mono, shape (n,)
     level_db: float = SILENCE_DB,  # root mean square relative to full scale
 ) -> bool:
-    "Tell whether there is nothing to hear: no samples, or none that move by more than `level_db`; a constant is no sound."
+    """Tell whether there is nothing to hear: no samples, or none that move by more than `level_db`; a
+    constant is no sound."""
     x = np.nan_to_num(np.asarray(samples, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     return not len(x) or audio.rms_db(x - x.mean()) < level_db
 
@@ -257,7 +259,8 @@ def _resampled(pieces):
 
 # %% ../nbs/61_stream.ipynb #7f25b08b
 def _cut(pieces, block_s: float) -> Iterator[Block]:
-    "Cut pieces at 16 kHz into blocks of exactly `block_s`; shorter ones come only before a loss and at the end."
+    """Cut pieces at 16 kHz into blocks of exactly `block_s`; shorter ones come only before a loss and at the
+    end."""
     size = n_samples(block_s)
     at = 0
     lost = 0
@@ -333,7 +336,8 @@ def from_file(
     # told in one line, once, when samples are no numbers; None = nobody
     report: Callable[[str], None] | None = None,
 ) -> Source:
-    "Open a file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if it breaks off."
+    """Open a file as a stream; raises `AudioError` at once if it is no audio, at its end `TruncatedAudio` if
+    it breaks off."""
     n_samples(block_s)
     audio.info(path)
     closed = threading.Event()
@@ -342,7 +346,8 @@ def from_file(
 
 # %% ../nbs/61_stream.ipynb #46f01d1c
 class BoundedQueue:
-    "A queue between two threads, bounded in seconds: when it is full, the oldest go, or whoever brings more has to wait."
+    """A queue between two threads, bounded in seconds: when it is full, the oldest go, or whoever brings
+    more has to wait."""
 
     def __init__(
         self,
@@ -448,7 +453,7 @@ def with_back_pressure(
 ) -> Source:
     """Read blocks ahead.
 
-    Of a live source the oldest are dropped when the reader is too slow, and the next block's `gap_s` tells of it."""
+    Of a live source the oldest are dropped when the reader is too slow; the next block's `gap_s` tells."""
     n_samples(seconds)
     queue = BoundedQueue(seconds)
     closed = threading.Event()

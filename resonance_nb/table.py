@@ -100,7 +100,9 @@ SCANNED_AXES = 64  # of 128 that all places are compared on
 def principal_axes(
     book: Codebook,  # for vectors of `BLOCK` windows, one after the other
 ) -> np.ndarray:
-    "Find the axes along which what a codebook can say of a vector differs the most, shape (SCANNED_AXES, dim)."
+    """Find the axes along which what a codebook can say of a vector differs the most, shape (SCANNED_AXES,
+    dim).
+    """
     parts = book.arrays['rotation'].reshape(len(book.arrays['centroids']), -1, book.dim)
     of_block = sum(turn.T @ np.cov(values.T) @ turn for turn, values in zip(parts, book.arrays['centroids']))
     dim = book.dim // BLOCK

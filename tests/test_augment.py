@@ -7,8 +7,12 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
+<<<<<<< HEAD
+from resonance_nb import augment, batched, chain, dynamics, venue, warp  # noqa: E402
+=======
 from resonance_nb import augment, chain, dynamics, venue, warp  # noqa: E402
 from resonance_nb.bank import Bank
+>>>>>>> main
 from resonance_nb.clips import measured_snr_db  # noqa: E402
 from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402
@@ -153,14 +157,12 @@ def test_draws_have_the_distributions_of_single_concerts(many, corpus_bank):
 def test_stages_are_the_chains(name, p):
     x = tunes(3) * torch.tensor([[0.1], [1.0], [4.0]])
     one = np.stack([chain.STAGES[name][1](row, None, p) for row in x.numpy()])
-    assert np.abs(getattr(augment, f'_{name}')(x, [p] * 3).numpy() - one).max() < 2e-4 * max(
-        1, np.abs(one).max()
-    )
+    assert np.abs(getattr(batched, name)(x, [p] * 3).numpy() - one).max() < 2e-4 * max(1, np.abs(one).max())
 
 
 def test_the_limiter_is_a_wall():
     x = 3 * torch.randn(4, 20_000, generator=torch.Generator().manual_seed(0))
-    assert augment._limit(x, [dynamics.Limiter(c, 0.1) for c in (-1, -6, -12, -20)]).abs().amax(
+    assert batched.limit(x, [dynamics.Limiter(c, 0.1) for c in (-1, -6, -12, -20)]).abs().amax(
         1
     ).tolist() <= [10 ** (c / 20) for c in (-1, -6, -12, -20)]
 
@@ -169,11 +171,11 @@ def test_nothing_wraps_around():
     x = torch.zeros(1, 30_000)
     x[0, -1] = 1
     response = torch.ones(1, 5_000)
-    assert augment._filtered(x, response)[0, :-1].abs().max() < 1e-5
+    assert batched.filtered(x, response)[0, :-1].abs().max() < 1e-5
     y = torch.randn(2, 30_000, generator=torch.Generator().manual_seed(1))
     h = torch.randn(2, 700, generator=torch.Generator().manual_seed(2))
     by_hand = np.stack([np.convolve(a, b)[:30_000] for a, b in zip(y.numpy(), h.numpy())])
-    assert np.abs(augment._filtered(y, h).numpy() - by_hand).max() < 1e-3
+    assert np.abs(batched.filtered(y, h).numpy() - by_hand).max() < 1e-3
 
 
 def test_splicing_keeps_tempo_and_place():
@@ -188,7 +190,7 @@ def test_splicing_keeps_tempo_and_place():
         warp.Drift(1.0, 20.0),
         warp.Drift(1.02, -20.0),
     ):
-        y = augment._drift(torch.from_numpy(x)[None], [p], 16_000)[0].numpy()
+        y = batched.drift(torch.from_numpy(x)[None], [p], 16_000)[0].numpy()
         loud = np.convolve(np.abs(y), np.ones(200), 'same')
         for s in starts:
             want = 16_000 + (s + 100 - 16_000) / p.stretch
@@ -213,14 +215,14 @@ def test_silence_stays_finite(many):
 
 def test_masks_cover_what_they_say():
     x = torch.randn(64, 40, 100, generator=torch.Generator().manual_seed(0))
-    y = spec_augment(x, rng_for(0), 1, 0.2, 0, 0.0)
+    y = spec_augment(x, rng_for(0), time_masks=1, max_time=0.2, freq_masks=0)
     changed = (x != y).any(1)
     assert (
         (changed.sum(1) <= 21).all()
         and changed.any()
-        and torch.equal(y, spec_augment(x, rng_for(0), 1, 0.2, 0, 0.0))
+        and torch.equal(y, spec_augment(x, rng_for(0), time_masks=1, max_time=0.2, freq_masks=0))
     )
-    assert torch.equal(spec_augment(x, rng_for(0), 0, 0.2, 0, 0.2), x)
+    assert torch.equal(spec_augment(x, rng_for(0), time_masks=0, freq_masks=0), x)
     with pytest.raises(ResonanceError, match='shape'):
         spec_augment(x[0], rng_for(0))
 

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import struct
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +249,44 @@ def test_every_song_for_people_and_as_a_cue_sheet(home, mix):
         'song 1',
         'song 1',
     ]
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs links')
+def test_a_cue_sheet_is_written_where_its_link_leads(home, mix, tmp_path):
+    link = home / 'link.cue'
+    link.symlink_to(tmp_path / 'real.cue')
+    status, out, err = resonance('identify', '--all', mix, '--cue', link.name, '--catalog', 'c', cwd=home)
+    assert (status, err) == (0, '') and link.is_symlink()
+    assert (tmp_path / 'real.cue').read_text().startswith('FILE "mix.flac" WAVE')
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs Ctrl-C')
+def test_what_a_radio_brought_is_told_after_ctrl_c(home):
+    code = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); ' + MAIN
+    listener = subprocess.Popen(
+        [sys.executable, '-c', code, 'identify', '--all', '-', '--catalog', 'c', '--json'],
+        cwd=home,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    song = (np.concatenate([tune(3), tune(77)]) * 32_767).astype('<i2').tobytes()
+    listener.stdin.write(song)  # more than fits into a pipe: nearly all of it was taken when this returns
+    listener.stdin.flush()
+    time.sleep(3)
+    listener.send_signal(signal.SIGINT)
+    assert listener.wait(60) == 130
+    answer = json.loads(listener.stdout.read())
+    assert [song['title'] for song in answer['songs']] == ['song 3'] and 20 < answer['duration_s'] <= 40
+    assert b'interrupted' in listener.stderr.read()
+    for end in (listener.stdin, listener.stdout, listener.stderr):
+        end.close()
+
+
+def test_no_catalogue_is_made_inside_another(home):
+    status, out, err = resonance('index', 'music', '--catalog', 'c/inner', cwd=home)
+    assert status == 2 and 'c/inner lies inside the catalogue' in err and len(err.splitlines()) == 1
+    assert not (home / 'c' / 'inner').exists()
 
 
 @pytest.mark.parametrize(

@@ -298,9 +298,13 @@ FLOORS = [
     'rooms crowd stages draws',
     'dynamics codec warp',
     'chain',
+<<<<<<< HEAD
+    'venue batched',
+=======
     'bank',
     'venue',
     'long_concert',
+>>>>>>> main
     'augment degraded queries',
     'windows clips figures',
     'bench',

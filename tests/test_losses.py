@@ -106,12 +106,12 @@ def test_triplets_are_their_formula(songs, seed, mining):
                 max(0.0, float(right - (beyond[0] if mining == 'semi-hard' and beyond else wrong[0]) + 0.3))
             )
     if terms:
-        assert triplet(a, b, 0.3, mining, torch.tensor(songs)).item() == pytest.approx(
+        assert triplet(a, b, margin=0.3, mining=mining, songs=torch.tensor(songs)).item() == pytest.approx(
             sum(terms) / len(terms), abs=1e-9
         )
     else:
         with pytest.raises(ResonanceError, match='two songs'):
-            triplet(a, b, 0.3, mining, torch.tensor(songs))
+            triplet(a, b, margin=0.3, mining=mining, songs=torch.tensor(songs))
 
 
 def test_a_batch_with_nothing_to_be_wrong_about():
