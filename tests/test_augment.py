@@ -7,12 +7,8 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-<<<<<<< HEAD
 from resonance_nb import augment, batched, chain, dynamics, venue, warp  # noqa: E402
-=======
-from resonance_nb import augment, chain, dynamics, venue, warp  # noqa: E402
 from resonance_nb.bank import Bank
->>>>>>> main
 from resonance_nb.clips import measured_snr_db  # noqa: E402
 from resonance_nb.augment import PARTS, BatchDegrader, spec_augment, waveform_augmentation  # noqa: E402
 from resonance_nb.audio import SAMPLE_RATE as RATE  # noqa: E402

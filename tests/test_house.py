@@ -298,13 +298,9 @@ FLOORS = [
     'rooms crowd stages draws',
     'dynamics codec warp',
     'chain',
-<<<<<<< HEAD
-    'venue batched',
-=======
     'bank',
-    'venue',
+    'venue batched',
     'long_concert',
->>>>>>> main
     'augment degraded queries',
     'windows clips figures',
     'bench',
