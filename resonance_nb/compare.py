@@ -12,7 +12,8 @@ import numpy as np
 
 from .core import ResonanceError
 from .metrics import interval_by_track
-from .runs import Results, glue_value, reported
+from .reporting import glue_value, reported
+from .runs import Results
 from .show import HtmlTable
 
 if TYPE_CHECKING:

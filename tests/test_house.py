@@ -331,6 +331,7 @@ FLOORS = [
     'services',
     'acrcloud',
     'runs',
+    'reporting',
     'report trials compare survey vectors small',
     'adaptors',
     'calibrate',
