@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -126,7 +126,10 @@ def _facts(bank: Bank, room: Room) -> dict:
 _REMEMBERED = ('_rooms', '_responses', '_facts', '_warped')
 
 
-def _remembered(cache: dict, most: int, key: object, make: Callable[[], object]) -> object:
+_T = TypeVar('_T')
+
+
+def _remembered(cache: dict, most: int, key: object, make: Callable[[], _T]) -> _T:
     "Take an answer from a cache, or make it and keep it; the oldest go where there are too many."
     if key in cache:
         return cache[key]

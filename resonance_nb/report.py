@@ -28,9 +28,9 @@ def _cell(row: dict) -> dict:
     return {'duration_s': row['duration_s'], 'snr_db': snr_db, 'condition': row['condition']}
 
 
-def _with_bounds(row: dict, name: str) -> list:
+def _with_bounds(row: dict, name: str) -> tuple[float, float, float]:
     "A figure of a row of a table, and its bounds."
-    return [row[name], row[f'{name}_low'], row[f'{name}_high']]
+    return row[name], row[f'{name}_low'], row[f'{name}_high']
 
 # %% ../nbs/15a_report.ipynb #b5b706fe
 def _file_silence(results: Results, part: pd.DataFrame, condition: str, system: str, accept: float) -> None:

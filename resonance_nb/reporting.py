@@ -142,7 +142,8 @@ def reported_value(
     if len(rows) != 1:
         wanted = ' '.join([metric, system or '', *(f'{k}={v}' for k, v in setting.items())])
         raise ResonanceError(f'{chapter} reports {len(rows)} numbers for {wanted!r}; name exactly one')
-    return Reported(*(rows[0][k] for k in ('value', 'low', 'high', 'n')), result['run']['run'])
+    row = rows[0]
+    return Reported(row['value'], row['low'], row['high'], row['n'], result['run']['run'])
 
 # %% ../nbs/90a_reporting.ipynb #8ace69c2
 def glue_value(

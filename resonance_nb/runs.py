@@ -149,7 +149,7 @@ def literals(
         if not isinstance(target, ast.Name):
             continue
         try:
-            values[target.id] = ast.literal_eval(node.value)
+            values[target.id] = ast.literal_eval(getattr(node, 'value', None))
         except ValueError:
             raise ResonanceError(
                 f'{chapter}: parameter {target.id} must be a plain value in its cell'
