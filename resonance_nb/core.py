@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
            'StreamsIn', 'Prepares', 'Relates', 'Calibrated', 'Accepts', 'accepts_from', 'VectorRecognizer',
            'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'OtherVersion', 'need', 'first_line', 'reading', 'counted', 'clock',
+           'ResonanceError', 'MissingExtra', 'need', 'first_line', 'OtherVersion', 'reading', 'counted', 'clock',
            'no_bar', 'rng_for', 'require_rng', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
            'cache_folder']
 
@@ -128,7 +128,7 @@ class Accepts(Protocol):
 def accepts_from(
     recognizer: Recognizer,  # any
 ) -> float:
-    "Tell from which confidence on a best answer counts: from a half where the recogniser does not say."
+    "Return the confidence from which a best answer counts, in [0, 1]; one half where none is given."
     return recognizer.accept_confidence if isinstance(recognizer, Accepts) else 0.5
 
 # %% ../nbs/00_core.ipynb #f56d6224
@@ -159,10 +159,9 @@ def best_first(
     scores: np.ndarray,  # (n,)
     names: np.ndarray,  # (n,) strings
 ) -> np.ndarray:
-    """Order songs by score, rounded to `SCORE_DIGITS`: numbers, shape (n,).
+    """Order songs by score, rounded to `SCORE_DIGITS`; equal scores in the order of their names.
 
-    Equal scores come in the order of their names.
-    """
+    Returns positions in `scores`, shape (n,)."""
     import numpy as np
 
     return np.lexsort((names, -np.round(np.asarray(scores, float), SCORE_DIGITS)))
@@ -174,7 +173,7 @@ def as_matches(
     offsets_s: np.ndarray,  # (n,) where the clip starts in each song, seconds
     confidences: np.ndarray,  # (n,) in [0, 1]
 ) -> list[Match]:
-    "Answers as they leave a recogniser: rounded to what they promise."
+    "Make the answers that leave a recogniser, rounded to what they promise."
     import numpy as np
 
     pairs = (scores, SCORE_DIGITS), (offsets_s, OFFSET_DIGITS), (confidences, CONFIDENCE_DIGITS)
@@ -186,7 +185,9 @@ def as_matches(
 def probability(
     log_odds: np.ndarray,  # any shape
 ) -> np.ndarray:
-    "What log odds mean, in [0, 1]: 1 / (1 + exp(-log odds)); beyond 50 either way nothing changes any more."
+    """Turn log odds into probabilities, 1 / (1 + exp(-log odds)), of the same shape.
+
+    Beyond 50 either way nothing changes any more."""
     import numpy as np
 
     return 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
@@ -195,14 +196,15 @@ def probability(
 def assert_same_answers(
     one: Iterable,  # answers, best first: `Match`, or dicts with the same names
     other: Iterable,  # what they are compared with
+    *,
     score: float = 0.003,  # largest difference of two scores
     offset_s: float | None = 0.003,  # of two offsets, seconds; None: not compared
     confidence: float = 0.003,  # of two confidences
 ) -> None:
-    """Fail where two lists of answers differ by more than the tolerances.
+    """Fail where two lists of answers differ.
 
-    Lengths, songs and numbers are compared, and the order where it is more than a tie.
-    """
+    They may differ in numbers within the tolerances, and in the order of songs whose scores are that close.
+    Raises `AssertionError`, which says what differs."""
     lists = [[dict(m) if isinstance(m, dict) else asdict(m) for m in answers] for answers in (one, other)]
     assert len(lists[0]) == len(lists[1]), f'{len(lists[0])} answers, and {len(lists[1])}'
     known = [{m['track_id']: m for m in answers} for answers in lists]
@@ -235,8 +237,8 @@ METHODS = {  # best first: name on the command line -> where its class lives
 
 def method_class(
     name: str,  # one of `METHODS`
-) -> type:
-    "The recogniser class behind a method's name; an unknown name raises `ResonanceError`."
+) -> type[Any]:
+    "Import and return the recogniser class of a method; an unknown name raises `ResonanceError`."
     if name not in METHODS:
         raise ResonanceError(f'unknown method {name!r}; choose from: {", ".join(METHODS)}')
     module, _, cls = METHODS[name].partition(':')
@@ -244,7 +246,7 @@ def method_class(
 
 # %% ../nbs/00_core.ipynb #87522b1a
 def default_method() -> str:
-    "Name the recogniser that new songs are indexed for: the best one whose libraries are installed."
+    "Return the method that new songs are indexed for: the best one whose libraries are installed."
     return 'fused' if importlib.util.find_spec('onnxruntime') else 'landmark'
 
 # %% ../nbs/00_core.ipynb #847d6dd2
@@ -255,27 +257,12 @@ class ResonanceError(Exception):
 class MissingExtra(ResonanceError):
     "An optional library is not installed."
 
-# %% ../nbs/00_core.ipynb #ee0e724f
-class OtherVersion(ResonanceError):
-    "An index is whole, but of another format or model than this package makes."
-
-    def __init__(
-        self,
-        folder,  # of the index
-        made: str,  # its format or model
-        here: str,  # those of this package
-    ):
-        super().__init__(
-            f'{folder} was made by another version or with another model '
-            f'({first_line(made)}; here: {here}): index the music again'
-        )
-
 # %% ../nbs/00_core.ipynb #427c6f88
 def need(
     module: str,  # the module to import, e.g. 'mutagen'
     extra: str,  # the extra of `resonance_nb` that brings it, e.g. 'tags'
 ):
-    "Import an optional library, or say in one line how to get it (raises `MissingExtra`)."
+    "Import and return an optional library; raises `MissingExtra`, which says how to get it."
     try:
         return importlib.import_module(module)
     except ImportError as e:
@@ -287,9 +274,24 @@ def need(
 def first_line(
     error,  # an exception, or any text
 ) -> str:
-    "What it says, in one printable line of at most 200 characters."
+    "Return what an error says, in one printable line of at most 200 characters."
     text = next(iter(str(error).splitlines()), '') or type(error).__name__
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text[:200])
+
+# %% ../nbs/00_core.ipynb #f0383a9a
+class OtherVersion(ResonanceError):
+    "An index is whole, but of another format or model than this package makes."
+
+    def __init__(
+        self,
+        folder,  # of the index
+        made: str,  # its format or model
+        here: str,  # those of this package
+    ):
+        super().__init__(
+            f'{folder} was made by another version or with another model ({first_line(made)}; here: {here}):'
+            ' index the music again'
+        )
 
 # %% ../nbs/00_core.ipynb #5394ec63
 @contextmanager
@@ -298,7 +300,7 @@ def reading(
     what: str,  # what it should be, e.g. 'index of vectors'
     mend: str = '; index the music again',  # what helps, behind the reason
 ) -> Iterator[None]:
-    "Whatever goes wrong inside raises `ResonanceError` in one line."
+    "Turn whatever goes wrong inside into `ResonanceError`, told in one line."
     try:
         yield
     except ResonanceError:
@@ -311,7 +313,7 @@ def counted(
     n: int,  # how many
     what: str,  # of what, as one is called; many are called the same with an s
 ) -> str:
-    "A number with its noun: 1 song, 2 songs."
+    "Write a number with its noun: 1 song, 2 songs."
     return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
 # %% ../nbs/00_core.ipynb #be997481
@@ -327,7 +329,7 @@ def clock(
 def no_bar(
     progress: bool = True,  # is one wanted?
 ) -> bool:
-    "Is no progress bar to be drawn? Not where standard error is neither a terminal nor a notebook."
+    "Tell whether to draw no progress bar: none is wanted, or neither a terminal nor a notebook shows it."
     seen = sys.stderr is not None and (
         sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel')
     )
@@ -338,7 +340,9 @@ def rng_for(
     seed: int,  # the run's seed
     *names: object,  # what the numbers are for, e.g. ('crowd', track_id, 3)
 ) -> np.random.Generator:
-    "An independent generator for this purpose: same seed and names, same numbers, on every machine."
+    """Make an independent generator of random numbers for a purpose.
+
+    The same seed and names give the same numbers on every machine."""
     import numpy as np
 
     key = [zlib.crc32(repr(n).encode()) for n in names]
@@ -348,19 +352,20 @@ def rng_for(
 def require_rng(
     rng: object,  # what was given
 ) -> None:
-    "Refuse what is no generator of random numbers, a seed for example; raises `ResonanceError`."
+    "Raise `ResonanceError` for what is no generator of random numbers, a seed for example."
     import numpy as np
 
     if not isinstance(rng, np.random.Generator):
         raise ResonanceError(
-            f"rng must be a generator of random numbers, not {type(rng).__name__}: rng_for(1, 'a name') makes one"
+            f'rng must be a generator of random numbers, not {type(rng).__name__}:'
+            " rng_for(1, 'a name') makes one"
         )
 
 # %% ../nbs/00_core.ipynb #eb916286
 def sha256_file(
     path: str | os.PathLike,  # any file
 ) -> str:
-    "SHA-256 of a file's bytes as 64 hex digits, in constant memory."
+    "Return the SHA-256 of a file's bytes as 64 hex digits; takes the same memory for any size."
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -368,7 +373,7 @@ def sha256_file(
 def sha256_files(
     paths,  # files; order does not matter
 ) -> str:
-    "One SHA-256 for several files: of their names and contents, sorted by name."
+    "Return one SHA-256 for several files, as 64 hex digits: of their names and contents, sorted by name."
     lines = sorted(f'{Path(p).name} {sha256_file(p)}' for p in paths)
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
 
@@ -379,8 +384,7 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Give a temporary path in the same folder, and move it into place when the block ends well.
 
-    It is removed otherwise. A device or a pipe raises `ResonanceError`.
-    """
+    When it does not, the file is removed. Raises `ResonanceError` for a device or a pipe."""
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ResonanceError(f'{path} is a device or a pipe, and cannot be replaced by a file: name a file')
@@ -395,7 +399,9 @@ def atomic_write(
 
 # %% ../nbs/00_core.ipynb #34ab8b32
 def project_root() -> Path:
-    "Find the checkout: the first parent of the working directory, or of this package, with `settings.ini`."
+    """Return the checkout's folder: the first with `settings.ini` above the working directory or the package.
+
+    Raises `ResonanceError` where there is none."""
     for start in (Path.cwd(), Path(__file__).parent if '__file__' in globals() else Path.cwd()):
         for folder in (start, *start.parents):
             if (folder / 'settings.ini').exists() and (folder / 'nbs').is_dir():
@@ -406,7 +412,7 @@ def project_root() -> Path:
 def cache_folder(
     *parts: str,  # sub-folders
 ) -> Path:
-    "A folder for things that can be made again (`RESONANCE_CACHE`, or the system's cache folder), created."
+    "Make and return a folder for what can be made again, in `RESONANCE_CACHE` or the system's cache folder."
     base = os.environ.get('RESONANCE_CACHE')
     if not base:
         from platformdirs import user_cache_dir

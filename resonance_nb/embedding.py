@@ -34,7 +34,7 @@ def clip_vectors(
     return embed(encoder, x, HOP_S, whole=True)[1]
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
-class Embedding(SongIndex):
+class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
     "Recogniser by learned vectors."
 
     name = 'embedding'

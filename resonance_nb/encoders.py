@@ -10,12 +10,16 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, need
+from .core import ResonanceError, atomic_write, first_line, need
 from .network import FORMAT, VERSION, WEIGHTS, Front, Settings, front_check, mel_maps
 from .windows import RATE
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
 __all__ = ['torch', 'nn', 'BODIES', 'MelFront', 'Encoder', 'digest', 'save', 'load', 'taken_over', 'folded', 'Asked',
@@ -27,7 +31,7 @@ nn = torch.nn
 
 # %% ../nbs/41_encoders.ipynb #8869ff0e
 class MelFront(nn.Module):
-    "Waveforms (batch, samples) to log-mel maps (batch, 1, bands, frames) in [-1, 1]."
+    "Turn waveforms, (batch, samples), into log-mel maps, (batch, 1, bands, frames), in [-1, 1]."
 
     def __init__(
         self,
@@ -51,8 +55,9 @@ class MelFront(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # decibels want more digits than half precision has
         with torch.autocast(x.device.type, enabled=False):
-            few = 32 if x.device.type == 'cpu' else len(x)  # at a time, so that all of it stays in the cache
-            return torch.cat([self._maps(part.float()) for part in x.split(max(few, 1))])
+            # a few windows at a time stay in the cache
+            at_once = 32 if x.device.type == 'cpu' else len(x)
+            return torch.cat([self._maps(part.float()) for part in x.split(max(at_once, 1))])
 
     def _maps(self, x: torch.Tensor) -> torch.Tensor:
         f = self.front
@@ -72,20 +77,20 @@ class MelFront(nn.Module):
 
 # %% ../nbs/41_encoders.ipynb #b2b4fdbf
 def _conv(i: int, o: int, size=3, stride=1, groups: int = 1, act=nn.ReLU, pad=None) -> nn.Sequential:
-    "Convolution, batch normalisation, activation."
+    "Make a convolution with batch normalisation and activation behind it."
     size, stride = ((s, s) if isinstance(s, int) else s for s in (size, stride))
     layer = nn.Conv2d(i, o, size, stride, pad or (size[0] // 2, size[1] // 2), groups=groups, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(o), *([act(inplace=True)] if act else []))
 
 
 def _published(*channels: int) -> nn.Sequential:
-    "Convolutions with pooling between them, then one average."
+    "Make convolutions with pooling behind each, then one average over all places."
     layers = [l for i, o in zip((1, *channels), channels) for l in (_conv(i, o), nn.MaxPool2d(2))]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 # %% ../nbs/41_encoders.ipynb #1891257a
 class _Residual(nn.Module):
-    "Two convolutions beside a straight way."
+    "Two convolutions, added to what came in."
 
     def __init__(self, channels: int):
         super().__init__()
@@ -96,10 +101,10 @@ class _Residual(nn.Module):
 
 # %% ../nbs/41_encoders.ipynb #7b1979ae
 def _plain(bands: int, channels=(32, 64, 128, 256, 320), residual=(64, 128)) -> nn.Sequential:
-    "Stride-2 convolutions down to a grid of 2 x 2."
+    "Make stride-2 convolutions that end in a grid of 2 x 2 places."
     # neighbouring bands are taken together, so that more of them cost next to nothing
     group = max(1, bands // 64)
-    layers = [_conv(1, channels[0], (3 * group, 3), (2 * group, 2), pad=(group, 1))]
+    layers: list[nn.Module] = [_conv(1, channels[0], (3 * group, 3), (2 * group, 2), pad=(group, 1))]
     for i, o in zip(channels, channels[1:]):
         layers += [_conv(i, o, stride=2), *([_Residual(o)] if o in residual else [])]
     return nn.Sequential(*layers, nn.Flatten())
@@ -131,6 +136,7 @@ class _Bottleneck(nn.Module):
 
 # %% ../nbs/41_encoders.ipynb #bd67e818
 def _efficient() -> nn.Sequential:
+    "Stack bottlenecks that halve the picture and widen it."
     steps = [(24, 40, 2), (40, 40, 1), (40, 80, 2), (80, 80, 1), (80, 160, 2), (160, 160, 1)]
     return nn.Sequential(
         _conv(1, 24, stride=2, act=nn.SiLU),
@@ -141,6 +147,7 @@ def _efficient() -> nn.Sequential:
 
 # %% ../nbs/41_encoders.ipynb #9a521edc
 def _separable(channels=(64, 64, 128, 128, 256, 256)) -> nn.Sequential:
+    "Stack pairs of convolutions, one along time and one along frequency."
     layers = []
     for i, o in zip((1, *channels), channels):
         layers += [_conv(i, o, (1, 3), (1, 2)), _conv(o, o, (3, 1), (2, 1))]
@@ -202,41 +209,41 @@ class Encoder(nn.Module):
         self,
         maps: torch.Tensor,  # pictures of the front end, shape (batch, 1, bands, frames)
     ) -> torch.Tensor:
-        "Vectors that are not yet of unit length, shape (batch, dim)."
+        "Make vectors that are not yet of unit length, shape (batch, dim)."
         return self.head(self.body(maps.contiguous(memory_format=torch.channels_last)))
 
     def forward(
         self,
         x: torch.Tensor,  # windows at 8 kHz, shape (batch, samples)
     ) -> torch.Tensor:
-        "Unit vectors, shape (batch, dim)."
+        "Make unit vectors, shape (batch, dim)."
         return self.of_maps(self.front(x))
 
     def of_maps(
         self,
         maps: torch.Tensor,  # pictures of the front end, shape (batch, 1, bands, frames)
     ) -> torch.Tensor:
-        "Unit vectors, shape (batch, dim)."
+        "Make unit vectors, shape (batch, dim)."
         return nn.functional.normalize(self.features(maps).float(), dim=1)
 
     def as_network(self) -> Asked:
-        "In the form that recognisers ask, as it is now."
+        "Copy it, as it is now, into the form that recognisers ask."
         return Asked(self)
 
 # %% ../nbs/41_encoders.ipynb #99d2dc81
 def digest(
     encoder: Encoder,  # any encoder
 ) -> str:
-    "A short hash of the settings and the weights."
-    told = hashlib.sha256(json.dumps(asdict(encoder.settings), sort_keys=True).encode())
+    "Hash the settings and the weights; returns 16 hex digits."
+    hashed = hashlib.sha256(json.dumps(asdict(encoder.settings), sort_keys=True).encode())
     for name, value in sorted(encoder.state_dict().items()):
-        told.update(name.encode())
-        told.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return told.hexdigest()[:16]
+        hashed.update(name.encode())
+        hashed.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
 
 # %% ../nbs/41_encoders.ipynb #f5bbe9ae
 def _front_check(encoder: Encoder) -> list[float]:
-    "`network.front_check` of its own front end."
+    "Return `network.front_check` of its own front end."
     front = copy.deepcopy(encoder.front).cpu()
     return front_check(lambda x: front(torch.from_numpy(x))[:, 0].numpy())
 
@@ -269,7 +276,9 @@ def load(
     path: Path,  # of the weights
     device: str = 'cpu',  # where it shall run
 ) -> tuple[Encoder, dict]:
-    "A saved encoder, ready to be asked, and its card; raises `ResonanceError` when the files are damaged or do not fit."
+    """Load a saved encoder.
+
+    Returns it, ready to be asked, and its card. Raises `ResonanceError` for files that are damaged or do not fit."""
     from safetensors.torch import load as unpacked
 
     path = Path(path)
@@ -277,19 +286,18 @@ def load(
         card = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
         if (card['format'], card['version']) != ('resonance encoder', 1):
             raise ResonanceError(
-                f'{path} is {card["format"]} version {card["version"]}, not an encoder that this package reads'
+                f'{path} is {card["format"]} version {card["version"]},'
+                ' not an encoder that this package reads'
             )
-        told = dict(card['settings'])
-        encoder = Encoder(Settings(**told | {'front': Front(**told['front'])}))
+        saved = dict(card['settings'])
+        encoder = Encoder(Settings(**saved | {'front': Front(**saved['front'])}))
         encoder.load_state_dict(unpacked(path.read_bytes()))
         whole = digest(encoder) == card['digest']
         pictures = np.array(card['front_check'], float)
     except ResonanceError:
         raise
     except Exception as e:  # safetensors has an exception of its own, torch raises RuntimeError
-        raise ResonanceError(
-            f'{path} is not a readable encoder ({str(e).splitlines()[0] if str(e) else type(e).__name__})'
-        ) from e
+        raise ResonanceError(f'{path} is not a readable encoder ({first_line(e)})') from e
     if not whole:
         raise ResonanceError(f'the weights in {path} are not those of its card')
     now = np.array(_front_check(encoder))
@@ -304,20 +312,23 @@ def taken_over(
     path: Path,  # of a saved encoder
     settings: Settings,  # of the one that is to begin with its weights
 ) -> tuple[Encoder, dict]:
-    "An encoder that begins where a saved one ended, and the card of that one; a plain body may get a multiple of the bands, anything else that differs raises `ResonanceError`."
+    """Make an encoder that begins where a saved one ended.
+
+    A plain body may get a multiple of the bands; anything else that differs raises `ResonanceError`.
+    Returns the encoder, and the card of the saved one."""
     encoder, card = load(path)
-    had = encoder.settings.front.n_mels
-    asked = settings.front.n_mels
+    saved = encoder.settings.front.n_mels
+    bands = settings.front.n_mels
     if (
-        encoder.settings != replace(settings, front=replace(settings.front, n_mels=had))
-        or asked != had
-        and (settings.body != 'plain' or had % 64 or asked % had)
+        encoder.settings != replace(settings, front=replace(settings.front, n_mels=saved))
+        or bands != saved
+        and (settings.body != 'plain' or saved % 64 or bands % saved)
     ):
         raise ResonanceError(f'{path} has the settings {encoder.settings}, the recipe {settings}')
     weights = encoder.state_dict()
     first = 'body.0.0.weight'
-    if asked != had:
-        weights[first] = weights[first].repeat_interleave(asked // had, dim=2) / (asked // had)
+    if bands != saved:
+        weights[first] = weights[first].repeat_interleave(bands // saved, dim=2) / (bands // saved)
     begun = Encoder(settings)
     begun.load_state_dict(weights)
     return begun, card
@@ -326,7 +337,9 @@ def taken_over(
 def folded(
     encoder: Encoder,  # any; stays as it is
 ) -> Encoder:
-    "A copy that is only asked, not trained: every batch normalisation is part of the convolution before it; vectors are equal to some millionths."
+    """Copy an encoder into one that is only asked, not trained.
+
+    Every batch normalisation becomes part of the convolution before it; vectors move by some millionths."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     quick = copy.deepcopy(encoder).eval().requires_grad_(False)
@@ -354,22 +367,22 @@ class Asked:
         self,
         windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
     ) -> np.ndarray:
-        "Unit vectors, float32 of shape (n, dim)."
+        "Make unit vectors, float32 of shape (n, dim)."
         return self._run(self._encoder, windows)
 
     def of_maps(
         self,
         maps: np.ndarray,  # what it sees of windows, float32 of shape (n, bands, frames)
     ) -> np.ndarray:
-        "Unit vectors, float32 of shape (n, dim)."
+        "Make unit vectors, float32 of shape (n, dim)."
         return self._run(self._encoder.of_maps, maps[:, None])
 
     def _run(self, step, x: np.ndarray) -> np.ndarray:
         vectors = [np.zeros((0, self.settings.dim), np.float32)]
         with torch.inference_mode():
             for at in range(0, len(x), self.batch):
-                some = torch.from_numpy(np.array(x[at : at + self.batch], np.float32))
-                vectors.append(step(some.to(self._device)).cpu().numpy())
+                part = torch.from_numpy(np.array(x[at : at + self.batch], np.float32))
+                vectors.append(step(part.to(self._device)).cpu().numpy())
         return np.concatenate(vectors)
 
 # %% ../nbs/41_encoders.ipynb #85ec815e
@@ -383,12 +396,25 @@ class _Behind(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return nn.functional.normalize(self.encoder.head(self.encoder.body(maps)), dim=1)
 
+# %% ../nbs/41_encoders.ipynb #626f01fe
+def _describe(model, encoder: Encoder) -> None:
+    "Write into an ONNX model how it is to be fed."
+    about = {
+        'format': FORMAT,
+        'version': VERSION,
+        'settings': asdict(encoder.settings),
+        'digest': digest(encoder),
+        'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front)),
+    }
+    del model.metadata_props[:]
+    model.metadata_props.add(key='resonance', value=json.dumps(about))
+
 # %% ../nbs/41_encoders.ipynb #1631a4bb
 def export_onnx(
     encoder: Encoder,  # the model
     path: Path,  # of the .onnx file
 ) -> None:
-    "Write an encoder for `network.Network`."
+    "Write an encoder as a file for `network.Network`."
     import warnings
 
     onnx = need('onnx', 'learn')
@@ -408,23 +434,10 @@ def export_onnx(
                 dynamo=False,
             )
         model = onnx.load(str(part))
-        _say(model, encoder)
+        _describe(model, encoder)
         onnx.save(model, str(part))
-
-# %% ../nbs/41_encoders.ipynb #626f01fe
-def _say(model, encoder: Encoder) -> None:
-    "Write into a network how it is to be fed."
-    about = {
-        'format': FORMAT,
-        'version': VERSION,
-        'settings': asdict(encoder.settings),
-        'digest': digest(encoder),
-        'front_check': front_check(lambda x: mel_maps(x, encoder.settings.front)),
-    }
-    del model.metadata_props[:]
-    model.metadata_props.add(key='resonance', value=json.dumps(about))
 
 # %% ../nbs/41_encoders.ipynb #b84082e5
 def shipped() -> tuple[Encoder, dict]:
-    "The encoder that comes with this package, in torch, and its card."
+    "Load the encoder that comes with this package, in torch, and its card."
     return load(WEIGHTS)

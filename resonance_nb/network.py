@@ -19,7 +19,7 @@ from .core import MissingExtra, ResonanceError
 from .windows import RATE
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'AT_ONCE', 'MODELS', 'WEIGHTS', 'HOP_S', 'Front', 'Settings', 'mel_maps', 'front_check',
+__all__ = ['FORMAT', 'VERSION', 'MODELS', 'WEIGHTS', 'AT_ONCE', 'HOP_S', 'Front', 'Settings', 'mel_maps', 'front_check',
            'Network', 'shipped', 'embed_around', 'embed', 'as_network']
 
 # %% ../nbs/40a_network.ipynb #14b26c24
@@ -46,13 +46,13 @@ class Settings:
 
     @property
     def samples(self) -> int:
-        "Samples in a window, at 8 kHz."
+        "Return the samples in a window, at 8 kHz."
         return round(self.window_s * RATE)
 
 # %% ../nbs/40a_network.ipynb #401224a6
 @lru_cache(maxsize=8)
 def _tables(front: Front) -> tuple:
-    "Window (n_fft,), mel filters as a sparse matrix (bands, bins)."
+    "Make the window, (n_fft,), and the mel filters, a sparse matrix (bands, bins)."
     from scipy.sparse import csr_matrix
 
     filters = mel_filters(RATE, front.n_fft, front.n_mels, front.low_hz, front.high_hz)
@@ -63,10 +63,11 @@ _FRAMES = 512  # that are transformed together; more would leave the cache
 
 # %% ../nbs/40a_network.ipynb #f33ff2aa
 def _log_mel(frames: np.ndarray, front: Front) -> np.ndarray:
-    "Logarithm of the power in mel bands, float32 of shape (bands, n), of frames of shape (n, n_fft)."
+    "Compute the logarithm of the power in mel bands, float32 (bands, n), of frames (n, n_fft)."
     from scipy.fft import rfft
 
-    (hann, filters), out = _tables(front), np.empty((front.n_mels, len(frames)), np.float32)
+    hann, filters = _tables(front)
+    out = np.empty((front.n_mels, len(frames)), np.float32)
     for at in range(0, len(frames), _FRAMES):
         spectrum = rfft(frames[at : at + _FRAMES] * hann, axis=1).view(np.float32)
         spectrum *= spectrum  # squares of real and imaginary parts, one after the other
@@ -76,7 +77,7 @@ def _log_mel(frames: np.ndarray, front: Front) -> np.ndarray:
 
 # %% ../nbs/40a_network.ipynb #8d5726b9
 def _levelled(maps: np.ndarray, front: Front) -> np.ndarray:
-    "Logarithms of windows, shape (n, bands, frames), as the network sees them; in place."
+    "Bring logarithms of power, (n, bands, frames), to what the network sees, in [-1, 1]; in place."
     maps -= maps.max(axis=1).max(axis=1)[:, None, None]  # quicker than over both axes at once
     maps *= np.float32(10 / np.log(10) / (front.range_db / 2))
     maps += np.float32(1)
@@ -84,7 +85,7 @@ def _levelled(maps: np.ndarray, front: Front) -> np.ndarray:
 
 # %% ../nbs/40a_network.ipynb #d7c126ae
 def _maps(around: np.ndarray, front: Front) -> np.ndarray:
-    "Maps (n, bands, frames) of windows of shape (n, samples), each with half a frame of what is around it."
+    "Make maps, (n, bands, frames), of windows, (n, samples), that bring half a frame of what is around them."
     frames = np.lib.stride_tricks.sliding_window_view(around, front.n_fft, axis=1)[:, :: front.hop]
     maps = _log_mel(frames.reshape(-1, front.n_fft), front).reshape(front.n_mels, len(around), -1)
     return _levelled(np.ascontiguousarray(maps.transpose(1, 0, 2)), front)
@@ -94,63 +95,28 @@ def mel_maps(
     windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples); around each is silence
     front: Front = Front(),  # the settings
 ) -> np.ndarray:
-    "Log-mel pictures in [-1, 1], float32 of shape (n, bands, frames)."
+    "Make log-mel pictures, in [-1, 1], float32 of shape (n, bands, frames)."
     return _maps(np.pad(windows, ((0, 0), (front.n_fft // 2, front.n_fft // 2))), front)
 
 # %% ../nbs/40a_network.ipynb #4bb83511
 def front_check(
     make_maps,  # a front end: windows (n, samples) to maps (n, bands, frames)
 ) -> list[float]:
-    "What a front end makes of a second of a rising tone, at 16 places."
+    "Return what a front end makes of a second of a rising tone, at 16 places."
     t = np.arange(RATE) / RATE
     maps = np.asarray(make_maps(np.sin(2 * np.pi * (200 * t + 1_500 * t**2)).astype(np.float32)[None]))[0]
     rows, columns = (np.rint(np.linspace(0, n - 1, 4)).astype(int) for n in maps.shape)
     return [round(float(v), 3) + 0.0 for v in maps[np.ix_(rows, columns)].ravel()]
 
-# %% ../nbs/40a_network.ipynb #3cb1c122
+# %% ../nbs/40a_network.ipynb #c7dc097c
 FORMAT = 'resonance network'
 VERSION = 1
-AT_ONCE = 8  # windows that are computed together; more would leave the cache
-
-
-class Network:
-    "An encoder that answers; made by `encoders.export_onnx`."
-
-    def __init__(
-        self,
-        # an .onnx file; one that is damaged, or of another format or front end, raises `ResonanceError`
-        path: Path,
-    ):
-        self._session = _session(Path(path))
-        about = _about(self._session, path)
-        self.digest: str = about['digest']  # of settings and weights
-        self.settings = Settings(**about['settings'] | {'front': Front(**about['settings']['front'])})
-        found = np.array(front_check(lambda x: mel_maps(x, self.settings.front)))
-        if not np.allclose(found, about['front_check'], atol=0.02):
-            raise ResonanceError(f'{path} was trained on spectrograms that this package computes differently')
-
-    def __call__(
-        self,
-        windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
-    ) -> np.ndarray:
-        "Unit vectors, float32 of shape (n, dim)."
-        parts = (windows[at : at + AT_ONCE] for at in range(0, len(windows), AT_ONCE))
-        return np.concatenate(
-            [self.of_maps(windows[:0]), *(self.of_maps(mel_maps(x, self.settings.front)) for x in parts)]
-        )
-
-    def of_maps(
-        self,
-        maps: np.ndarray,  # what it sees of windows, float32 of shape (n, bands, frames)
-    ) -> np.ndarray:
-        "Unit vectors, float32 of shape (n, dim)."
-        if not len(maps):
-            return np.zeros((0, self.settings.dim), np.float32)
-        return self._session.run(None, {'maps': maps[:, None]})[0]
+MODELS = Path(str(resources.files('resonance_nb') / 'models'))
+WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training and for `encoders.load`
 
 # %% ../nbs/40a_network.ipynb #299ee3d5
 def _session(path: Path):
-    "The network in a file, ready to run on this thread."
+    "Open the network in a file, ready to run on this thread; raises `ResonanceError` where it is none."
     # it tells its makers what it runs on, unless it is told not to
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     try:
@@ -171,7 +137,7 @@ def _session(path: Path):
 
 # %% ../nbs/40a_network.ipynb #ea529501
 def _about(session, path: Path) -> dict:
-    "What a network says of itself."
+    "Read what a network says of itself; raises `ResonanceError` for one of another format."
     try:
         about = json.loads(session.get_modelmeta().custom_metadata_map['resonance'])
         kind = about['format'], about['version']
@@ -185,14 +151,49 @@ def _about(session, path: Path) -> dict:
         )
     return about
 
+# %% ../nbs/40a_network.ipynb #3cb1c122
+AT_ONCE = 8  # windows that are computed together; more would leave the cache
+
+
+class Network:
+    "An encoder that answers; made by `encoders.export_onnx`."
+
+    def __init__(
+        self,
+        # an .onnx file; one that is damaged, or of another format or front end, raises `ResonanceError`
+        path: Path,
+    ):
+        self._session = _session(Path(path))
+        about = _about(self._session, path)
+        self.digest: str = about['digest']  # of settings and weights
+        self.settings = Settings(**about['settings'] | {'front': Front(**about['settings']['front'])})
+        cells = np.array(front_check(lambda x: mel_maps(x, self.settings.front)))
+        if not np.allclose(cells, about['front_check'], atol=0.02):
+            raise ResonanceError(f'{path} was trained on spectrograms that this package computes differently')
+
+    def __call__(
+        self,
+        windows: np.ndarray,  # float32 at 8 kHz, shape (n, samples)
+    ) -> np.ndarray:
+        "Make unit vectors, float32 of shape (n, dim)."
+        parts = (windows[at : at + AT_ONCE] for at in range(0, len(windows), AT_ONCE))
+        return np.concatenate(
+            [self.of_maps(windows[:0]), *(self.of_maps(mel_maps(x, self.settings.front)) for x in parts)]
+        )
+
+    def of_maps(
+        self,
+        maps: np.ndarray,  # what it sees of windows, float32 of shape (n, bands, frames)
+    ) -> np.ndarray:
+        "Make unit vectors, float32 of shape (n, dim)."
+        if not len(maps):
+            return np.zeros((0, self.settings.dim), np.float32)
+        return self._session.run(None, {'maps': maps[:, None]})[0]
+
 # %% ../nbs/40a_network.ipynb #b7d33ddf
-MODELS = Path(str(resources.files('resonance_nb') / 'models'))
-WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training and for `encoders.load`
-
-
 @lru_cache(maxsize=1)
 def shipped() -> Network:
-    "The network that comes with this package; read once in a process."
+    "Open the network that comes with this package; it is read once in a process."
     return Network(MODELS / 'encoder.onnx')
 
 # %% ../nbs/40a_network.ipynb #27e9fd5b
@@ -205,7 +206,7 @@ def embed_around(
     samples: np.ndarray,  # float32 at 8 kHz, shape (m,), beginning half a frame before the first window
     hop: int,  # samples from one window to the next
 ) -> np.ndarray:
-    "Unit vectors, (n, dim), of the windows whose frames are all there."
+    "Make unit vectors, (n, dim), of the windows whose frames are all there."
     settings = encoder.settings
     front = encoder.settings.front
     n_frames = settings.samples // front.hop + 1
@@ -229,9 +230,12 @@ def embed(
     encoder,  # a `Network`, or anything with `settings` and `of_maps`
     samples: np.ndarray,  # mono at 8 kHz, shape (n,)
     hop_s: float = 0.5,  # a window begins so often
+    *,
     whole: bool = False,  # leave out the last window when it ends in silence, unless there is no other
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Starts in seconds, (n,), and unit vectors, (n, dim), of the windows of a recording; none for an empty one."
+    """Make the vectors of a recording, window by window.
+
+    Returns the starts in seconds, (n,), and unit vectors, (n, dim); none for an empty recording."""
     size = encoder.settings.samples
     hop = round(hop_s * RATE)
     edge = encoder.settings.front.n_fft // 2
@@ -245,7 +249,7 @@ def embed(
 def as_network(
     encoder=None,  # a `Network`, a torch `encoders.Encoder`, or None for the one that comes with the package
 ):
-    "Something that makes vectors of windows, with `settings` and `digest`."
+    "Return what makes vectors of windows, with `settings` and `digest`: an encoder as it is asked."
     if encoder is None:
         return shipped()
     return encoder.as_network() if hasattr(encoder, 'as_network') else encoder
