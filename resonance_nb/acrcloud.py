@@ -313,7 +313,8 @@ class AcrCloud:
         missing = [name for name in ENVIRONMENT if not os.environ.get(name, '').strip()]
         if missing:
             raise ServiceError(f'ACRCloud needs keys: set {", ".join(missing)} in the environment')
-        return cls(*(os.environ[name].strip() for name in ENVIRONMENT), rng, **settings)
+        host, access_key, access_secret = (os.environ[name].strip() for name in ENVIRONMENT)
+        return cls(host, access_key, access_secret, rng, **settings)
 
     def _wait_turn(self) -> None:
         "Keep the rate: a request starts at the earliest 1 / rate after the one before."

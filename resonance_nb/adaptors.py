@@ -76,6 +76,22 @@ class Adaptor:
         "Make the features of a row, shape (d,); NaN where there was no answer."
         return self._features(row, constants)
 
+    def candidates(
+        self,
+        query: Query,  # what was asked
+        clip: np.ndarray,  # its sound, shape (n,)
+        condition: str,  # where it was heard
+    ) -> list[Row]:
+        "Ask in a pass of another name than 'rows': what that pass wants to know, as rows."
+        raise NotImplementedError
+
+    def weigh(
+        self,
+        rows: Sequence[Row],  # of the pass 'weights'
+    ) -> None:
+        "Take the weights that the pass 'weights' gives."
+        raise NotImplementedError
+
     def strangers(
         self,
         query: Query,  # of a song

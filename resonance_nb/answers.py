@@ -283,10 +283,12 @@ def _list_in(whole) -> list | None:
 
 # %% ../nbs/33a_answers.ipynb #e9809575
 def _only_objects(values: list[tuple[str, object]]) -> list[tuple[str, dict]]:
+    objects = []
     for where, x in values:
         if not isinstance(x, dict):
             raise ServiceError(f'{where}: is {shortened(x)}, not an object')
-    return values
+        objects.append((where, x))
+    return objects
 
 # %% ../nbs/33a_answers.ipynb #af3e05e8
 def _objects(text: str, source: str) -> list[tuple[str, dict]]:

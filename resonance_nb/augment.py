@@ -29,6 +29,12 @@ __all__ = ['PARTS', 'BatchDegrader', 'spec_augment', 'waveform_augmentation']
 class BatchDegrader:
     "Concerts for whole batches of clips."
 
+    scenes: dict[str, list[dict]]  # those of each venue's crowds, by its name
+    _scene_row: dict[int, int]  # id of a scene -> its row of `_crowds`
+    _crowds: torch.Tensor  # their sounds, shape (scenes, samples)
+    _device_row: dict[str, int]  # id of a device -> its row of `_devices`
+    _devices: torch.Tensor  # impulse responses, shape (1 + devices, samples); the first does nothing
+
     def __init__(
         self,
         bank: Bank | None = None,  # rooms and crowds; None: simulated and synthesised ones
@@ -282,7 +288,7 @@ def _varied(crowds, rows, starts, n: int, rng: np.random.Generator, most_db: flo
     "Change crowds as nobody has heard them: other speeds, some backwards, another behind them, another equaliser."
     import torch
 
-    draw = lambda *size: torch.from_numpy(rng.uniform(-1, 1, size).astype(np.float32)).to(crowds.device)
+    draw = lambda *size: torch.from_numpy(np.asarray(rng.uniform(-1, 1, size), np.float32)).to(crowds.device)
     moments = lambda rows, starts: _moments(
         crowds, rows, starts, _FASTEST ** draw(len(rows)), draw(len(rows)) > 0, n
     )

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from . import crowd, rooms
+from . import crowd, responses, rooms
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, rng_for
 
@@ -92,7 +92,7 @@ def _room(bank: Bank, venue, number: int) -> Room:
     seed = int(rng.integers(2**31))
     u = rng.random()
     aimed_db = rng.uniform(5, 12)  # loudspeakers throw their sound forward: directivity
-    drr_db = float(np.clip(rooms.drr_at(distance_m, volume_m3, rt60_s) + aimed_db, -6, 15))
+    drr_db = float(np.clip(responses.drr_at(distance_m, volume_m3, rt60_s) + aimed_db, -6, 15))
     if venue.hall == 'festival':
         return Room('open-air', '', seed, 0.0, distance_m, 15.0, venue.hall)
     if bank.shoebox and u < 1 / 3:
@@ -112,21 +112,24 @@ def _response(bank: Bank, room: Room) -> np.ndarray:
     if room.kind == 'statistical':
         return rooms.statistical_room(room.rt60_s, rng, room.drr_db)
     if room.kind == 'measured':
-        return rooms.with_drr(bank.warped(room.id, room.rt60_s), room.drr_db)
-    return rooms.with_drr(rooms.shoebox_room(room.hall, room.rt60_s, rng, room.distance_m), room.drr_db)
+        return responses.with_drr(bank.warped(room.id, room.rt60_s), room.drr_db)
+    return responses.with_drr(rooms.shoebox_room(room.hall, room.rt60_s, rng, room.distance_m), room.drr_db)
 
 # %% ../nbs/22f_bank.ipynb #a125dbe9
 def _facts(bank: Bank, room: Room) -> dict:
     "Measure the prepared response: RT60, EDT, C50, DRR; nothing where there is no room."
     if room.kind in ('open-air', 'none'):
         return {}
-    return {k: v for k, v in asdict(rooms.measure_room(bank.response(room))).items() if math.isfinite(v)}
+    return {k: v for k, v in asdict(responses.measure_room(bank.response(room))).items() if math.isfinite(v)}
 
 # %% ../nbs/22f_bank.ipynb #09641da3
 _REMEMBERED = ('_rooms', '_responses', '_facts', '_warped')
 
 
-def _remembered(cache: dict, most: int, key: object, make: Callable[[], object]) -> object:
+_T = TypeVar('_T')
+
+
+def _remembered(cache: dict, most: int, key: object, make: Callable[[], _T]) -> _T:
     "Take an answer from a cache, or make it and keep it; the oldest go where there are too many."
     if key in cache:
         return cache[key]

@@ -214,6 +214,7 @@ def _song_match(store: Store, match) -> SongMatch | None:
             float(match.confidence),
             float(match.offset_s),
         )
+    return None
 
 # %% ../nbs/02_catalog.ipynb #816e1d35
 def _identify(

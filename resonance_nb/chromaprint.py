@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 
@@ -506,7 +506,7 @@ def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
     return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)
 
 # %% ../nbs/31_chromaprint.ipynb #4c78cffe
-class Chromaprint(SongIndex):
+class Chromaprint(SongIndex[np.ndarray, ChromaprintRanking]):
     "Recogniser by Chromaprint's fingerprints."
 
     name = 'chromaprint'
@@ -543,9 +543,10 @@ class Chromaprint(SongIndex):
     def from_settings(
         cls,
         about: dict,  # an `index.json`
+        **options: Any,  # as for the class; those of `about` are given
     ) -> Chromaprint:
         "Make an empty index with the front end of a saved one."
-        return cls(Front(**about['front']))
+        return cls(Front(**about['front']), **options)
 
     def kept_of(
         self,

@@ -59,7 +59,7 @@ def _event_dict(event, catalog) -> dict:
     from resonance_nb.store import real_path
 
     facts = event.as_dict()
-    names = {k: None for k in ('title', 'artist', 'path')}
+    names: dict[str, str | None] = dict.fromkeys(('title', 'artist', 'path'))
     if event.track_id:
         song = catalog.song(event.track_id)
         names = {'title': song['title'], 'artist': song['artist'], 'path': real_path(song['path'])}

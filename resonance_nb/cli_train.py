@@ -230,7 +230,7 @@ def run(chapter, parameters, profile, force, report):
     \b
       resonance run 34_classical -p seed 1 -p snr_db "[10, 0, -10]"
     """
-    from resonance_nb import runs
+    from resonance_nb import reporting, runs
 
     values = {name: runs.parse_value(value) for name, value in parameters}
     done = runs.run_chapter(chapter, values, profile=profile, force=force)
@@ -241,8 +241,8 @@ def run(chapter, parameters, profile, force, report):
             click.echo(f'… and {len(table) - 20} more in {done.folder / "metrics.json"}')
     click.echo(f'{done.folder / "out.ipynb"}')
     if report:
-        click.echo(f'reported in {runs.collect(done)}')
-        runs.fill_readme()
+        click.echo(f'reported in {reporting.collect(done)}')
+        reporting.fill_readme()
 
 # %% ../nbs/92h_cli_train.ipynb #ddff80d3
 @click.command()

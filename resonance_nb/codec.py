@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def _encoded(x: np.ndarray, p: Codec):
     import av
 
     encoder, options, _, kind, *_ = _CODECS[p.name]
-    enc = av.CodecContext.create(encoder, 'w')
+    enc: Any = av.CodecContext.create(encoder, 'w')  # one of sound; PyAV's types do not say so
     enc.sample_rate = SAMPLE_RATE
     enc.format = kind
     enc.layout = 'mono'
@@ -68,7 +69,7 @@ def _round_trip(x: np.ndarray, p: Codec) -> np.ndarray:
     import soxr
 
     packets, extradata = _encoded(x, p)
-    dec = av.CodecContext.create(_CODECS[p.name][2], 'r')
+    dec: Any = av.CodecContext.create(_CODECS[p.name][2], 'r')
     dec.extradata = extradata
     dec.sample_rate = SAMPLE_RATE
     dec.layout = 'mono'

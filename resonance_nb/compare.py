@@ -12,7 +12,8 @@ import numpy as np
 
 from .core import ResonanceError
 from .metrics import interval_by_track
-from .runs import Results, glue_value, reported
+from .reporting import glue_value, reported
+from .runs import Results
 from .show import HtmlTable
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def difference(
     seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_resamples)
     drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), n_resamples)
     means = np.einsum('bs,bg,sg->b', seeds, drawn, sums) / (n_seeds * (drawn @ counts))
-    return float((change - base).mean()), *(float(q) for q in np.quantile(means, [0.025, 0.975]))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float((change - base).mean()), float(low), float(high)
 
 # %% ../nbs/44b_compare.ipynb #f9a5714a
 def verdict(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,7 +237,7 @@ METHODS = {  # best first: name on the command line -> where its class lives
 
 def method_class(
     name: str,  # one of `METHODS`
-) -> type:
+) -> type[Any]:
     "Import and return the recogniser class of a method; an unknown name raises `ResonanceError`."
     if name not in METHODS:
         raise ResonanceError(f'unknown method {name!r}; choose from: {", ".join(METHODS)}')

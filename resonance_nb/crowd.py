@@ -5,7 +5,7 @@
 # %% ../nbs/21_crowd.ipynb #45dfc2c2
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -158,7 +158,8 @@ def _sound_of(kind: str, variant: int, n: int, bpm: float, rng: np.random.Genera
         return voices.applause(n, rng, entrainment=0.9, tempo_bpm=bpm)
     if kind == 'chant':
         return voices.chant(n, rng, tempo_bpm=bpm)
-    return {'cheer': voices.cheers, 'whistle': voices.whistles}[kind](rng, n)
+    makers: dict[str, Callable] = {'cheer': voices.cheers, 'whistle': voices.whistles}
+    return makers[kind](rng, n)
 
 # %% ../nbs/21_crowd.ipynb #1eb1971a
 @lru_cache(maxsize=64)

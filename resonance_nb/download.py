@@ -226,14 +226,13 @@ def fetch(
         dest.parent.mkdir(parents=True, exist_ok=True)
         part = dest.with_name(dest.name + '.part')
         how = dict(trust=bool(want), timeout_s=timeout_s, max_bytes=max_bytes, progress=progress)
-        for last in (False, True):
+        for _ in range(2):
             _bring(session or new_session(), url, part, retries, backoff_s, **how)
             found = _hash(part, kind) if want else None
             if found == want:
                 return _settle(part, dest)
             _forget(part)
-            if last:
-                raise WrongChecksum(f'{url}: {kind} is {found}, expected {want}')
+        raise WrongChecksum(f'{url}: {kind} is {found}, expected {want}')
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(

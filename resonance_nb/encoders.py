@@ -10,12 +10,16 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .core import ResonanceError, atomic_write, first_line, need
 from .network import FORMAT, VERSION, WEIGHTS, Front, Settings, front_check, mel_maps
 from .windows import RATE
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
 __all__ = ['torch', 'nn', 'BODIES', 'MelFront', 'Encoder', 'digest', 'save', 'load', 'taken_over', 'folded', 'Asked',
@@ -100,7 +104,7 @@ def _plain(bands: int, channels=(32, 64, 128, 256, 320), residual=(64, 128)) -> 
     "Make stride-2 convolutions that end in a grid of 2 x 2 places."
     # neighbouring bands are taken together, so that more of them cost next to nothing
     group = max(1, bands // 64)
-    layers = [_conv(1, channels[0], (3 * group, 3), (2 * group, 2), pad=(group, 1))]
+    layers: list[nn.Module] = [_conv(1, channels[0], (3 * group, 3), (2 * group, 2), pad=(group, 1))]
     for i, o in zip(channels, channels[1:]):
         layers += [_conv(i, o, stride=2), *([_Residual(o)] if o in residual else [])]
     return nn.Sequential(*layers, nn.Flatten())

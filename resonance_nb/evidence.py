@@ -109,8 +109,10 @@ class Scoring:
         noises: np.ndarray | None = None,  # None: those of the encoder of this package
     ) -> Scoring:
         "Take the constants that were fitted."
-        parts = (constants[name] for name in ('score_weights', 'floor', 'noise', 'steady'))
-        return cls(*parts, shipped_noises() if noises is None else noises)
+        noises = shipped_noises() if noises is None else noises
+        return cls(
+            constants['score_weights'], constants['floor'], constants['noise'], constants['steady'], noises
+        )
 
     def score(
         self,

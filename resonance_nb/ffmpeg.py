@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain, pairwise, repeat
+from typing import Any
 
 import numpy as np
 
@@ -90,13 +91,27 @@ class FFmpeg:
 
     gather = 65_536  # samples that are handed over at once
 
+    # what `_begin` reads from the container
+    stream: Any  # PyAV's stream of the recording
+    packets: Packets
+    rate: int  # Hz
+    channels: int
+    codec: str  # FFmpeg's name, e.g. 'mp3'
+    frames: float | None  # samples, as far as the container says
+    promised: float | None  # the same; less than this is a recording that was cut
+    exact: bool  # whether that is exact
+    missing: Gaps
+    cut: bool  # whether the file says that it goes on
+    is_mp4: bool
+    is_counted: bool  # whether time is counted in samples
+
     def __init__(
         self,
         source,  # an open file
         part: tuple[int, int] | None = None,  # where in it the recording begins and ends; None: between tags
     ):
         self.source = source
-        self.container = None
+        self.container: Any = None  # PyAV's, open
         self.broken = False  # decoding ended early
         self.heard_s = 0.0  # how far it came
         self.start = 0  # where it was sought, samples

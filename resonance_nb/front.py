@@ -119,7 +119,7 @@ def with_comments(
     if 'commented' in vars(thing) or not (inspect.isclass(thing) or inspect.isfunction(thing)):
         return thing
     if inspect.isfunction(thing):
-        thing.commented = True
+        setattr(thing, 'commented', True)
         _add_words(thing, 'Parameters')
         return thing
     ours = [cls for cls in thing.__mro__ if cls.__module__.startswith('resonance_nb.')]
@@ -131,7 +131,7 @@ def with_comments(
         if inspect.isfunction(function):
             with_comments(function)
     if '__dataclass_fields__' in vars(thing):
-        thing.commented = True
+        setattr(thing, 'commented', True)
         _add_words(thing, 'Fields')
     return thing
 

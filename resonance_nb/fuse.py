@@ -177,7 +177,7 @@ def _relation(self: Fused, samples: np.ndarray, match: Match) -> str | None:
     return 'version' if part and min(depths_db) > CLEAR_DB else None
 
 # %% ../nbs/52_fuse.ipynb #68cd3f11
-class Fused(SongIndex):
+class Fused(SongIndex[Song, Candidates]):
     "Recogniser by vectors and peaks."
 
     name = 'fused'
@@ -230,8 +230,8 @@ class Fused(SongIndex):
 
     def pack(
         self,
-        numbers: tuple[int, int, int],  # as `unpack` gave them
-        arrays: tuple[np.ndarray, np.ndarray],  # codes and packed peaks
+        numbers: tuple[int, ...],  # as `unpack` gave them
+        arrays: tuple[np.ndarray, ...],  # codes and packed peaks
     ) -> Song:
         "Put a song together; raises `Damaged` when its peaks lie outside of it."
         *_, n_frames = numbers

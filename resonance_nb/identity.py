@@ -26,6 +26,7 @@ def _size_and_time(path: str | os.PathLike) -> tuple[int, int] | None:
     with suppress(OSError, ValueError):
         info = os.stat(path)
         return info.st_size, info.st_mtime_ns
+    return None
 
 # %% ../nbs/02g_identity.ipynb #954aa518
 def sound_of_file(
@@ -36,6 +37,7 @@ def sound_of_file(
 
     with suppress(audio.AudioError):
         return sandbox.sound_sha256(path)
+    return None
 
 # %% ../nbs/02g_identity.ipynb #596a4066
 def _recording_of_sound(store: Store, sound: str | None, before: str | None) -> str | None:

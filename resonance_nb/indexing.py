@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Generator, Iterable, Iterator
 
 from .core import ResonanceError, counted, default_method, method_class, no_bar
 from .identity import facts_of_file, insert_song, keep_sound, rehome, settle
@@ -321,7 +321,9 @@ def _tell_lost(store: Store, method: str, lost: set[str], why: str, run: _Run) -
         )
 
 # %% ../nbs/02h_indexing.ipynb #611947f5
-def _work_through(store: Store, method: str, work: Iterator[tuple[dict, dict]], run: _Run) -> None:
+def _work_through(
+    store: Store, method: str, work: Generator[tuple[dict, dict], None, None], run: _Run
+) -> None:
     "Commit batch after batch, and finish; whatever ends a run early, nothing is left lying about."
     try:
         for task, outcome in work:
@@ -355,7 +357,7 @@ def _require_writable(store: Store) -> None:
 # %% ../nbs/02h_indexing.ipynb #0c75ec54
 def _heard(
     store: Store, method: str, files: list[Path], run: _Run, jobs: int | None, batch_files: int
-) -> Iterator[tuple[dict, dict]]:
+) -> Generator[tuple[dict, dict], None, None]:
     "Share out what needs work in batches; yields each as it was fingerprinted."
     jobs, batch_files = shares(len(files), jobs, batch_files)
     new = _plan(store, method, files, run)

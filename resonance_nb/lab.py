@@ -70,10 +70,12 @@ def plot_clusters(
         ax = plt.subplots(figsize=(7, 4), layout='constrained')[1]
     others = ~np.isin(names, drawn)
     if others.any():
-        ax.scatter(*points[others].T, s=22, color='#888888', marker='.', label=f'other ({others.sum()})')
+        x, y = points[others].T
+        ax.scatter(x, y, s=22, color='#888888', marker='.', label=f'other ({others.sum()})')
     for i, name in enumerate(drawn):
         look = dict(color=show.COLOURS[i % 7], marker='osD^vPX'[i % 7], edgecolors='white', linewidths=0.5)
-        ax.scatter(*points[names == name].T, s=34, label=f'{name} ({counts[name]})', **look)
+        x, y = points[names == name].T
+        ax.scatter(x, y, s=34, label=f'{name} ({counts[name]})', **look)
     ax.set(
         xlabel=f'first direction ({share[0]:.0%} of the variance)',
         ylabel=f'second direction ({share[1]:.0%})',

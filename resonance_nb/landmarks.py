@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -96,7 +97,8 @@ def warped_hashes(
         order = np.lexsort((moved, frames))
         order = order[(moved[order] >= front.bin_min) & (moved[order] <= front.bin_max)]
         parts.append(weighed_hashes(frames[order], moved[order], stand_db[order], search, front))
-    return tuple(np.concatenate(x) for x in zip(*parts))
+    codes, anchors, votes = (np.concatenate(x) for x in zip(*parts))
+    return codes, anchors, votes
 
 # %% ../nbs/30_landmarks.ipynb #a2265886
 def clip_hashes(
@@ -117,7 +119,8 @@ def clip_hashes(
             parts.append((codes, at, np.ones(len(codes), np.int64)))
     if search.bent_frames:
         parts.append(warped_hashes(levels_db[0], search, front))
-    return tuple(np.concatenate(x) for x in zip(*parts))
+    codes, anchors, votes = (np.concatenate(x) for x in zip(*parts))
+    return codes, anchors, votes
 
 # %% ../nbs/30_landmarks.ipynb #98394c0e
 def promising(
@@ -391,7 +394,7 @@ def rank_by_agreement(
     return LandmarkRanking(names[best].tolist(), score[best], start_s, features, doubtful, plain)
 
 # %% ../nbs/30_landmarks.ipynb #5821c26e
-class Landmarks(SongIndex):
+class Landmarks(SongIndex[Song, LandmarkRanking]):
     "Recogniser by landmarks: pairs of spectral peaks propose places, single peaks decide."
 
     name = 'landmark'
@@ -409,7 +412,7 @@ class Landmarks(SongIndex):
         super().__init__()
         self.front = front or self.default_settings[0]
         self.search_settings = search or self.default_settings[1]
-        self.songs = SongSegments()
+        self.songs: SongSegments = SongSegments()
 
     @property
     def model_name(self) -> str:
@@ -439,9 +442,10 @@ class Landmarks(SongIndex):
     def from_settings(
         cls,
         about: dict,  # an `index.json`
+        **options: Any,  # as for the class; those of `about` are given
     ) -> Landmarks:
         "Make an empty index with the settings of a saved one."
-        return cls(Front(**about['front']), Search(**about['search']))
+        return cls(Front(**about['front']), Search(**about['search']), **options)
 
     def kept_of(
         self,
@@ -498,7 +502,7 @@ class Landmarks(SongIndex):
 
     def merge(
         self,
-        other: Landmarks,  # with the same front end
+        other: Self,  # with the same front end
     ) -> None:
         """Take in all songs of another index, segment by segment; songs that are here stay as they are.
 

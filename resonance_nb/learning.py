@@ -18,6 +18,8 @@ from .augment import spec_augment
 from .core import ResonanceError, need
 
 if TYPE_CHECKING:
+    import torch
+
     from resonance_nb.recipe import Recipe
 
 # %% auto #0
@@ -136,6 +138,7 @@ def contrast_loss(
         options = {'margin': recipe.margin, 'mining': recipe.mining, 'songs': songs}
         return (losses.triplet(a, b, **options) + losses.triplet(b, a, **options)) / 2
     if recipe.loss == 'hybrid':
+        assert hybrid is not None, 'the hybrid loss has weights of its own'
         return hybrid(a, b, songs, temperature, **(memory or {}))
     return losses.nt_xent(a, b, temperature, songs, smoothing=recipe.smoothing, **(memory or {}))
 

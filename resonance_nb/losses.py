@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from .core import ResonanceError, need
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
 __all__ = ['torch', 'nn', 'F', 'nt_xent', 'Temperature', 'sup_con', 'triplet', 'Hybrid']

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 
@@ -48,6 +48,11 @@ class Front:
     def cell(self) -> int:
         "Frames in a cell."
         return round(self.cell_s * SAMPLE_RATE / self.hop)
+
+    @property
+    def dim(self) -> int:
+        "Numbers in a vector."
+        raise NotImplementedError
 
     def digest(self) -> str:
         "A short hash of everything that decides the stored vectors."
@@ -319,7 +324,7 @@ def features(
     return np.stack([away[:-1], np.full(len(scores), away[-1])], axis=1)
 
 # %% ../nbs/32_mfcc.ipynb #b987034c
-class Averages(SongIndex):
+class Averages(SongIndex[tuple[np.ndarray, np.ndarray, np.ndarray], Ranking]):
     "What `Mfcc` and `Chroma` share: songs as rows of averages, compared by cosine."
 
     name = ''
@@ -362,11 +367,12 @@ class Averages(SongIndex):
     def from_settings(
         cls,
         about: dict,  # an `index.json`
+        **options: Any,  # as for the class; those of `about` are given
     ) -> Averages:
         "Make an empty index like a saved one."
         if not str(about['front_end']).startswith(f'{cls.name}/'):
             return cls()  # which is refused
-        return cls(cls.front_class(**about['front']), about['scope'], about['scaling'])
+        return cls(cls.front_class(**about['front']), about['scope'], about['scaling'], **options)
 
     def kept_of(
         self,
@@ -390,8 +396,8 @@ class Averages(SongIndex):
 
     def pack(
         self,
-        numbers: tuple[int],  # its rows
-        arrays: tuple[np.ndarray, np.ndarray],  # vectors and times
+        numbers: tuple[int, ...],  # its rows
+        arrays: tuple[np.ndarray, ...],  # vectors and times
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "Put a song's rows together."
         vectors, times = arrays

@@ -109,6 +109,7 @@ class _Microphone:
     def __init__(self, sd, device, piece_s, limit_s, report, closed):
         self.sd = sd  # the library
         self.device = device  # number or name; None: the default
+        self.name = ''  # what the library calls it, once it is open
         self.piece_s = piece_s
         self.report = report
         self.closed = closed  # set when no more is wanted

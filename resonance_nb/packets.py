@@ -177,7 +177,7 @@ class Packets:
         return n / self.bytes_per_s if self.bytes_per_s and n > 0 else 0.0
 
     @property
-    def n_unread(self) -> int:
+    def n_unread(self) -> float:
         "Bytes behind the last packet, where packets were looked for and found."
         is_known = self.due_at not in (None, NOWHERE) and self.read_to
         return self.size - self.read_to if is_known and self.container.format.name in UNTIMED else 0

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
@@ -27,8 +28,8 @@ from resonance_nb.core import (
 )
 
 # %% auto #0
-__all__ = ['Ranking', 'nothing_heard', 'Damaged', 'Column', 'write_index', 'read_index', 'join_songs', 'split_songs',
-           'songs_of_rows', 'SongIndex']
+__all__ = ['Kept', 'OwnRanking', 'Ranking', 'Ranked', 'nothing_heard', 'Damaged', 'Column', 'write_index', 'read_index',
+           'join_songs', 'split_songs', 'songs_of_rows', 'SongIndex']
 
 # %% ../nbs/05_recogniser.ipynb #5ef97e40
 @dataclass
@@ -39,6 +40,19 @@ class Ranking:
     score: np.ndarray  # (n,) higher is better; comparable only within one recogniser
     start_s: np.ndarray  # (n,) where the clip starts in the song, seconds; negative when it starts before
     features: np.ndarray  # (n, d) what the confidence is made of; of the first k songs at least
+
+
+class Ranked(Protocol):
+    "What every ranking has; a recogniser's own may have more, and others in between."
+
+    track_ids: list[str]
+    score: np.ndarray
+    start_s: np.ndarray
+    features: np.ndarray
+
+
+Kept = TypeVar('Kept')  # what a recogniser keeps of a song
+OwnRanking = TypeVar('OwnRanking', bound=Ranked)
 
 # %% ../nbs/05_recogniser.ipynb #869c1075
 def nothing_heard(
@@ -179,7 +193,7 @@ def songs_of_rows(
     return dict(zip(names.tolist(), parts))
 
 # %% ../nbs/05_recogniser.ipynb #056e3e06
-class SongIndex:
+class SongIndex(Generic[Kept, OwnRanking]):
     """Songs that can be added, asked for, merged, forgotten, saved and loaded: the frame of a recogniser.
 
     A recogniser derives from it, has a `name`, and says what is kept of a song (`kept_of`), which arrays
@@ -187,15 +201,14 @@ class SongIndex:
     """
 
     name: str  # the method, as it is called on the command line
+    songs: Any  # what is kept, by track id: a dict, or a class of the recogniser's own that stands for one
     index_format = ''  # what a saved index calls itself; by default 'resonance NAME'
     index_version = 1  # raised when older indexes cannot be read any more
     mapped = False  # whether the arrays of a saved index stay on the disk until they are needed
     calibration_file = ''  # its name in `resonance_nb/models`; by default the method's
-    # names of the columns of `Ranking.features`, where the calibration's file holds several kinds
-    feature_names: tuple[str, ...] | None = None
 
     def __init__(self):
-        self.songs: dict = {}  # what is kept, by track id
+        self.songs = {}
         self._table = None  # all songs laid out for searching; gone when the songs change
 
     # ---- what a recogniser says
@@ -203,7 +216,7 @@ class SongIndex:
     def kept_of(
         self,
         blocks: Iterable[np.ndarray],  # a song in pieces of any length, `usable`
-    ) -> object:
+    ) -> Kept | None:
         "Make what is kept of a song; None when there is nothing to keep, as of silence."
         raise NotImplementedError
 
@@ -215,7 +228,7 @@ class SongIndex:
         self,
         samples: np.ndarray,  # a clip, mono at 16 kHz, shape (n,), `usable`
         k: int = 5,  # songs that are needed
-    ) -> Ranking:
+    ) -> OwnRanking:
         "Rank the songs for a clip; no songs when there is nothing to compare."
         raise NotImplementedError
 
@@ -236,6 +249,11 @@ class SongIndex:
         "What a calibration must have been fitted for."
         return {'model': self.model_name}
 
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        "The columns of a ranking's features, where the calibration's file holds several kinds."
+        return None
+
     def settings(self) -> dict:
         "What else `index.json` says, so that `from_settings` can make an index like this one."
         return {}
@@ -251,22 +269,23 @@ class SongIndex:
 
     def unpack(
         self,
-        kept: object,  # of one song
+        kept: Kept,  # of one song
     ) -> tuple[tuple[int, ...], tuple[np.ndarray, ...]]:
         "Take apart what is kept of a song: its numbers, and its rows of each column."
-        return (len(kept),), (kept,)
+        rows = cast(np.ndarray, kept)  # most recognisers keep one array
+        return (len(rows),), (rows,)
 
     def pack(
         self,
         numbers: tuple[int, ...],  # of one song, as `unpack` gave them
         arrays: tuple[np.ndarray, ...],  # its rows of each column
-    ) -> object:
+    ) -> Kept:
         "Put together what is kept of a song; raises `Damaged` when it does not fit."
-        return arrays[0]
+        return cast(Kept, arrays[0])
 
     def confidence(
         self,
-        ranking: Ranking,  # of a clip
+        ranking: OwnRanking,  # of a clip
     ) -> np.ndarray:
         "Tell how likely each answer is right, shape (n,)."
         return self.calibration.confidence(ranking.features)
@@ -334,7 +353,7 @@ class SongIndex:
 
     def merge(
         self,
-        other: SongIndex,  # of the same model
+        other: Self,  # of the same model
     ) -> None:
         """Take in all songs of another index; songs that are here stay as they are.
 

@@ -12,7 +12,8 @@ import numpy as np
 from . import metrics, openset
 from .calibration import expected_calibration_error
 from .core import ResonanceError
-from .runs import Results, reported, reported_value
+from .reporting import reported, reported_value
+from .runs import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +28,9 @@ def _cell(row: dict) -> dict:
     return {'duration_s': row['duration_s'], 'snr_db': snr_db, 'condition': row['condition']}
 
 
-def _with_bounds(row: dict, name: str) -> list:
+def _with_bounds(row: dict, name: str) -> tuple[float, float, float]:
     "A figure of a row of a table, and its bounds."
-    return [row[name], row[f'{name}_low'], row[f'{name}_high']]
+    return row[name], row[f'{name}_low'], row[f'{name}_high']
 
 # %% ../nbs/15a_report.ipynb #b5b706fe
 def _file_silence(results: Results, part: pd.DataFrame, condition: str, system: str, accept: float) -> None:
@@ -138,7 +139,7 @@ def reported_text(
     metric: str,  # e.g. 'top1'
     fmt: str = '.1%',  # of the number
     interval: bool | str = True,  # with interval and n; 'brackets' for tables
-    **of,  # system and setting, as `runs.reported_value` takes them
+    **of,  # system and setting, as `reporting.reported_value` takes them
 ) -> str:
     "Write one reported number as text; 'not yet run' when the reported run is older than the measure."
     filed = reported(chapter)

@@ -88,8 +88,8 @@ def _as_arrays(rows: list[sqlite3.Row]) -> tuple[list[str], np.ndarray, np.ndarr
     if len({len(r) for r in raw}) > 1:
         raise ResonanceError('its vectors are not all of one length')
     vectors = np.frombuffer(bytearray().join(raw), dtype='<f4').reshape(len(ids), -1 if ids else 0)
-    times = (np.array(seconds, dtype=float) for seconds in (starts, ends))
-    return ([*ids], *times, vectors.astype(np.float32, copy=False))
+    starts_s, ends_s = (np.array(seconds, dtype=float) for seconds in (starts, ends))
+    return ([*ids], starts_s, ends_s, vectors.astype(np.float32, copy=False))
 
 # %% ../nbs/02e_rows.ipynb #dcdda8ee
 def embeddings(

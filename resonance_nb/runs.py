@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -32,11 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['GLUE', 'RECORD', 'FACTS', 'plain', 'Results', 'table', 'glue_value', 'show_number', 'find_chapter', 'defaults_of',
-           'literals', 'parse_value', 'kind', 'fits', 'merge', 'profile_parameters', 'package_hash', 'data_facts',
-           'run_key', 'git_state', 'versions', 'Run', 'write_json', 'load_run', 'environment', 'execute', 'run_chapter',
-           'checkpoint', 'remember', 'sweep', 'collect', 'result_file', 'reported', 'Reported', 'reported_value',
-           'fill_text', 'fill_readme']
+__all__ = ['GLUE', 'RECORD', 'plain', 'Results', 'table', 'find_chapter', 'defaults_of', 'literals', 'parse_value', 'kind',
+           'fits', 'merge', 'profile_parameters', 'package_hash', 'data_facts', 'run_key', 'git_state', 'versions',
+           'write_json', 'Run', 'load_run', 'environment', 'execute', 'run_chapter', 'checkpoint', 'remember', 'sweep']
 
 # %% ../nbs/90_runs.ipynb #6a4f6ab4
 GLUE = 'application/papermill.record/'  # MIME prefix of recorded, undisplayed values
@@ -112,28 +109,6 @@ def table(
     ]
     return pd.DataFrame(flat, columns=['metric', 'system', *keys, 'value', 'low', 'high', 'n'])
 
-# %% ../nbs/90_runs.ipynb #8ace69c2
-def glue_value(
-    name: str,  # how the text refers to it
-    value: Any,  # a number or text; NumPy scalars are welcome
-    fmt: str = '',  # e.g. '.1f'; '.1%' gives '93.1 %'; '' glues the value itself
-) -> None:
-    "Name a value for the prose of the book; nothing is displayed here."
-    from myst_nb import glue
-
-    glue(name, show_number(value, fmt) if fmt else plain(value), display=False)
-
-# %% ../nbs/90_runs.ipynb #279623fa
-def show_number(
-    value: float | None,  # None: there is no result yet
-    fmt: str = '.3g',  # a format, as in `format(value, fmt)`
-) -> str:
-    "A number as the book prints it: a true minus, a space before %, and 'not yet run' for None."
-    if (value := plain(value)) is None:
-        return 'not yet run'
-    text = format(value, fmt)
-    return text.replace('-', '−').replace('%', ' %')
-
 # %% ../nbs/90_runs.ipynb #687429da
 def find_chapter(
     name: str,  # a notebook's name, the beginning of it, or the part after its number
@@ -174,7 +149,7 @@ def literals(
         if not isinstance(target, ast.Name):
             continue
         try:
-            values[target.id] = ast.literal_eval(node.value)
+            values[target.id] = ast.literal_eval(getattr(node, 'value', None))
         except ValueError:
             raise ResonanceError(
                 f'{chapter}: parameter {target.id} must be a plain value in its cell'
@@ -332,27 +307,38 @@ def git_state(
         return {'revision': None, 'dirty': None}
 
 # %% ../nbs/90_runs.ipynb #f787de62
+_EXPLAIN = (
+    'numpy',
+    'scipy',
+    'pandas',
+    'soundfile',
+    'soxr',
+    'av',
+    'pyloudnorm',
+    'papermill',
+    'torch',
+    'lightning',
+)
+
+
 def versions() -> dict[str, str]:
-    "The installed versions of the libraries that results may depend on."
-    found = {}
-    for name in (
-        'numpy',
-        'scipy',
-        'pandas',
-        'soundfile',
-        'soxr',
-        'av',
-        'pyloudnorm',
-        'papermill',
-        'torch',
-        'lightning',
-        'resonance_nb',
-    ):
+    "Look up the installed versions of the libraries that results may depend on."
+    installed = {}
+    for name in (*_EXPLAIN, 'resonance_nb'):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             pass
-    return found
+    return installed
+
+# %% ../nbs/90_runs.ipynb #515ffc84
+def write_json(
+    path: Path,  # where
+    value: Any,  # plain data
+) -> None:
+    "Write JSON that people can read, whole or not at all."
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 # %% ../nbs/90_runs.ipynb #08a1f9b2
 @dataclass
@@ -366,15 +352,6 @@ class Run:
     def table(self) -> pd.DataFrame:
         "The metrics as a table."
         return table(self.metrics)
-
-# %% ../nbs/90_runs.ipynb #515ffc84
-def write_json(
-    path: Path,  # where
-    value: Any,  # plain data
-) -> None:
-    "Write JSON that people can read, whole or not at all."
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 # %% ../nbs/90_runs.ipynb #6b43f5b2
 def load_run(
@@ -446,39 +423,6 @@ def execute(
     ]
     return [row for p in payloads for row in p['metrics']]
 
-# %% ../nbs/90_runs.ipynb #8b1225f3
-def run_chapter(
-    chapter: str,  # e.g. '34_classical', '34' or 'classical'
-    parameters: dict | None = None,  # what differs from the profile and the notebook
-    profile: str = 'quick',  # 'quick', or a file experiments/<chapter>-<profile>.yaml
-    force: bool = False,  # run again although a finished run is there
-    progress: bool = True,  # show a progress bar on stderr
-    root: Path | None = None,  # the project; None: this one
-) -> Run:
-    "Run a study chapter, or return its finished run; bad parameters and a failing cell raise `ResonanceError`."
-    from filelock import FileLock
-
-    root = root or project_root()
-    notebook = find_chapter(chapter, root)
-    defaults = defaults_of(notebook)
-    given = dict(parameters or {})
-    if isinstance(given.get('corpus'), str):
-        given['corpus'] = str(Path(given['corpus']).expanduser().resolve())
-    word = {'profile': profile} if 'profile' in defaults else {}
-    merged = merge(notebook.stem, defaults, word, profile_parameters(notebook.stem, profile, root), given)
-    with environment():
-        data = data_facts(notebook, merged)
-    folder = root / 'runs' / notebook.stem / run_key(notebook, merged, data, profile)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f'.{folder.name}.lock'):
-        if not force and (run := load_run(folder)):
-            return run
-        if force:
-            shutil.rmtree(folder)
-            folder.mkdir()
-        changed = {k: v for k, v in merged.items() if v != plain(defaults[k])}
-        return _carry_out(notebook, folder, merged, changed, data, profile, root, progress)
-
 # %% ../nbs/90_runs.ipynb #96d23be8
 def _carry_out(notebook, folder, merged, changed, data, profile, root, progress) -> Run:
     "Execute a chapter in its folder, with the manifest written before and after."
@@ -511,6 +455,39 @@ def _carry_out(notebook, folder, merged, changed, data, profile, root, progress)
         write_json(folder / 'manifest.json', manifest)
     shutil.rmtree(folder / 'partial', ignore_errors=True)
     return Run(folder, metrics, manifest)
+
+# %% ../nbs/90_runs.ipynb #8b1225f3
+def run_chapter(
+    chapter: str,  # e.g. '34_classical', '34' or 'classical'
+    parameters: dict | None = None,  # what differs from the profile and the notebook
+    profile: str = 'quick',  # 'quick', or a file experiments/<chapter>-<profile>.yaml
+    force: bool = False,  # run again although a finished run is there
+    progress: bool = True,  # show a progress bar on stderr
+    root: Path | None = None,  # the project; None: this one
+) -> Run:
+    "Run a study chapter, or return its finished run; bad parameters and a failing cell raise `ResonanceError`."
+    from filelock import FileLock
+
+    root = root or project_root()
+    notebook = find_chapter(chapter, root)
+    defaults = defaults_of(notebook)
+    given = dict(parameters or {})
+    if isinstance(given.get('corpus'), str):
+        given['corpus'] = str(Path(given['corpus']).expanduser().resolve())
+    word = {'profile': profile} if 'profile' in defaults else {}
+    merged = merge(notebook.stem, defaults, word, profile_parameters(notebook.stem, profile, root), given)
+    with environment():
+        data = data_facts(notebook, merged)
+    folder = root / 'runs' / notebook.stem / run_key(notebook, merged, data, profile)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f'.{folder.name}.lock'):
+        if not force and (run := load_run(folder)):
+            return run
+        if force:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        changed = {k: v for k, v in merged.items() if v != plain(defaults[k])}
+        return _carry_out(notebook, folder, merged, changed, data, profile, root, progress)
 
 # %% ../nbs/90_runs.ipynb #724e226e
 _scratch: list = []
@@ -579,141 +556,3 @@ def sweep(
         return pd.DataFrame([row for rows in tqdm(map(_sweep_one, work), **bar) for row in rows])
     with ProcessPoolExecutor(jobs, mp_context=get_context('spawn')) as pool:
         return pd.DataFrame([row for rows in tqdm(pool.map(_sweep_one, work), **bar) for row in rows])
-
-# %% ../nbs/90_runs.ipynb #94e8b0e6
-FACTS = (
-    'run',
-    'profile',
-    'seed',
-    'package_hash',
-    'data',
-    'duration_s',
-    'threads',
-    'machine',
-    'parameters',
-    'versions',
-)
-
-
-def collect(
-    run: Run | Path,  # a finished run, or its folder
-    allow_quick: bool = False,  # report a run of the quick profile after all
-    root: Path | None = None,  # the project; None: this one
-) -> Path:
-    "Make a run the reported one of its chapter: data/results/<chapter>.json; a quick or unfinished run raises `ResonanceError`."
-    found = run if isinstance(run, Run) else load_run(Path(run))
-    if found is None:
-        raise ResonanceError(f'{run} holds no finished run')
-    if found.manifest['profile'] == 'quick' and not allow_quick:
-        raise ResonanceError(
-            f'{found.manifest["run"]} is a quick run and is not reported; run it with --profile study'
-        )
-    if not found.metrics:
-        raise ResonanceError(f'{found.manifest["run"]} recorded no metrics')
-    facts = {k: found.manifest.get(k) for k in FACTS} | found.manifest['git']
-    path = (root or project_root()) / 'data' / 'results' / f'{found.manifest["chapter"]}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(chapter=found.manifest['chapter'], run=facts, metrics=found.metrics))
-    return path
-
-# %% ../nbs/90_runs.ipynb #58bb2478
-def result_file(
-    chapter: str,  # a notebook's name
-    root: Path | None = None,  # the project; None: this one
-) -> dict:
-    "The reported run of a chapter and its metrics; both empty when nothing has been reported yet."
-    path = (root or project_root()) / 'data' / 'results' / f'{chapter}.json'
-    if not path.exists():
-        return dict(chapter=chapter, run={}, metrics=[])
-    return json.loads(path.read_text(encoding='utf-8'))
-
-# %% ../nbs/90_runs.ipynb #826b4d40
-def reported(
-    chapter: str,  # a notebook's name
-    root: Path | None = None,  # the project; None: this one
-) -> pd.DataFrame:
-    "The reported metrics of a chapter as a table with the run's id; no rows when it has not been run yet."
-    found = result_file(chapter, root)
-    made = table(found['metrics'])
-    made['run'] = found['run'].get('run', 'not yet run')
-    made.attrs['run'] = found['run']
-    return made
-
-# %% ../nbs/90_runs.ipynb #1e32d80b
-@dataclass(frozen=True)
-class Reported:
-    "One reported number; its value is None when the chapter has not been run yet."
-
-    value: float | None  # as measured
-    low: float | None = None  # lower end of the 95 % interval
-    high: float | None = None  # upper end
-    n: int | None = None  # how many queries it rests on
-    run: str = 'not yet run'  # the run's id
-
-    def text(
-        self,
-        fmt: str = '.3g',  # of the number; '.1%' for shares
-        interval: bool | str = True,  # with interval and n; 'brackets' for tables
-    ) -> str:
-        "The number as the prose shows it."
-        text = show_number(self.value, fmt)
-        if self.value is None or not interval or self.low is None:
-            return text
-        low = show_number(self.low, fmt).removesuffix(' %')
-        high = show_number(self.high, fmt)
-        if interval == 'brackets':
-            return f'{text} [{low}, {high.removesuffix(" %")}]'
-        return f'{text} (95 % interval {low} to {high}' + (f', n = {self.n})' if self.n else ')')
-
-# %% ../nbs/90_runs.ipynb #1363bc42
-def reported_value(
-    chapter: str,  # a notebook's name
-    metric: str,  # e.g. 'top1'
-    system: str | None = None,  # which recogniser; None: whichever there is
-    root: Path | None = None,  # the project; None: this one
-    **setting: Any,  # the condition, e.g. snr_db=0, duration_s=5; None means clean
-) -> Reported:
-    "One reported number; asking for a row that is not there, or for several, raises `ResonanceError`."
-    found = result_file(chapter, root)
-    if not found['metrics']:
-        return Reported(None)
-    fit = lambda r: all(k in r['setting'] and r['setting'][k] == v for k, v in setting.items())
-    rows = [r for r in found['metrics'] if r['metric'] == metric and system in (None, r['system']) and fit(r)]
-    if len(rows) != 1:
-        asked = ' '.join([metric, system or '', *(f'{k}={v}' for k, v in setting.items())])
-        raise ResonanceError(f'{chapter} reports {len(rows)} numbers for {asked!r}; name exactly one')
-    return Reported(*(rows[0][k] for k in ('value', 'low', 'high', 'n')), found['run']['run'])
-
-# %% ../nbs/90_runs.ipynb #826b5b1b
-_marked = re.compile(r'(<!-- result:(?P<ask>[^>]*?) -->)(?P<text>.*?)(<!-- /result -->)', re.S)
-
-
-def fill_text(
-    text: str,  # Markdown with marked numbers
-    root: Path | None = None,  # the project; None: this one
-) -> str:
-    "The text with every marked number as the results have it. A mark: chapter metric key=value key='two words' … format=.1% interval=false or brackets."
-
-    def fill(found):
-        chapter, metric, *rest = shlex.split(found['ask'])
-        ask = dict(word.split('=', 1) for word in rest)
-        fmt = ask.pop('format', '.1%')
-        interval = parse_value(ask.pop('interval', 'true'))
-        system = ask.pop('system', None)
-        number = reported_value(chapter, metric, system, root, **{k: parse_value(v) for k, v in ask.items()})
-        return found[1] + number.text(fmt, interval) + found[4]
-
-    return _marked.sub(fill, text)
-
-# %% ../nbs/90_runs.ipynb #81947391
-def fill_readme(
-    root: Path | None = None,  # the project; None: this one
-) -> bool:
-    "Write the reported numbers into README.md; True when that changed something."
-    path = (root or project_root()) / 'README.md'
-    old = path.read_text(encoding='utf-8')
-    new = fill_text(old, root)
-    if new != old:
-        with atomic_write(path) as part:
-            part.write_text(new, encoding='utf-8')
-    return new != old

@@ -209,7 +209,8 @@ def _forget() -> None:
     "Forget the processes after a fork: they are those of another."
     global _lock
     _lock = threading.Lock()
-    _idle.clear(), _busy.clear()
+    _idle.clear()
+    _busy.clear()
 
 
 def _end_all() -> None:
@@ -236,7 +237,7 @@ class _Forked:
 
         (requests, ask), (answers, answer) = os.pipe(), os.pipe()
         self.pid = os.fork()
-        self.returncode = None
+        self.returncode: int | None = None
         if not self.pid:
             try:
                 os.dup2(requests, 0), os.dup2(answer, 1)
@@ -244,7 +245,8 @@ class _Forked:
                 serve(limits)
             finally:
                 os._exit(0)
-        os.close(requests), os.close(answer)
+        os.close(requests)
+        os.close(answer)
         self.stdin = os.fdopen(ask, 'wb')
         self.stdout = os.fdopen(answers, 'rb')
 

@@ -311,7 +311,7 @@ def _accompaniment(start: float, chord: int, strum: int, tune: Tune) -> np.ndarr
     steps = range(0, n, 1 if n < 4 else 2)
     bass = [(start + b * beat_q, 0.9 * beat_q, 1, 36 + (root + 7 * (b % 2)) % 12, 92) for b in steps]
     beats = np.arange(n) * beat_q
-    onsets, length = [((0.0,), tune.bar_q), (beats, 0.8 * beat_q), (beats + beat_q / 2, 0.3)][strum]
+    onsets, length = [(np.zeros(1), tune.bar_q), (beats, 0.8 * beat_q), (beats + beat_q / 2, 0.3)][strum]
     body = [(start + o, length, 2, 55 + (root + i - 7) % 12, 58) for o in onsets for i in (0, third, 7)]
     return np.array(bass + body)
 

@@ -83,7 +83,7 @@ def verify_segment(
     entries = [re.fullmatch('([0-9a-f]{64})  (.+)', line) for line in lines]
     if not entries or None in entries:
         raise ChangedSegment(CHECKSUMS)
-    listed = {m[2]: m[1] for m in entries}
+    listed = {m[2]: m[1] for m in entries if m}
     present = _checksums(place)
     if changed := sorted(name for name in listed | present if listed.get(name) != present.get(name)):
         raise ChangedSegment(', '.join(map(show_path, changed)))

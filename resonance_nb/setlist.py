@@ -20,7 +20,7 @@ from .audio import SAMPLE_RATE, info, resample
 from .catalog import Catalog
 from .store import real_path, show_path
 from .workers import FileBlocks
-from .core import Recognizer, ResonanceError
+from .core import CatalogRecognizer, ResonanceError
 from .embedding import clip_vectors
 from .fuse import Fused
 from .network import HOP_S
@@ -144,7 +144,7 @@ CLAIMS = 5  # answers of a recogniser that are listened to
 class _Tracer:
     "Follows a recording from its beginning to its end."
 
-    def __init__(self, recognizer: Recognizer):
+    def __init__(self, recognizer: CatalogRecognizer):
         self.recognizer = recognizer
         self.ring = RingBuffer(KEPT_S)
         self._room = round(STEP_S * SAMPLE_RATE)  # samples until the next question
@@ -233,12 +233,12 @@ def _level(cosine: np.ndarray) -> float:
     return float(np.percentile(cosine, 75)) / 2 if len(cosine) else 0.0
 
 # %% ../nbs/62b_setlist.ipynb #deda6684
-def _likeness(self: _Tracer, trace: _Trace, from_s: float, to_s: float) -> tuple[np.ndarray, np.ndarray]:
+def _likeness(
+    ring: RingBuffer, fused: Fused, trace: _Trace, from_s: float, to_s: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Middle of each window of what was heard in between, in seconds, and its cosine with the song's window
     there: those that lie in the song.
     """
-    ring = self.ring
-    fused = self.recognizer
     x = ring.last(max(ring.end_s - from_s, STEP_S))
     from_s = ring.end_s - len(x) / SAMPLE_RATE
     x = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)]
@@ -270,7 +270,7 @@ def _begin(self: _Tracer, trace: _Trace) -> None:
     for _ in range(4):  # its first note is where the lag is the time itself
         note_s = float(trace.lag_s(note_s))
     if isinstance(self.recognizer, Fused):
-        at_s, cosine = _likeness(self, trace, first.begin_s - BACK_S, first.end_s)
+        at_s, cosine = _likeness(self.ring, self.recognizer, trace, first.begin_s - BACK_S, first.end_s)
         level = _level(cosine[at_s > first.begin_s])
         if (i := _change(cosine, level)) < len(at_s):
             trace.from_s = float(at_s[i])
@@ -285,7 +285,7 @@ def _end(self: _Tracer, trace: _Trace) -> None:
     last = trace.answers[-1]
     trace.to_s = last.end_s - EDGE_S
     if isinstance(self.recognizer, Fused):
-        at_s, cosine = _likeness(self, trace, last.begin_s, self.ring.end_s)
+        at_s, cosine = _likeness(self.ring, self.recognizer, trace, last.begin_s, self.ring.end_s)
         if (i := _change(cosine[::-1], _level(cosine[at_s < last.end_s]))) < len(at_s):
             trace.to_s = float(at_s[len(at_s) - 1 - i])
     trace.to_s = max(trace.to_s, trace.from_s + 1.0)
@@ -322,7 +322,7 @@ class Found:
 # %% ../nbs/62b_setlist.ipynb #fc202bdb
 def find_songs(
     blocks: Iterable[np.ndarray],  # the recording, mono at 16 kHz, in pieces of any length (n,)
-    recognizer: Recognizer,  # what knows the songs; a `Fused` finds their beginnings and ends best
+    recognizer: CatalogRecognizer,  # what knows the songs; a `Fused` finds their beginnings and ends best
 ) -> list[Found]:
     "Every song of a recording, in the order in which they begin; memory does not grow with its length."
     tracer = _Tracer(recognizer)
@@ -338,7 +338,9 @@ def find_songs(
         found.append(
             Found(
                 t.track_id,
-                *(round(s, 3) for s in (t.from_s, t.to_s, offset_s)),
+                round(t.from_s, 3),
+                round(t.to_s, 3),
+                round(offset_s, 3),
                 round(1 / (1 + math.exp(-logit)), 4),
             )
         )
@@ -425,7 +427,7 @@ def _cue_text(text: str) -> str:
 # %% ../nbs/62b_setlist.ipynb #b68b69bf
 def _cue_tracks(found: SetList, unknown: bool) -> list[tuple[float, str, str | None]]:
     "Time, title and performer of each track."
-    tracks = []
+    tracks: list[tuple[float, str, str | None]] = []
     now_s = 0.0
     for song in [*found.songs, None]:
         at_s = song['from_s'] if song else found.duration_s

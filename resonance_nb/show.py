@@ -144,8 +144,9 @@ def style(
     "Apply the house style to matplotlib from now on, and return its settings."
     import matplotlib as mpl
     import seaborn as sns
+    from cycler import cycler
 
-    settings = sns.axes_style('whitegrid') | _HOUSE | {'axes.prop_cycle': mpl.cycler(color=COLOURS)}
+    settings = sns.axes_style('whitegrid') | _HOUSE | {'axes.prop_cycle': cycler(color=COLOURS)}
     settings |= {k.replace('__', '.'): v for k, v in changes.items()}
     settings['font.family'] = ['sans-serif']
     settings['font.sans-serif'] = ['DejaVu Sans']

@@ -234,13 +234,13 @@ def prune(
     wait: bool = True,  # for another writer; False: raise instead
 ) -> tuple[Removal, list[str]]:  # what was removed; the places where no song is left, whose songs are kept
     "Forget the songs of these places whose files are gone."
-    places = [os.path.abspath(os.fsdecode(place)) for place in places]
+    full = [os.path.abspath(os.fsdecode(place)) for place in places]
     known = [real_path(path) for (path,) in catalog.store.rows('SELECT path FROM files')]
     alive = {above for path in known if not is_gone(path) for above in path_and_parents(path)}
-    reachable = [place for place in places if place in alive]
+    reachable = [place for place in full if place in alive]
     gone = [song['recording_id'] for song in catalog.missing(reachable)]
     removal = remove(catalog, gone, wait=wait) if gone else Removal([], [], [])
-    kept = [place for place in places if place not in alive and catalog.missing([place])]
+    kept = [place for place in full if place not in alive and catalog.missing([place])]
     return removal, kept
 
 # %% ../nbs/02a_songlist.ipynb #50a60022

@@ -390,7 +390,8 @@ def read_mtg_licences(
     found = {}
     for i, line in enumerate(lines[:-2]):
         if line.endswith('.mp3') and 'http' in lines[i + 2]:
-            found[line] = tuple('http' + lines[i + k].rpartition('http')[2] for k in (2, 1))
+            licence, page = ('http' + lines[i + k].rpartition('http')[2] for k in (2, 1))
+            found[line] = (licence, page)
     return found
 
 # %% ../nbs/03d_sources.ipynb #8a8e14a3

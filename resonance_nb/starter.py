@@ -61,14 +61,15 @@ def chosen(
         raise ResonanceError(f'the starter corpus offers 1 to {most} recordings, not {n_pieces}')
     decks = _shuffled_decks(seed)
     picks: list[tuple[str, int]] = []
-    for name in cycle(SERVED):
+    names = cycle(SERVED)
+    while len(picks) < n_pieces:
+        name = next(names)
         if not decks[name]:
             continue
         picks.append((str(decks[name].pop(0)), 0))
         if len(picks) % 11 == 10:
             picks.append((picks[-10][0], 1))
-        if len(picks) >= n_pieces:
-            return picks[:n_pieces]
+    return picks[:n_pieces]
 
 # %% ../nbs/03b_starter.ipynb #55b547ab
 def _slug(

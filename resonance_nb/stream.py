@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -194,7 +194,7 @@ class Source:
 
     def __init__(
         self,
-        blocks: Iterator[Block],  # where they come from: ends soon after `closed` is set
+        blocks: Generator[Block, None, None],  # where they come from: ends soon after `closed` is set
         closed: threading.Event,  # set when no more are wanted
         *,
         live: bool = False,  # does the sound come by itself, and is lost when nobody takes it?
@@ -210,8 +210,8 @@ class Source:
         return self
 
     def __next__(self) -> Block:
-        block = next(self._blocks) if not self._closed.is_set() else None
-        if self._closed.is_set():
+        block = None if self._closed.is_set() else next(self._blocks)
+        if block is None or self._closed.is_set():
             self.close()
             raise StopIteration
         self.lost_s += block.gap_s

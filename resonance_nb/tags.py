@@ -55,6 +55,7 @@ def _tag(tags, names: Iterable[str]) -> str | None:
             continue
         if text := clean_tag(value):
             return text
+    return None
 
 # %% ../nbs/02c_tags.ipynb #9158dd82
 def _file_tags(path: str | os.PathLike):

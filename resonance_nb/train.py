@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,8 @@ from .recipe import Recipe, from_card
 from .windows import RATE, Packed, pack
 
 if TYPE_CHECKING:
+    import torch
+
     from resonance_nb.corpora import Corpus
     from resonance_nb.bank import Bank
 
@@ -64,7 +66,8 @@ def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor)
     memory = module.memory.get() if recipe.loss in ('nt-xent', 'hybrid') else None
     loss = contrast_loss(recipe, a, b, songs, temperature=temperature, memory=memory, hybrid=module.hybrid)
     if not torch.isfinite(loss):
-        return _skip(module)
+        _skip(module)
+        return None
     if recipe.memory_bank:
         module.memory.add(torch.cat([a, b]), torch.cat([songs, songs]))
     module.last = {
@@ -97,11 +100,12 @@ def _hybrid_of(recipe: Recipe, n_songs: int) -> losses.Hybrid | None:
     "Make the loss that has weights of its own, for a recipe that wants it."
     if recipe.loss == 'hybrid':
         return losses.Hybrid(recipe.encoder.dim, n_songs, recipe.alpha, recipe.smoothing)
+    return None
 
 # %% ../nbs/44_train.ipynb #764c4f8c
 def _module_class() -> type:
     "Make the Lightning module when it is needed; to import Lightning takes seconds."
-    lightning = need('lightning.pytorch', 'learn')
+    lightning: Any = need('lightning.pytorch', 'learn')
 
     class Contrast(lightning.LightningModule):
         "An encoder that learns by a recipe."
@@ -192,7 +196,7 @@ class _Keeper:
 # %% ../nbs/44_train.ipynb #d5b60970
 def _callback(keeper: _Keeper):
     "Make the Lightning callback of a run's keeper."
-    lightning = need('lightning.pytorch', 'learn')
+    lightning: Any = need('lightning.pytorch', 'learn')
 
     class Callback(lightning.Callback):
         "Calls the keeper of a run."
@@ -401,7 +405,7 @@ def _started_from(recipe: Recipe, start: Path | None) -> dict:
 # %% ../nbs/44_train.ipynb #dbe71312
 def _trainer(recipe, folder, device: str, devices: int, loggers, first_step: int, keeper):
     "Make Lightning's trainer for a run."
-    lightning = need('lightning.pytorch', 'learn')
+    lightning: Any = need('lightning.pytorch', 'learn')
     from lightning.pytorch.loggers import CSVLogger
 
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)  # remarks on hardware that is not there

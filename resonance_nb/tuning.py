@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -88,7 +88,7 @@ class RecordingDecider(Decider):
     def step(
         self,
         time_s: float,  # stream's clock
-        observations: Sequence[Observation] = (),  # of the stretches that end now
+        observations: Iterable[Observation] = (),  # of the stretches that end now
     ) -> list[Event]:
         "Take in what was heard, and remember it."
         observations = list(observations)

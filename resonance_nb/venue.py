@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import chain, codec, crowd, dynamics, mix, rooms, stages, warp
+from . import chain, codec, crowd, dynamics, mix, responses, stages, warp
 from .audio import SAMPLE_RATE
 from .bank import Bank, Room, synthesised
 from .core import ResonanceError, first_line, require_rng, rng_for
@@ -413,7 +413,7 @@ def in_the_air(
     if record.music:
         x = _run(record.source, x * np.float32(input_gain), rng, anchor)[: anchor + n]
         x = np.concatenate([x, np.zeros(anchor + n - len(x), np.float32)])
-        wet = rooms.reverberate(x, bank.response(record.room))
+        wet = responses.reverberate(x, bank.response(record.room))
         wet = stages.through_air(wet, rng, stages.Air(record.air_m))
     else:
         wet = np.zeros(anchor + n, np.float32)

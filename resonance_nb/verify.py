@@ -158,7 +158,7 @@ def agreement(
         middle = unpadded(around) / 2
         frames = np.rint((frames - middle) * speed + middle).astype(np.int64)
     if np.ndim(pitch) or pitch != 1:
-        bend = pitch[at.own] if np.ndim(pitch) else pitch
+        bend = np.asarray(pitch)[at.own] if np.ndim(pitch) else pitch
         bins = np.clip(np.rint((bins + bin_min) * bend).astype(np.int64) - bin_min, 0, around.shape[1] - 1)
     width = around.shape[1]
     spare = _MARGIN // 2

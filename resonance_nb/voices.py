@@ -229,7 +229,7 @@ def _vowel(formants_hz: Sequence[float]) -> np.ndarray:
     "What a pulse of the vocal folds sounds like through a vowel of three formants, shape (480,)."
     t = np.arange(480) / SAMPLE_RATE
     waves = [np.exp(-np.pi * b * t) * np.sin(2 * np.pi * f * t) for f, b in zip(formants_hz, (90, 110, 170))]
-    return sum(a * wave for a, wave in zip((1, 0.7, 0.4), waves))
+    return sum((a * wave for a, wave in zip((1, 0.7, 0.4), waves)), start=np.zeros(len(t)))
 
 # %% ../nbs/20a_voices.ipynb #427be5f4
 def _pulses(onset: np.ndarray, length: np.ndarray, pitch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +264,8 @@ def chant(
     shape = (int(voices), len(begin))
     onset = begin + rng.normal(0, 0.04, shape)
     length = 0.55 * beat * rng.uniform(0.8, 1.2, shape)
-    pitch = np.exp(rng.uniform(*np.log(f0_hz), (shape[0], 1))) * rng.normal(1, 0.02, shape)
+    lowest, highest = np.log(f0_hz)
+    pitch = np.exp(rng.uniform(lowest, highest, (shape[0], 1))) * rng.normal(1, 0.02, shape)
     u, at = _pulses(onset, length, pitch)
     near = _near_and_far(rng, shape[0])[:, None] / np.sqrt(pitch)
     loud = np.sqrt(np.clip(4 * u * (1 - u), 0, None)) * near[..., None]
@@ -283,7 +284,7 @@ def _delay(rng: np.random.Generator, start: int, n: int) -> np.ndarray:
     t = np.arange(first, (start + n - 1) // _STEP + 2) * (_STEP / SAMPLE_RATE)
     wander = 0.008 * np.sin(2 * np.pi * (rng.uniform(0.15, 0.4) * t + rng.random()))
     tremble = 0.0004 * np.sin(2 * np.pi * (rng.uniform(4.5, 6.5) * t + rng.random()))
-    known = np.float32(SAMPLE_RATE * (0.01 + wander + tremble))
+    known = (SAMPLE_RATE * (0.01 + wander + tremble)).astype(np.float32)
     lines = known[:-1, None] + np.diff(known)[:, None] * (np.arange(_STEP, dtype=np.float32) / _STEP)
     return lines.ravel()[start - first * _STEP :][:n]
 

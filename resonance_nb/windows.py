@@ -119,7 +119,9 @@ def pack(
         np.save(out, np.concatenate(levels), allow_pickle=False)
     with atomic_write(folder / 'index.json') as part:  # last: with it, all is whole
         part.write_text(json.dumps(about | {'songs': rows, 'skipped': skipped}), encoding='utf-8')
-    return _opened(folder, about)
+    packed = _opened(folder, about)
+    assert packed is not None, 'it was written a moment ago'
+    return packed
 
 # %% ../nbs/40_windows.ipynb #cbd8344d
 def _write_songs(out: BinaryIO, corpus: Corpus, track_ids: list[str], speeds, progress: bool) -> tuple:
@@ -270,6 +272,7 @@ class Sampler:
 def _with_neighbours(sampler: Sampler, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "Keep some of the songs of a batch, and fill it with songs that are like them."
     seeds = chosen[: max(1, round(sampler.n_songs * (1 - sampler.hard_negatives)))]
+    assert sampler.neighbours is not None, 'hard negatives are chosen from neighbours'
     near = rng.permutation(sampler.neighbours[seeds].ravel())
     candidates = np.concatenate([seeds, near, chosen])
     _, firsts = np.unique(sampler.music.songs[candidates], return_index=True)
@@ -343,7 +346,8 @@ class Levels:
     ) -> tuple[float, float]:
         "Return lowest and highest level, dB."
         t = min(1.0, step / self.steps) if self.steps else 1.0
-        return tuple(float(a + t * (b - a)) for a, b in zip(self.first_db, self.last_db))
+        lowest, highest = (float(a + t * (b - a)) for a, b in zip(self.first_db, self.last_db))
+        return lowest, highest
 
 # %% ../nbs/40_windows.ipynb #2b6411df
 class Views:

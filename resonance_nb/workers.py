@@ -16,7 +16,8 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterable, Iterator
 
 from .core import METHODS, CatalogRecognizer, ResonanceError, StreamsIn, method_class
 from .segments import new_part, save_segment
@@ -133,7 +134,7 @@ def fingerprint(
     for i, file in enumerate(files):
         tell(i, 0.0)
         try:
-            facts.append(learn(recognizer, file, lambda s, i=i: tell(i, s)))
+            facts.append(learn(recognizer, file, partial(tell, i)))
             good.add(file['recording_id'])
             heard_s += facts[-1]['duration_s']
         except Exception as e:
@@ -151,11 +152,11 @@ def fingerprint_here(
     place: Path,  # the method's folder
     cls: type,  # the recogniser
     watch: Callable[[str, float], None] = lambda path, heard_s: None,  # called with what is being heard
-) -> Iterator[tuple[dict, dict]]:  # the task (files, part) and what `fingerprint` returned
+) -> Generator[tuple[dict, dict], None, None]:  # the task (files, part) and what `fingerprint` returned
     "Fingerprint batches one after the other, in this process."
     for files in batches:
         while files:
-            task = {'files': files, 'part': str(new_part(place))}
+            task: dict[str, Any] = {'files': files, 'part': str(new_part(place))}
             outcome = fingerprint(
                 files, Path(task['part']), cls, lambda i, heard_s: watch(task['files'][i]['path'], heard_s)
             )
@@ -320,7 +321,7 @@ def fingerprint_in_children(
     method: str,  # the recogniser's name
     jobs: int,  # processes
     watch: Callable[[str, float], None] = lambda path, heard_s: None,  # called with what is being heard
-) -> Iterator[tuple[dict, dict]]:  # the task (files, part) and what `fingerprint` returned
+) -> Generator[tuple[dict, dict], None, None]:  # the task (files, part) and what `fingerprint` returned
     "Fingerprint batches in processes of their own, in the order in which they are done."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 

@@ -1,6 +1,6 @@
-"""What a linter finds in the package, the tests and the scripts, and what a formatter would change: nothing.
+"""What a linter finds in the package, the tests and the scripts, a type checker in the package, and what a formatter would change: nothing.
 
-Their rules stand in `ruff.toml`.
+Their rules stand in `ruff.toml` and `mypy.ini`.
 """
 
 import subprocess
@@ -28,3 +28,10 @@ def test_the_formatter_changes_nothing(place):
     words = [sys.executable, '-m', 'ruff', 'format', '--check', '--no-cache', place]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f'run `make notebooks`:\n{done.stdout}{done.stderr}'
+
+
+@pytest.mark.skipif(not find_spec('mypy'), reason='mypy is not installed')
+def test_the_type_checker_finds_nothing(tmp_path):
+    words = [sys.executable, '-m', 'mypy', '--no-error-summary', '--cache-dir', str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from resonance_nb import runs
+from resonance_nb import reporting
 from resonance_nb.core import ResonanceError
 
 # A number with the unit of a result: 93 %, 4.2 ms, 12 dB, 310 x real time.
@@ -68,8 +68,8 @@ def test_studies_type_no_measurement(notebooks):
 
 def test_readme_says_what_the_results_say(root):
     text = (root / 'README.md').read_text(encoding='utf-8')
-    assert runs.fill_text(text, root) == text, (
-        'run: python -c "from resonance_nb.runs import fill_readme; fill_readme()"'
+    assert reporting.fill_text(text, root) == text, (
+        'run: python -c "from resonance_nb.reporting import fill_readme; fill_readme()"'
     )
 
 
@@ -110,11 +110,11 @@ def test_fill_text_finds_a_changed_number(tmp_path):
         json.dumps(dict(chapter='34_classical', run={'run': 'r'}, metrics=[row]))
     )
     mark = '<!-- result:34_classical top1 system=landmark snr_db=0 -->99 %<!-- /result -->'
-    filled = runs.fill_text(f'a {mark} b', tmp_path)
+    filled = reporting.fill_text(f'a {mark} b', tmp_path)
     assert '50.0 % (95 % interval 40.0 to 60.0 %, n = 80)' in filled and '99' not in filled
-    assert runs.fill_text(filled, tmp_path) == filled
+    assert reporting.fill_text(filled, tmp_path) == filled
     with pytest.raises(ResonanceError, match='reports 0 numbers'):
-        runs.fill_text(mark.replace('snr_db=0', 'snr_db=7'), tmp_path)
+        reporting.fill_text(mark.replace('snr_db=0', 'snr_db=7'), tmp_path)
 
 
 def test_the_figure_is_of_the_reported_run(root):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from resonance_nb import bench, report, runs
+from resonance_nb import bench, report, reporting, runs
 from resonance_nb.queries import make_protocol, make_queries
 from resonance_nb.core import ResonanceError
 from resonance_nb.landmarks import FIRST, Landmarks
@@ -36,7 +36,7 @@ def filed(tmp_path_factory):
 
 def test_accuracies_come_back(filed, monkeypatch):
     root, answers, summary = filed
-    monkeypatch.setattr(report, 'reported', lambda chapter: runs.reported(chapter, root))
+    monkeypatch.setattr(report, 'reported', lambda chapter: reporting.reported(chapter, root))
     read = report.reported_table('99_made', 'top1', system='landmark').sort_values(['duration_s', 'snr_db'])
     made = summary[summary.system == 'landmark'].sort_values(['duration_s', 'snr_db'])
     for name in ('top1', 'top1_low', 'top1_high', 'n'):
@@ -54,7 +54,7 @@ def test_acceptance_is_at_the_named_threshold(filed):
         & (answers.snr_db == 0)
     ]
     right = ((mine['rank'] == 1) & (mine.confidence >= 0.9)).mean()
-    found = runs.reported_value(
+    found = reporting.reported_value(
         '99_made', 'accepted_correct', 'first', root, duration_s=5.0, snr_db=0.0, condition='hard mix'
     )
     assert found.value == pytest.approx(right) and found.n == len(mine)
@@ -63,7 +63,7 @@ def test_acceptance_is_at_the_named_threshold(filed):
 def test_leads_are_of_the_leader_over_the_rival(filed):
     root, answers, summary = filed
     top1 = summary[(summary.duration_s == 2) & (summary.snr_db == 0)].set_index('system').top1
-    found = runs.reported_value('99_made', 'lead_over', 'first', root, duration_s=2.0, snr_db=0.0)
+    found = reporting.reported_value('99_made', 'lead_over', 'first', root, duration_s=2.0, snr_db=0.0)
     assert found.value == pytest.approx(top1['landmark'] - top1['first'])
 
 

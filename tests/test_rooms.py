@@ -12,21 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from resonance_nb import rooms
+from resonance_nb import responses, rooms
 from resonance_nb.audio import save
 from resonance_nb.core import MissingExtra, ResonanceError, rng_for
 from resonance_nb.corpora import write_corpus
-from resonance_nb.rooms import (
-    RoomBank,
-    align,
-    direct_index,
-    measure_room,
-    reverberate,
-    shoebox_room,
-    statistical_room,
-    with_drr,
-    with_rt60,
-)
+from resonance_nb.responses import align, direct_index, measure_room, reverberate, with_drr
+from resonance_nb.rooms import RoomBank, shoebox_room, statistical_room, with_rt60
 from resonance_nb.starter import default_corpus, render_room
 
 RATE = 16_000
@@ -68,7 +59,7 @@ def test_rt60_agrees_with_pyroomacoustics():
     rng = np.random.default_rng(3)
     for seed, rt60_s in enumerate(np.exp(rng.uniform(math.log(0.3), math.log(6), 25))):
         x = decaying(rt60_s, 1.2 * rt60_s, seed)
-        ours = rooms.decay_time_s(rooms.energy_decay_db(x), -5, -35)
+        ours = responses.decay_time_s(responses.energy_decay_db(x), -5, -35)
         assert ours == pytest.approx(experimental.measure_rt60(x, RATE, 30), rel=0.03)
         # two octaves hold less noise to average
         assert measure_room(x).rt60_s == pytest.approx(ours, rel=0.12)
@@ -85,10 +76,10 @@ def test_closed_forms_of_an_ideal_exponential(rt60_s, delay, level_db):
     assert direct_index(x) == delay
     assert facts.c50_db == pytest.approx(10 * math.log10(math.expm1(0.05 * k)), abs=0.02)
     assert facts.drr_db == pytest.approx(10 * math.log10(math.expm1(0.0025 * k)), abs=0.02)
-    curve = rooms.energy_decay_db(h)[: int(0.6 * n)]
+    curve = responses.energy_decay_db(h)[: int(0.6 * n)]
     np.testing.assert_allclose(curve, -60 * np.arange(len(curve)) / RATE / rt60_s, atol=0.02)
     for levels in ((0, -10), (-5, -25), (-5, -35)):
-        assert rooms.decay_time_s(curve, *levels) == pytest.approx(rt60_s, rel=1e-3)
+        assert responses.decay_time_s(curve, *levels) == pytest.approx(rt60_s, rel=1e-3)
 
 
 def test_the_line_is_the_least_squares_line():
@@ -96,9 +87,9 @@ def test_the_line_is_the_least_squares_line():
     inside = np.flatnonzero((curve <= -5) & (curve >= -35))
     inside = np.arange(inside[0] - 1, inside[-1] + 2)
     slope = np.polyfit(inside / RATE, curve[inside], 1)[0]
-    assert rooms.decay_time_s(curve, -5, -35) == pytest.approx(-60 / slope, rel=1e-9)
-    assert math.isnan(rooms.decay_time_s(curve, -5, -55)) and math.isnan(
-        rooms.decay_time_s(np.zeros(0), -5, -25)
+    assert responses.decay_time_s(curve, -5, -35) == pytest.approx(-60 / slope, rel=1e-9)
+    assert math.isnan(responses.decay_time_s(curve, -5, -55)) and math.isnan(
+        responses.decay_time_s(np.zeros(0), -5, -25)
     )
 
 
@@ -106,17 +97,17 @@ def test_the_line_is_the_least_squares_line():
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 3), st.integers(50, 40_000), st.floats(-90, -20))
 def test_a_decay_curve_never_rises(seed, rt60_s, n, floor_db):
     x = decaying(rt60_s, n / RATE, seed, floor_db)
-    curve = rooms.energy_decay_db(x)
+    curve = responses.energy_decay_db(x)
     known = np.isfinite(curve)
     assert curve.shape == (len(x),) and curve[0] == 0
     assert known[: known.sum()].all(), 'once unknown, unknown to the end'
     assert (np.diff(curve[known]) <= 1e-9).all()
-    np.testing.assert_allclose(rooms.energy_decay_db(1e-3 * x), curve, atol=1e-6)
+    np.testing.assert_allclose(responses.energy_decay_db(1e-3 * x), curve, atol=1e-6)
 
 
 def test_the_curve_stops_before_the_noise_and_not_too_early():
     x = decaying(1.0, 3.0, 0, -50)
-    known = np.isfinite(rooms.energy_decay_db(x)).sum() / RATE
+    known = np.isfinite(responses.energy_decay_db(x)).sum() / RATE
     assert 0.65 < known < 50 / 60, 'the decay meets the noise after 0.83 s'
     silent_end = np.concatenate([decaying(0.5, 0.6), np.zeros(2 * RATE)])
     assert measure_room(silent_end).rt60_s == pytest.approx(0.5, rel=0.1)
@@ -130,7 +121,7 @@ def test_octaves_are_told_apart():
     for centre, rt60_s in wanted.items():
         sos = signal.butter(4, [centre / 1.3, centre * 1.3], 'bandpass', fs=RATE, output='sos')
         out = out + signal.sosfilt(sos, rng.normal(size=len(t))) * 10 ** (-3 * t / rt60_s)
-    found = rooms.octave_rt60_s(out, wanted)
+    found = responses.octave_rt60_s(out, wanted)
     assert list(found) == list(wanted)
     for centre, rt60_s in wanted.items():
         assert found[centre] == pytest.approx(rt60_s, rel=0.12)
@@ -140,7 +131,7 @@ def test_octaves_are_told_apart():
 def test_octave_filters_are_octaves():
     impulse = np.zeros(RATE)
     impulse[RATE // 2] = 1
-    for centre, band in zip(rooms.OCTAVES_HZ, rooms._octaves(impulse, rooms.OCTAVES_HZ)):
+    for centre, band in zip(responses.OCTAVES_HZ, responses._octaves(impulse, responses.OCTAVES_HZ)):
         f = np.fft.rfftfreq(RATE, 1 / RATE)
         gain = 20 * np.log10(np.abs(np.fft.rfft(band)) + 1e-12)
         at = lambda hz: float(np.interp(hz, f, gain))
@@ -247,12 +238,16 @@ def test_with_drr_on_every_room(every_room):
 
 
 def test_theory_of_distance():
-    assert rooms.drr_at(0.057 * math.sqrt(5_000 / 2), 5_000, 2) == pytest.approx(0)
-    assert rooms.drr_at(10, 5_000, 2) - rooms.drr_at(20, 5_000, 2) == pytest.approx(20 * math.log10(2))
-    assert rooms.drr_at(10, 5_000, 1) - rooms.drr_at(10, 5_000, 2) == pytest.approx(10 * math.log10(2))
+    assert responses.drr_at(0.057 * math.sqrt(5_000 / 2), 5_000, 2) == pytest.approx(0)
+    assert responses.drr_at(10, 5_000, 2) - responses.drr_at(20, 5_000, 2) == pytest.approx(
+        20 * math.log10(2)
+    )
+    assert responses.drr_at(10, 5_000, 1) - responses.drr_at(10, 5_000, 2) == pytest.approx(
+        10 * math.log10(2)
+    )
     for bad in ((0, 1, 1), (1, -1, 1), (1, 1, float('nan'))):
         with pytest.raises(ResonanceError, match='positive'):
-            rooms.drr_at(*bad)
+            responses.drr_at(*bad)
 
 
 # ---- making rooms
@@ -273,10 +268,10 @@ def test_statistical_rooms_are_what_was_asked():
 
 def test_statistical_rooms_have_the_asked_octaves():
     found = [
-        rooms.octave_rt60_s(statistical_room(1.5, np.random.default_rng(s), warmth=1.3, damping=0.5))
+        responses.octave_rt60_s(statistical_room(1.5, np.random.default_rng(s), warmth=1.3, damping=0.5))
         for s in range(12)
     ]
-    median = {c: np.median([f[c] for f in found]) for c in rooms.OCTAVES_HZ}
+    median = {c: np.median([f[c] for f in found]) for c in responses.OCTAVES_HZ}
     assert median[125] == pytest.approx(1.5 * 1.3, rel=0.1) and median[4_000] == pytest.approx(
         1.5 * 0.5, rel=0.1
     )
@@ -328,7 +323,8 @@ def test_with_rt60_does_not_lift_the_noise():
     assert measure_room(made).rt60_s == pytest.approx(2.0, rel=0.1)
     assert level(made[int(1.7 * RATE) : int(1.8 * RATE)]) - level(made[100:1_700]) < -45
     ratio = {
-        c: a / b for (c, a), b in zip(rooms.octave_rt60_s(made).items(), rooms.octave_rt60_s(noisy).values())
+        c: a / b
+        for (c, a), b in zip(responses.octave_rt60_s(made).items(), responses.octave_rt60_s(noisy).values())
     }
     assert all(1.9 < r < 3.2 for c, r in ratio.items() if c >= 250), (
         'each octave is stretched alike (0.8 to 2 s is a factor of 2.5)'

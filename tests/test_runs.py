@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 
-from resonance_nb import runs
+from resonance_nb import reporting, runs
 from resonance_nb.core import ResonanceError
 
 PARAMETERS = 'seed = 0\nthrows = 100\nlevels = [None, 0.5]\nname = "die"\nfast = True\ncorpus_note = None'
@@ -165,7 +165,7 @@ def test_profile_beats_notebook_and_given_beats_profile(lab):
         run.manifest['parameters'] | {'seed': 8, 'throws': 9} == run.manifest['parameters']
         and run.manifest['profile'] == 'study'
     )
-    assert json.loads(runs.collect(run, root=lab).read_text())['run']['profile'] == 'study'
+    assert json.loads(reporting.collect(run, root=lab).read_text())['run']['profile'] == 'study'
     (lab / 'experiments' / '10_dice-study.yaml').write_text('sed: 7\n')
     with pytest.raises(ResonanceError, match="no parameter 'sed'"):
         go(lab, profile='study')
@@ -184,7 +184,7 @@ def test_a_failing_cell_is_named_and_its_notebook_kept(lab):
     )
     assert 'ValueError' in (folder / 'out.ipynb').read_text()
     with pytest.raises(ResonanceError, match='holds no finished run'):
-        runs.collect(folder, root=lab)
+        reporting.collect(folder, root=lab)
 
 
 def test_a_killed_run_tells_and_goes_on(lab):
@@ -228,12 +228,12 @@ def test_a_sweep_in_parallel_survives_a_failure(lab):
 def test_collect_and_read_back(lab):
     run = go(lab, {'seed': 4})
     assert (
-        runs.reported_value('10_dice', 'half', root=lab).text() == 'not yet run'
-        and len(runs.reported('10_dice', lab)) == 0
+        reporting.reported_value('10_dice', 'half', root=lab).text() == 'not yet run'
+        and len(reporting.reported('10_dice', lab)) == 0
     )
     with pytest.raises(ResonanceError, match='is a quick run'):
-        runs.collect(run, root=lab)
-    path = runs.collect(run, allow_quick=True, root=lab)
+        reporting.collect(run, root=lab)
+    path = reporting.collect(run, allow_quick=True, root=lab)
     found = json.loads(path.read_text())
     assert (
         found['run']['package_hash'] == runs.package_hash()
@@ -241,14 +241,14 @@ def test_collect_and_read_back(lab):
         and found['metrics'] == run.metrics
     )
     assert (
-        runs.reported_value('10_dice', 'half', 'die', lab, levels=2).text('.1f')
+        reporting.reported_value('10_dice', 'half', 'die', lab, levels=2).text('.1f')
         == '2.0 (95 % interval 1.0 to 3.0, n = 100)'
     )
-    table = runs.reported('10_dice', lab)
+    table = reporting.reported('10_dice', lab)
     assert table.levels[0] == 2 and table.run[0] == run.manifest['run']
     for wrong in (dict(levels=3), dict(level=2)):
         with pytest.raises(ResonanceError, match='reports 0 numbers'):
-            runs.reported_value('10_dice', 'half', root=lab, **wrong)
+            reporting.reported_value('10_dice', 'half', root=lab, **wrong)
 
 
 def test_the_key_follows_what_decides_a_result(lab, monkeypatch):
