@@ -18,7 +18,7 @@ from .windows import RATE
 from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
-__all__ = ['SILENT', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features', 'EmbeddingRanking']
+__all__ = ['SILENT', 'clip_vectors', 'Embedder', 'evidence_features', 'EmbeddingRanking', 'Embedding']
 
 # %% ../nbs/41a_embedding.ipynb #40113164
 SILENT = 1e-5  # amplitude
@@ -28,10 +28,115 @@ def clip_vectors(
     encoder,  # a `network.Network`, or what is asked like one
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
 ) -> np.ndarray:
-    "Vectors of a clip's whole windows, of a shorter clip one, of silence none; shape (n, dim)."
+    "Make the vectors of a clip's whole windows, (n, dim); one of a shorter clip, none of silence."
     x = usable(samples)
     x = resample(x, SAMPLE_RATE, RATE) if np.abs(x).max(initial=0) > SILENT else x[:0]
     return embed(encoder, x, HOP_S, whole=True)[1]
+
+# %% ../nbs/41a_embedding.ipynb #900970c8
+class Embedder:
+    """Vectors of sound that arrives in pieces, one window every `HOP_S`.
+
+    `heard` tells whether there was anything but silence.
+    """
+
+    def __init__(
+        self,
+        encoder,  # a `network.Network`, or what is asked like one
+        *,
+        at_once: int = 256,  # windows that are waited for: more are faster, one answers at once
+    ):
+        import soxr
+
+        self.encoder = encoder
+        self.at_once = at_once
+        self.heard = False
+        self._begun = False
+        self._edge = np.zeros(encoder.settings.front.n_fft // 2, np.float32)
+        self._halve = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype='float32')
+        self._kept = self._edge
+
+    def push(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        last: bool = False,  # nothing follows: what is left becomes a window that ends in silence
+    ) -> np.ndarray:
+        "Take in a piece; give the vectors of the windows that are complete now, shape (m, dim)."
+        samples = usable(samples)
+        self.heard = self.heard or bool(np.abs(samples).max(initial=0) > SILENT)
+        kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
+        size = self.encoder.settings.samples
+        hop = round(HOP_S * RATE)
+        edge = len(self._edge)
+        n = max(0, (len(kept) - edge - size - (0 if last else edge)) // hop + 1)
+        if last:
+            left = len(kept) - edge - n * hop  # behind the beginning of the window that would be next
+            n += left > size - hop or left > 0 and not (n or self._begun)
+            kept = np.concatenate([kept, np.zeros(size + edge, np.float32)])
+        elif n < self.at_once:
+            n = 0
+        self._kept = kept[n * hop :]
+        self._begun = self._begun or n > 0
+        return embed_around(self.encoder, kept[: max(0, n - 1) * hop + size + 2 * edge if n else 0], hop)
+
+# %% ../nbs/41a_embedding.ipynb #41a5e71b
+def evidence_features(
+    scores: np.ndarray,  # (n,) of a clip's songs, best first
+    n_windows: int,  # of the clip
+) -> np.ndarray:
+    """Compute what the confidence is made of, shape (n, 4).
+
+    The columns are the score, its lead over the best of the others, the level of the fifth, and the logarithm
+    of the number of windows.
+    """
+    # what strangers reach, where too few songs would show it
+    least = np.interp(len(scores), [8, 100], [0.38, 0.0])
+    second, fifth = (max(least, scores[i]) if len(scores) > i else least for i in (1, 4))
+    rival = np.where(np.arange(len(scores)) == 0, second, scores[0] if len(scores) else least)
+    return np.stack(
+        [
+            scores,
+            scores - rival,
+            np.full(len(scores), fifth),
+            np.full(len(scores), np.log(max(n_windows, 1))),
+        ],
+        axis=1,
+    )
+
+# %% ../nbs/41a_embedding.ipynb #c49305d3
+@dataclass
+class _Table:
+    "All songs' vectors, ready to be compared."
+
+    track_ids: list[str]
+    vectors: np.ndarray  # (windows, dim)
+    first: np.ndarray  # (songs + 1,) where each song's windows begin
+    left: np.ndarray  # (windows,) windows of the same song after each
+
+# %% ../nbs/41a_embedding.ipynb #942a1971
+@dataclass
+class EmbeddingRanking(Ranking):
+    "Songs by the mean cosine along their best diagonal."
+
+    n_windows: int  # of the clip
+
+# %% ../nbs/41a_embedding.ipynb #3eea0a7e
+def _ranked(clip: np.ndarray, table: _Table) -> EmbeddingRanking:
+    "Rank the songs of a table by their best diagonal with a clip's vectors, (windows, dim)."
+    score = scan(clip, table.vectors, table.left)[0]
+    best, at = best_places(score, table.first)
+    # the place is sharpened where both neighbours are of the same song
+    row = at + table.first[:-1]
+    end = table.first[1:] - 1
+    at = at + np.where(
+        (at > 0) & (row < end),
+        between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]),
+        0.0,
+    )
+    names = np.array(table.track_ids)
+    order = best_first(best, names)
+    evidence = evidence_features(best[order], len(clip))
+    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, evidence, len(clip))
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
 class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
@@ -51,12 +156,12 @@ class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
 
     @property
     def model_name(self) -> str:
-        "The method, its encoder and how often a window begins: the name of its rows in a catalogue."
+        "Name its rows in a catalogue: by the method, its encoder and how often a window begins."
         return f'{self.name}/{self.digest}@{HOP_S:g}s'
 
     @property
     def fitted_for(self) -> dict:
-        "The encoder."
+        "Return what a confidence is fitted to: the encoder."
         return {'encoder': self.digest}
 
     def kept_of(
@@ -69,7 +174,7 @@ class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
         return np.concatenate(vectors) if embedder.heard else None
 
     def columns(self) -> dict[str, Column]:
-        "The vectors."
+        "Describe what is kept of a song: the vectors."
         return {'vectors': Column('<f4', self.encoder.settings.dim)}
 
     def _prepared(self) -> _Table:
@@ -84,7 +189,10 @@ class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
         k: int = 5,  # songs that are needed; all are ranked
     ) -> EmbeddingRanking:
         "Rank all songs by their best diagonal."
-        return _rank(self, samples)
+        clip = clip_vectors(self.encoder, samples)
+        if not self.songs or not len(clip):
+            return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
+        return _ranked(clip, self._prepared())
 
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
@@ -102,131 +210,15 @@ class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
         **options,  # encoder
     ) -> Embedding:
         "Make an index of rows in any order; raises `ResonanceError` when they do not fit the encoder."
-        return _from_embeddings(cls, track_ids, starts_s, ends_s, vectors, **options)
-
-# %% ../nbs/41a_embedding.ipynb #900970c8
-class Embedder:
-    """Vectors of sound that arrives in pieces, one window every `HOP_S`.
-
-    `heard` tells whether there was anything but silence.
-    """
-
-    def __init__(
-        self,
-        encoder,  # a `network.Network`, or what is asked like one
-        at_once: int = 256,  # windows that are waited for: more are faster, one answers at once
-    ):
-        import soxr
-
-        self.encoder = encoder
-        self.at_once = at_once
-        self.heard = False
-        self._begun = False
-        self._edge = np.zeros(encoder.settings.front.n_fft // 2, np.float32)
-        self._halve = soxr.ResampleStream(SAMPLE_RATE, RATE, 1, dtype='float32')
-        self._kept = self._edge
-
-    def push(
-        self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        last: bool = False,  # nothing follows: what is left becomes a window that ends in silence
-    ) -> np.ndarray:
-        "Vectors of the windows that are complete now, shape (m, dim)."
-        samples = usable(samples)
-        self.heard = self.heard or bool(np.abs(samples).max(initial=0) > SILENT)
-        kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
-        size = self.encoder.settings.samples
-        hop = round(HOP_S * RATE)
-        edge = len(self._edge)
-        n = max(0, (len(kept) - edge - size - (0 if last else edge)) // hop + 1)
-        if last:
-            left = len(kept) - edge - n * hop  # behind the beginning of the window that would be next
-            n += left > size - hop or left > 0 and not (n or self._begun)
-            kept = np.concatenate([kept, np.zeros(size + edge, np.float32)])
-        elif n < self.at_once:
-            n = 0
-        self._kept = kept[n * hop :]
-        self._begun = self._begun or n > 0
-        return embed_around(self.encoder, kept[: max(0, n - 1) * hop + size + 2 * edge if n else 0], hop)
-
-# %% ../nbs/41a_embedding.ipynb #c49305d3
-@dataclass
-class _Table:
-    "All songs' vectors, ready to be compared."
-
-    track_ids: list[str]
-    vectors: np.ndarray  # (windows, dim)
-    first: np.ndarray  # (songs + 1,) where each song's windows begin
-    left: np.ndarray  # (windows,) windows of the same song after each
-
-# %% ../nbs/41a_embedding.ipynb #41a5e71b
-def evidence_features(
-    scores: np.ndarray,  # (n,) of a clip's songs, best first
-    n_windows: int,  # of the clip
-) -> np.ndarray:
-    """Make the features of songs, shape (n, 4).
-
-    The score, its lead over the next song, the score of the fifth, and the logarithm of the windows.
-    """
-    # what strangers reach, where too few songs would show it
-    least = np.interp(len(scores), [8, 100], [0.38, 0.0])
-    second, fifth = (max(least, scores[i]) if len(scores) > i else least for i in (1, 4))
-    rival = np.where(np.arange(len(scores)) == 0, second, scores[0] if len(scores) else least)
-    return np.stack(
-        [
-            scores,
-            scores - rival,
-            np.full(len(scores), fifth),
-            np.full(len(scores), np.log(max(n_windows, 1))),
-        ],
-        axis=1,
-    )
-
-# %% ../nbs/41a_embedding.ipynb #942a1971
-@dataclass
-class EmbeddingRanking(Ranking):
-    "Songs by the mean cosine along their best diagonal."
-
-    n_windows: int  # of the clip
-
-# %% ../nbs/41a_embedding.ipynb #3eea0a7e
-def _rank(self: Embedding, samples: np.ndarray) -> EmbeddingRanking:
-    clip = clip_vectors(self.encoder, samples)
-    if not self.songs or not len(clip):
-        return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
-    table = self._prepared()
-    score = scan(clip, table.vectors, table.left)[0]
-    best, at = best_places(score, table.first)
-    # the place is sharpened where both neighbours are of the same song
-    row = at + table.first[:-1]
-    end = table.first[1:] - 1
-    at = at + np.where(
-        (at > 0) & (row < end),
-        between(score[np.maximum(row - 1, 0)], score[row], score[np.minimum(row + 1, end)]),
-        0.0,
-    )
-    names = np.array(table.track_ids)
-    order = best_first(best, names)
-    known = evidence_features(best[order], len(clip))
-    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, known, len(clip))
-
-# %% ../nbs/41a_embedding.ipynb #cffdb67e
-def _from_embeddings(
-    cls,
-    track_ids: list[str],
-    starts_s: np.ndarray,
-    ends_s: np.ndarray,
-    vectors: np.ndarray,
-    **options,
-) -> Embedding:
-    self = cls(**options)
-    if not len(track_ids):
-        return self
-    if vectors.shape != (len(track_ids), self.encoder.settings.dim) or not np.isfinite(vectors).all():
-        raise ResonanceError(
-            f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; '
-            f'these are {vectors.shape}'
-        )
-    rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
-    self.songs = {track_id: vectors for track_id, (vectors,) in rows.items()}
-    return self
+        index = cls(**options)
+        if len(track_ids) and (
+            vectors.shape != (len(track_ids), index.encoder.settings.dim) or not np.isfinite(vectors).all()
+        ):
+            raise ResonanceError(
+                f'{index.model_name} has rows of {index.encoder.settings.dim} finite numbers;'
+                f' these are {vectors.shape}'
+            )
+        if len(track_ids):
+            rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
+            index.songs = {track_id: kept for track_id, (kept,) in rows.items()}
+        return index
