@@ -344,7 +344,7 @@ FLOORS = [
     'store tags',
     'segments rows identity',
     'workers indexing checkup',
-    'catalog songlist corpora starter download sources',
+    'catalog songlist corpora starter download archives datasets sources',
     'responses rooms crowd stages draws',
     'dynamics codec warp',
     'chain',
