@@ -113,7 +113,6 @@ CHAINS: dict[str, int] = {
     '01i_ffmpeg': 3,
     '01j_sndfile': 3,
     '03c_download': 10,
-    '03d_sources': 10,
     '30_landmarks': 3,
     '31_chromaprint': 3,
     '32_mfcc': 4,
