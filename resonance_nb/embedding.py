@@ -139,7 +139,7 @@ def _ranked(clip: np.ndarray, table: _Table) -> EmbeddingRanking:
     return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, evidence, len(clip))
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
-class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
+class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
     "Recogniser by learned vectors."
 
     name = 'embedding'
