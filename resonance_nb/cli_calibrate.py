@@ -19,6 +19,14 @@ __all__ = ['PARTS', 'calibrate']
 # %% ../nbs/92i_cli_calibrate.ipynb #d85f976a
 PARTS = ('codebook', 'noises', 'small', 'listener')  # what is fitted, and is no method
 
+# %% ../nbs/92i_cli_calibrate.ipynb #b6d5a259
+def _fused_index(out: Path) -> Path:
+    "Return the index that the fit of `fused` has left; where there is none, raise `ResonanceError`."
+    index = out / 'journal' / 'fused-index'
+    if not (index / 'index.json').exists() or not (out / 'fused.json').exists():
+        raise ResonanceError(f'{out} holds no fit of fused yet: resonance calibrate fused --out {out}')
+    return index
+
 # %% ../nbs/92i_cli_calibrate.ipynb #4e4f9669
 def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
     "Calibrate a method, write its file, and return what to tell."
@@ -42,6 +50,17 @@ def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
         'answered': outcome.answered,
     }
 
+# %% ../nbs/92i_cli_calibrate.ipynb #836a5312
+def _report(fitted: dict) -> str:
+    "Write what was fitted as one line."
+    if 'answered' not in fitted:
+        rest = {k: v for k, v in fitted.items() if k not in ('fitted', 'file')}
+        return f'{fitted["fitted"]}: {", ".join(f"{k} {v:.4g}" for k, v in rest.items())}; {fitted["file"]}'
+    wrong = ', '.join(f'{kind} {share:.1%}' for kind, share in fitted['answered'].items())
+    right = f'{fitted["accepted_right"]:.1%} of known songs are answered rightly'
+    speaks = f'{fitted["fitted"]}: speaks from {fitted["accept_confidence"]:.3f}'
+    return f'{speaks}, {right}; answered all the same: {wrong}; {fitted["file"]}'
+
 # %% ../nbs/92i_cli_calibrate.ipynb #fa9a77f8
 def _fit_codebook(corpus, out: Path, quick: bool) -> dict:
     "Fit the codebook on train songs, write its file, and return what to tell."
@@ -51,7 +70,7 @@ def _fit_codebook(corpus, out: Path, quick: bool) -> dict:
     book.save(out / 'codebook.npz')
     return {'file': str(out / 'codebook.npz'), 'squared_error': error}
 
-# %% ../nbs/92i_cli_calibrate.ipynb #adea6b4e
+
 def _fit_noises(corpus, out: Path, quick: bool) -> dict:
     "Fit the directions of noise on train crowds, write their file, and return what to tell."
     from resonance_nb.network import shipped
@@ -60,14 +79,6 @@ def _fit_noises(corpus, out: Path, quick: bool) -> dict:
     directions = fit_noises(corpus, shipped(), max_sounds=8 if quick else None)
     save_noises(out / 'noises.npy', directions)
     return {'file': str(out / 'noises.npy'), 'directions': len(directions)}
-
-# %% ../nbs/92i_cli_calibrate.ipynb #b6d5a259
-def _fused_index(out: Path) -> Path:
-    "Return the index that the fit of `fused` has left; where there is none, raise `ResonanceError`."
-    index = out / 'journal' / 'fused-index'
-    if not (index / 'index.json').exists() or not (out / 'fused.json').exists():
-        raise ResonanceError(f'{out} holds no fit of fused yet: resonance calibrate fused --out {out}')
-    return index
 
 # %% ../nbs/92i_cli_calibrate.ipynb #f6b30e3f
 def _fit_small(corpus, out: Path, quick: bool) -> dict:
@@ -120,16 +131,6 @@ def _fit_listener(corpus, out: Path, quick: bool) -> dict:
         part.write_text(json.dumps(fitted, indent=1) + '\n', encoding='utf-8')
     facts = ('threshold', 'median_s', 'in_5_s', 'flips')
     return {'file': str(out / 'listener.json')} | {k: fitted['fitted_on'][k] for k in facts}
-
-# %% ../nbs/92i_cli_calibrate.ipynb #836a5312
-def _report(fitted: dict) -> str:
-    "Write what was fitted as one line."
-    if 'answered' not in fitted:
-        rest = {k: v for k, v in fitted.items() if k not in ('fitted', 'file')}
-        return f'{fitted["fitted"]}: {", ".join(f"{k} {v:.4g}" for k, v in rest.items())}; {fitted["file"]}'
-    wrong = ', '.join(f'{kind} {share:.1%}' for kind, share in fitted['answered'].items())
-    right = f'{fitted["accepted_right"]:.1%} of known songs are answered rightly'
-    return f'{fitted["fitted"]}: speaks from {fitted["accept_confidence"]:.3f}, {right}; answered all the same: {wrong}; {fitted["file"]}'
 
 # %% ../nbs/92i_cli_calibrate.ipynb #421ec0c6
 @click.command()

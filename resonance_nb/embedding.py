@@ -18,7 +18,7 @@ from .windows import RATE
 from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
-__all__ = ['SILENT', 'clip_vectors', 'Embedding', 'Embedder', 'evidence_features', 'EmbeddingRanking']
+__all__ = ['SILENT', 'clip_vectors', 'Embedder', 'evidence_features', 'EmbeddingRanking', 'Embedding']
 
 # %% ../nbs/41a_embedding.ipynb #40113164
 SILENT = 1e-5  # amplitude
@@ -28,81 +28,10 @@ def clip_vectors(
     encoder,  # a `network.Network`, or what is asked like one
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
 ) -> np.ndarray:
-    "Vectors of a clip's whole windows, of a shorter clip one, of silence none; shape (n, dim)."
+    "Make the vectors of a clip's whole windows, (n, dim); one of a shorter clip, none of silence."
     x = usable(samples)
     x = resample(x, SAMPLE_RATE, RATE) if np.abs(x).max(initial=0) > SILENT else x[:0]
     return embed(encoder, x, HOP_S, whole=True)[1]
-
-# %% ../nbs/41a_embedding.ipynb #d8be5e44
-class Embedding(SongIndex[np.ndarray, 'EmbeddingRanking']):
-    "Recogniser by learned vectors."
-
-    name = 'embedding'
-    index_format = 'resonance embeddings'
-
-    def __init__(
-        self,
-        # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
-        encoder=None,
-    ):
-        super().__init__()
-        self.encoder = as_network(encoder)
-        self.digest = self.encoder.digest
-
-    @property
-    def model_name(self) -> str:
-        "The method, its encoder and how often a window begins: the name of its rows in a catalogue."
-        return f'{self.name}/{self.digest}@{HOP_S:g}s'
-
-    @property
-    def fitted_for(self) -> dict:
-        "The encoder."
-        return {'encoder': self.digest}
-
-    def kept_of(
-        self,
-        blocks: Iterable[np.ndarray],  # a song in pieces
-    ) -> np.ndarray | None:
-        "Make the vectors of a song, (windows, dim); None for silence."
-        embedder = Embedder(self.encoder)
-        vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
-        return np.concatenate(vectors) if embedder.heard else None
-
-    def columns(self) -> dict[str, Column]:
-        "The vectors."
-        return {'vectors': Column('<f4', self.encoder.settings.dim)}
-
-    def _prepared(self) -> _Table:
-        if self._table is None:
-            lengths = np.array([len(v) for v in self.songs.values()])
-            self._table = _Table([*self.songs], np.concatenate([*self.songs.values()]), *laid_out(lengths))
-        return self._table
-
-    def rank(
-        self,
-        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-        k: int = 5,  # songs that are needed; all are ranked
-    ) -> EmbeddingRanking:
-        "Rank all songs by their best diagonal."
-        return _rank(self, samples)
-
-    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
-        for track_id, vectors in self.songs.items():
-            starts_s = np.arange(len(vectors)) * HOP_S
-            yield track_id, starts_s, starts_s + self.encoder.settings.window_s, vectors
-
-    @classmethod
-    def from_embeddings(
-        cls,
-        track_ids: list[str],  # of each row
-        starts_s: np.ndarray,  # (n,) where its window begins
-        ends_s: np.ndarray,  # (n,) where it ends
-        vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
-        **options,  # encoder
-    ) -> Embedding:
-        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the encoder."
-        return _from_embeddings(cls, track_ids, starts_s, ends_s, vectors, **options)
 
 # %% ../nbs/41a_embedding.ipynb #900970c8
 class Embedder:
@@ -114,6 +43,7 @@ class Embedder:
     def __init__(
         self,
         encoder,  # a `network.Network`, or what is asked like one
+        *,
         at_once: int = 256,  # windows that are waited for: more are faster, one answers at once
     ):
         import soxr
@@ -131,7 +61,7 @@ class Embedder:
         samples: np.ndarray,  # mono at 16 kHz, shape (n,)
         last: bool = False,  # nothing follows: what is left becomes a window that ends in silence
     ) -> np.ndarray:
-        "Vectors of the windows that are complete now, shape (m, dim)."
+        "Take in a piece; give the vectors of the windows that are complete now, shape (m, dim)."
         samples = usable(samples)
         self.heard = self.heard or bool(np.abs(samples).max(initial=0) > SILENT)
         kept = self._kept = np.concatenate([self._kept, self._halve.resample_chunk(samples, last=last)])
@@ -149,24 +79,15 @@ class Embedder:
         self._begun = self._begun or n > 0
         return embed_around(self.encoder, kept[: max(0, n - 1) * hop + size + 2 * edge if n else 0], hop)
 
-# %% ../nbs/41a_embedding.ipynb #c49305d3
-@dataclass
-class _Table:
-    "All songs' vectors, ready to be compared."
-
-    track_ids: list[str]
-    vectors: np.ndarray  # (windows, dim)
-    first: np.ndarray  # (songs + 1,) where each song's windows begin
-    left: np.ndarray  # (windows,) windows of the same song after each
-
 # %% ../nbs/41a_embedding.ipynb #41a5e71b
 def evidence_features(
     scores: np.ndarray,  # (n,) of a clip's songs, best first
     n_windows: int,  # of the clip
 ) -> np.ndarray:
-    """Make the features of songs, shape (n, 4).
+    """Compute what the confidence is made of, shape (n, 4).
 
-    The score, its lead over the next song, the score of the fifth, and the logarithm of the windows.
+    The columns are the score, its lead over the best of the others, the level of the fifth, and the logarithm
+    of the number of windows.
     """
     # what strangers reach, where too few songs would show it
     least = np.interp(len(scores), [8, 100], [0.38, 0.0])
@@ -182,6 +103,16 @@ def evidence_features(
         axis=1,
     )
 
+# %% ../nbs/41a_embedding.ipynb #c49305d3
+@dataclass
+class _Table:
+    "All songs' vectors, ready to be compared."
+
+    track_ids: list[str]
+    vectors: np.ndarray  # (windows, dim)
+    first: np.ndarray  # (songs + 1,) where each song's windows begin
+    left: np.ndarray  # (windows,) windows of the same song after each
+
 # %% ../nbs/41a_embedding.ipynb #942a1971
 @dataclass
 class EmbeddingRanking(Ranking):
@@ -190,11 +121,8 @@ class EmbeddingRanking(Ranking):
     n_windows: int  # of the clip
 
 # %% ../nbs/41a_embedding.ipynb #3eea0a7e
-def _rank(self: Embedding, samples: np.ndarray) -> EmbeddingRanking:
-    clip = clip_vectors(self.encoder, samples)
-    if not self.songs or not len(clip):
-        return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
-    table = self._prepared()
+def _ranked(clip: np.ndarray, table: _Table) -> EmbeddingRanking:
+    "Rank the songs of a table by their best diagonal with a clip's vectors, (windows, dim)."
     score = scan(clip, table.vectors, table.left)[0]
     best, at = best_places(score, table.first)
     # the place is sharpened where both neighbours are of the same song
@@ -207,26 +135,90 @@ def _rank(self: Embedding, samples: np.ndarray) -> EmbeddingRanking:
     )
     names = np.array(table.track_ids)
     order = best_first(best, names)
-    known = evidence_features(best[order], len(clip))
-    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, known, len(clip))
+    evidence = evidence_features(best[order], len(clip))
+    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, evidence, len(clip))
 
-# %% ../nbs/41a_embedding.ipynb #cffdb67e
-def _from_embeddings(
-    cls,
-    track_ids: list[str],
-    starts_s: np.ndarray,
-    ends_s: np.ndarray,
-    vectors: np.ndarray,
-    **options,
-) -> Embedding:
-    self = cls(**options)
-    if not len(track_ids):
-        return self
-    if vectors.shape != (len(track_ids), self.encoder.settings.dim) or not np.isfinite(vectors).all():
-        raise ResonanceError(
-            f'{self.model_name} has rows of {self.encoder.settings.dim} finite numbers; '
-            f'these are {vectors.shape}'
-        )
-    rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
-    self.songs = {track_id: vectors for track_id, (vectors,) in rows.items()}
-    return self
+# %% ../nbs/41a_embedding.ipynb #d8be5e44
+class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
+    "Recogniser by learned vectors."
+
+    name = 'embedding'
+    index_format = 'resonance embeddings'
+
+    def __init__(
+        self,
+        # a `network.Network` or a torch `encoders.Encoder`; by default the one that comes with the package
+        encoder=None,
+    ):
+        super().__init__()
+        self.encoder = as_network(encoder)
+        self.digest = self.encoder.digest
+
+    @property
+    def model_name(self) -> str:
+        "Name its rows in a catalogue: by the method, its encoder and how often a window begins."
+        return f'{self.name}/{self.digest}@{HOP_S:g}s'
+
+    @property
+    def fitted_for(self) -> dict:
+        "Return what a confidence is fitted to: the encoder."
+        return {'encoder': self.digest}
+
+    def kept_of(
+        self,
+        blocks: Iterable[np.ndarray],  # a song in pieces
+    ) -> np.ndarray | None:
+        "Make the vectors of a song, (windows, dim); None for silence."
+        embedder = Embedder(self.encoder)
+        vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
+        return np.concatenate(vectors) if embedder.heard else None
+
+    def columns(self) -> dict[str, Column]:
+        "Describe what is kept of a song: the vectors."
+        return {'vectors': Column('<f4', self.encoder.settings.dim)}
+
+    def _prepared(self) -> _Table:
+        if self._table is None:
+            lengths = np.array([len(v) for v in self.songs.values()])
+            self._table = _Table([*self.songs], np.concatenate([*self.songs.values()]), *laid_out(lengths))
+        return self._table
+
+    def rank(
+        self,
+        samples: np.ndarray,  # mono at 16 kHz, shape (n,)
+        k: int = 5,  # songs that are needed; all are ranked
+    ) -> EmbeddingRanking:
+        "Rank all songs by their best diagonal."
+        clip = clip_vectors(self.encoder, samples)
+        if not self.songs or not len(clip):
+            return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
+        return _ranked(clip, self._prepared())
+
+    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
+        for track_id, vectors in self.songs.items():
+            starts_s = np.arange(len(vectors)) * HOP_S
+            yield track_id, starts_s, starts_s + self.encoder.settings.window_s, vectors
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        track_ids: list[str],  # of each row
+        starts_s: np.ndarray,  # (n,) where its window begins
+        ends_s: np.ndarray,  # (n,) where it ends
+        vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
+        **options,  # encoder
+    ) -> Embedding:
+        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the encoder."
+        index = cls(**options)
+        if len(track_ids) and (
+            vectors.shape != (len(track_ids), index.encoder.settings.dim) or not np.isfinite(vectors).all()
+        ):
+            raise ResonanceError(
+                f'{index.model_name} has rows of {index.encoder.settings.dim} finite numbers;'
+                f' these are {vectors.shape}'
+            )
+        if len(track_ids):
+            rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
+            index.songs = {track_id: kept for track_id, (kept,) in rows.items()}
+        return index

@@ -40,7 +40,7 @@ class Protocol:
     seed: int = 0  # of the division
 
     def to_json(self) -> str:
-        "As JSON text; `Protocol.from_json` reads it."
+        "Write it as JSON text; `Protocol.from_json` reads it."
         return json.dumps(asdict(self))
 
     @classmethod
@@ -48,14 +48,14 @@ class Protocol:
         cls,
         text: str,  # what `to_json` wrote
     ) -> Protocol:
-        "The protocol that was written."
+        "Read the protocol that was written."
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
 
 # %% ../nbs/11_queries.ipynb #6be63b01
 def song_of(
     music: pd.DataFrame,  # a corpus's table of music
 ) -> dict[str, str]:
-    "Track id -> the song it is a version of: its version group, or itself."
+    "Map each track id to the song it is a version of: its version group, or itself."
     groups = music['version_group'] if 'version_group' in music else [None] * len(music)
     return {
         t: f'group:{g}' if isinstance(g, str) and g.strip() else f'track:{t}'
@@ -70,7 +70,10 @@ def make_protocol(
     unknown_fraction: float = 1 / 3,  # of them, kept out of the catalogue; the nearest that whole songs allow
     seed: int = 0,  # another seed, another division
 ) -> Protocol:
-    "Divide a split into known and unknown songs; the catalogue is everything but the unknown ones and their versions."
+    """Divide a split into known and unknown songs.
+
+    The catalogue is everything but the unknown ones and their versions. Raises `ResonanceError` when no known
+    song is left."""
     if not 0 <= unknown_fraction < 1:
         raise ResonanceError(f'unknown_fraction must be in [0, 1), not {unknown_fraction}')
     songs_of = song_of(corpus.music)
@@ -80,12 +83,12 @@ def make_protocol(
         played.setdefault(songs_of[track], []).append(track)
     goal = round(unknown_fraction * sum(map(len, played.values())))
     unknown_songs = set()
-    n = 0
+    n_unknown = 0
     songs = sorted(played, key=order)
     for song in songs:
-        if n + len(played[song]) <= goal:
+        if n_unknown + len(played[song]) <= goal:
             unknown_songs.add(song)
-            n += len(played[song])
+            n_unknown += len(played[song])
     unknown = tuple(t for s in songs if s in unknown_songs for t in sorted(played[s]))
     known = tuple(t for s in songs if s not in unknown_songs for t in sorted(played[s]))
     catalogue = tuple(sorted(t for t, s in songs_of.items() if s not in unknown_songs))

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'Programme', 'programmes', 'RecordingDecider', 'replayed', 'Recording', 'record', 'false_alarms',
-           'falling_rates', 'waits', 'candidate_rules', 'Trial', 'tried', 'recordings', 'fit_listener']
+           'falling_rates', 'waits', 'candidate_rules', 'Trial', 'tried', 'kept_recordings', 'recordings',
+           'fit_listener']
 
 # %% ../nbs/62c_tuning.ipynb #909b5ac7
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Programme:
 
     @property
     def is_lively(self) -> bool:
-        "Whether known songs are played."
+        "Tell whether known songs are played."
         return self.name.startswith('evening')
 
 # %% ../nbs/62c_tuning.ipynb #cde33470
@@ -135,7 +136,7 @@ def record(
     corpus: Corpus,  # where the songs are
     bank: Bank,  # rooms and crowds
 ) -> dict:
-    "Listen to one programme; gives its steps and its tempo, to be written as JSON."
+    "Listen to one programme; return its steps and its tempo, to be written as JSON."
     pieces, made = concert.heard(
         programme.evening, corpus, programme.place, programme.snr_db, programme.seed, bank
     )
@@ -245,6 +246,15 @@ def _record_into(path: Path, index: Path, left_out: list[str], name: str, open_c
         part.write_text(json.dumps(steps | {'model': recognizer.model_name}), encoding='utf-8')
     return name
 
+# %% ../nbs/62c_tuning.ipynb #07476c82
+def kept_recordings(
+    shows: Sequence[Programme],  # all of them recorded
+    folder: Path,  # where their steps are, each in a file with the name of the programme
+) -> list[Recording]:
+    "Read what was taken down of programmes, in their order."
+    kept = [(p, json.loads((folder / f'{p.name}.json').read_text(encoding='utf-8'))) for p in shows]
+    return [Recording(p.evening, k['told'], k['tempo'], p.is_lively) for p, k in kept]
+
 # %% ../nbs/62c_tuning.ipynb #e943f7c5
 def recordings(
     corpus: Corpus,  # where the songs are
@@ -255,7 +265,7 @@ def recordings(
     workers: int = 2,  # programmes that are listened to at a time
     progress: bool = True,  # show a bar
 ) -> list[Recording]:
-    "Listen to all programmes."
+    "Listen to all programmes that are not yet recorded; return the recordings of all."
     from tqdm import tqdm
 
     plan = make_protocol(corpus, 'validation')
@@ -271,8 +281,7 @@ def recordings(
         jobs = [pool.submit(_record_into, path(p), index, left_out(p), p.name, open_corpus) for p in missing]
         for job in tqdm(jobs, 'listen', disable=no_bar(progress), unit='stream'):
             job.result()
-    kept = [(p, json.loads(path(p).read_text(encoding='utf-8'))) for p in shows]
-    return [Recording(p.evening, k['told'], k['tempo'], p.is_lively) for p, k in kept]
+    return kept_recordings(shows, folder)
 
 # %% ../nbs/62c_tuning.ipynb #201cf2c6
 def fit_listener(

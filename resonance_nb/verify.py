@@ -15,14 +15,14 @@ __all__ = ['FEWEST', 'SPEEDS', 'PITCHES', 'highest', 'soft_map', 'ranges', 'Plac
 
 # %% ../nbs/30a_verify.ipynb #e7ff2ec3
 def _highest_along(x: np.ndarray, width: int) -> np.ndarray:
-    "Running maximum over an odd number of rows, centred; outside there is nothing."
+    "Take the running maximum over an odd number of rows, centred; outside there is nothing."
     padded = np.full((len(x) + width - 1, *x.shape[1:]), -np.inf, x.dtype)
     padded[width // 2 : width // 2 + len(x)] = x
-    have = 1
-    while have < width:
-        step = min(have, width - have)
+    reach = 1  # rows that each maximum is of
+    while reach < width:
+        step = min(reach, width - reach)
         padded = np.maximum(padded[:-step], padded[step:])
-        have += step
+        reach += step
     return padded
 
 # %% ../nbs/30a_verify.ipynb #afc88a67
@@ -31,7 +31,7 @@ def highest(
     frames: int,  # neighbourhood in time, odd
     bins: int,  # neighbourhood in frequency, odd
 ) -> np.ndarray:
-    "The highest level in each cell's neighbourhood, shape (frames, bins)."
+    "Find the highest level in each cell's neighbourhood, shape (frames, bins)."
     return _highest_along(np.ascontiguousarray(_highest_along(level_db, frames).T), bins).T
 
 # %% ../nbs/30a_verify.ipynb #8d30e965
@@ -42,7 +42,9 @@ def soft_map(
     slope_db: float = 4.0,  # how far below the highest of the neighbourhood counts 1/e
     floor_db: float = -100.0,  # cells at or below this are silence and count 0
 ) -> np.ndarray:
-    "How much each cell is like a peak, float32 of mean 0 and standard deviation 1, shape (frames, bins); zeros where nothing stands out."
+    """Measure how much each cell is like a peak.
+
+    Returns float32 of mean 0 and standard deviation 1, (frames, bins); zeros where nothing stands out."""
     top = highest(level_db, frames, bins)
     cells = np.exp((level_db - top) / slope_db, dtype=np.float32)
     cells[level_db <= floor_db] = 0
@@ -62,7 +64,7 @@ def ranges(
     starts: np.ndarray,  # (n,) first number of each range
     counts: np.ndarray,  # (n,) numbers in each range
 ) -> np.ndarray:
-    "Ranges laid end to end: starts[0] and the counts[0] - 1 after it, starts[1] …"
+    "Lay ranges end to end: starts[0] and the counts[0] - 1 after it, starts[1] …; shape (sum of counts,)."
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
@@ -84,7 +86,7 @@ class Places:
         self,
         width: int,  # bins of the map
     ) -> np.ndarray:
-        "Where the peaks fall in the flattened map; kept, because every shift asks for it."
+        "Tell where the peaks fall in the flattened map, (n_peaks,); kept, because every shift asks for it."
         if self._cells is None:
             self._cells = self.frames * width + self.bins
         return self._cells
@@ -93,7 +95,7 @@ class Places:
         self,
         chosen: np.ndarray,  # (m,) numbers of places, ascending
     ) -> Places:
-        "Some of the places."
+        "Keep only the chosen places."
         ends = np.cumsum(self.counts)
         where = ranges((ends - self.counts)[chosen], self.counts[chosen])
         return Places(
@@ -112,7 +114,7 @@ def places(
     last: np.ndarray,  # (n_places,) where it ends
     n_frames: int,  # length of the clip
 ) -> Places:
-    "The peaks that a clip would show at each place."
+    "Collect the peaks that a clip would show at each place."
     low = np.searchsorted(peak_frames, np.maximum(starts, first))
     counts = np.maximum(np.searchsorted(peak_frames, np.minimum(starts + n_frames, last)) - low, 0)
     where = ranges(low, counts)
@@ -129,14 +131,14 @@ _MARGIN = 40  # frames around the map, so that no look falls outside
 def padded(
     cells: np.ndarray,  # of `soft_map`, shape (frames, bins)
 ) -> np.ndarray:
-    "The map with zeros before and after it, so that a place may be tried a little earlier or later."
+    "Put zeros before and after the map, so that a place may be tried a little earlier or later."
     return np.pad(cells, ((_MARGIN, _MARGIN), (0, 0)))
 
 # %% ../nbs/30a_verify.ipynb #f4c457ff
 def unpadded(
     around: np.ndarray,  # a map from `padded`
 ) -> int:
-    "The frames of the clip in it."
+    "Return the number of frames of the clip in a padded map."
     return len(around) - 2 * _MARGIN
 
 # %% ../nbs/30a_verify.ipynb #26c70ef9
@@ -149,11 +151,11 @@ def agreement(
     pitch: float | np.ndarray = 1.0,
     bin_min: int = 0,  # the bin of the map's first column
 ) -> np.ndarray:
-    "Agreement of each place at each shift, in standard deviations of chance, shape (n_shifts, n_places)."
+    "Add up each place's agreement at each shift, in standard deviations of chance, (n_shifts, n_places)."
     frames = at.frames
     bins = at.bins
     if speed != 1:
-        middle = (len(around) - 2 * _MARGIN) / 2
+        middle = unpadded(around) / 2
         frames = np.rint((frames - middle) * speed + middle).astype(np.int64)
     if np.ndim(pitch) or pitch != 1:
         bend = np.asarray(pitch)[at.own] if np.ndim(pitch) else pitch
@@ -164,14 +166,14 @@ def agreement(
         cells = at.cells(width)
         spare = _MARGIN
     else:
-        cells = (np.clip(frames, -spare, len(around) - 2 * _MARGIN + spare) + spare) * width + bins
+        cells = (np.clip(frames, -spare, unpadded(around) + spare) + spare) * width + bins
     flat = around.ravel()
-    some = at.counts > 0
-    first = (np.cumsum(at.counts) - at.counts)[some]
+    with_peaks = at.counts > 0
+    first = (np.cumsum(at.counts) - at.counts)[with_peaks]
     z = np.zeros((len(shifts), len(at)))
     for row, shift in zip(z, shifts) if len(first) else ():
         # a place's peaks stand together
-        row[some] = np.add.reduceat(flat[(spare + shift) * width :].take(cells), first)
+        row[with_peaks] = np.add.reduceat(flat[(spare + shift) * width :].take(cells), first)
     return z / np.sqrt(np.maximum(at.counts, FEWEST))
 
 # %% ../nbs/30a_verify.ipynb #defcc4c7
@@ -208,10 +210,11 @@ def realign(
     arounds: list[np.ndarray],  # padded maps of the clip, one for each framing
     at: Places,  # the places
     bin_min: int,  # the bin of the maps' first column
+    *,
     toll: float = 0.3,  # taken off a version that is bent, once for the pitch and once for the tempo
     bend: bool = True,  # try other pitches and tempos
 ) -> Alignment:
-    "The best of each place over framings, small shifts, pitches and tempos."
+    "Find how each place fits best, over framings, small shifts, pitches and tempos."
     n = len(at)
     near = (-1, 0, 1)
     far = tuple(range(-3, 4))
@@ -226,15 +229,15 @@ def realign(
             speed=1.0,
             pitch=pitch,
         )
-    found = best.pitch.copy()
+    pitches = best.pitch.copy()
     cost = toll * (1 + (best.pitch != 1))
     for speed in SPEEDS if bend else ():
         best.take(
-            agreement(arounds[0], at, far, speed, found, bin_min) - cost,
+            agreement(arounds[0], at, far, speed, pitches, bin_min) - cost,
             far,
             number=0,
             speed=speed,
-            pitch=found,
+            pitch=pitches,
         )
     return best
 
@@ -244,22 +247,22 @@ def without_loudest(
     at: Places,  # the places
     best: Alignment,  # how they fit
     bin_min: int = 0,  # the bin of the maps' first column
+    *,
     parts: int = 5,  # the clip is cut into so many, and the loudest left out
 ) -> np.ndarray:
-    "Agreement of each place without the part of the clip that agrees most, shape (n_places,)."
-    own = at.own
+    "Add up each place's agreement without the part of the clip that agrees most, shape (n_places,)."
     under = np.zeros(len(at.own))
-    n_frames = len(arounds[0]) - 2 * _MARGIN
+    n_frames = unpadded(arounds[0])
     middle = n_frames / 2
-    speed = best.speed[own]
-    frames = np.rint((at.frames - middle) * speed + middle).astype(np.int64) + best.shift[own] + _MARGIN
-    bins = np.rint((at.bins + bin_min) * best.pitch[own]).astype(np.int64) - bin_min
+    speed = best.speed[at.own]
+    frames = np.rint((at.frames - middle) * speed + middle).astype(np.int64) + best.shift[at.own] + _MARGIN
+    bins = np.rint((at.bins + bin_min) * best.pitch[at.own]).astype(np.int64) - bin_min
     for number, around in enumerate(arounds):
-        mine = best.number[own] == number
-        f = np.clip(frames[mine], 0, len(around) - 1)
-        b = np.clip(bins[mine], 0, around.shape[1] - 1)
-        under[mine] = around[f, b]
-    slot = own * parts + np.clip(at.frames * parts // max(n_frames, 1), 0, parts - 1)
+        of_this = best.number[at.own] == number
+        f = np.clip(frames[of_this], 0, len(around) - 1)
+        b = np.clip(bins[of_this], 0, around.shape[1] - 1)
+        under[of_this] = around[f, b]
+    slot = at.own * parts + np.clip(at.frames * parts // max(n_frames, 1), 0, parts - 1)
     sums, counts = (np.bincount(slot, w, len(at) * parts).reshape(-1, parts) for w in (under, None))
     rest = sums.sum(1, keepdims=True) - sums
     return (rest / np.sqrt(np.maximum(counts.sum(1, keepdims=True) - counts, FEWEST))).min(1)

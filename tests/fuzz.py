@@ -542,15 +542,15 @@ tables(
 
 
 def others(path):
-    from resonance_nb import sources
+    from resonance_nb import datasets
     from resonance_nb.core import ResonanceError
 
     for read in (
-        sources.read_fma,
-        sources.read_mtg,
-        sources.read_mtg_names,
-        sources.read_mtg_licences,
-        sources.read_checksums,
+        datasets.read_fma,
+        datasets.read_mtg,
+        datasets.read_mtg_names,
+        datasets.read_mtg_licences,
+        datasets.read_checksums,
     ):
         with contextlib.suppress(ResonanceError):
             read(path)
@@ -640,7 +640,7 @@ def archives(folder):
     import tarfile
     import zipfile
 
-    from resonance_nb import sources
+    from resonance_nb import archives
     from resonance_nb.core import ResonanceError
 
     def zipped(*members):
@@ -684,7 +684,7 @@ def archives(folder):
         path.write_bytes(data[1:])
         shutil.rmtree(inner, ignore_errors=True)
         with contextlib.suppress(ResonanceError):
-            (sources.extract_tar if data[0] & 1 else sources.extract_zip)(path, inner)
+            (archives.extract_tar if data[0] & 1 else archives.extract_zip)(path, inner)
         left = [
             p
             for p in folder.rglob('*')

@@ -281,7 +281,7 @@ def test_default_corpus(monkeypatch, small, tmp_path):
 
 def test_no_heavy_imports():
     code = (
-        'import sys, resonance_nb.corpora, resonance_nb.download, resonance_nb.sources;'
+        'import sys, resonance_nb.corpora, resonance_nb.download, resonance_nb.datasets, resonance_nb.sources;'
         'print([m for m in ("pandas", "requests", "numpy", "tqdm", "av", "music21") if m in sys.modules])'
     )
     assert (

@@ -10,7 +10,7 @@ import golden
 pytest.importorskip('torch')
 pytest.importorskip('lightning')
 
-LOSSES = 0.03  # other instructions and numbers of threads change losses by up to 0.004 …
+LOSSES = 0.03  # other instructions change losses by up to 0.004 …
 WEIGHTS = 1e-4  # … and lengths of weights by up to 0.00001 of themselves
 
 

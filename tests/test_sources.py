@@ -13,23 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from resonance_nb import sources
+from resonance_nb import archives
+from resonance_nb.archives import ArchiveError, extract_tar, extract_zip
 from resonance_nb.audio import encode, save
 from resonance_nb.core import ResonanceError
 from resonance_nb.corpora import Corpus, CorpusError
-from resonance_nb.download import DownloadError, WrongChecksum
-from resonance_nb.sources import (
+from resonance_nb.datasets import (
     FMA_SHA1,
-    SOURCES,
-    ArchiveError,
-    extract_tar,
-    extract_zip,
     fetch_fma,
-    fetch_jamendo,
     fetch_mtg,
     fma_corpus,
-    folder_corpus,
-    jamendo_tracks,
     mtg_corpus,
     read_checksums,
     read_fma,
@@ -37,6 +30,8 @@ from resonance_nb.sources import (
     read_mtg_licences,
     read_mtg_names,
 )
+from resonance_nb.download import DownloadError, WrongChecksum
+from resonance_nb.sources import SOURCES, fetch_jamendo, folder_corpus, jamendo_tracks
 
 TONE = (0.2 * np.sin(np.arange(30 * 16_000) / 7)).astype('float32')
 FAST = dict(backoff_s=0.01, retries=2)
@@ -147,7 +142,7 @@ def test_planted_link_on_disk_refused(tmp_path):
 
 
 def test_bombs_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, '_FLOOR', 1 << 20)
+    monkeypatch.setattr(archives, '_FLOOR', 1 << 20)
     zeros = {'zeros': bytes(4 << 20)}
     with pytest.raises(ArchiveError, match='bomb'):
         extract_zip(make_zip(tmp_path / 'a.zip', zeros, zipfile.ZIP_DEFLATED), tmp_path / 'out')
