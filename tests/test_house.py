@@ -443,6 +443,20 @@ def test_imports_go_down():
     assert not up
 
 
+def test_the_map_shows_every_module(root):
+    "CONTRIBUTING's map and FLOORS name the same modules."
+    text = (root / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\|.*\|$', text.split('## The map of the house')[1].split('\n## ')[0], re.M)
+    shown = re.findall(r'`(\w+)`', '\n'.join(rows))
+    floors = ' '.join(FLOORS).split()
+    apart = set(shown) ^ set(floors) | set(floors) ^ set(MODULES)
+    assert not apart, (
+        f"{sorted(apart)}: add it to FLOORS here and to CONTRIBUTING's map, or take it out of both"
+    )
+    twice = [m for m in set(shown) if shown.count(m) > 1 or floors.count(m) > 1]
+    assert not twice, f'{twice} stand twice'
+
+
 # ---- one list of versions
 
 
