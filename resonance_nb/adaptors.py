@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .core import ResonanceError, method_class
+from .core import METHODS, ResonanceError, method_class
 from .queries import Query
+from .recogniser import SongIndex
 from .survey import Row, Survey
 
 # %% auto #0
-__all__ = ['ADAPTORS', 'pairs_that_share_audio', 'without_kin', 'Adaptor', 'AveragesAdaptor', 'ChromaprintAdaptor',
-           'LandmarkAdaptor', 'EmbeddingAdaptor', 'candidate_weights', 'FusedAdaptor']
+__all__ = ['ADAPTORS', 'pairs_that_share_audio', 'without_kin', 'Adaptor', 'AveragesAdaptor', 'RankingAdaptor',
+           'ChromaprintAdaptor', 'LandmarkAdaptor', 'EmbeddingAdaptor', 'candidate_weights', 'FusedAdaptor',
+           'adaptor_of']
 
 # %% ../nbs/54a_adaptors.ipynb #6a7d1d2c
 def pairs_that_share_audio(
@@ -76,6 +78,16 @@ class Adaptor:
         "Make the features of a row, shape (d,); NaN where there was no answer."
         return self._features(row, constants)
 
+    def feature_names(
+        self,
+        n: int,  # how many features there are
+    ) -> list[str]:
+        "Name the features: as they were called before, as the recogniser calls them, or by their numbers."
+        before = list(self.recognizer.calibration.weights)
+        own = list(getattr(self.recognizer, 'feature_names', None) or [])
+        numbered = [f'feature {i}' for i in range(1, n + 1)]
+        return next(names for names in (before, own, numbered) if len(names) == n)
+
     def candidates(
         self,
         query: Query,  # what was asked
@@ -134,6 +146,30 @@ class AveragesAdaptor(Adaptor):
         from resonance_nb.mfcc import features
 
         return features(np.array(row.evidence or [0.0]), constants['usual_fifth'])[0]
+
+# %% ../nbs/54a_adaptors.ipynb #be9cb78c
+class RankingAdaptor(Adaptor):
+    "For every method without an adaptor of its own: the features of the best song."
+
+    survey = AveragesAdaptor.survey
+    _n_features = 0
+
+    def _judge(self, query, clip, condition):
+        ranking = self.recognizer.rank(clip, 1)
+        if not ranking.track_ids:
+            return [Row(query.kind, query.track_id)]
+        best = ranking.track_ids[0]
+        right = query.kind == 'known' and best == query.track_id
+        return [Row(query.kind, query.track_id, best, right, ranking.features[0].tolist())]
+
+    def _constants(self, rows):
+        self._n_features = max((len(r.evidence) for r in rows), default=0)
+        if not self._n_features:
+            raise ResonanceError(f'{self.recognizer.name} answered no clip: there is nothing to fit')
+        return super()._constants(rows)
+
+    def _features(self, row, constants):
+        return np.array(row.evidence or [np.nan] * self._n_features)
 
 # %% ../nbs/54a_adaptors.ipynb #87d269a9
 class ChromaprintAdaptor(Adaptor):
@@ -369,3 +405,14 @@ ADAPTORS: dict[str, type[Adaptor]] = {
     'embedding': EmbeddingAdaptor,
     'fused': FusedAdaptor,
 }
+
+
+def adaptor_of(
+    method: str,  # one of `core.METHODS`
+) -> type[Adaptor]:
+    "Choose the adaptor of a method; `ResonanceError` where there is no such method, or nothing to fit."
+    if method in ADAPTORS:
+        return ADAPTORS[method]
+    if method in METHODS and issubclass(method_class(method), SongIndex):
+        return RankingAdaptor
+    raise ResonanceError(f'{method} cannot be calibrated; choose from {", ".join(METHODS)}')

@@ -161,7 +161,7 @@ def _prepare_crowds(self, n_scenes: int, seed: int) -> None:
     self._crowds = torch.from_numpy(np.stack(sounds)).to(self.device)
 
 # %% ../nbs/23a_augment.ipynb #b1c2d3e4
-_LEFT_OUT = ('code_and_decode', 'skew')
+_LEFT_OUT = ('code_and_decode', 'skew')  # cannot be played as a batch, or would not be noticed in one
 PARTS = {  # of a concert, as it can be left out: where in a record, and which stages there
     'drift': ('source', ('drift',)),
     'speakers': ('source', ('equalise',)),
@@ -174,6 +174,7 @@ PARTS = {  # of a concert, as it can be left out: where in a record, and which s
     'overload': ('phone', ('amplify', 'hard_clip', 'saturate')),
     'bits': ('phone', ('quantise',)),
 }
+_PLAYED = {(where, stage) for where, stages in PARTS.values() for stage in stages}
 
 
 def _plainer(record: Record, dropped_stages: tuple[str, ...]) -> Record:
@@ -196,6 +197,18 @@ def _plainer(record: Record, dropped_stages: tuple[str, ...]) -> Record:
     return record
 
 # %% ../nbs/23a_augment.ipynb #4c7a7a77
+def _check_played(records: list[Record]) -> None:
+    "Raise `ResonanceError` for a stage that a batch neither plays nor leaves out on purpose."
+    for r in records:
+        for where, steps in (('source', r.source), ('phone', r.phone)):
+            for name in (s['stage'] for s in steps):
+                if (where, name) not in _PLAYED and name not in _LEFT_OUT:
+                    raise ResonanceError(
+                        f'a batch cannot play the stage {name} of the {where}: '
+                        'play it in _call and name it in PARTS, or leave it out in _LEFT_OUT (chapter 23a)'
+                    )
+
+
 def _draw_batch(
     self: BatchDegrader,
     n: int,
@@ -326,6 +339,7 @@ def _call(self: BatchDegrader, clips: torch.Tensor, records: list[Record]) -> to
         raise ResonanceError(
             f'needs {len(records)} rows of at least {length} samples (before and clip); got shape {tuple(clips.shape)}'
         )
+    _check_played(records)
     music = _music(self, clips.to(self.device), records)
     noise = _crowd(self, records)
     clip = slice(self.anchor, None)

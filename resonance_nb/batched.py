@@ -32,7 +32,7 @@ def parameters_of(
     stage: str,  # its name, as in `chain.STAGES`
 ) -> list:
     "List the parameters of one stage in each record, None where it is not used."
-    cls = chain.STAGES[stage][0]
+    cls = chain.STAGES[stage].parameters
     found = []
     for r in records:
         d = next((s for s in getattr(r, part) if s['stage'] == stage), None)

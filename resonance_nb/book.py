@@ -133,7 +133,9 @@ def chapter_of(
 
 # %% ../nbs/91_book.ipynb #a3e60507
 def book_hash() -> str:
-    "A hash of what pages depend on beside their own text: the package, the results, the corpus in use."
+    """A hash of what pages depend on beside their own text: the package, the results, the corpus in
+    use.
+    """
     seen = hashlib.sha256(package_hash().encode())
     try:
         results = sorted((project_root() / 'data' / 'results').glob('*.json'))
@@ -148,7 +150,9 @@ def book_hash() -> str:
 def read_nb(
     text: str,  # a notebook file's text
 ) -> NotebookNode:
-    "Read a notebook for the book: directives become tags, study chapters get their box, the cache its key."
+    """Read a notebook for the book: directives become tags, study chapters get their box, the cache
+    its key.
+    """
     import nbformat
 
     nb = nbformat.reads(text, as_version=4)
@@ -169,7 +173,7 @@ def read_nb(
 
 # %% ../nbs/91_book.ipynb #1bacd738
 class MystRenderer:
-    "How `show_doc` shows a function or class in the book: signature, docstring, table of parameters."
+    """How `show_doc` shows a function or class in the book: signature, docstring, table of parameters."""
 
     def __init__(
         self,
@@ -197,7 +201,10 @@ class MystRenderer:
 
 # %% ../nbs/91_book.ipynb #6a35a98c
 def mathjax_file() -> Path:
-    "MathJax as one file with its fonts, from the installed package; a missing package raises `ResonanceError`."
+    """Find MathJax, one file with its fonts, in the installed package.
+
+    Raises `ResonanceError` when it is missing.
+    """
     try:
         files = importlib.metadata.files('sphinx-mathjax-offline') or []
     except importlib.metadata.PackageNotFoundError:
@@ -209,7 +216,9 @@ def mathjax_file() -> Path:
 
 # %% ../nbs/91_book.ipynb #5e8be816
 def _executed(path: str) -> tuple[str, float, str]:
-    "Run a page's cells: the notebook with its outputs, seconds, and what went wrong ('' for nothing)."
+    """Run a page's cells: the notebook with its outputs, seconds, and what went wrong ('' for
+    nothing).
+    """
     import nbformat
     from jupyter_cache.executors.utils import single_nb_execution
 
@@ -231,9 +240,24 @@ def _missing(root: Path, cache) -> list[str]:
         found.append(('default_exp' in text, str(path)))
     return [path for _, path in sorted(found)]
 
+# %% ../nbs/91_book.ipynb #f748f723
+def _kept(cache, path: str, text: str, took_s: float, wrong: str) -> list[str]:
+    "Keep an executed page; its name if it failed."
+    import nbformat
+    from jupyter_cache.base import CacheBundleIn
+
+    if wrong:
+        print(f'{wrong}\n{path} failed', file=sys.stderr, flush=True)
+        return [Path(path).stem]
+    made = CacheBundleIn(nbformat.reads(text, as_version=4), path, data={'execution_seconds': took_s})
+    cache.cache_notebook_bundle(made, check_validity=False, overwrite=True)
+    return []
+
 # %% ../nbs/91_book.ipynb #527c1071
 def _execute(root: Path, jobs: int) -> None:
-    "Execute the pages that are missing, some at a time, and keep each; `ResonanceError` names those that failed."
+    """Execute the pages that are missing, some at a time, and keep each; `ResonanceError` names those
+    that failed.
+    """
     from jupyter_cache import get_cache
 
     cache = get_cache(root / '_build' / '.jupyter_cache')
@@ -261,25 +285,14 @@ def _execute(root: Path, jobs: int) -> None:
     if failed:
         raise ResonanceError(f'the book was not built: a cell failed in {", ".join(failed)}; see above')
 
-# %% ../nbs/91_book.ipynb #f748f723
-def _kept(cache, path: str, text: str, took_s: float, wrong: str) -> list[str]:
-    "Keep an executed page; its name if it failed."
-    import nbformat
-    from jupyter_cache.base import CacheBundleIn
-
-    if wrong:
-        print(f'{wrong}\n{path} failed', file=sys.stderr, flush=True)
-        return [Path(path).stem]
-    made = CacheBundleIn(nbformat.reads(text, as_version=4), path, data={'execution_seconds': took_s})
-    cache.cache_notebook_bundle(made, check_validity=False, overwrite=True)
-    return []
-
 # %% ../nbs/91_book.ipynb #c84e01b7
 _INTERRUPTED = 'interrupted: the pages that were executed are kept; run the same command to go on'
 
 
 def _carried_out(command: list[str], root: Path) -> int:
-    "The status of a process, which ends by itself also after Ctrl-C: what it is writing is written whole."
+    """The status of a process, which ends by itself also after Ctrl-C: what it is writing is written
+    whole.
+    """
     with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL) as child:
         try:
             return child.wait()
@@ -295,7 +308,9 @@ def build(
     fresh: bool = False,  # forget every page made before
     jobs: int | None = None,  # pages that are executed at a time; None: one for each core, four at most
 ) -> Path:
-    "Build the book, or go on building it, and return its first page; a failed build or check raises `ResonanceError`."
+    """Build the book, or go on building it, and return its first page; a failed build or check raises
+    `ResonanceError`.
+    """
     root = root or project_root()
     if fresh:
         shutil.rmtree(root / '_build' / '.jupyter_cache', ignore_errors=True)
@@ -367,7 +382,9 @@ def fetches(
 
 # %% ../nbs/91_book.ipynb #889fdc66
 class PageReader(HTMLParser):
-    "Collects what a page fetches, its pictures without a text, its links, its text and its blocks of code."
+    """Collects what a page fetches, its pictures without a text, its links, its text and its blocks of
+    code.
+    """
 
     def __init__(self):
         super().__init__()

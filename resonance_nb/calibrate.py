@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .adaptors import ADAPTORS, Adaptor, pairs_that_share_audio, without_kin
+from .adaptors import Adaptor, adaptor_of, pairs_that_share_audio, without_kin
 from .bench import index
 from .calibration import Calibration, confidences, fit, load_all, save, threshold_at
-from .core import ResonanceError, method_class, no_bar
+from .core import method_class, no_bar
 from .queries import query_set_hash, song_of
 from .survey import Clip, Journal, Row, Survey, questions, survey_clips
 
@@ -46,7 +46,7 @@ def fit_rows(
     silent |= (kinds == 'speed') & right  # a song that is known at another speed is no mistake
     confidence = np.where(silent, 0, confidences(coefficients, np.nan_to_num(features)))
     accept = threshold_at(false_accepts, confidence, kinds, negatives=adaptor.negatives)
-    weights = dict(zip(adaptor.recognizer.calibration.weights, map(float, coefficients[1:])))
+    weights = dict(zip(adaptor.feature_names(len(coefficients) - 1), map(float, coefficients[1:])))
     fitted_for = adaptor.recognizer.fitted_for
     calibration = Calibration(fitted_for, float(coefficients[0]), weights, accept, constants, fitted_on or {})
     return calibration, confidence
@@ -144,7 +144,7 @@ def _facts(corpus, survey, rows, **more):
 
 # %% ../nbs/54b_calibrate.ipynb #44c53121
 def calibrate(
-    method: str,  # one of `ADAPTORS`
+    method: str,  # one of `core.METHODS`
     corpus: Corpus,  # whose validation songs are asked
     *,
     folder: Path | None = None,  # keeps the index and the journal, so that a later call goes on from there
@@ -152,10 +152,9 @@ def calibrate(
     progress: bool = True,  # show bars
 ) -> Outcome:
     "Calibrate a method on the validation split of a corpus."
-    if method not in ADAPTORS:
-        raise ResonanceError(f'{method} cannot be calibrated; choose from {", ".join(ADAPTORS)}')
-    survey = survey or ADAPTORS[method].survey
-    adaptor = ADAPTORS[method](method_class(method)(), song_of(corpus.music))
+    kind = adaptor_of(method)
+    survey = survey or kind.survey
+    adaptor = kind(method_class(method)(), song_of(corpus.music))
     plan, queries = questions(corpus, survey)
     _index_catalogue(adaptor, corpus, survey, plan, queries, folder, progress)
     facts = {'method': method, 'for': adaptor.recognizer.fitted_for, 'survey': astuple(survey)}

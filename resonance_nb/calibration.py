@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['MODELS', 'reliability', 'confidences', 'fit', 'plot_reliability', 'expected_calibration_error', 'threshold_at',
-           'Calibration', 'load_all', 'load', 'save']
+__all__ = ['MODELS', 'UNFITTED', 'reliability', 'confidences', 'fit', 'plot_reliability', 'expected_calibration_error',
+           'threshold_at', 'Calibration', 'NothingFitted', 'load_all', 'shipped', 'load', 'save']
 
 # %% ../nbs/10b_calibration.ipynb #93c1e546
 def _share_right(confidence: np.ndarray, correct: np.ndarray) -> dict:
@@ -172,6 +172,8 @@ class Calibration:
         features: np.ndarray,  # (n, d)
     ) -> np.ndarray:
         "Weigh the features of answers: the log odds that each is right, shape (n,)."
+        if not self.weights:  # nothing was fitted, or nothing speaks for or against an answer
+            return np.full(len(features), self.intercept)
         return self.intercept + features @ self.coefficients[1:]
 
     def confidence(
@@ -192,6 +194,19 @@ class Calibration:
 MODELS = resources.files('resonance_nb') / 'models'
 
 
+class NothingFitted(ResonanceError):
+    "A recogniser has no calibration at all."
+
+    def __init__(
+        self,
+        method: str,  # whose calibration is missing
+    ):
+        super().__init__(f'nothing was fitted for {method}: run `resonance calibrate {method}`')
+
+
+UNFITTED = Calibration({}, 0.0, {}, 0.5)  # where nothing was fitted: every answer is given, as a guess
+
+
 def load_all(
     path: Path,  # a file that `save` wrote
 ) -> list[Calibration]:
@@ -202,14 +217,26 @@ def load_all(
         raise ResonanceError(f'{path} is no file of calibrations ({type(e).__name__}: {e})') from e
 
 # %% ../nbs/10b_calibration.ipynb #a6ecf6c3
+def shipped(
+    method: str,  # the name of a file in `resonance_nb/models`, e.g. 'mfcc'
+) -> list[Calibration]:
+    "Read the calibrations that the package has for a method; [] where there is no file, or an empty one."
+    path = MODELS / f'{method}.json'
+    return load_all(path) if path.is_file() and path.read_text(encoding='utf-8').strip() else []
+
+
 def load(
     method: str,  # the name of a file in `resonance_nb/models`, e.g. 'mfcc'
     fitted_for: dict,  # what decides the features of the recogniser in use
     features: Sequence[str] | None = None,  # their names, where a file holds several kinds
 ) -> Calibration:
-    "Read what was fitted for these settings, or else the first that was fitted for the same features."
-    known = load_all(MODELS / f'{method}.json')
-    fits = [c for c in known if features is None or tuple(c.weights) == tuple(features)]
+    """Read what was fitted for these settings, or else the first that was fitted for the same features.
+
+    Raises `NothingFitted` where there is neither.
+    """
+    fits = [c for c in shipped(method) if features is None or tuple(c.weights) == tuple(features)]
+    if not fits:
+        raise NothingFitted(method)
     return next((c for c in fits if c.is_for(fitted_for)), fits[0])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,27 +19,35 @@ from .stages import Air, Equaliser, Gain, amplify, checked_sound, equalise, thro
 from .warp import ClockSkew, Drift, drift, skew
 
 # %% auto #0
-__all__ = ['STAGES', 'stage_to_dict', 'stage_from_dict', 'apply']
+__all__ = ['STAGES', 'StageKind', 'stage_to_dict', 'stage_from_dict', 'apply']
 
 # %% ../nbs/22d_chain.ipynb #0a46bfa0
-STAGES: dict[str, tuple[type, Callable]] = {  # name -> its parameters, its function
-    'equalise': (Equaliser, equalise),
-    'compress': (Compressor, compress),
-    'limit': (Limiter, limit),
-    'through_air': (Air, through_air),
-    'auto_gain': (AutoGain, auto_gain),
-    'hard_clip': (HardClip, hard_clip),
-    'saturate': (Saturator, saturate),
-    'amplify': (Gain, amplify),
-    'code_and_decode': (Codec, code_and_decode),
-    'quantise': (Quantiser, quantise),
-    'drift': (Drift, drift),
-    'skew': (ClockSkew, skew),
+class StageKind(NamedTuple):
+    "What the chain knows of a stage."
+
+    parameters: type  # the class of its parameters
+    function: Callable  # plays it
+    needs_past: bool = False  # remembers more than a fraction of a second: wants what is before a clip, too
+
+
+STAGES: dict[str, StageKind] = {
+    'equalise': StageKind(Equaliser, equalise, needs_past=True),
+    'compress': StageKind(Compressor, compress, needs_past=True),
+    'limit': StageKind(Limiter, limit, needs_past=True),
+    'through_air': StageKind(Air, through_air, needs_past=True),
+    'auto_gain': StageKind(AutoGain, auto_gain, needs_past=True),
+    'hard_clip': StageKind(HardClip, hard_clip),
+    'saturate': StageKind(Saturator, saturate),
+    'amplify': StageKind(Gain, amplify),
+    'code_and_decode': StageKind(Codec, code_and_decode),
+    'quantise': StageKind(Quantiser, quantise),
+    'drift': StageKind(Drift, drift),
+    'skew': StageKind(ClockSkew, skew),
 }
 
 # %% ../nbs/22d_chain.ipynb #9426ca19
-def _known(name) -> tuple[type, Callable]:
-    "A stage's parameter class and function; raises `ResonanceError` for an unknown name."
+def _known(name) -> StageKind:
+    "A stage's row of the table; raises `ResonanceError` for an unknown name."
     if not isinstance(name, str) or name not in STAGES:
         raise ResonanceError(f'unknown stage {name!r}; choose from: {", ".join(STAGES)}')
     return STAGES[name]
@@ -46,10 +55,12 @@ def _known(name) -> tuple[type, Callable]:
 # %% ../nbs/22d_chain.ipynb #e450f5bf
 def _checked(name, p) -> Callable:
     "The stage's function; raises `ResonanceError` for an unknown name or another stage's parameters."
-    kind, function = _known(name)
-    if not isinstance(p, kind):
-        raise ResonanceError(f'the stage {name} takes {kind.__name__} parameters, not {type(p).__name__}')
-    return function
+    kind = _known(name)
+    if not isinstance(p, kind.parameters):
+        raise ResonanceError(
+            f'the stage {name} takes {kind.parameters.__name__} parameters, not {type(p).__name__}'
+        )
+    return kind.function
 
 # %% ../nbs/22d_chain.ipynb #7e7e243b
 def stage_to_dict(
@@ -75,7 +86,7 @@ def stage_from_dict(
         raise ResonanceError(f'a step is a dictionary with the key stage, not {d!r}')
     d = dict(d)
     name = d.pop('stage', None)
-    kind, _ = _known(name)
+    kind = _known(name).parameters
     names = [f.name for f in fields(kind)]
     unknown = sorted(map(str, d.keys() - set(names)))
     if unknown:

@@ -91,15 +91,18 @@ def _answers(corpus, plan, queries, classes, venue):
 # %% ../nbs/92g_cli_bench.ipynb #dee61e05
 def _summary_text(answers) -> str:
     "Return the summary of answers as plain text, one line a condition."
-    from resonance_nb.metrics import summarise
+    from resonance_nb.metrics import MEASURES, summarise
     from resonance_nb.openset import false_accepts_at_default
     from resonance_nb.queries import snr_label
 
-    lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {"top-5":>7} {"n":>5}']
+    others = {name: measure for name, measure in MEASURES.items() if name != 'top1'}
+    labels = ' '.join(f'{measure.label:>9}' for measure in others.values())
+    lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {labels} {"n":>5}']
     for r in summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
         top1 = f'{r["top1"]:.1%} [{r["top1_low"]:.1%}, {r["top1_high"]:.1%}]'
         condition = f'{r["system"]:12} {r["duration_s"]:>4g}s {snr_label(r["snr_db"]):>10}'
-        lines.append(f'{condition} {top1:>24} {r["top5"]:>7.1%} {r["n"]:>5}')
+        values = [f'{r[name]:.1%}' if measure.share else f'{r[name]:.3f}' for name, measure in others.items()]
+        lines.append(f'{condition} {top1:>24} {" ".join(f"{v:>9}" for v in values)} {r["n"]:>5}')
     for system, part in answers.groupby('system'):
         wrong = false_accepts_at_default(part).set_index('kind').loc['all']
         share = f'{wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}'

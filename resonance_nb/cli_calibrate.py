@@ -30,16 +30,16 @@ def _fused_index(out: Path) -> Path:
 # %% ../nbs/92i_cli_calibrate.ipynb #4e4f9669
 def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
     "Calibrate a method, write its file, and return what to tell."
-    from resonance_nb.adaptors import ADAPTORS
+    from resonance_nb.adaptors import adaptor_of
     from resonance_nb.calibrate import calibrate, put
-    from resonance_nb.calibration import MODELS, load_all, save
+    from resonance_nb.calibration import save, shipped
     from resonance_nb.survey import quick as shrunk
 
-    survey = ADAPTORS[method].survey
+    survey = adaptor_of(method).survey
     survey = shrunk(survey) if quick else survey
     outcome = calibrate(method, corpus, folder=out / 'journal', survey=survey)
     if not (out / outcome.file).exists():  # what was fitted for other settings stays
-        save(out / outcome.file, load_all(MODELS / outcome.file))
+        save(out / outcome.file, shipped(Path(outcome.file).stem))
     put(out / outcome.file, outcome.calibration)
     return {
         'fitted': method,

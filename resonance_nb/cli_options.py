@@ -86,7 +86,15 @@ def remark_guess(
     recognizer,  # that is about to answer
 ) -> None:
     "Remark that the confidences of this recogniser are not calibrated, where that is so."
-    if isinstance(recognizer, Calibrated) and not recognizer.calibrated:
+    if not isinstance(recognizer, Calibrated) or recognizer.calibrated:
+        return
+    calibration = getattr(recognizer, 'calibration', None)
+    if calibration is not None and not calibration.fitted_for:
+        name = getattr(recognizer, 'name', 'this recogniser')
+        remark(
+            f'no confidences were fitted for {name}: take them as guesses, or run `resonance calibrate {name}`'
+        )
+    else:
         remark('the confidences were fitted for another model than the one in use: take them as guesses')
 
 # %% ../nbs/92b_cli_options.ipynb #47c61bc0

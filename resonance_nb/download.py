@@ -40,19 +40,10 @@ class DownloadError(ResonanceError):
 class WrongChecksum(DownloadError):
     "The file arrived whole, and is not the file that was promised."
 
-# %% ../nbs/03c_download.ipynb #10e2d20c
-class _Passing(Exception):
-    "Worth another try."
-
-    def __init__(self, why: str, wait_s: float | None = None):
-        super().__init__(why)
-        self.wait_s = wait_s  # how long the server asked us to wait, seconds
-
-
-_PATIENCE_S = 300.0  # the longest wait a server may ask for
-_AGENT = 'resonance (audio fingerprinting research)'
-
 # %% ../nbs/03c_download.ipynb #e01d015e
+_PATIENCE_S = 300.0  # the longest wait a server may ask for
+
+
 def retry_after_s(
     value: str | None,  # of a Retry-After header: a number or a date (RFC 9110, 10.2.3)
 ) -> float | None:
@@ -70,6 +61,14 @@ def retry_after_s(
             return None
     return min(max(wait_s, 0.0), _PATIENCE_S) if wait_s == wait_s else None
 
+# %% ../nbs/03c_download.ipynb #10e2d20c
+class _Passing(Exception):
+    "Worth another try."
+
+    def __init__(self, why: str, wait_s: float | None = None):
+        super().__init__(why)
+        self.wait_s = wait_s  # how long the server asked us to wait, seconds
+
 # %% ../nbs/03c_download.ipynb #d12effce
 def _refuse(url: str, status: int, headers) -> None:
     "Raise for a status that brings no body: passing for 408, 425, 429 and 5xx, final for the rest."
@@ -82,50 +81,38 @@ def _refuse(url: str, status: int, headers) -> None:
     )
     raise DownloadError(f'{url} {what} (HTTP {status})')
 
-# %% ../nbs/03c_download.ipynb #d36a175f
+# %% ../nbs/03c_download.ipynb #1fa8114d
 def _is_size(text: str) -> bool:
     "Is it a number of bytes that a file may have?"
     return bool(re.fullmatch('[0-9]{1,18}', text))
 
-# %% ../nbs/03c_download.ipynb #1fa8114d
+
 def _place(r, have: int) -> tuple[int, int | None]:
-    "Where this answer's body belongs in the file, and how long the whole file is, in bytes (None: not said)."
+    "Find where an answer's body belongs in the file, and how long the whole is, bytes; None when not said."
     length = r.headers.get('Content-Length', '')
     known = _is_size(length) and not r.headers.get('Content-Encoding')
     if r.status_code == 200:
         return 0, int(length) if known else None
     unit, _, rest = r.headers.get('Content-Range', '').partition(' ')
     start = rest.partition('-')[0]
-    _ = None
     total = rest.rpartition('/')[2]
     if unit != 'bytes' or start != str(have):
         raise _Passing('the server sent another part than the one asked for', 0.0)
     return have, int(total) if _is_size(total) else (have + int(length) if known else None)
 
-# %% ../nbs/03c_download.ipynb #62dd1f62
-def _request(
-    session, url: str, part: Path, *, trust: bool, timeout_s: float, max_bytes: int, progress
-) -> None:
-    "One request that appends to `part`; returns when the file is whole, raises `_Passing` when it is not yet."
-    note = part.with_name(part.name + '.tag')  # the version that the bytes in `part` belong to
-    have = part.stat().st_size if part.exists() else 0
-    tag = note.read_text() if note.exists() else ''
-    headers = {'Accept-Encoding': 'identity', 'User-Agent': _AGENT}
-    if have and (tag or trust):
-        headers |= {'Range': f'bytes={have}-'} | ({'If-Range': tag} if tag else {})
-    with session.get(url, headers=headers, stream=True, timeout=timeout_s) as r:
-        if r.status_code == 416:  # nothing follows: what we have is whole, or wrong from the start
-            if r.headers.get('Content-Range', '') == f'bytes */{have}':
-                return
-            part.unlink(missing_ok=True)
-            raise _Passing('the part on disk does not fit the file', 0.0)
-        _refuse(url, r.status_code, r.headers)
-        start, total = _place(r, have)
-        if total is not None and total > max_bytes:
-            raise DownloadError(f'{url} has {total:,} bytes, more than the allowed {max_bytes:,}')
-        etag = r.headers.get('ETag', '')
-        note.write_text(etag if etag and not etag.startswith('W/') else r.headers.get('Last-Modified', ''))
-        _append(r, url, part, start, total, max_bytes, progress)
+# %% ../nbs/03c_download.ipynb #8b2aa06d
+def _hash(path: Path, kind: str) -> str:
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, kind).hexdigest()
+
+
+def new_session():
+    "Open a session that follows at most ten redirections."
+    import requests
+
+    session = requests.Session()
+    session.max_redirects = 10
+    return session
 
 # %% ../nbs/03c_download.ipynb #ca921db6
 def _append(r, url: str, part: Path, start: int, total: int | None, max_bytes: int, progress) -> None:
@@ -151,9 +138,43 @@ def _append(r, url: str, part: Path, start: int, total: int | None, max_bytes: i
     if total is not None and size != total:
         raise _Passing(f'the connection ended after {size:,} of {total:,} bytes')
 
+# %% ../nbs/03c_download.ipynb #62dd1f62
+_AGENT = 'resonance (audio fingerprinting research)'
+
+
+def _request(
+    session, url: str, part: Path, *, trust: bool, timeout_s: float, max_bytes: int, progress
+) -> None:
+    """Make one request that appends to `part`, and return when the file is whole.
+
+    Raises `_Passing` when it is not whole yet.
+    """
+    note = part.with_name(part.name + '.tag')  # the version that the bytes in `part` belong to
+    have = part.stat().st_size if part.exists() else 0
+    tag = note.read_text() if note.exists() else ''
+    headers = {'Accept-Encoding': 'identity', 'User-Agent': _AGENT}
+    if have and (tag or trust):
+        headers |= {'Range': f'bytes={have}-'} | ({'If-Range': tag} if tag else {})
+    with session.get(url, headers=headers, stream=True, timeout=timeout_s) as r:
+        if r.status_code == 416:  # nothing follows: what we have is whole, or wrong from the start
+            if r.headers.get('Content-Range', '') == f'bytes */{have}':
+                return
+            part.unlink(missing_ok=True)
+            raise _Passing('the part on disk does not fit the file', 0.0)
+        _refuse(url, r.status_code, r.headers)
+        start, total = _place(r, have)
+        if total is not None and total > max_bytes:
+            raise DownloadError(f'{url} has {total:,} bytes, more than the allowed {max_bytes:,}')
+        etag = r.headers.get('ETag', '')
+        note.write_text(etag if etag and not etag.startswith('W/') else r.headers.get('Last-Modified', ''))
+        _append(r, url, part, start, total, max_bytes, progress)
+
 # %% ../nbs/03c_download.ipynb #72935e03
 def _wait_s(url: str, tries: int, backoff_s: float, asked_s: float | None) -> float:
-    "How long to wait before try number `tries`, seconds: exponential, with jitter, or what the server asked for."
+    """Choose how long to wait before try number `tries`, seconds.
+
+    That is what the server asked for, or else an exponential with jitter.
+    """
     if asked_s is not None:
         return asked_s
     jitter = int(hashlib.sha256(f'{tries}:{url}'.encode()).hexdigest()[:8], 16) / 16**8
@@ -161,7 +182,10 @@ def _wait_s(url: str, tries: int, backoff_s: float, asked_s: float | None) -> fl
 
 # %% ../nbs/03c_download.ipynb #30a6d94b
 def _bring(session, url: str, part: Path, retries: int, backoff_s: float, **how) -> None:
-    "Repeat `_request` until the file is whole; raises `DownloadError` when `retries` tries in a row bring nothing new."
+    """Repeat `_request` until the file is whole.
+
+    Raises `DownloadError` when `retries` tries in a row bring nothing new.
+    """
     import requests
 
     tries = 0
@@ -183,24 +207,25 @@ def _bring(session, url: str, part: Path, retries: int, backoff_s: float, **how)
             raise DownloadError(f'{url} failed {tries} times: {why}')
         time.sleep(_wait_s(url, tries, backoff_s, asked_s))
 
-# %% ../nbs/03c_download.ipynb #8b2aa06d
-def _hash(path: Path, kind: str) -> str:
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, kind).hexdigest()
-
-
-def new_session():
-    "Open a session that follows at most ten redirections."
-    import requests
-
-    session = requests.Session()
-    session.max_redirects = 10
-    return session
-
 # %% ../nbs/03c_download.ipynb #8a354f4f
 def _check_url(url: str) -> None:
     if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
         raise DownloadError(f'only http and https addresses can be fetched, not {url[:80]!r}')
+
+
+def _forget(part: Path) -> None:
+    "Remove a part and the note of its version."
+    part.unlink(missing_ok=True)
+    part.with_name(part.name + '.tag').unlink(missing_ok=True)
+
+
+def _settle(part: Path, dest: Path) -> Path:
+    "Give a whole, checked file its name, in one step."
+    with open(part, 'rb+') as f:
+        os.fsync(f.fileno())
+    os.replace(part, dest)
+    _forget(part)
+    return dest
 
 # %% ../nbs/03c_download.ipynb #8a90626c
 def fetch(
@@ -215,7 +240,10 @@ def fetch(
     progress=None,  # called as progress(bytes so far, bytes in all or None)
     session=None,  # a requests.Session to reuse
 ) -> Path:
-    "Download a file, resuming and retrying, and check it; raises `DownloadError`, `WrongChecksum` for the wrong file."
+    """Download a file, resuming and retrying, and check it.
+
+    Raises `DownloadError`, `WrongChecksum` for the wrong file.
+    """
     _check_url(url)
     dest = Path(dest)
     kind, want = ('sha256', sha256) if sha256 else ('sha1', sha1)
@@ -239,21 +267,6 @@ def fetch(
                 f'the disk is full: make room in {dest.parent} and start again, it will go on'
             ) from None
         raise DownloadError(f'cannot write {dest}: {e.strerror or e}') from None
-
-# %% ../nbs/03c_download.ipynb #c6f86a37
-def _forget(part: Path) -> None:
-    "Remove a part and the note of its version."
-    part.unlink(missing_ok=True)
-    part.with_name(part.name + '.tag').unlink(missing_ok=True)
-
-
-def _settle(part: Path, dest: Path) -> Path:
-    "Give a whole, checked file its name, in one step."
-    with open(part, 'rb+') as f:
-        os.fsync(f.fileno())
-    os.replace(part, dest)
-    _forget(part)
-    return dest
 
 # %% ../nbs/03c_download.ipynb #960afbfa
 _DECODES = (
@@ -299,6 +312,22 @@ def write_manifest(
         with atomic_write(Path(folder) / f'{name}-{kind}.csv') as part:
             part.write_text(table_text(corpus.table(kind)), encoding='utf-8')
 
+# %% ../nbs/03c_download.ipynb #5a0f1c5b
+def _rows(folder: Path | None, kinds) -> dict:
+    "Read the manifest's rows by kind, as dicts of text; checked as a table first."
+    folder = Path(folder) if folder else manifest_folder()
+    rows = {}
+    for kind in KINDS:
+        path = folder / f'open-{kind}.csv'
+        if not path.exists():
+            if kind in kinds:
+                raise CorpusError(f'there is no manifest {path}')
+            continue
+        read_table(path, kind)
+        with open(path, newline='', encoding='utf-8') as f:
+            rows[kind] = list(csv.DictReader(f))
+    return rows
+
 # %% ../nbs/03c_download.ipynb #acde745a
 def _make(row: dict, kind: str, folder: Path, cache: Path, rewrite, keep: bool, **how) -> bool:
     "Fetch, decode, cut and write one row's file; True when there was something to do."
@@ -324,6 +353,19 @@ def _make(row: dict, kind: str, folder: Path, cache: Path, rewrite, keep: bool, 
         original.unlink(missing_ok=True)
     return True
 
+# %% ../nbs/03c_download.ipynb #51548cd5
+def _write_tables(folder: Path, rows: dict) -> Corpus:
+    "Write the tables of what is there, in the manifest's words and order."
+    from resonance_nb.corpora import COLUMNS
+
+    for kind in KINDS:
+        present = [r for r in rows.get(kind, []) if (folder / safe_file(r['file'])).is_file()]
+        with atomic_write(folder / f'{kind}.csv') as part, open(part, 'w', newline='', encoding='utf-8') as f:
+            writer = csv.DictWriter(f, list(present[0]) if present else COLUMNS[kind], lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(present)
+    return Corpus(folder)
+
 # %% ../nbs/03c_download.ipynb #b767711d
 @dataclass
 class FetchReport:
@@ -334,34 +376,20 @@ class FetchReport:
     present: int = 0  # files that were there already
     failed: list[tuple[str, str]] = field(default_factory=list)  # (kind and id, why)
 
-# %% ../nbs/03c_download.ipynb #5a0f1c5b
-def _rows(folder: Path | None, kinds) -> dict:
-    "The manifest's rows by kind, as dicts of text; checked as a table first."
-    folder = Path(folder) if folder else manifest_folder()
-    rows = {}
-    for kind in KINDS:
-        path = folder / f'open-{kind}.csv'
-        if not path.exists():
-            if kind in kinds:
-                raise CorpusError(f'there is no manifest {path}')
-            continue
-        read_table(path, kind)
-        with open(path, newline='', encoding='utf-8') as f:
-            rows[kind] = list(csv.DictReader(f))
-    return rows
-
-# %% ../nbs/03c_download.ipynb #51548cd5
-def _write_tables(folder: Path, rows: dict) -> Corpus:
-    "Write the tables of what is there, in the manifest's words and order."
-    from resonance_nb.corpora import COLUMNS
-
-    for kind in KINDS:
-        there = [r for r in rows.get(kind, []) if (folder / safe_file(r['file'])).is_file()]
-        with atomic_write(folder / f'{kind}.csv') as part, open(part, 'w', newline='', encoding='utf-8') as f:
-            writer = csv.DictWriter(f, list(there[0]) if there else COLUMNS[kind], lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(there)
-    return Corpus(folder)
+# %% ../nbs/03c_download.ipynb #f73f7fb6
+def _count(report: FetchReport, name: str, done) -> None:
+    "Enter one finished file into the report."
+    try:
+        if done.result():
+            report.made += 1
+        else:
+            report.present += 1
+    except ResonanceError as e:
+        report.failed.append((name, str(e)))
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError('the disk is full: make room and start again, it will go on') from None
+        report.failed.append((name, f'cannot be written: {e.strerror or e}'))
 
 # %% ../nbs/03c_download.ipynb #00fd0fa6
 def fetch_open(
@@ -413,18 +441,3 @@ def fetch_open(
     report.failed.sort()
     report.corpus = _write_tables(folder, rows)
     return report
-
-# %% ../nbs/03c_download.ipynb #f73f7fb6
-def _count(report: FetchReport, name: str, done) -> None:
-    "Enter one finished file into the report."
-    try:
-        if done.result():
-            report.made += 1
-        else:
-            report.present += 1
-    except ResonanceError as e:
-        report.failed.append((name, str(e)))
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError('the disk is full: make room and start again, it will go on') from None
-        report.failed.append((name, f'cannot be written: {e.strerror or e}'))

@@ -12,6 +12,7 @@ import numpy as np
 
 from . import show
 from .core import ResonanceError
+from .metrics import is_share
 from .queries import snr_label
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ['table', 'plot_systems', 'plot_lengths', 'plot_accuracy', 'plot_cmc',
 # %% ../nbs/15_figures.ipynb #f07ee70b
 def _interval_texts(summary, value):
     "Write 'value [low, high]' for each row of a summary; shares in per cent."
-    share = value not in ('mean_rank', 'mrr')
+    share = is_share(value)
     text = lambda v: '–' if math.isnan(v) else f'{100 * v:.1f}' if share else f'{v:.2f}'
     bounds = summary[[value, f'{value}_low', f'{value}_high']].to_numpy(float)
     return [f'{text(v)} [{text(low)}, {text(high)}]' for v, low, high in bounds]
@@ -54,7 +55,7 @@ def table(
     frame.columns = [f'{d:g} s' for d in frame.columns]
     sizes = sorted(set(summary['n']))
     size = f'{sizes[0]}' if len(sizes) == 1 else f'{sizes[0]} to {sizes[-1]}'
-    unit = ' (%)' if value not in ('mean_rank', 'mrr') else ''
+    unit = ' (%)' if is_share(value) else ''
     return show.HtmlTable(frame, caption or f'{value}{unit} with 95 % intervals; n = {size} clips a cell')
 
 # %% ../nbs/15_figures.ipynb #6cd14388

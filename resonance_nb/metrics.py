@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['wilson', 'bootstrap_by_track', 'interval', 'interval_by_track', 'units_of', 'groups', 'summarise', 'cmc', 'mcnemar',
-           'holm', 'compare', 'rate_upper_bound']
+__all__ = ['MEASURES', 'wilson', 'bootstrap_by_track', 'interval', 'interval_by_track', 'Measure', 'is_share', 'units_of',
+           'groups', 'summarise', 'cmc', 'mcnemar', 'holm', 'compare', 'rate_upper_bound']
 
 # %% ../nbs/12_metrics.ipynb #08519916
 def wilson(
@@ -110,12 +111,28 @@ def interval_by_track(
     return interval(np.asarray(right, bool), np.asarray(tracks, str), level=level)
 
 # %% ../nbs/12_metrics.ipynb #ae6eb257
-_MEASURES = {  # name -> (value per row from rank (k + 1 if not found) and k, limits)
-    'top1': (lambda r, k: r == 1, lambda k: (0, 1)),
-    'top5': (lambda r, k: r <= np.minimum(5, k), lambda k: (0, 1)),
-    'mrr': (lambda r, k: np.where(r <= k, 1 / r, 0), lambda k: (0, 1)),
-    'mean_rank': (lambda r, k: r, lambda k: (1, k + 1)),
+class Measure(NamedTuple):
+    "What is counted of the ranks of a closed set, and how it is shown."
+
+    label: str  # as a table calls it
+    share: bool  # in [0, 1], and shown in per cent
+    of_rank: Callable  # from ranks, shape (n,), k + 1 if not found, and k: a value per row
+    limits: Callable  # from k: the least and the largest value
+
+
+MEASURES = {
+    'top1': Measure('top-1', True, lambda r, k: r == 1, lambda k: (0, 1)),
+    'top5': Measure('top-5', True, lambda r, k: r <= np.minimum(5, k), lambda k: (0, 1)),
+    'mrr': Measure('MRR', False, lambda r, k: np.where(r <= k, 1 / r, 0), lambda k: (0, 1)),
+    'mean_rank': Measure('mean rank', False, lambda r, k: r, lambda k: (1, k + 1)),
 }
+
+
+def is_share(
+    value: str,  # a measure of `summarise` or `openset.summarise_open`
+) -> bool:
+    "Tell whether a measure is shown in per cent; all of the open set are."
+    return value not in MEASURES or MEASURES[value].share
 
 # %% ../nbs/12_metrics.ipynb #f5e3272c
 def units_of(
@@ -149,8 +166,8 @@ def summarise(
 ) -> pd.DataFrame:
     """Summarise the closed set: each measure with `_low` and `_high`, `n` rows and `tracks`.
 
-    Only known songs count. `top1`, `top5` (of the k asked), `mrr`, `mean_rank` (k + 1 when not found), the median search time `median_ms`,
-    and the median size of the offset error of right answers, `offset_error_s`.
+    Only known songs count. All of `MEASURES`, among them `top5` (of the k asked) and `mean_rank` (k + 1 when
+    not found), the median search time `median_ms`, and the median size of the offset error of right answers, `offset_error_s`.
     """
     import pandas as pd
 
@@ -160,10 +177,9 @@ def summarise(
         rank = part['rank'].fillna(part['k'] + 1).to_numpy()
         units = units_of(part)
         row = key | {'n': len(part), 'tracks': len(set(units))}
-        for name, (value, limits) in _MEASURES.items():
-            v, low, high = interval(
-                value(rank, k), units, limits(k.max()), level=level, n_resamples=n_resamples, seed=seed
-            )
+        for name, measure in MEASURES.items():
+            values, limits = measure.of_rank(rank, k), measure.limits(k.max())
+            v, low, high = interval(values, units, limits, level=level, n_resamples=n_resamples, seed=seed)
             row |= {name: v, f'{name}_low': low, f'{name}_high': high}
         error = part['offset_error_s'].abs().where(part['rank'] == 1)
         rows.append(row | {'offset_error_s': error.median(), 'median_ms': part['elapsed_ms'].median()})

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from .audio import search_stretches, usable
-from .calibration import Calibration
+from .calibration import UNFITTED, Calibration, NothingFitted
 from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
@@ -310,8 +310,14 @@ class SongIndex(Generic[Kept, OwnRanking]):
 
     @cached_property
     def calibration(self) -> Calibration:
-        "How features become a confidence; that of the nearest settings where nothing was fitted for these."
-        return load_calibration(self.calibration_file or self.name, self.fitted_for, self.feature_names)
+        """How features become a confidence.
+
+        That of the nearest settings where nothing was fitted for these, `UNFITTED` where nothing was at all.
+        """
+        try:
+            return load_calibration(self.calibration_file or self.name, self.fitted_for, self.feature_names)
+        except NothingFitted:
+            return UNFITTED
 
     @property
     def calibrated(self) -> bool:

@@ -53,7 +53,7 @@ def file_answers(
     summary = metrics.summarise(answers, by=['condition', 'system', 'duration_s', 'snr_db'])
     for row in summary.to_dict('records'):
         where = dict(n=row['n'], system=row['system'], setting=_cell(row))
-        for metric in ('top1', 'top5', 'mrr'):
+        for metric in metrics.MEASURES:
             results.add(metric, *_with_bounds(row, metric), **where)
         results.add('median_ms', row['median_ms'], **where)
     for (condition, system), part in answers.groupby(['condition', 'system']):

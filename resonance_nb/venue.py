@@ -368,7 +368,7 @@ def _run(steps, samples, rng, anchor):
     "Stages of the chain in order; the two that bend time leave sample `anchor` where it is."
     for step in steps:
         name, p = chain.stage_from_dict(step)
-        stage = chain.STAGES[name][1]
+        stage = chain.STAGES[name].function
         samples = stage(samples, rng, p, **({'anchor': anchor} if name in ('drift', 'skew') else {}))
     return samples
 
@@ -440,12 +440,13 @@ def in_the_phone(
     "Record what is in the air, shape (n,), in [-1, 1]."
     if record.device:
         mixture = stages.colour(mixture, bank.rooms.device(record.device))
-    slow = [s for s in record.phone if s['stage'] in ('equalise', 'auto_gain')]
+    needing = [i for i, s in enumerate(record.phone) if chain.STAGES[s['stage']].needs_past]
+    first_without = needing[-1] + 1 if needing else 0  # from here on the past is no longer needed
     rng = rng_for(record.seed, 'phone', number)
-    mixture = _run(slow, mixture, rng, anchor)
+    mixture = _run(record.phone[:first_without], mixture, rng, anchor)
     drop = max(0, anchor - _CODEC_PAST)
-    rest = [s for s in record.phone if s not in slow]
-    out = _run(rest, np.clip(mixture[drop:], -8, 8), rng, anchor - drop)[anchor - drop :]
+    late = np.clip(mixture[drop:], -8, 8)
+    out = _run(record.phone[first_without:], late, rng, anchor - drop)[anchor - drop :]
     return np.clip(out[:n], -1, 1).astype(np.float32)
 
 # %% ../nbs/23_venue.ipynb #91e42827

@@ -69,7 +69,12 @@ def test_every_row_is_what_the_reference_plays(many, played):
         r = records[i]
         one = venue.replay(x[16_000:48_000], r, many.bank, x[:16_000], x[48_000:])
         coarse = next((s['bits'] for s in r.phone if s['stage'] == 'quantise'), 16) == 8
-        assert db(out[i] - one) < db(one) - (15 if coarse else 30), (r.venue, db(out[i] - one) - db(one))
+        stages = [s['stage'] for s in (*r.source, *r.phone)]
+        assert db(out[i] - one) < db(one) - (15 if coarse else 30), (
+            r.venue,
+            stages,
+            db(out[i] - one) - db(one),
+        )
 
 
 def test_rows_that_drift_sound_like_the_reference(many, played):

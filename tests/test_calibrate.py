@@ -1,6 +1,7 @@
 """Calibrating: which clips, which rows, and that the numbers are those of the recipe."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +13,17 @@ from resonance_nb.adaptors import (
     AveragesAdaptor,
     ChromaprintAdaptor,
     LandmarkAdaptor,
+    adaptor_of,
     candidate_weights,
     without_kin,
 )
 from resonance_nb.calibrate import calibrate, fit_rows, go_through, put
 from resonance_nb.calibration import Calibration, load_all
+from resonance_nb.cli_calibrate import _fit_method
 from resonance_nb.core import METHODS, ResonanceError
 from resonance_nb.mfcc import Mfcc
 from resonance_nb.queries import Query
+from resonance_nb.recogniser import Column, Ranking, SongIndex
 from resonance_nb.starter import make_starter
 from resonance_nb.survey import Clip, Journal, Row, Survey, at_speed, questions, quick, survey_clips
 
@@ -232,7 +236,43 @@ def test_a_journal_of_other_questions_is_refused(tmp_path):
 
 
 def test_every_method_has_an_adaptor():
-    assert ADAPTORS.keys() == METHODS.keys()
+    assert ADAPTORS.keys() <= METHODS.keys()
+    assert all(issubclass(adaptor_of(method), Adaptor) for method in METHODS)
+
+
+class Loudness(SongIndex):
+    "The loudness of every second; a recogniser that brings neither an adaptor nor a file."
+
+    name = 'loudness'
+
+    def kept_of(self, blocks):
+        samples = np.concatenate(list(blocks))
+        seconds = samples[: len(samples) // 16_000 * 16_000].reshape(-1, 16_000)
+        return np.sqrt((seconds**2).mean(axis=1)) if len(seconds) else None
+
+    def columns(self):
+        return {'loudness': Column('<f4')}
+
+    def rank(self, samples, k=5):
+        mean = np.sqrt((samples**2).mean())
+        score = np.array([-np.abs(kept - mean).min() for kept in self.songs.values()])
+        order = np.argsort(-score)
+        ids = [list(self.songs)[i] for i in order]
+        return Ranking(ids, score[order], np.zeros(len(order)), score[order][:, None])
+
+
+def test_a_new_recogniser_is_calibrated_without_a_file(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, 'loudness', f'{__name__}:Loudness')
+    recognizer = Loudness()
+    recognizer.add('a', tune(3 * 16_000))
+    assert not recognizer.calibrated and [m.confidence for m in recognizer.search(tune(16_000))] == [0.5]
+    fitted = _fit_method('loudness', corpus, tmp_path, quick=True)
+    (calibration,) = load_all(Path(fitted['file']))
+    assert calibration.is_for(recognizer.fitted_for) and list(calibration.weights) == ['feature 1']
+
+
+def tune(n):
+    return 0.1 * np.sin(np.arange(n, dtype=np.float32) / 7)
 
 
 def test_a_small_calibration_of_landmarks(corpus, tmp_path):
@@ -263,7 +303,7 @@ def test_a_small_calibration_of_landmarks(corpus, tmp_path):
 
 
 def test_what_cannot_be_calibrated(corpus):
-    with pytest.raises(ResonanceError, match='choose from landmark'):
+    with pytest.raises(ResonanceError, match='shazam cannot be calibrated; choose from'):
         calibrate('shazam', corpus)
     with pytest.raises(ResonanceError, match='at least five songs'):
         AveragesAdaptor(Mfcc(), {}).constants([Row('known', 'a', 'a', True, [0.9, 0.1])])

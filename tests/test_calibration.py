@@ -118,7 +118,10 @@ def test_the_nearest_is_taken_where_nothing_was_fitted():
 def test_every_recogniser_comes_with_a_calibration_of_its_own(method):
     recognizer = method_class(method)()
     fitted = recognizer.calibration
-    assert recognizer.calibrated and 0.5 < fitted.accept_confidence < 1
+    assert recognizer.calibrated, (
+        f'run resonance calibrate {method}, and copy its file to resonance_nb/models'
+    )
+    assert 0.5 < fitted.accept_confidence < 1
     assert recognizer.accept_confidence == fitted.accept_confidence
     assert fitted.fitted_on['split'] == 'validation' and fitted.fitted_on['false_accepts_allowed'] <= 0.01
     assert json.dumps(fitted.constants) and all(isinstance(w, float) for w in fitted.weights.values())

@@ -112,7 +112,6 @@ CHAINS: dict[str, int] = {
     '01h_packets': 3,
     '01i_ffmpeg': 3,
     '01j_sndfile': 3,
-    '03c_download': 10,
     '30_landmarks': 3,
     '31_chromaprint': 3,
     '32_mfcc': 4,
@@ -125,7 +124,6 @@ CHAINS: dict[str, int] = {
     '61b_microphone': 3,
     '62a_concert': 3,
     '62b_setlist': 6,
-    '91_book': 8,
     '92_cli': 3,
     '92b_cli_options': 3,
     '92c_cli_catalog': 3,
@@ -443,6 +441,20 @@ def test_imports_go_down():
     assert len(edges) > 150, 'the imports are not seen'
     up = [f'{m} imports {needed}' for m, needed in edges if floor[needed] > floor[m]]
     assert not up
+
+
+def test_the_map_shows_every_module(root):
+    "CONTRIBUTING's map and FLOORS name the same modules."
+    text = (root / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\|.*\|$', text.split('## The map of the house')[1].split('\n## ')[0], re.M)
+    shown = re.findall(r'`(\w+)`', '\n'.join(rows))
+    floors = ' '.join(FLOORS).split()
+    apart = set(shown) ^ set(floors) | set(floors) ^ set(MODULES)
+    assert not apart, (
+        f"{sorted(apart)}: add it to FLOORS here and to CONTRIBUTING's map, or take it out of both"
+    )
+    twice = [m for m in set(shown) if shown.count(m) > 1 or floors.count(m) > 1]
+    assert not twice, f'{twice} stand twice'
 
 
 # ---- one list of versions

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resonance_nb.audio import SAMPLE_RATE, usable
-from resonance_nb.calibration import Calibration
+from resonance_nb.calibration import UNFITTED, Calibration, NothingFitted, load
 from resonance_nb.core import (
     METHODS,
     Calibrated,
@@ -98,7 +98,8 @@ def test_usable_samples_are_finite_and_otherwise_the_same(values, dtype):
 def test_every_recogniser_says_what_it_can(index):
     for ability in (CatalogRecognizer, StreamsIn, Prepares, Calibrated):
         assert isinstance(index, ability)
-    assert index.calibrated and 0 < index.accept_confidence < 1
+    assert index.calibrated, f'run resonance calibrate {index.name}, and copy its file to resonance_nb/models'
+    assert 0 < index.accept_confidence < 1
     assert isinstance(index, VectorRecognizer) == (index.name in ('embedding', 'mfcc', 'chroma'))
 
 
@@ -230,8 +231,10 @@ def test_without_a_calibration_it_says_so():
         name = 'bare'
         calibration = SongIndex.calibration
 
-    with pytest.raises(ResonanceError, match='no file of calibrations'):
-        Bare().accept_confidence
+    index = Bare()
+    assert index.calibration is UNFITTED and not index.calibrated
+    with pytest.raises(NothingFitted, match='run `resonance calibrate bare`'):
+        load('bare', index.fitted_for)
 
 
 def test_a_column_refuses_rows_that_do_not_fit():
