@@ -397,7 +397,7 @@ def test_a_venue_is_the_bench_s_own(corpus, plan, queries, tmp_path):
     few = QuerySet([q for q in queries if q.kind == 'known' and q.snr_db == 0][:2])
     bank = synthesised()
     with pytest.MonkeyPatch.context() as m:
-        m.setattr('resonance_nb.Bank', lambda *_: bank)  # this corpus has no rooms
+        m.setattr('resonance_nb.bank.Bank', lambda *_: bank)  # this corpus has no rooms
         made = packs.pack(corpus, few, plan, tmp_path / 'pack', venue='club', progress=False)
     at = in_venue(bank, ['club'], seed=plan.seed)
     for file, (query_id, _) in made.files.items():
