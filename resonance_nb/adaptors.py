@@ -61,14 +61,14 @@ class Adaptor:
         condition: str,  # where it was heard
     ) -> list[Row]:
         "Ask, and judge the answer: one row, or two for a known song."
-        return self._judge(query, clip, condition)
+        raise NotImplementedError
 
     def constants(
         self,
         rows: Sequence[Row],  # all that were judged, less those of songs that share audio
     ) -> dict:
         "Find the constants that go into the features and into the file."
-        return self._constants(rows)
+        return self.recognizer.calibration.constants
 
     def features(
         self,
@@ -76,7 +76,7 @@ class Adaptor:
         constants: dict,  # as `constants` gave them
     ) -> np.ndarray:
         "Make the features of a row, shape (d,); NaN where there was no answer."
-        return self._features(row, constants)
+        return np.array(row.evidence or [np.nan] * len(self.recognizer.calibration.weights))
 
     def feature_names(
         self,
@@ -113,15 +113,6 @@ class Adaptor:
         song = self.versions.get(query.track_id)
         return np.array([query.kind == 'noise' or self.versions.get(t) != song for t in track_ids], bool)
 
-    def _judge(self, query, clip, condition):
-        raise NotImplementedError
-
-    def _constants(self, rows):
-        return self.recognizer.calibration.constants
-
-    def _features(self, row, constants):
-        return np.array(row.evidence or [np.nan] * len(self.recognizer.calibration.weights))
-
 # %% ../nbs/54a_adaptors.ipynb #03c7317c
 class AveragesAdaptor(Adaptor):
     "For `mfcc` and `chroma`: how far the best and the fifth song are from a perfect score."
@@ -130,19 +121,19 @@ class AveragesAdaptor(Adaptor):
         (None, 20, 10, 5, 0, -5, -10), (1, 2, 3, 5, 10), 2, None, conditions=('crowd',), fillers=0
     )
 
-    def _judge(self, query, clip, condition):
+    def judge(self, query, clip, condition):
         ranking = self.recognizer.rank(clip, 1)
         best = ranking.track_ids[0] if ranking.track_ids else ''
         right = query.kind == 'known' and best == query.track_id
         return [Row(query.kind, query.track_id, best, right, ranking.score[:5].tolist())]
 
-    def _constants(self, rows):
+    def constants(self, rows):
         fifth = [r.evidence[4] for r in rows if len(r.evidence) > 4]
         if not fifth:
             raise ResonanceError('averages are calibrated with at least five songs in the catalogue')
         return {'usual_fifth': float(np.median(fifth))}
 
-    def _features(self, row, constants):
+    def features(self, row, constants):
         from resonance_nb.mfcc import features
 
         return features(np.array(row.evidence or [0.0]), constants['usual_fifth'])[0]
@@ -154,7 +145,7 @@ class RankingAdaptor(Adaptor):
     survey = AveragesAdaptor.survey
     _n_features = 0
 
-    def _judge(self, query, clip, condition):
+    def judge(self, query, clip, condition):
         ranking = self.recognizer.rank(clip, 1)
         if not ranking.track_ids:
             return [Row(query.kind, query.track_id)]
@@ -162,13 +153,13 @@ class RankingAdaptor(Adaptor):
         right = query.kind == 'known' and best == query.track_id
         return [Row(query.kind, query.track_id, best, right, ranking.features[0].tolist())]
 
-    def _constants(self, rows):
+    def constants(self, rows):
         self._n_features = max((len(r.evidence) for r in rows), default=0)
         if not self._n_features:
             raise ResonanceError(f'{self.recognizer.name} answered no clip: there is nothing to fit')
-        return super()._constants(rows)
+        return super().constants(rows)
 
-    def _features(self, row, constants):
+    def features(self, row, constants):
         return np.array(row.evidence or [np.nan] * self._n_features)
 
 # %% ../nbs/54a_adaptors.ipynb #87d269a9
@@ -177,20 +168,20 @@ class ChromaprintAdaptor(Adaptor):
 
     survey = AveragesAdaptor.survey
 
-    def _judge(self, query, clip, condition):
+    def judge(self, query, clip, condition):
         ranking = self.recognizer.rank(clip, 5)
         best = ranking.track_ids[0] if ranking.track_ids else ''
         evidence = [*ranking.error[:5].tolist(), int(ranking.bits), float(ranking.varied)] if best else []
         right = query.kind == 'known' and best == query.track_id
         return [Row(query.kind, query.track_id, best, right, evidence)]
 
-    def _constants(self, rows):
+    def constants(self, rows):
         strangers = [r.evidence for r in rows if r.evidence and r.kind != 'known']
         fifth, bits, varied = np.array([e[-3:] for e in strangers if len(e) == 7 and e[4] < 0.5]).T
         law = np.stack([np.ones(len(bits)), np.log(bits), np.log(np.maximum(varied, 1e-3))], axis=1)
         return {'chance': np.linalg.lstsq(law, np.log(0.5 - fifth), rcond=None)[0].tolist()}
 
-    def _features(self, row, constants):
+    def features(self, row, constants):
         from resonance_nb.chromaprint import features
 
         if not row.evidence:
@@ -213,7 +204,7 @@ class LandmarkAdaptor(Adaptor):
         super().__init__(recognizer, versions)
         self._everything = None
 
-    def _judge(self, query, clip, condition):
+    def judge(self, query, clip, condition):
         from resonance_nb.landmarks import chance_agreement
 
         ranking = self.recognizer.rank(clip, 1)
@@ -257,7 +248,7 @@ class EmbeddingAdaptor(Adaptor):
 
     with_unknown = True
 
-    def _judge(self, query, clip, condition):
+    def judge(self, query, clip, condition):
         ranking = self.recognizer.rank(clip, 60)
         ids = ranking.track_ids[:60]
         score = ranking.score[:60]
@@ -360,7 +351,7 @@ class FusedAdaptor(Adaptor):
         weights = {'cosine': round(float(cosine), 2), 'agreement': round(float(agreement), 3)}
         self.recognizer.calibration.constants['score_weights'].update(weights)
 
-    def _judge(self, query, clip, condition):
+    def judge(self, query, clip, condition):
         heard = self._analyse(query, clip, condition)
         kinds = [query.kind] + ['unknown'] * (query.kind == 'known')
         rows = [self._row(query, kind, self._found(query, kind, heard)) for kind in kinds]
@@ -386,7 +377,7 @@ class FusedAdaptor(Adaptor):
         row.alike = [best] if clean and candidates.cosine[0] > 0.6 and candidates.agreement[0] > 6 else []
         return row
 
-    def _constants(self, rows):
+    def constants(self, rows):
         levels = [r.levels for r in rows if r.levels and r.kind != 'known']
         shipped = self.recognizer.calibration.constants
         if not levels:

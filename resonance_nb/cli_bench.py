@@ -13,7 +13,7 @@ from .cli_options import VENUE_NAMES, Numbers, corpus_option
 from .core import METHODS, ResonanceError, counted, method_class
 
 # %% auto #0
-__all__ = ['query_options', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud']
+__all__ = ['pack_option', 'query_options', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud']
 
 # %% ../nbs/92g_cli_bench.ipynb #e31a4996
 _SPLIT = click.option(
@@ -229,16 +229,19 @@ def _record_file(out: Path | None, service: str) -> Path:
     return out or folder / f'{service}.json'
 
 # %% ../nbs/92g_cli_bench.ipynb #33c00006
-@bench.command('import')
-@click.argument('files', nargs=-1, required=True, type=click.Path(path_type=Path), metavar='FILE...')
-@click.option(
+pack_option = click.option(
     '--pack',
     'folder',
     required=True,
     type=click.Path(path_type=Path),
     metavar='FOLDER',
-    help='What was asked.',
+    help='What `resonance bench pack` wrote.',
 )
+
+
+@bench.command('import')
+@click.argument('files', nargs=-1, required=True, type=click.Path(path_type=Path), metavar='FILE...')
+@pack_option
 @click.option('--service', required=True, metavar='NAME', help='Who answered, e.g. ShazamKit.')
 @click.option(
     '--out',
@@ -279,14 +282,7 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
 
 # %% ../nbs/92g_cli_bench.ipynb #33c00008
 @bench.command('acrcloud')
-@click.option(
-    '--pack',
-    'folder',
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar='FOLDER',
-    help='What `resonance bench pack` wrote.',
-)
+@pack_option
 @click.option(
     '--out',
     required=True,

@@ -57,10 +57,12 @@ def clips_at_speeds(
 
     def sound(song, at_s, track, speed, name):
         clip = at_speed(song, at_s, speed)
-        if conditions[name] is None:
+        condition = conditions[name]
+        if condition is None:
             return clip
+        place, snr_db = condition
         rng = rng_for(0, 'speeds', track, speed, name)
-        return venue.degrade(clip, *conditions[name], rng, bank)[0]
+        return venue.degrade(clip, place, snr_db, rng, bank)[0]
 
     for track in track_ids:
         song = corpus.load('music', track)

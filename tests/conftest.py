@@ -51,3 +51,24 @@ def notebooks(root):
     import nbformat
 
     return {p.stem: nbformat.read(p, as_version=4) for p in sorted((root / 'nbs').glob('*.ipynb'))}
+
+
+@pytest.fixture(scope='module')
+def music():
+    "Sixteen seconds of five pieces of the starter corpus, by their ids."
+    pytest.importorskip('onnxruntime')
+    from resonance_nb.starter import make_starter
+
+    corpus = make_starter(n_pieces=12)
+    return {t: corpus.load('music', t)[: 16 * 16_000] for t in list(corpus.music.index)[:5]}
+
+
+@pytest.fixture(scope='module')
+def fused(music):
+    "The default recogniser with the first four of them."
+    from resonance_nb.fuse import Fused
+
+    index = Fused()
+    for name in list(music)[:4]:
+        index.add(name, music[name])
+    return index

@@ -519,25 +519,6 @@ def test_memory_of_a_stream_is_bounded():
 
 
 @pytest.fixture(scope='module')
-def music():
-    pytest.importorskip('torch')
-    from resonance_nb.starter import make_starter
-
-    corpus = make_starter(n_pieces=12)
-    return {t: corpus.load('music', t)[: 16 * RATE] for t in list(corpus.music.index)[:5]}
-
-
-@pytest.fixture(scope='module')
-def fused(music):
-    from resonance_nb.fuse import Fused
-
-    made = Fused()
-    for name in list(music)[:4]:
-        made.add(name, music[name])
-    return made
-
-
-@pytest.fixture(scope='module')
 def evening(music):
     "Noise, a piece in noise from its second second on, noise."
     x = next(iter(music.values()))[2 * RATE : 13 * RATE]

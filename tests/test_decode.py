@@ -559,14 +559,13 @@ def test_a_long_hole_of_zeros_in_frames_without_times(tmp_path):
     assert isinstance(heard(path)[1], TruncatedAudio) and not isinstance(heard(path)[1], DamagedAudio)
 
 
+def opus_in_matroska(path):
+    sound = np.stack([sweep(8, 48_000)] * 2, 1)
+    return write_av(path, sound, rate=48_000, codec='libopus', container='matroska')
+
+
 def test_short_jumps_of_times_add_up(tmp_path):
-    path = write_av(
-        tmp_path / 'x.mka',
-        np.stack([sweep(8, 48_000)] * 2, 1),
-        rate=48_000,
-        codec='libopus',
-        container='matroska',
-    )
+    path = opus_in_matroska(tmp_path / 'x.mka')
     import av
 
     thin = tmp_path / 'thin.mka'
@@ -585,13 +584,7 @@ def test_short_jumps_of_times_add_up(tmp_path):
 def test_a_time_that_the_next_frame_takes_back_is_no_gap(tmp_path, off_ms):
     import av
 
-    path = write_av(
-        tmp_path / 'x.mka',
-        np.stack([sweep(8, 48_000)] * 2, 1),
-        rate=48_000,
-        codec='libopus',
-        container='matroska',
-    )
+    path = opus_in_matroska(tmp_path / 'x.mka')
     late = tmp_path / 'late.mka'
     with av.open(str(path)) as source, av.open(str(late), 'w', format='nut') as to:
         stream = to.add_stream_from_template(source.streams.audio[0])

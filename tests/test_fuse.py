@@ -682,9 +682,7 @@ def test_features_are_what_they_are_called():
     score = np.array([50.0, 30, 20, 18, 16, 14, *np.full(15, 13.0)])
     same = np.linspace(0.5, 1, 21)
     duplicate = np.arange(21) == 0
-    rows = features(
-        score,
-        duplicate=duplicate,
+    evidence = dict(
         cosine=0.01 * score,
         agreements=score / 2,
         agreements_rest=score / 4,
@@ -692,6 +690,7 @@ def test_features_are_what_they_are_called():
         n_windows=17,
         floor=FLOOR,
     )
+    rows = features(score, duplicate=duplicate, **evidence)
     assert rows.shape == (21, 9) and (rows[:, 0] == score).all() and (rows[:, 8] == same).all()
     assert rows[:3, 1].tolist() == [20, -20, -30], (
         'the lead of the first is over the second, that of the others over the first'
@@ -705,16 +704,7 @@ def test_features_are_what_they_are_called():
         rows[:, 7], score[1:7].mean() / 2, err_msg='the six of the others whose peaks agree best'
     )
     duplicate[1] = True
-    rows = features(
-        score,
-        duplicate=duplicate,
-        cosine=0.01 * score,
-        agreements=score / 2,
-        agreements_rest=score / 4,
-        self_similarity=same,
-        n_windows=17,
-        floor=FLOOR,
-    )
+    rows = features(score, duplicate=duplicate, **evidence)
     assert rows[:3, 1].tolist() == [30, 10, -30], 'a duplicate is no runner-up'
     np.testing.assert_allclose(rows[:, 7], score[2:8].mean() / 2, err_msg='nor one of the others')
 

@@ -256,13 +256,23 @@ def classes_of(path):
     return [n for n in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(n, ast.ClassDef)]
 
 
-OWN = {c.name for path in sorted((ROOT / 'resonance_nb').glob('*.py')) for c in classes_of(path)}
+OWN = {c.name: c for path in sorted((ROOT / 'resonance_nb').glob('*.py')) for c in classes_of(path)}
 
 
 def is_guest(cls):
     "Does a class speak another library's language, whose names are explained there?"
     bases = {ast.unparse(b).split('[')[0] for b in cls.bases}
-    return bool(bases - OWN - {'Protocol', 'Exception'})
+    return bool(bases - OWN.keys() - {'Protocol', 'Exception'})
+
+
+def explained_above(cls, name):
+    "Does a class of the package that this one derives from have the method, too? There its parameters are explained."
+    bases = [OWN[base] for b in cls.bases if (base := ast.unparse(b).split('[')[0]) in OWN]
+    return name != '__init__' and any(
+        any(isinstance(m, ast.FunctionDef) and m.name == name for m in base.body)
+        or explained_above(base, name)
+        for base in bases
+    )
 
 
 def bare_parameters(path, name):
@@ -284,7 +294,9 @@ def bare_parameters(path, name):
             methods = [
                 m
                 for m in node.body
-                if isinstance(m, ast.FunctionDef) and (not m.name.startswith('_') or m.name == '__init__')
+                if isinstance(m, ast.FunctionDef)
+                and (not m.name.startswith('_') or m.name == '__init__')
+                and not explained_above(node, m.name)
             ]
             found += [f'{m.name}({a})' for m in methods for a in bare(m)]
     return found
@@ -392,7 +404,7 @@ def test_classes_are_whole():
     "Nobody attaches a method from outside: help, tracebacks and editors see a class where it is written."
     for path in sorted((ROOT / 'resonance_nb').glob('*.py')):
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        names = {n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef)} | OWN
+        names = {n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef)} | OWN.keys()
         targets = [
             t
             for n in ast.walk(tree)

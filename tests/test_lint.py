@@ -3,6 +3,9 @@
 Their rules stand in `ruff.toml` and `mypy.ini`.
 """
 
+import json
+import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -35,3 +38,51 @@ def test_the_type_checker_finds_nothing(tmp_path):
     words = [sys.executable, '-m', 'mypy', '--no-error-summary', '--cache-dir', str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# what mypy says of a call that cannot work; of other things it says too much in cells that import for others
+WRONG_CALLS = r'error: (Too many positional arguments|Unexpected keyword argument|Missing positional|Missing named|Module has no attribute).*'
+
+
+@pytest.mark.skipif(not find_spec('mypy'), reason='mypy is not installed')
+def test_chapters_call_what_there_is(tmp_path):
+    "Studies are run by the book alone, at some length: a name or an option that is gone shows here at once."
+    cells = {}  # of each chapter, as one script
+    for path in sorted((ROOT / 'nbs').glob('*.ipynb')):
+        code = [
+            ''.join(c['source'])
+            for c in json.loads(path.read_text('utf-8'))['cells']
+            if c['cell_type'] == 'code'
+        ]
+        plain = [
+            re.sub(r'^from \.', 'from resonance_nb.', c, flags=re.M)
+            for c in code
+            if not re.search(r'^[%!]', c, re.M)
+        ]
+        # what fails on purpose
+        cells[path.stem] = [c for c in plain if 'test_fail' not in c and 'pytest.raises' not in c]
+    for name, code in cells.items():
+        (tmp_path / f'chapter_{name}.py').write_text('\n\n'.join(code) + '\n', encoding='utf-8')
+    words = [
+        sys.executable,
+        '-m',
+        'mypy',
+        '--cache-dir',
+        str(tmp_path / 'cache'),
+        '--config-file',
+        os.devnull,
+    ]
+    words += [
+        '--ignore-missing-imports',
+        '--follow-imports',
+        'silent',
+        '--check-untyped-defs',
+        '--allow-redefinition',
+        '--disable-error-code=call-overload',
+    ]
+    env = os.environ | {'MYPYPATH': str(ROOT)}
+    done = subprocess.run(
+        [*words, str(tmp_path)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800
+    )
+    assert 'checked' in done.stdout, done.stdout + done.stderr
+    assert not [m[0] for m in re.finditer(rf'chapter_.*{WRONG_CALLS}', done.stdout)]

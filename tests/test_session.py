@@ -28,24 +28,6 @@ def noise(seconds, level=0.1, seed=0):
 
 
 @pytest.fixture(scope='module')
-def music():
-    from resonance_nb.starter import make_starter
-
-    corpus = make_starter(n_pieces=12)
-    return {t: corpus.load('music', t)[: 16 * RATE] for t in list(corpus.music.index)[:5]}
-
-
-@pytest.fixture(scope='module')
-def fused(music):
-    from resonance_nb.fuse import Fused
-
-    made = Fused()
-    for name in list(music)[:4]:
-        made.add(name, music[name])
-    return made
-
-
-@pytest.fixture(scope='module')
 def evening(music):
     "Noise, a piece in noise from its second second on, noise."
     x = next(iter(music.values()))[2 * RATE : 13 * RATE]

@@ -60,6 +60,11 @@ def weight(encoder):
     return {'top1': float(encoder.head.weight.detach().abs().sum())}
 
 
+def quick_fit(recipe, corpus, ids, folder, **options):
+    "Train in this process, without a bar, judged by `weight`."
+    return fit(recipe, corpus, ids, folder, validate=weight, workers=0, progress=False, **options)
+
+
 def difference(one, other):
     pairs = zip(load(one)[0].state_dict().values(), load(other)[0].state_dict().values())
     return max(float((a - b).abs().max()) for a, b in pairs)
@@ -131,7 +136,7 @@ def test_a_killed_run_goes_on_to_the_same_model(one_thread, corpus, ids, tmp_pat
     for kill_at in kills:
         run(tmp_path / 'killed', changes, kill_at=kill_at)
     for name in ('whole', 'killed'):
-        fit(changed(TINY, changes), corpus, ids, tmp_path / name, validate=weight, workers=0, progress=False)
+        quick_fit(changed(TINY, changes), corpus, ids, tmp_path / name)
     assert (
         difference(tmp_path / 'whole' / 'encoder.safetensors', tmp_path / 'killed' / 'encoder.safetensors')
         < 1e-5
@@ -157,15 +162,7 @@ def test_a_loss_that_is_not_a_number(corpus, ids, tmp_path, monkeypatch):
         return real(*args, **options) * (float('nan') if len(steps) in (3, 7) else 1)
 
     monkeypatch.setattr(train, 'contrast_loss', sometimes)
-    found = fit(
-        changed(TINY, {'steps': 10}),
-        corpus,
-        ids,
-        tmp_path / 'some',
-        validate=weight,
-        workers=0,
-        progress=False,
-    )
+    found = quick_fit(changed(TINY, {'steps': 10}), corpus, ids, tmp_path / 'some')
     encoder, card = load(found)
     assert card['broken_steps'] == 2 and all(torch.isfinite(v).all() for v in encoder.state_dict().values())
     monkeypatch.setattr(train, 'contrast_loss', lambda *a, **o: real(*a, **o) * float('nan'))
@@ -186,7 +183,7 @@ def test_a_broken_gradient_of_a_finite_loss_is_skipped(corpus, ids, tmp_path, mo
 
     monkeypatch.setattr(train, 'contrast_loss', sometimes)
     recipe = changed(TINY, {'steps': 10, 'optimiser': optimiser, 'learning_rate': 1e-3})
-    encoder, card = load(fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False))
+    encoder, card = load(quick_fit(recipe, corpus, ids, tmp_path))
     assert all(torch.isfinite(v).all() for v in encoder.state_dict().values()) and card['broken_steps'] >= 2
 
 
@@ -194,17 +191,7 @@ def test_a_broken_song_is_left_out_and_counted(corpus, ids, tmp_path):
     shutil.copytree(corpus.folder, tmp_path / 'c')
     broken = Corpus(tmp_path / 'c')
     broken.path('music', ids[4]).write_bytes(b'noise')
-    card = load(
-        fit(
-            changed(TINY, {'steps': 2, 'validate_every': 2}),
-            broken,
-            ids,
-            tmp_path / 'run',
-            validate=weight,
-            workers=0,
-            progress=False,
-        )
-    )[1]
+    card = load(quick_fit(changed(TINY, {'steps': 2, 'validate_every': 2}), broken, ids, tmp_path / 'run'))[1]
     assert list(card['skipped']) == [ids[4]] and card['songs'] == len(ids) - 1
 
 
@@ -254,7 +241,7 @@ def test_a_run_keeps_the_precision_it_began_with(corpus, ids, tmp_path, monkeypa
     monkeypatch.setattr(
         train, '_trainer', lambda recipe, *a: used.append(recipe.precision) or real(recipe, *a)
     )
-    card = load(fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False))[1]
+    card = load(quick_fit(recipe, corpus, ids, tmp_path))[1]
     assert (
         used == ['bf16-mixed']
         and card['precision'] == 'bf16-mixed'
@@ -263,13 +250,13 @@ def test_a_run_keeps_the_precision_it_began_with(corpus, ids, tmp_path, monkeypa
     )
     with pytest.raises(ResonanceError, match='another recipe'):
         fit(changed(recipe, {'precision': '32-true'}), corpus, ids, tmp_path, progress=False)
-    fresh = load(fit(recipe, corpus, ids, tmp_path / 'fresh', validate=weight, workers=0, progress=False))[1]
+    fresh = load(quick_fit(recipe, corpus, ids, tmp_path / 'fresh'))[1]
     assert used[1:] == ['32-true'] == [fresh['precision']]
 
 
 def test_a_run_begun_before_cards_told_the_precision_goes_on(corpus, ids, tmp_path):
     recipe = changed(TINY, {'steps': 2, 'validate_every': 2})
-    fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    quick_fit(recipe, corpus, ids, tmp_path)
     path = tmp_path / 'recipe.json'
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != 'precision'}))
     assert fit(recipe, corpus, ids, tmp_path, progress=False) == tmp_path / 'encoder.safetensors'
@@ -309,15 +296,7 @@ def test_loggers_are_asked_for_by_name(tmp_path):
 
 
 def test_csv_logs_are_always_there(corpus, ids, tmp_path):
-    fit(
-        changed(TINY, {'steps': 10, 'validate_every': 5}),
-        corpus,
-        ids,
-        tmp_path,
-        validate=weight,
-        workers=0,
-        progress=False,
-    )
+    quick_fit(changed(TINY, {'steps': 10, 'validate_every': 5}), corpus, ids, tmp_path)
     log = pd.read_csv(tmp_path / 'log' / 'from-0' / 'metrics.csv')
     assert {'loss', 'picked_right', 'step'} <= set(log) and pd.read_csv(
         tmp_path / 'curve.csv'
@@ -340,22 +319,14 @@ def test_a_run_that_was_stopped_goes_on_for_as_long_again(corpus, ids, tmp_path)
     recipe = changed(TINY, {'steps': 2_000, 'validate_every': 1_000})
     steps = []
     for _ in range(2):
-        fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False, stop_after_s=0.5)
+        quick_fit(recipe, corpus, ids, tmp_path, stop_after_s=0.5)
         steps.append(int(torch.load(tmp_path / 'checkpoint.ckpt', weights_only=True)['global_step']))
     assert 0 < steps[0] < steps[1] < 1_000
 
 
 @pytest.mark.parametrize('name', ['checkpoint.ckpt', 'recipe.json'])
 def test_a_damaged_run_is_told_in_one_line(corpus, ids, tmp_path, name):
-    fit(
-        changed(TINY, {'steps': 2, 'validate_every': 2}),
-        corpus,
-        ids,
-        tmp_path,
-        validate=weight,
-        workers=0,
-        progress=False,
-    )
+    quick_fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
     with pytest.raises(ResonanceError, match='cannot be read') as error:
         fit(changed(TINY, {'steps': 2, 'validate_every': 2}), corpus, ids, tmp_path, progress=False)
@@ -365,14 +336,8 @@ def test_a_damaged_run_is_told_in_one_line(corpus, ids, tmp_path, name):
 def test_sup_con_takes_other_windows_of_a_song_as_right(corpus, ids, tmp_path):
     assert (
         load(
-            fit(
-                changed(TINY, {'steps': 2, 'validate_every': 2, 'loss': 'sup-con'}),
-                corpus,
-                ids,
-                tmp_path,
-                validate=weight,
-                workers=0,
-                progress=False,
+            quick_fit(
+                changed(TINY, {'steps': 2, 'validate_every': 2, 'loss': 'sup-con'}), corpus, ids, tmp_path
             )
         )[1]['steps']
         == 2
@@ -381,17 +346,9 @@ def test_sup_con_takes_other_windows_of_a_song_as_right(corpus, ids, tmp_path):
 
 def test_a_run_may_begin_with_another_ones_weights(corpus, ids, tmp_path):
     few = changed(TINY, {'steps': 2, 'validate_every': 2, 'learning_rate': 0.0, 'weight_decay': 0.0})
-    first = fit(few, corpus, ids, tmp_path / 'first', validate=weight, workers=0, progress=False)
-    still = fit(
-        changed(few, {'seed': 1}),
-        corpus,
-        ids,
-        tmp_path / 'second',
-        validate=weight,
-        start=first,
-        facts={'revision': 'abc'},
-        workers=0,
-        progress=False,
+    first = quick_fit(few, corpus, ids, tmp_path / 'first')
+    still = quick_fit(
+        changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second', start=first, facts={'revision': 'abc'}
     )
     card = load(still)[1]
     assert {k: v for k, v in load(first)[0].named_parameters()}.keys() == {
@@ -401,15 +358,7 @@ def test_a_run_may_begin_with_another_ones_weights(corpus, ids, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*weights)), 'at a rate of zero it stays what it began with'
     assert card['started_from']['digest'] == load(first)[1]['digest'] and card['revision'] == 'abc'
     with pytest.raises(ResonanceError, match='another recipe'):  # a run that began elsewhere is another run
-        fit(
-            changed(few, {'seed': 1}),
-            corpus,
-            ids,
-            tmp_path / 'second',
-            validate=weight,
-            workers=0,
-            progress=False,
-        )
+        quick_fit(changed(few, {'seed': 1}), corpus, ids, tmp_path / 'second')
     with pytest.raises(ResonanceError, match='has the settings'):
         fit(
             changed(few, {'encoder.dim': 32}),
@@ -485,16 +434,7 @@ def test_a_run_by_the_clock_ends_when_its_minutes_are_over(corpus, ids, tmp_path
 def test_a_run_by_the_clock_goes_on_where_its_minutes_were(corpus, ids, tmp_path):
     recipe = changed(TINY, CLOCK)
     for stop_after_s in (2.0, None):
-        fit(
-            recipe,
-            corpus,
-            ids,
-            tmp_path,
-            validate=weight,
-            workers=0,
-            progress=False,
-            stop_after_s=stop_after_s,
-        )
+        quick_fit(recipe, corpus, ids, tmp_path, stop_after_s=stop_after_s)
         state = torch.load(tmp_path / 'checkpoint.ckpt', weights_only=True)
         spent_s = state['callbacks']['Keeper']['spent_s']
         assert (2 < spent_s < 6) if stop_after_s else (6 <= spent_s < 9)
@@ -550,7 +490,7 @@ def test_a_run_that_an_earlier_version_began_goes_on(corpus, ids, tmp_path):
     from resonance_nb.recipe import OLD_NAMES
 
     recipe = changed(TINY, {'steps': 4, 'validate_every': 2})
-    path = fit(recipe, corpus, ids, tmp_path, validate=weight, workers=0, progress=False)
+    path = quick_fit(recipe, corpus, ids, tmp_path)
     card = json.loads((tmp_path / 'recipe.json').read_text())
     for old, today in OLD_NAMES.items():
         card['recipe'][old] = card['recipe'].pop(today)
