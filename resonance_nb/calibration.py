@@ -201,7 +201,8 @@ class NothingFitted(ResonanceError):
         self,
         method: str,  # whose calibration is missing
     ):
-        super().__init__(f'nothing was fitted for {method}: run `resonance calibrate {method}`')
+        todo = f'run `resonance calibrate {method}`, and copy the file that it names to {MODELS}'
+        super().__init__(f'nothing was fitted for {method}: {todo}')
 
 
 UNFITTED = Calibration({}, 0.0, {}, 0.5)  # where nothing was fitted: every answer is given, as a guess

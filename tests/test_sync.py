@@ -47,7 +47,7 @@ def test_notebooks_are_clean(root, copy):
 
 def test_package_is_exported(root, copy):
     for path in (copy / 'resonance_nb').glob('*.py'):
-        if path.name not in ('__init__.py', '_modidx.py'):
+        if path.name not in ('__init__.py', '__main__.py', '_modidx.py'):
             path.unlink()
     nbdev(copy, 'export')
     assert not changed(root, copy, 'resonance_nb', '*.py'), 'run nbdev_export'
