@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from .core import METHODS, ResonanceError, method_class
 from .queries import Query
 from .recogniser import SongIndex
 from .survey import Row, Survey
+
+if TYPE_CHECKING:
+    from resonance_nb.fuse import Fused
 
 # %% auto #0
 __all__ = ['ADAPTORS', 'pairs_that_share_audio', 'without_kin', 'Adaptor', 'AveragesAdaptor', 'RankingAdaptor',
@@ -100,8 +104,8 @@ class Adaptor:
     def weigh(
         self,
         rows: Sequence[Row],  # of the pass 'weights'
-    ) -> None:
-        "Take the weights that the pass 'weights' gives."
+    ) -> SongIndex:
+        "Return the recogniser with what the pass 'weights' gives; the one in use stays as it is."
         raise NotImplementedError
 
     def strangers(
@@ -344,12 +348,12 @@ class FusedAdaptor(Adaptor):
     def weigh(
         self,
         rows: Sequence[Row],  # of the first pass
-    ) -> None:
-        "Take the weights that the first pass gives; the recogniser reads them from its calibration."
+    ) -> Fused:
+        "Fit the weights of cosine and agreement; return the recogniser with them, and leave the one in use as it is."
         cases = [(np.reshape(r.evidence[1:], (2, -1)).T, int(r.evidence[0])) for r in rows]
         cosine, agreement = candidate_weights(cases)
         weights = {'cosine': round(float(cosine), 2), 'agreement': round(float(agreement), 3)}
-        self.recognizer.calibration.constants['score_weights'].update(weights)
+        return self.recognizer.with_constants({'score_weights': weights})
 
     def judge(self, query, clip, condition):
         heard = self._analyse(query, clip, condition)

@@ -72,7 +72,7 @@ def go_through(
                 journal.keep(keys[-1], ask(clip.query, clip.sound(), clip.condition))
         rows = [r for key in keys for r in journal.rows[key]]
         if name == 'weights':
-            adaptor.weigh(rows)
+            adaptor.recognizer = adaptor.weigh(rows)
     return rows
 
 # %% ../nbs/54b_calibrate.ipynb #cf1c9c00

@@ -9,7 +9,9 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from importlib import resources
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['MODELS', 'UNFITTED', 'reliability', 'confidences', 'fit', 'plot_reliability', 'expected_calibration_error',
-           'threshold_at', 'Calibration', 'NothingFitted', 'load_all', 'shipped', 'load', 'save']
+__all__ = ['REPAIR', 'MODELS', 'UNFITTED', 'reliability', 'confidences', 'fit', 'plot_reliability', 'expected_calibration_error',
+           'threshold_at', 'Calibration', 'NothingFitted', 'load_all', 'shipped', 'load', 'save', 'constant_of']
 
 # %% ../nbs/10b_calibration.ipynb #93c1e546
 def _share_right(confidence: np.ndarray, correct: np.ndarray) -> dict:
@@ -151,6 +153,9 @@ def threshold_at(
     return float(np.nextafter(max(lines), np.inf))
 
 # %% ../nbs/10b_calibration.ipynb #60be761b
+REPAIR = 'install resonance_nb again'  # what helps where a file of the package is missing or damaged
+
+
 @dataclass(frozen=True)
 class Calibration:
     "How one recogniser's features become a confidence, and from which confidence on it speaks."
@@ -171,9 +176,16 @@ class Calibration:
         self,
         features: np.ndarray,  # (n, d)
     ) -> np.ndarray:
-        "Weigh the features of answers: the log odds that each is right, shape (n,)."
+        """Weigh the features of answers: the log odds that each is right, shape (n,).
+
+        Raises `ResonanceError` where there are more or fewer of them than weights.
+        """
         if not self.weights:  # nothing was fitted, or nothing speaks for or against an answer
             return np.full(len(features), self.intercept)
+        if features.shape[1] != len(self.weights):
+            raise ResonanceError(
+                f'{features.shape[1]} features, but a calibration of {len(self.weights)}: {REPAIR}'
+            )
         return self.intercept + features @ self.coefficients[1:]
 
     def confidence(
@@ -208,12 +220,23 @@ class NothingFitted(ResonanceError):
 UNFITTED = Calibration({}, 0.0, {}, 0.5)  # where nothing was fitted: every answer is given, as a guess
 
 
+def _checked(calibration: Calibration) -> Calibration:
+    "Return a calibration whose parts are what they should be; raise `ValueError` for any other."
+    dicts = (calibration.fitted_for, calibration.weights, calibration.constants)
+    if not all(isinstance(part, dict) for part in dicts):
+        raise ValueError('weights and constants must have names')
+    numbers = [calibration.intercept, calibration.accept_confidence, *calibration.weights.values()]
+    if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
+        raise ValueError('intercept, weights and threshold must be finite numbers')
+    return calibration
+
+
 def load_all(
     path: Path,  # a file that `save` wrote
 ) -> list[Calibration]:
     "Read all calibrations of a file; one that is none raises `ResonanceError`."
     try:
-        return [Calibration(**entry) for entry in json.loads(path.read_text(encoding='utf-8'))]
+        return [_checked(Calibration(**entry)) for entry in json.loads(path.read_text(encoding='utf-8'))]
     except (OSError, ValueError, TypeError) as e:
         raise ResonanceError(f'{path} is no file of calibrations ({type(e).__name__}: {e})') from e
 
@@ -248,3 +271,24 @@ def save(
     "Write calibrations as JSON, in place of what was there."
     with atomic_write(path) as part:
         part.write_text(json.dumps([asdict(c) for c in calibrations], indent=2) + '\n', encoding='utf-8')
+
+# %% ../nbs/10b_calibration.ipynb #0e70aef1
+def constant_of(
+    method: str,  # the name of the file in `resonance_nb/models`, for the error
+    constants: dict,  # of a calibration of it
+    *path: str,  # the name of a constant, and the names within it
+    shape: tuple[int | None, ...] = (),  # of its numbers; None: any length
+) -> np.ndarray:
+    """Read a constant, float64 of the asked shape.
+
+    One that is missing, has another shape or is not finite raises `ResonanceError`.
+    """
+    try:
+        numbers = np.array(reduce(getitem, path, constants), np.float64)
+    except (KeyError, TypeError, ValueError):
+        numbers = np.array(np.nan)
+    fits = numbers.ndim == len(shape) and all(want in (None, n) for want, n in zip(shape, numbers.shape))
+    if not fits or not np.isfinite(numbers).all():
+        name = '.'.join(path)
+        raise ResonanceError(f'{MODELS / method}.json is missing, or has no usable {name}: {REPAIR}')
+    return numbers

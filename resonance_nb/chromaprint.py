@@ -501,7 +501,7 @@ def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
     order = best_first(1 - error, np.array(track_ids))
     error = error[order]
     varied = variety(clip[0])
-    evidence = features(error, bits, varied, self.calibration.constants['chance'])
+    evidence = features(error, bits, varied, self.constant('chance', shape=(3,)))
     names = [track_ids[i] for i in order]
     return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from importlib import resources
 
 import numpy as np
 
-from .core import best_first
+from .calibration import MODELS, REPAIR, constant_of
+from .core import ResonanceError, best_first
 from .match import runner_up
 from .network import HOP_S
 from .table import FRAME_S, FRONT, Proposals, SongTable
@@ -86,10 +86,13 @@ def check_peaks(
 def shipped_noises() -> np.ndarray:
     """Read what crowds and noise sound like to the encoder of this package.
 
-    Directions of unit length, float32 (64, dim).
+    Directions of unit length, float32 (64, dim). A file that cannot be read raises `ResonanceError`.
     """
-    path = resources.files('resonance_nb') / 'models' / 'noises.npy'
-    return np.load(str(path), allow_pickle=False).astype(np.float32)
+    path = MODELS / 'noises.npy'
+    try:
+        return np.load(str(path), allow_pickle=False).astype(np.float32)
+    except (OSError, EOFError, ValueError) as e:
+        raise ResonanceError(f'{path} cannot be read ({type(e).__name__}): {REPAIR}') from e
 
 # %% ../nbs/51b_evidence.ipynb #131ab3cf
 @dataclass
@@ -108,10 +111,15 @@ class Scoring:
         constants: dict,  # of the method's calibration
         noises: np.ndarray | None = None,  # None: those of the encoder of this package
     ) -> Scoring:
-        "Take the constants that were fitted."
+        "Take the constants that were fitted; `ResonanceError` where one is missing or no number."
         noises = shipped_noises() if noises is None else noises
+        read = lambda part, *keys: {key: float(constant_of('fused', constants, part, key)) for key in keys}
         return cls(
-            constants['score_weights'], constants['floor'], constants['noise'], constants['steady'], noises
+            read('score_weights', 'cosine', 'agreement'),
+            read('floor', 'rival', 'others', 'agreement'),
+            read('noise', 'likeness', 'weight'),
+            read('steady', 'lead', 'share', 'alike'),
+            noises,
         )
 
     def score(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -198,10 +199,26 @@ class Fused(SongIndex[Song, Candidates]):
                 f'the encoder makes {self.encoder.settings.dim}'
             )
         self.digest = self.encoder.digest
-        constants = self.calibration.constants
         nothing = np.zeros((1, self.encoder.settings.dim), np.float32)  # what noise is to another encoder
-        self.scoring = Scoring.of(constants, None if self.calibrated else nothing)
-        self._few = constants['few']
+        self._take_constants(None if self.calibrated else nothing)
+
+    def _take_constants(self, noises: np.ndarray | None) -> None:
+        self.scoring = Scoring.of(self.calibration.constants, noises)
+        sizes = self.constant('few', 'songs', shape=(None,))
+        self._few = {'songs': sizes, 'logit': self.constant('few', 'logit', shape=sizes.shape)}
+
+    def with_constants(
+        self,
+        constants: dict,  # that take the place of those of the calibration with their names
+        *,
+        noises: np.ndarray | None = None,  # directions of noise, shape (n, dim); None: those in use
+    ) -> Fused:
+        "Return a recogniser of the same songs with other constants; this one stays as it is."
+        other = copy(self)
+        other.songs = dict(self.songs)
+        other.calibration = replace(self.calibration, constants=self.calibration.constants | constants)
+        other._take_constants(self.scoring.noises if noises is None else noises)
+        return other
 
     @property
     def model_name(self) -> str:

@@ -481,7 +481,7 @@ class Landmarks(SongIndex[Song, LandmarkRanking]):
         if not search.candidates:
             return rank_by_votes(lookup, len(samples), search, self.front, k=k)
         # the level of chance in a catalogue of this size, at least
-        least = float(np.interp(len(self), *self.calibration.constants['least_chance']))
+        least = float(np.interp(len(self), *self.constant('least_chance', shape=(2, None))))
         return rank_by_agreement(lookup, samples, search, self.front, least=least)
 
     def confidence(

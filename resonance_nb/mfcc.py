@@ -501,7 +501,7 @@ def _rank(self: Averages, samples: np.ndarray, k: int) -> Ranking:
     order = best_first(scores, table.by_name)
     track_ids = [table.track_ids[i] for i in order]
     places_s = np.array([_place(self, t, starts_s, unit) for t in track_ids[:k]])
-    known = features(scores[order], self.calibration.constants['usual_fifth'])
+    known = features(scores[order], float(self.constant('usual_fifth')))
     return Ranking(track_ids, scores[order], places_s, known)
 
 # %% ../nbs/32_mfcc.ipynb #d4dd4ded

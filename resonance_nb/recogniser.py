@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from .audio import search_stretches, usable
-from .calibration import UNFITTED, Calibration, NothingFitted
+from .calibration import UNFITTED, Calibration, NothingFitted, constant_of
 from .calibration import load as load_calibration
 from resonance_nb.core import (
     Match,
@@ -318,6 +318,14 @@ class SongIndex(Generic[Kept, OwnRanking]):
             return load_calibration(self.calibration_file or self.name, self.fitted_for, self.feature_names)
         except NothingFitted:
             return UNFITTED
+
+    def constant(
+        self,
+        *path: str,  # its name in the file of calibrations, and the names within it
+        shape: tuple[int | None, ...] = (),  # of its numbers; None: any length
+    ) -> np.ndarray:
+        "Read a constant of the calibration; `ResonanceError` where that is missing or damaged."
+        return constant_of(self.calibration_file or self.name, self.calibration.constants, *path, shape=shape)
 
     @property
     def calibrated(self) -> bool:

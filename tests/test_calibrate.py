@@ -1,7 +1,9 @@
 """Calibrating: which clips, which rows, and that the numbers are those of the recipe."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from resonance_nb.adaptors import (
     Adaptor,
     AveragesAdaptor,
     ChromaprintAdaptor,
+    FusedAdaptor,
     LandmarkAdaptor,
     adaptor_of,
     candidate_weights,
@@ -21,6 +24,7 @@ from resonance_nb.calibrate import calibrate, fit_rows, go_through, put
 from resonance_nb.calibration import Calibration, load_all
 from resonance_nb.cli_calibrate import _fit_method
 from resonance_nb.core import METHODS, ResonanceError
+from resonance_nb.fuse import Fused
 from resonance_nb.mfcc import Mfcc
 from resonance_nb.queries import Query
 from resonance_nb.recogniser import Column, Ranking, SongIndex
@@ -171,6 +175,40 @@ def test_the_conditional_logit_finds_the_weights():
         p = np.exp(x @ true)
         cases.append((x, int(rng.choice(8, p=p / p.sum()))))
     assert candidate_weights(cases) == pytest.approx(true, rel=0.15)
+
+
+def test_weighing_gives_another_recogniser_and_leaves_the_one_in_use():
+    one = Fused()
+    one.add('a', tune(3 * 16_000) * np.sin(np.arange(3 * 16_000, dtype=np.float32) / 3_000))
+    constants, scoring, songs = deepcopy((one.calibration.constants, vars(one.scoring), one.songs))
+    rng = np.random.default_rng(0)
+    rows = [
+        Row('known', 'a', evidence=[0, *rng.normal([[2], [4]] * np.eye(1, 6), 1).ravel()]) for _ in range(50)
+    ]
+    adaptor = FusedAdaptor(one, {})
+    other = adaptor.weigh(rows)
+    assert adaptor.recognizer is one and other is not one
+    assert one.calibration.constants == constants
+    assert one.scoring.weights == scoring['weights'] == constants['score_weights']
+    assert other.scoring.weights == other.calibration.constants['score_weights'] != constants['score_weights']
+    assert other.scoring.floor == scoring['floor'] and other.scoring.noises is one.scoring.noises
+    other.add('b', tune(3 * 16_000))
+    assert [*one.songs] == [*songs] and [*other.songs] == [*songs, 'b']
+
+
+def test_what_was_weighed_is_asked_in_the_next_pass():
+    class Weighs(ToyAdaptor):
+        passes = ('weights', 'rows')
+
+        def candidates(self, query, clip, condition):
+            return self.judge(query, clip, condition)
+
+        def weigh(self, rows):
+            return SimpleNamespace(name='weighed', heard=len(rows))
+
+    adaptor = Weighs(Toy(), {})
+    go_through(adaptor, list(clips()), Journal(None, {}), progress=False)
+    assert adaptor.recognizer == SimpleNamespace(name='weighed', heard=12)
 
 
 # --- surveys and journals

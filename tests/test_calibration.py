@@ -1,6 +1,7 @@
 """What a confidence is worth: fits, reliability, thresholds, and the files that keep them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,27 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert one.confidence(np.array([[1.0, 1.0]])) == pytest.approx(1 / (1 + np.exp(-3.5)))
 
 
-@pytest.mark.parametrize('text', ['', '{', '[1]', '[{"weights": {}}]', '{"intercept": 1}'])
+def entry(**changes):
+    "A file of one calibration, as text."
+    whole = {'fitted_for': {}, 'intercept': 0.0, 'weights': {'a': 1.0}, 'accept_confidence': 0.5}
+    return json.dumps([whole | changes])
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        '{',
+        '[1]',
+        '[{"weights": {}}]',
+        '{"intercept": 1}',
+        entry(intercept=None),
+        entry(weights=[1.0]),
+        entry(weights={'a': 'much'}),
+        entry(constants=None),
+        entry(accept_confidence=float('nan')),
+    ],
+)
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     (tmp_path / 'x.json').write_text(text)
     with pytest.raises(ResonanceError, match='no file of calibrations'):
@@ -125,3 +146,83 @@ def test_every_recogniser_comes_with_a_calibration_of_its_own(method):
     assert recognizer.accept_confidence == fitted.accept_confidence
     assert fitted.fitted_on['split'] == 'validation' and fitted.fitted_on['false_accepts_allowed'] <= 0.01
     assert json.dumps(fitted.constants) and all(isinstance(w, float) for w in fitted.weights.values())
+
+
+NEEDS = {  # the methods that need constants, and one that each of them needs
+    'mfcc': 'usual_fifth',
+    'chroma': 'usual_fifth',
+    'chromaprint': 'chance',
+    'landmark': 'least_chance',
+    'landmark-dense': 'least_chance',
+    'fused': 'noise',
+}
+
+
+@pytest.fixture(params=NEEDS)
+def spoiled(request, tmp_path, monkeypatch):
+    "A method, the constant it needs, and a function that puts another file in the place of the shipped one."
+    kind = method_class(request.param)
+    name = f'{kind.calibration_file or kind.name}.json'
+    shipped = calibration.load_all(calibration.MODELS / name)
+    monkeypatch.setattr(calibration, 'MODELS', tmp_path)
+
+    def put(change):
+        entries = [change(dict(c.constants)) for c in shipped]
+        calibration.save(tmp_path / name, [replace(c, constants=e) for c, e in zip(shipped, entries)])
+
+    return request.param, NEEDS[request.param], put
+
+
+def heard_by(method):
+    "What a method answers that holds one song."
+    rng = np.random.default_rng(0)
+    song = (0.1 * rng.standard_normal(10 * 16_000) * (1 + np.sin(np.arange(160_000) / 900))).astype(
+        np.float32
+    )
+    recognizer = method_class(method)()
+    recognizer.add('a', song)
+    return recognizer.search(song[32_000:112_000], 1)
+
+
+def test_a_missing_file_of_calibrations_is_one_line(spoiled):
+    method, name, put = spoiled
+    with pytest.raises(ResonanceError, match='json is missing.*install resonance_nb again') as e:
+        heard_by(method)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    'value', ['left out', None, 'text', {'weight': [1]}, [[1.0], [1.0, 2.0]], float('nan')], ids=str
+)
+def test_a_damaged_constant_is_one_line(spoiled, value):
+    method, name, put = spoiled
+    put(lambda c: {k: v for k, v in c.items() if k != name} if value == 'left out' else c | {name: value})
+    with pytest.raises(ResonanceError, match=f'no usable {name}.*install resonance_nb again') as e:
+        heard_by(method)
+    assert '\n' not in str(e.value)
+
+
+def test_the_whole_file_answers(spoiled):
+    method, _, put = spoiled
+    put(lambda c: c)
+    assert [m.track_id for m in heard_by(method)] == ['a']
+
+
+def test_weights_for_other_features_are_one_line():
+    two = Calibration({}, 0.0, {'a': 1.0, 'b': 1.0}, 0.5)
+    with pytest.raises(ResonanceError, match='3 features, but a calibration of 2'):
+        two.log_odds(np.ones((4, 3)))
+
+
+@pytest.mark.parametrize('content', [None, b'', b'no array', b'\x93NUMPY\x01\x00v\x00{}'], ids=str)
+def test_directions_of_noise_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, content):
+    from resonance_nb import evidence
+
+    monkeypatch.setattr(evidence, 'MODELS', tmp_path)
+    if content is not None:
+        (tmp_path / 'noises.npy').write_bytes(content)
+    evidence.shipped_noises.cache_clear()
+    with pytest.raises(ResonanceError, match='noises.npy cannot be read.*install resonance_nb again'):
+        evidence.shipped_noises()
+    monkeypatch.undo()
+    assert evidence.shipped_noises().shape[0] == 64
