@@ -51,7 +51,7 @@ FITTED := runs/calibration
 CALIBRATE := $(VENV)/bin/resonance calibrate --out $(FITTED)
 calibrate: $(VENV)/.ready
 	@$(CALIBRATE) codebook noises </dev/null
-	@cp $(FITTED)/codebook.npz $(FITTED)/noises.npy resonance_nb/models/
+	@cp $(FITTED)/codebook.npz $(FITTED)/noises.npy $(FITTED)/fused.json resonance_nb/models/
 	@$(CALIBRATE) landmark landmark-dense chromaprint mfcc chroma embedding fused small </dev/null
 	@cp $(FITTED)/*.json resonance_nb/models/
 	@$(CALIBRATE) listener </dev/null

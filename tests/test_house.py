@@ -392,7 +392,7 @@ FLOORS = [
     'runs',
     'reporting',
     'report trials compare survey vectors small',
-    'adaptors',
+    'adaptors hubs',
     'calibrate',
     'book front cli_options',
     'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate',
