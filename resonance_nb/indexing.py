@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,7 +24,7 @@ from .identity import facts_of_file, insert_song, keep_sound, rehome, settle
 from .segments import MAX_SEGMENTS, REST_SEGMENTS, publish_segment, sweep
 
 # %% auto #0
-__all__ = ['MANY_FILES', 'LONG_S', 'REDRAWN_S', 'IndexReport', 'index']
+__all__ = ['MANY_FILES', 'LONG_S', 'REDRAWN_S', 'IndexReport', 'holding_interrupts', 'index']
 
 # %% ../nbs/02h_indexing.ipynb #f26c02b8
 from .segments import forget_unreadable, merge_segments
@@ -168,6 +170,23 @@ def _files_of(store: Store, recording_ids: set[str], besides: list[Path]) -> lis
         if recording_id in recording_ids and os.path.isfile(path := real_path(stored)):
             files.setdefault(recording_id, []).append(path)
     return [Path(paths[0]) for paths in files.values() if not named.intersection(map(os.path.abspath, paths))]
+
+# %% ../nbs/02h_indexing.ipynb #017dd5b5
+@contextmanager
+def holding_interrupts() -> Iterator[None]:
+    "Let Ctrl-C wait until the end of a `with` block; in another thread than the main one, do nothing."
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    came = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 # %% ../nbs/02h_indexing.ipynb #d1656202
 def _commit(store: Store, method: str, task: dict, outcome: dict, run: _Run) -> None:
@@ -327,7 +346,8 @@ def _work_through(
     "Commit batch after batch, and finish; whatever ends a run early, nothing is left lying about."
     try:
         for task, outcome in work:
-            _commit(store, method, task, outcome, run)
+            with holding_interrupts():
+                _commit(store, method, task, outcome, run)
             if len(store.segments(method)) > MAX_SEGMENTS:
                 _try_merge(store, method, MAX_SEGMENTS // 4, run)
         _finish(store, method, run)

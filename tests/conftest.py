@@ -1,6 +1,8 @@
 """Where the tests find things, and what they must not touch."""
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +26,23 @@ def pytest_configure(config):
     os.environ.setdefault('PYDEVD_DISABLE_FILE_VALIDATION', '1')
     os.environ.setdefault('MPLBACKEND', 'Agg')
     os.environ.pop('RESONANCE_RUN', None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run a test with the mark `alone` in a Python of its own, with one thread.
+
+    What is forked has a copy of every lock, also of those that another thread holds just now; nobody opens them.
+    """
+    if pyfuncitem.get_closest_marker('alone') is None or 'RESONANCE_ALONE' in os.environ:
+        return None
+    not_ours = ('PYTEST_ADDOPTS', 'PYTEST_XDIST_WORKER', 'PYTEST_CURRENT_TEST')
+    env = {name: value for name, value in os.environ.items() if name not in not_ours}
+    env |= {'RESONANCE_ALONE': '1', **{f'{name}_NUM_THREADS': '1' for name in ('OMP', 'OPENBLAS', 'MKL')}}
+    words = ['-m', 'pytest', '-p', 'no:xdist', '-p', 'no:cacheprovider', pyfuncitem.nodeid]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f'{done.stdout[-20_000:]}\n{done.stderr[-5_000:]}'
+    return True
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -187,7 +187,7 @@ def run(name, setting, quick, more=()):
     )
     log.write_text(f'{name}: {setting.env}\n{told.stdout}{told.stderr}', encoding='utf-8')
     if told.returncode:
-        return False, f'{name:<13} did not start: see {log.relative_to(ROOT)}'
+        return False, f'{name:<13} did not start: see {os.path.relpath(log, ROOT)}'
     says = json.loads(told.stdout)
     if not says['computes right']:
         return True, f'{name:<13} skipped: products of integers come out wrong here'
@@ -228,7 +228,7 @@ def run(name, setting, quick, more=()):
     return (
         status == 0,
         f'{name:<13} {line}  ({heard or f"{setting.spinning} processes spinning"})'
-        + f': see {log.relative_to(ROOT)}' * bool(status),
+        + f': see {os.path.relpath(log, ROOT)}' * bool(status),
     )
 
 

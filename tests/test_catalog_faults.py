@@ -8,8 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+import traceback
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,12 @@ def segments(catalogue, method='toy'):
 
 def named(catalog, method='toy'):
     return {r[0] for r in catalog.store.rows('SELECT name FROM segments WHERE method = ?', method)}
+
+
+def fork():
+    "Fork this process, which has one thread; see `conftest.pytest_pyfunc_call`."
+    assert threading.active_count() == 1, threading.enumerate()
+    return os.fork()
 
 
 def killed_at_random(
@@ -141,6 +149,7 @@ def test_killed_with_the_real_recogniser(tmp_path):
     assert -signal.SIGKILL in moments
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_killed_at_every_step(tmp_path):
     "Between any two writes: before and after each fsync and each transaction, merging included."
@@ -184,7 +193,7 @@ def test_killed_at_every_step(tmp_path):
     killed = []
     for last_step in range(1, 200):
         folder = tmp_path / f'step {last_step}'
-        pid = os.fork()
+        pid = fork()
         if not pid:
             child(folder, last_step)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -234,11 +243,13 @@ def killed_at_each_step(tmp_path, base, act, look):
     for last_step in range(1, 400):
         folder = tmp_path / f'step {last_step}'
         shutil.copytree(base, folder)
-        pid = os.fork()
+        pid = fork()
         if not pid:
             try:
                 child(folder, last_step)
                 os._exit(0)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -250,6 +261,7 @@ def killed_at_each_step(tmp_path, base, act, look):
         shutil.rmtree(folder)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_removing_killed_at_every_step(tmp_path):
     toy.write_songs(tmp_path / 'music' / 'a', 3), toy.write_songs(tmp_path / 'music' / 'b', 2, first=3)
@@ -292,6 +304,7 @@ def test_removing_killed_at_every_step(tmp_path):
     )
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_repairing_killed_at_every_step(tmp_path):
     toy.write_songs(tmp_path / 'music', 3)
@@ -317,6 +330,7 @@ def test_repairing_killed_at_every_step(tmp_path):
     assert left[0] == left[-1] == 3 and 0 in left  # killed before and after the damaged one was forgotten
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
     "No song leaves an index before it is in it again, so that nothing is forgotten in silence."
@@ -352,6 +366,7 @@ def test_repairing_changed_bytes_killed_at_every_step(tmp_path, monkeypatch):
     assert 'damaged' in kinds[0] and kinds[-1] == set() and all('not-indexed' not in k for k in kinds)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.parametrize('old', [(1, 0), (2, 1)])
 def test_a_new_format_killed_at_every_statement(tmp_path, old):
@@ -382,11 +397,13 @@ def test_a_new_format_killed_at_every_statement(tmp_path, old):
     for last_step in range(1, 100):
         folder = tmp_path / f'step {last_step}'
         shutil.copytree(tmp_path / 'base', folder)
-        pid = os.fork()
+        pid = fork()
         if not pid:
             try:
                 child(folder, last_step)
                 os._exit(0)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -575,20 +592,45 @@ def test_a_worker_that_cannot_start(tmp_path, music, monkeypatch):
 
 
 def test_interrupted_from_the_keyboard(tmp_path, music):
-    process = start(tmp_path / 'c', music, jobs=2, batch=2, TOY_DELAY_S='0.1')
-    wait_for(
-        lambda: segments(tmp_path / 'c') and any(not n.startswith('.') for n in segments(tmp_path / 'c'))
-    )
-    time.sleep(0.2)
+    "One song is never done: the run waits for it when all others are in, on a fast machine and on a slow one."
+    waits = sorted(music.iterdir())[10]  # the first of its batch
+    process = start(tmp_path / 'c', music, jobs=2, batch=2, TOY_WAIT_ID=core.sha256_file(waits)[:16])
+
+    def n_indexed():
+        assert process.poll() is None, process.stderr.read()
+        with suppress(sqlite3.OperationalError):  # there is no catalogue yet, or no table in it
+            with closing(sqlite3.connect(f'file:{tmp_path / "c" / DATABASE}?mode=ro', uri=True)) as db:
+                return db.execute('SELECT count(*) FROM indexed').fetchone()[0]
+
+    wait_for(lambda: n_indexed() == 38)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     line = [text for text in err.splitlines() if 'interrupted:' in text]
     with Catalog(tmp_path / 'c') as c:
-        assert 0 < len(c) < 40 and line == [
-            f'interrupted: {len(c)} new songs of this run are kept; run the same command again to go on'
+        assert len(c) == 38 and line == [
+            'interrupted: 38 new songs of this run are kept; run the same command again to go on'
         ]
         assert segments(tmp_path / 'c') == named(c)
-        assert c.index(music, method='toy', progress=False).added == 40 - len(c) or len(c) == 40
+        assert c.index(music, method='toy', progress=False).added == 2
+
+
+def test_ctrl_c_in_the_middle_of_a_commit_waits_for_its_end(tmp_path, music, monkeypatch, capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    real = indexing._tick_off
+
+    def interrupted(file, facts, run):
+        signal.raise_signal(signal.SIGINT)  # the songs are committed, and not yet counted
+        real(file, facts, run)
+
+    monkeypatch.setattr(indexing, '_tick_off', interrupted)
+    try:
+        with Catalog(tmp_path / 'c', create=True) as c:
+            with pytest.raises(KeyboardInterrupt):
+                c.index(music, method='toy', batch_files=3, progress=False)
+            assert len(c) == 3 and 'interrupted: 3 new songs of this run are kept' in capfd.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize('method, jobs', [('toy', 1), ('stream-toy', 2)])

@@ -53,7 +53,7 @@ def test_the_clock_jumps():
 
 def test_a_failing_test_is_told(tmp_path, capfd, monkeypatch):
     (tmp_path / 'test_two.py').write_text('def test_a(): pass\ndef test_b(): assert 0\n')
-    monkeypatch.setattr(elsewhere, 'LOGS', elsewhere.LOGS / 'test')
+    monkeypatch.setattr(elsewhere, 'LOGS', tmp_path / 'logs')
     assert elsewhere.main(['--only', 'one-thread', '--', str(tmp_path / 'test_two.py')]) == 1
     said = capfd.readouterr().out
     assert (
@@ -65,13 +65,26 @@ def test_a_failing_test_is_told(tmp_path, capfd, monkeypatch):
     assert elsewhere.main(['--only', 'one-thread', '--', f'{tmp_path / "test_two.py"}::test_a']) == 0
 
 
-def test_a_setting_without_effect_is_a_failure(monkeypatch):
-    monkeypatch.setattr(elsewhere, 'LOGS', elsewhere.LOGS / 'test')
-    elsewhere.LOGS.mkdir(parents=True, exist_ok=True)
-    well, line = elsewhere.run(
-        'one-thread', elsewhere.Setting({'OMP_NUM_THREADS': '2'}, {'torch threads': 1}), True
-    )
-    assert not well and "had no effect: {'torch threads': 2}" in line
+@pytest.mark.parametrize(
+    'says, well, words',
+    [
+        ({'computes right': True, 'torch threads': 2}, False, "had no effect: {'torch threads': 2}"),
+        ({'computes right': False, 'torch threads': 2}, True, 'skipped: products of integers'),
+        (None, False, 'did not start'),
+    ],
+)
+def test_a_setting_without_effect_is_a_failure(tmp_path, monkeypatch, says, well, words):
+    "What a child says is made up: how many threads a library takes depends on the machine, and on who else is there."
+
+    def child(command, **how):
+        assert command[-1] == '--report', 'no tests are run with it'
+        return subprocess.CompletedProcess(command, int(says is None), json.dumps(says), '')
+
+    monkeypatch.setattr(elsewhere, 'LOGS', tmp_path)
+    monkeypatch.setattr(elsewhere.subprocess, 'run', child)
+    setting = elsewhere.Setting({'OMP_NUM_THREADS': '2'}, {'torch threads': 1})
+    answer, line = elsewhere.run('one-thread', setting, True)
+    assert answer is well and words in line, line
 
 
 def test_names_and_turns(capsys):

@@ -650,6 +650,7 @@ def test_an_earlier_format_that_cannot_be_written_still_answers(cat, music, monk
         assert c.store.rows('PRAGMA user_version')[0][0] == 2
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.parametrize('old', [False, True])
 def test_killed_at_every_step_of_a_move(tmp_path, music, old):

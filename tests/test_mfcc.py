@@ -741,6 +741,7 @@ def test_two_indexers_at_once(tmp_path, music, cat):
         assert len(c.recognizer('mfcc')) == len(c) == 6
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_killed_at_every_step(tmp_path, music):
     "Before, in and after each transaction and each fsync, merging included; then what is there is whole, and the rest is added."

@@ -2,6 +2,7 @@
 
 A song is its loudest frequency in each quarter of a second. What a test wants to go wrong is asked for
 through the environment: TOY_DELAY_S (seconds per song), TOY_CRASH_ID (a recording at which the process dies),
+TOY_WAIT_ID (a recording that is never done: its process waits until it is ended),
 TOY_FULL (saving fails as on a full disk), TOY_BALLAST (bytes added to every segment)."""
 
 import errno
@@ -31,6 +32,8 @@ class Toy:
 
     def add(self, track_id, samples):
         time.sleep(float(os.environ.get('TOY_DELAY_S', 0)))
+        while track_id == os.environ.get('TOY_WAIT_ID'):
+            time.sleep(60)
         if track_id == os.environ.get('TOY_CRASH_ID'):
             os.kill(os.getpid(), signal.SIGSEGV)
         if len(samples) >= 4000 and np.any(samples):
