@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def catalogue_with_hubs(
 ) -> Fused:
     "Index songs, and beside them recordings that are none."
     if folder and (folder / 'index.json').exists():
-        return Fused.load(folder)
+        return cast(Fused, Fused.load(folder))
     catalogue = Fused()
     index(catalogue, corpus, track_ids, progress=progress, measure_disk=False)
     for name in corpus.split('noise', split).index:
@@ -231,7 +231,11 @@ def weight_effects(
     kept = folder / 'noises-index' if folder else None
     catalogue = catalogue_with_hubs(corpus, plan.catalogue_ids, folder=kept, progress=progress)
     digest = hashlib.sha256(directions.astype('<f2').tobytes()).hexdigest()
-    facts = {'for': catalogue.fitted_for, 'survey': astuple(survey), 'queries': query_set_hash(queries)}
+    facts: dict[str, Any] = {
+        'for': catalogue.fitted_for,
+        'survey': astuple(survey),
+        'queries': query_set_hash(queries),
+    }
     facts |= {'weights': list(weights), 'directions': digest, 'songs': len(catalogue)}
     journal = Journal(folder / 'noises.jsonl' if folder else None, facts)
     weighed = under_weights(catalogue, weights, directions)
