@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TRIALS_VERSION', 'LATER', 'trial', 'learned_from', 'choices', 'as_line', 'kept_lines', 'kept', 'keep', 'Pool',
-           'finds_own', 'Trial', 'Plan', 'base_recipe', 'run_trials']
+           'finds_own', 'validation_for', 'Trial', 'Plan', 'base_recipe', 'run_trials']
 
 # %% ../nbs/44a_trials.ipynb #a3214060
 def trial(
@@ -247,6 +247,30 @@ def finds_own(
     own = torch.arange(len(a))
     similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
     return (similar.argmax(1) == own).numpy()
+
+# %% ../nbs/44a_trials.ipynb #e474f649
+_VALIDATION_SETS = {  # of the profiles that search a catalogue
+    'quick': dict(snr_db=(5.0,), durations_s=(2.0,), n_others=5, max_tracks=20),
+    'study': dict(snr_db=(5.0, 0.0, -5.0), durations_s=(2.0, 5.0), n_others=75),
+}
+
+
+def validation_for(
+    corpus: Corpus,  # its validation songs are asked for, in its rooms and behind its crowds
+    profile: str,  # of `recipe.PROFILES`: 'quick', 'study' or 'shipped'
+) -> Callable[[Callable], dict[str, float]]:
+    "Make the function that gives the shares of validation questions that an encoder answers right."
+    from resonance_nb.clips import in_venue
+    from resonance_nb.degraded import bank_of
+    from resonance_nb.embedding import Embedding
+
+    bank = bank_of(corpus.folder, 'validation')
+    if profile == 'shipped':
+        pool = Pool(corpus, bank, n=1_024)
+        return lambda encoder: pool.shares(Embedding(encoder))
+    concert = in_venue(bank, ['hard-mix'])
+    exam = ValidationSet(corpus, degrade=concert, **_VALIDATION_SETS[profile])
+    return lambda encoder: exam(Embedding(encoder))
 
 # %% ../nbs/44a_trials.ipynb #1c16709d
 @dataclass(frozen=True)

@@ -124,11 +124,6 @@ CHAINS: dict[str, int] = {
     '61b_microphone': 3,
     '62a_concert': 3,
     '62b_setlist': 6,
-    '92_cli': 3,
-    '92b_cli_options': 3,
-    '92c_cli_catalog': 3,
-    '92f_cli_corpus': 3,
-    '92g_cli_bench': 3,
 }
 
 
