@@ -106,12 +106,6 @@ def typing_block(node):
 
 # export cells in a row, where a lesson cell is still missing between them; no notebook is to be added
 CHAINS: dict[str, int] = {
-    '01a_decode': 3,
-    '01d_files': 3,
-    '01f_bitstreams': 3,
-    '01h_packets': 3,
-    '01i_ffmpeg': 3,
-    '01j_sndfile': 3,
     '30_landmarks': 3,
     '31_chromaprint': 3,
     '32_mfcc': 4,
