@@ -106,18 +106,6 @@ def typing_block(node):
 
 # export cells in a row, where a lesson cell is still missing between them; no notebook is to be added
 CHAINS: dict[str, int] = {
-    '01a_decode': 3,
-    '01d_files': 3,
-    '01f_bitstreams': 3,
-    '01h_packets': 3,
-    '01i_ffmpeg': 3,
-    '01j_sndfile': 3,
-    '52_fuse': 3,
-    '52a_session': 3,
-    '61_stream': 3,
-    '61b_microphone': 3,
-    '62a_concert': 3,
-    '62b_setlist': 6,
     '92_cli': 3,
     '92b_cli_options': 3,
     '92c_cli_catalog': 3,
