@@ -17,15 +17,15 @@ import numpy as np
 
 from .audio import SAMPLE_RATE
 from .core import ResonanceError, accepts_from, no_bar
-from .clips import render
-from .queries import Query, make_protocol, make_queries, snr_label
+from .clips import degrader_for, render
+from .queries import Protocol, Query, plan_queries, snr_label
 from .timing import fixed_threads, timed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['index', 'outcome', 'query_facts', 'run', 'ValidationSet']
+__all__ = ['index', 'outcome', 'query_facts', 'run', 'measure', 'ValidationSet']
 
 # %% ../nbs/10_bench.ipynb #b3469607
 def _bytes_on_disk(recognizer) -> int:
@@ -144,6 +144,26 @@ def run(
                 rows[n, i] = _row(system, queries[i], samples, k)
     return pd.DataFrame([rows[key] for key in sorted(rows)])
 
+# %% ../nbs/10_bench.ipynb #58a6dc36
+def measure(
+    recognisers,  # of `Recognizer`, none of which knows a song yet; a generator makes one at a time
+    corpus,  # a `corpora.Corpus`
+    protocol: Protocol,  # its catalogue is shown to each
+    queries,  # of `Query`
+    *,
+    venue: str | None = None,  # where the clips are played, see `clips.degrader_for`
+    progress: bool = True,  # show bars
+) -> pd.DataFrame:
+    "Index the catalogue with one recogniser after the other, and ask it; rows as those of `run`."
+    import pandas as pd
+
+    degrade = degrader_for(corpus, protocol, venue)
+    answers = []
+    for recogniser in recognisers:
+        index(recogniser, corpus, protocol.catalogue_ids, progress=progress, measure_disk=False)
+        answers.append(run(recogniser, queries, corpus, progress=progress, degrade=degrade))
+    return pd.concat(answers, ignore_index=True)
+
 # %% ../nbs/10_bench.ipynb #5a1b77c2
 class ValidationSet:
     "One catalogue and a set of clips of validation songs, for one recogniser after another: each clip is made once."
@@ -160,9 +180,8 @@ class ValidationSet:
         max_tracks: int | None = None,  # at most this many known songs
         seed: int = 0,  # of songs, places and crowds
     ):
-        plan = make_protocol(corpus, split, seed=seed)
-        how = dict(seed=seed, n_noise_only=0, max_tracks=max_tracks)
-        queries = make_queries(corpus, plan, snr_db, durations_s, **how)
+        options = dict(seed=seed, n_noise_only=0, max_tracks=max_tracks)
+        plan, queries = plan_queries(corpus, split, snr_db, durations_s, **options)
         cache = {}
         self.corpus = corpus
         self.queries = sorted((q for q in queries if q.kind == 'known'), key=lambda q: q.noise_key)

@@ -13,22 +13,10 @@ from collections.abc import Iterator
 from .files import behind_id3, peek
 
 # %% auto #0
-__all__ = ['CHECKED_BYTES', 'TAGS_BYTES', 'AHEAD_BYTES', 'page_is_whole', 'ogg_pages', 'ogg_is_cut', 'ogg_needs_care',
+__all__ = ['CHECKED_BYTES', 'TAGS_BYTES', 'AHEAD_BYTES', 'ogg_pages', 'page_is_whole', 'ogg_is_cut', 'ogg_needs_care',
            'mp3_goes_on', 'flac_frame_at', 'is_flac_head', 'flac_goes_on']
 
-# %% ../nbs/01f_bitstreams.ipynb #3d9c1724
-_REVERSED = bytes(int(f'{b:08b}'[::-1], 2) for b in range(256))  # each byte, its bits the other way round
-
-
-def page_is_whole(
-    page: bytes,  # all of it
-) -> bool:
-    "Tell whether the checksum of an Ogg page is right (RFC 3533, section 6)."
-    stated = int.from_bytes(page[22:26], 'little')
-    crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f'{crc:032b}'[::-1], 2) == stated
-
-# %% ../nbs/01f_bitstreams.ipynb #0e8a8ef6
+# %% ../nbs/01f_bitstreams.ipynb #ed53e9ed
 def ogg_pages(
     data: bytes,  # of an Ogg file
     at: int = 0,  # where in it to begin
@@ -41,6 +29,18 @@ def ogg_pages(
         at += size
     if at < len(data):
         yield bytes()
+
+# %% ../nbs/01f_bitstreams.ipynb #3d9c1724
+_REVERSED = bytes(int(f'{b:08b}'[::-1], 2) for b in range(256))  # each byte, its bits the other way round
+
+
+def page_is_whole(
+    page: bytes,  # all of it
+) -> bool:
+    "Tell whether the checksum of an Ogg page is right (RFC 3533, section 6)."
+    stated = int.from_bytes(page[22:26], 'little')
+    crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f'{crc:032b}'[::-1], 2) == stated
 
 # %% ../nbs/01f_bitstreams.ipynb #1738f7d9
 def ogg_is_cut(

@@ -316,15 +316,6 @@ def sure(
     doubtful = near[:, :, 1] * np.uint32(2) | (near[:, :, 0] | near[:, :, 2])
     return ALL_BITS ^ (doubtful.astype(np.uint32) << SHIFT).sum(axis=1, dtype=np.uint32)
 
-# %% ../nbs/31_chromaprint.ipynb #a1e78bf0
-@dataclass(frozen=True)
-class Framing:
-    "A clip, framed once."
-
-    words: np.ndarray  # (n,) uint32
-    known: np.ndarray  # (n,) uint32, mask of the bits that can be compared
-    late: int  # samples at `RATE_HZ` between the clip's beginning and the first frame
-
 # %% ../nbs/31_chromaprint.ipynb #2dfcc9e0
 def _known(made: np.ndarray, said: np.ndarray | None, front: Front) -> np.ndarray:
     "Which bits of a clip's words can be compared: heard to their end, not silent, not at an edge."
@@ -338,6 +329,15 @@ def _known(made: np.ndarray, said: np.ndarray | None, front: Front) -> np.ndarra
         known = known & sure(said, front.query_edge)
     thinned = np.arange(n) % -(-n // front.query_words) != 0
     return np.where(silent | thinned, np.uint32(0), known)
+
+# %% ../nbs/31_chromaprint.ipynb #a1e78bf0
+@dataclass(frozen=True)
+class Framing:
+    "A clip, framed once."
+
+    words: np.ndarray  # (n,) uint32
+    known: np.ndarray  # (n,) uint32, mask of the bits that can be compared
+    late: int  # samples at `RATE_HZ` between the clip's beginning and the first frame
 
 # %% ../nbs/31_chromaprint.ipynb #f2624df3
 def framings(
@@ -488,23 +488,6 @@ class ChromaprintRanking(Ranking):
     bits: int  # bits of the clip that were compared
     varied: float  # its `variety`
 
-# %% ../nbs/31_chromaprint.ipynb #b58f0e18
-def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
-    "Every song at its best place, least bit error first."
-    clip = framings(samples, self.front)
-    track_ids = sorted(self.songs)
-    bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
-    if not track_ids or bits < self.front.query_bits:
-        return ChromaprintRanking(**vars(nothing_heard(2)), error=np.zeros(0), bits=bits, varied=0.0)
-    error, which, start = slide([self.songs[t] for t in track_ids], clip)
-    start_s = (start * HOP - np.array([f.late for f in clip])[which]) / RATE_HZ
-    order = best_first(1 - error, np.array(track_ids))
-    error = error[order]
-    varied = variety(clip[0])
-    evidence = features(error, bits, varied, self.constant('chance', shape=(3,)))
-    names = [track_ids[i] for i in order]
-    return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)
-
 # %% ../nbs/31_chromaprint.ipynb #4c78cffe
 class Chromaprint(SongIndex[np.ndarray, ChromaprintRanking]):
     "Recogniser by Chromaprint's fingerprints."
@@ -567,3 +550,20 @@ class Chromaprint(SongIndex[np.ndarray, ChromaprintRanking]):
     ) -> ChromaprintRanking:
         "Rank all songs by their least bit error; none when the clip has too few bits."
         return _rank(self, samples)
+
+# %% ../nbs/31_chromaprint.ipynb #b58f0e18
+def _rank(self: Chromaprint, samples: np.ndarray) -> ChromaprintRanking:
+    "Every song at its best place, least bit error first."
+    clip = framings(samples, self.front)
+    track_ids = sorted(self.songs)
+    bits = max((int(np.bitwise_count(f.known).sum()) for f in clip), default=0)
+    if not track_ids or bits < self.front.query_bits:
+        return ChromaprintRanking(**vars(nothing_heard(2)), error=np.zeros(0), bits=bits, varied=0.0)
+    error, which, start = slide([self.songs[t] for t in track_ids], clip)
+    start_s = (start * HOP - np.array([f.late for f in clip])[which]) / RATE_HZ
+    order = best_first(1 - error, np.array(track_ids))
+    error = error[order]
+    varied = variety(clip[0])
+    evidence = features(error, bits, varied, self.constant('chance', shape=(3,)))
+    names = [track_ids[i] for i in order]
+    return ChromaprintRanking(names, 1 - error, start_s[order], evidence, error, bits, varied)

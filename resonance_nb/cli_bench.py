@@ -56,59 +56,6 @@ def query_options(
         command = option(command)
     return command
 
-# %% ../nbs/92g_cli_bench.ipynb #33c00002
-def _questions(folder, snr_db, durations, split, excerpts, seed, max_songs=None):
-    "Return the corpus, who is known to it, and what is asked: the same for every command."
-    from resonance_nb.corpora import Corpus
-    from resonance_nb.queries import make_protocol, make_queries
-    from resonance_nb.starter import default_corpus
-
-    corpus = Corpus(folder) if folder else default_corpus()
-    plan = make_protocol(corpus, split, seed=seed)
-    how = dict(excerpts=excerpts, seed=seed, max_tracks=max_songs)
-    return corpus, plan, make_queries(corpus, plan, snr_db, durations, **how)
-
-# %% ../nbs/92g_cli_bench.ipynb #c0a5e009
-def _answers(corpus, plan, queries, classes, venue):
-    "Return the answers of every recogniser, one row each."
-    import pandas as pd
-
-    from resonance_nb.bench import index, run
-    from resonance_nb.clips import in_venue
-    from resonance_nb.bank import Bank
-
-    degrade = None
-    if venue:
-        names = VENUE_NAMES if venue == 'any' else [venue]
-        degrade = in_venue(Bank(corpus, plan.split), names, seed=plan.seed)
-    answers = []
-    for cls in classes:
-        recognizer = cls()
-        index(recognizer, corpus, plan.catalogue_ids)
-        answers.append(run(recognizer, queries, corpus, degrade=degrade))
-    return pd.concat(answers)
-
-# %% ../nbs/92g_cli_bench.ipynb #dee61e05
-def _summary_text(answers) -> str:
-    "Return the summary of answers as plain text, one line a condition."
-    from resonance_nb.metrics import MEASURES, summarise
-    from resonance_nb.openset import false_accepts_at_default
-    from resonance_nb.queries import snr_label
-
-    others = {name: measure for name, measure in MEASURES.items() if name != 'top1'}
-    labels = ' '.join(f'{measure.label:>9}' for measure in others.values())
-    lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {labels} {"n":>5}']
-    for r in summarise(answers, by=['system', 'duration_s', 'snr_db']).to_dict('records'):
-        top1 = f'{r["top1"]:.1%} [{r["top1_low"]:.1%}, {r["top1_high"]:.1%}]'
-        condition = f'{r["system"]:12} {r["duration_s"]:>4g}s {snr_label(r["snr_db"]):>10}'
-        values = [f'{r[name]:.1%}' if measure.share else f'{r[name]:.3f}' for name, measure in others.items()]
-        lines.append(f'{condition} {top1:>24} {" ".join(f"{v:>9}" for v in values)} {r["n"]:>5}')
-    for system, part in answers.groupby('system'):
-        wrong = false_accepts_at_default(part).set_index('kind').loc['all']
-        share = f'{wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}'
-        lines.append(f'{system}: false accepts at the default decision {share}')
-    return '\n'.join(lines)
-
 # %% ../nbs/92g_cli_bench.ipynb #985af148
 def _save_answers(answers, out: Path) -> None:
     "Write every answer: a CSV, or JSON lines when the name ends in .jsonl."
@@ -158,10 +105,16 @@ def bench(ctx, folder, methods, snr_db, durations, split, venue, excerpts, seed,
     if ctx.invoked_subcommand:
         _check_stray(ctx)
         return
+    from resonance_nb.bench import measure
+    from resonance_nb.figures import summary_text
+    from resonance_nb.queries import plan_queries
+    from resonance_nb.starter import default_corpus
+
     classes = [method_class(m.strip()) for m in methods.split(',')]
-    corpus, plan, queries = _questions(folder, snr_db, durations, split, excerpts, seed)
-    answers = _answers(corpus, plan, queries, classes, venue)
-    click.echo(_summary_text(answers))
+    corpus = default_corpus(folder)
+    plan, queries = plan_queries(corpus, split, snr_db, durations, seed=seed, excerpts=excerpts)
+    answers = measure((make() for make in classes), corpus, plan, queries, venue=venue)
+    click.echo(summary_text(answers))
     if out:
         _save_answers(answers, out)
 
@@ -206,10 +159,14 @@ def bench_pack(folder, out, snr_db, durations, split, venue, excerpts, seed, max
       resonance bench pack --split test --snr-db clean,0 --durations 5,10 --max-songs 40 --out questions/
     """
     from resonance_nb import packs
+    from resonance_nb.queries import plan_queries
+    from resonance_nb.starter import default_corpus
 
-    corpus, plan, queries = _questions(folder, snr_db, durations, split, excerpts, seed, max_songs)
-    how = dict(venue=venue, rate_hz=int(rate_hz), with_songs=with_songs or '', seed=seed)
-    packed = packs.pack(corpus, queries, plan, out, **how)
+    corpus = default_corpus(folder)
+    clips = dict(seed=seed, excerpts=excerpts, max_tracks=max_songs)
+    plan, queries = plan_queries(corpus, split, snr_db, durations, **clips)
+    files = dict(venue=venue, rate_hz=int(rate_hz), with_songs=with_songs or '', seed=seed)
+    packed = packs.pack(corpus, queries, plan, out, **files)
     minutes = sum(q.duration_s for q in packed.queries) / 60
     questions = f'{counted(len(packed.files), "question")} ({minutes:.1f} minutes)'
     click.echo(f'{questions} and a catalogue of {counted(len(plan.catalogue_ids), "song")} in {out}')
@@ -262,6 +219,7 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
       resonance bench import answers.csv --pack questions/ --service ShazamKit --notes "iOS 18.2"
     """
     from resonance_nb import services
+    from resonance_nb.figures import summary_text
     from resonance_nb.packs import Pack
 
     service = services.service_name(service)
@@ -275,7 +233,7 @@ def bench_import(files, folder, service, out, own_catalogue, notes):
     if not len(frame):
         raise ResonanceError('none of these answers can be counted')
     out = services.save_record(record, out)
-    click.echo(_summary_text(frame))
+    click.echo(summary_text(frame))
     kinds = services.count_answers(record).items()
     counts = ', '.join(f'{n} {kind}' for kind, n in kinds if n or kind == 'unanswered')
     click.echo(f'{counted(len(record["questions"]), "question")}: {counts}; recorded in {out}')

@@ -173,10 +173,9 @@ def calibrate(what, folder, out, quick, as_json):
       resonance calibrate landmark --quick
       resonance calibrate codebook noises fused small --corpus open/ --out fitted/
     """
-    from resonance_nb.corpora import Corpus
     from resonance_nb.starter import default_corpus
 
-    corpus = Corpus(folder) if folder else default_corpus()
+    corpus = default_corpus(folder)
     out.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(what):
         if name in METHODS:

@@ -99,16 +99,6 @@ def _prune(catalog, paths, report, wait: bool) -> int:
     return len(removal.songs)
 
 # %% ../nbs/92c_cli_catalog.ipynb #70d484a0
-def _check_place(folder: Path) -> None:
-    "Raise `ResonanceError` for a new catalogue inside another one, which would take it for a left-over."
-    from resonance_nb.store import DATABASE, show_path
-
-    for outer in folder.resolve().parents:
-        if (outer / DATABASE).exists():
-            where = f'{show_path(folder)} lies inside the catalogue {show_path(outer)}'
-            raise ResonanceError(f'{where}; choose another folder')
-
-
 def _check_paths(paths, is_new: bool) -> None:
     "Raise `ResonanceError` when nothing of what was typed is there, or a new catalogue would stay empty."
     from resonance_nb.audio import find_audio
@@ -162,10 +152,7 @@ def index(paths, catalog, method, jobs, wait, again, prune, as_json):
     from resonance_nb.catalog import Catalog
     from resonance_nb.store import DATABASE
 
-    is_new = not (catalog / DATABASE).exists()
-    if is_new:
-        _check_place(catalog)
-    _check_paths(paths, is_new)
+    _check_paths(paths, is_new=not (catalog / DATABASE).exists())
     lost = [p for p in paths if not os.path.exists(p)]
     with quiet_decoders(), Catalog(catalog, create=True, report=remark) as songs:
         report = songs.index(paths, method=method, jobs=jobs, wait=wait, rehash=again)

@@ -32,7 +32,7 @@ __all__ = ['corpus', 'corpus_list', 'corpus_fetch', 'corpus_check', 'degrade']
 def corpus():
     """Make, list and check the corpora that the book measures on."""
 
-# %% ../nbs/92f_cli_corpus.ipynb #39193c48
+
 @corpus.command('list')
 @json_option
 def corpus_list(as_json):

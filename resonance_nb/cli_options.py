@@ -29,6 +29,13 @@ def catalog_option(
     return click.option('--catalog', required=True, type=click.Path(path_type=Path), metavar='DIR', help=text)
 
 
+def corpus_option(
+    text: str,  # what the corpus is to this command
+):
+    "Make the option that names a corpus folder."
+    return click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help=text)
+
+# %% ../nbs/92b_cli_options.ipynb #bab979c9
 method_option = click.option(
     '--method', type=click.Choice(list(METHODS)), help='The recogniser. Without it: the best one there is.'
 )
@@ -37,13 +44,6 @@ method_option = click.option(
 json_option = click.option(
     '--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.'
 )
-
-# %% ../nbs/92b_cli_options.ipynb #bab979c9
-def corpus_option(
-    text: str,  # what the corpus is to this command
-):
-    "Make the option that names a corpus folder."
-    return click.option('--corpus', 'folder', type=click.Path(path_type=Path), metavar='DIR', help=text)
 
 # %% ../nbs/92b_cli_options.ipynb #c0a5e005
 class Level(click.ParamType):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -18,35 +17,6 @@ from .core import ResonanceError, counted
 
 # %% auto #0
 __all__ = ['train', 'export', 'run', 'book']
-
-# %% ../nbs/92h_cli_train.ipynb #92a1b773
-def _corpus_in_use(folder: Path | None):
-    "Return the corpus that was named, or the one in use."
-    from resonance_nb.corpora import Corpus
-    from resonance_nb.starter import default_corpus
-
-    return Corpus(folder) if folder else default_corpus()
-
-# %% ../nbs/92h_cli_train.ipynb #e56f7e8a
-def _validation(corpus, profile: str) -> Callable:
-    "Make the function that says how well an encoder does on validation songs."
-    from resonance_nb.bench import ValidationSet
-    from resonance_nb.degraded import bank_of
-    from resonance_nb.embedding import Embedding
-    from resonance_nb.clips import in_venue
-    from resonance_nb.trials import Pool
-
-    bank = bank_of(corpus.folder, 'validation')
-    if profile == 'shipped':
-        pool = Pool(corpus, bank, n=1_024)
-        return lambda encoder: pool.shares(Embedding(encoder))
-    size = {
-        'quick': dict(snr_db=(5.0,), durations_s=(2.0,), n_others=5, max_tracks=20),
-        'study': dict(snr_db=(5.0, 0.0, -5.0), durations_s=(2.0, 5.0), n_others=75),
-    }
-    concert = in_venue(bank, ['hard-mix'])
-    exam = ValidationSet(corpus, 'validation', degrade=concert, **size[profile])
-    return lambda encoder: exam(Embedding(encoder))
 
 # %% ../nbs/92h_cli_train.ipynb #9b0f0c60
 def _facts(profile: str, start: Path | None, changes: tuple) -> dict:
@@ -65,9 +35,12 @@ def _facts(profile: str, start: Path | None, changes: tuple) -> dict:
 
 # %% ../nbs/92h_cli_train.ipynb #40f396a8
 def _print_card(path: Path, as_json: bool) -> None:
-    "Print how long an encoder has learned, and how well it does."
+    "Print how long an encoder has learned, and how well it does; raises `ResonanceError` where there is none yet."
     from resonance_nb.encoders import load
 
+    if not path.exists():
+        todo = f'run the same command again to go on (the run is in {path.parent})'
+        raise ResonanceError(f'stopped before the first validation; {todo}')
     card = load(path)[1]
     if as_json:
         keys = ('steps', 'minutes', 'validation')
@@ -157,9 +130,11 @@ def train(profile, folder, out, start, changes, stop_after, workers, device, dev
     from resonance_nb.degraded import bank_of
     from resonance_nb.network import WEIGHTS
     from resonance_nb.recipe import PROFILES, changed
+    from resonance_nb.starter import default_corpus
+    from resonance_nb.trials import validation_for
 
     recipe = changed(PROFILES[profile], {name: runs.parse_value(value) for name, value in changes})
-    corpus = _corpus_in_use(folder)
+    corpus = default_corpus(folder)
     out = out or Path('runs') / 'train' / profile
     path = t.fit(
         recipe,
@@ -167,7 +142,7 @@ def train(profile, folder, out, start, changes, stop_after, workers, device, dev
         list(corpus.split('music', 'train').index),
         out,
         bank=bank_of(corpus.folder, 'train'),
-        validate=_validation(corpus, profile),
+        validate=validation_for(corpus, profile),
         start=WEIGHTS if str(start) == 'shipped' else start,
         facts=_facts(profile, start, changes),
         workers=workers,
@@ -176,9 +151,6 @@ def train(profile, folder, out, start, changes, stop_after, workers, device, dev
         loggers=t.loggers_for(logger, out) if logger else None,
         stop_after_s=60 * stop_after if stop_after else None,
     )
-    if not path.exists():
-        todo = f'run the same command again to go on (the run is in {out})'
-        raise ResonanceError(f'stopped before the first validation; {todo}')
     _print_card(path, as_json)
 
 # %% ../nbs/92h_cli_train.ipynb #48293d43

@@ -12,10 +12,10 @@ import numpy as np
 
 from .audio import SAMPLE_RATE, lufs
 from .core import ResonanceError, rng_for
-from .queries import Query
+from .queries import Protocol, Query
 
 # %% auto #0
-__all__ = ['excerpt', 'crowd_of', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue']
+__all__ = ['excerpt', 'crowd_of', 'measured_snr_db', 'add_crowd', 'add_crowd_lufs', 'render', 'in_venue', 'degrader_for']
 
 # %% ../nbs/11a_clips.ipynb #3bfc3801
 def _level_db(samples) -> float:
@@ -177,3 +177,18 @@ def in_venue(
         return venue.replay(music, record, bank, whole[:at], whole[at + len(music) :][: _count(0.5)])
 
     return degrade
+
+# %% ../nbs/11a_clips.ipynb #5b0795bd
+def degrader_for(
+    corpus,  # a `corpora.Corpus`: its rooms and crowds
+    protocol: Protocol,  # its split says which of them, its seed which concerts
+    venue: str | None,  # a venue's name, or 'any' of them; None: only a crowd is added
+) -> Callable | None:  # for `render`
+    "Open the venue that the clips of a protocol are played in; raises `ResonanceError` for an unknown one."
+    if venue is None:
+        return None
+    from resonance_nb.bank import Bank
+    from resonance_nb.venue import VENUES, venue_named
+
+    names = list(VENUES) if venue == 'any' else [venue_named(venue).name]
+    return in_venue(Bank(corpus, protocol.split), names, seed=protocol.seed)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -208,47 +208,47 @@ def blocks(
             yield Block(at / SAMPLE_RATE, x[i : i + size])
             at += len(x[i : i + size])
 
-# %% ../nbs/62a_concert.ipynb #7e0cefc9
+# %% ../nbs/62a_concert.ipynb #a2169044
 GRACE_S = 5.0  # after its last note a song may still be named
 
 
+def _on(part: Part, at_s: float, more_s: float = 0.0) -> bool:
+    "Tell whether a part is played at a time, or was over for `more_s` at most."
+    return part.start_s <= at_s <= part.end_s + more_s
+
+
+def _verdict(evening: Evening, at_s: float, is_it: Callable[[str], bool]) -> tuple[bool, str]:
+    "Tell whether a song that was named at a time could be named then, and what was on."
+    right = any(p.kind == 'song' and is_it(p.track_id) and _on(p, at_s, GRACE_S) for p in evening.parts)
+    kinds = [p.kind for p in evening.parts if _on(p, at_s)]
+    return right, kinds[-1] if kinds else 'crowd'
+
+# %% ../nbs/62a_concert.ipynb #7e0cefc9
 def judge(
     evening: Evening,  # what was on
     events: list[Event],  # what a listener said
     song_of: dict[str, str] | None = None,  # track -> song, where there are versions
     tempo: float = 1.0,  # seconds of the programme per second of the recording
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row for each known song: track_id, start_s, duration_s, begins_db, named_s (from its start.
-
+    """One row for each known song: track_id, start_s, duration_s, begins_db, named_s (from its start;
     NaN: never), flips; and one for each name: time_s, track_id, right, during.
     """
     import pandas as pd
 
     song = lambda t: (song_of or {}).get(t, t)
-    matches = [(e.time_s * tempo, e.track_id) for e in events if e.kind == 'match']
-    known = [p for p in evening.parts if p.kind == 'song']
-    on = lambda p, at, more_s=0.0: p.start_s <= at <= p.end_s + more_s
-    rows = []
-    for p in known:
-        during = [(at, t) for at, t in matches if on(p, at)]
-        first = next((at for at, t in during if song(t) == song(p.track_id)), math.nan)
-        rows.append(
-            (
-                p.track_id,
-                p.start_s,
-                p.duration_s,
-                p.begins_db,
-                (first - p.start_s) / tempo,
-                sum(at > first for at, _ in during),
-            )
-        )
-    said = []
-    for at, t in matches:
-        right = any(song(p.track_id) == song(t) and on(p, at, GRACE_S) for p in known)
-        kinds = [p.kind for p in evening.parts if on(p, at)]
-        said.append((at / tempo, t, right, kinds[-1] if kinds else 'crowd'))
+    names = [(e.time_s * tempo, e.track_id) for e in events if e.kind == 'match']
+    songs = []
+    for p in (p for p in evening.parts if p.kind == 'song'):
+        during = [(at_s, song(t) == song(p.track_id)) for at_s, t in names if _on(p, at_s)]
+        first_s = next((at_s for at_s, right in during if right), math.nan)
+        flips = sum(at_s > first_s for at_s, _ in during)
+        songs.append((p.track_id, p.start_s, p.duration_s, p.begins_db, (first_s - p.start_s) / tempo, flips))
+    said = [
+        (at_s / tempo, t, *_verdict(evening, at_s, lambda played: song(played) == song(t)))
+        for at_s, t in names
+    ]
     return (
-        pd.DataFrame(rows, columns=['track_id', 'start_s', 'duration_s', 'begins_db', 'named_s', 'flips']),
+        pd.DataFrame(songs, columns=['track_id', 'start_s', 'duration_s', 'begins_db', 'named_s', 'flips']),
         pd.DataFrame(said, columns=['time_s', 'track_id', 'right', 'during']).astype({'right': bool}),
     )
 

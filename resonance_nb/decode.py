@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,18 @@ def _opened(fd: int, part: tuple[int, int] | None = None) -> Sndfile | FFmpeg:
     except Refused:
         return FFmpeg(fd, part)
 
-# %% ../nbs/01a_decode.ipynb #2125c120
+# %% ../nbs/01a_decode.ipynb #4e84a808
+def _opened_behind(fd: int) -> Sndfile | FFmpeg:
+    "Open a recording, also where other bytes stand before it; raises `Refused` when no decoder knows it."
+    try:
+        return _opened(fd)
+    except Refused:
+        if part := behind_foreign(fd):
+            with suppress(Refused):
+                return _opened(fd, part)
+        raise
+
+# %% ../nbs/01a_decode.ipynb #91e42e72
 def _checked(dec, path):
     "Return the same decoder; raises `AudioError` for a rate that no recording has."
     if not 1_000 <= dec.rate <= 768_000 or not dec.channels:
@@ -56,14 +67,9 @@ def open_recording(
     fd = open_file(path)
     try:
         try:
-            dec = _opened(fd)
+            dec = _opened_behind(fd)
         except Refused as e:
-            try:
-                if not (part := behind_foreign(fd)):
-                    raise
-                dec = _opened(fd, part)
-            except Refused:
-                raise AudioError(f'{printable(path)}: {e}') from None
+            raise AudioError(f'{printable(path)}: {e}') from None
         with closing(dec):
             yield _checked(dec, path)
     finally:

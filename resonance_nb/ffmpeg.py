@@ -22,15 +22,15 @@ from .samples import mono, planes
 __all__ = ['CONTAINERS', 'SOUNDS_S', 'SOUNDS', 'FROM_START_S', 'KEPT_BYTES', 'OPENED_BYTES', 'Refused', 'open_container',
            'FFmpeg', 'Feed', 'FFmpegStream']
 
-# %% ../nbs/01i_ffmpeg.ipynb #9adb2063
-class Refused(Exception):
-    "This decoder does not know the file; the next one may."
-
 # %% ../nbs/01i_ffmpeg.ipynb #a170b338
 CONTAINERS = (
     'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,mp3,ogg,flac,wav,w64,aiff,avi,flv,mpegts,mpeg,'
     'ape,wv,tta,amr,caf,au,ac3,eac3,dts,mpc,mpc8,dsf,iff,rm,tak,opus,voc,nut,mxf,loas'
 )
+
+# %% ../nbs/01i_ffmpeg.ipynb #4284b462
+class Refused(Exception):
+    "This decoder does not know the file; the next one may."
 
 # %% ../nbs/01i_ffmpeg.ipynb #74458350
 def open_container(
@@ -84,6 +84,14 @@ def _promise(container, stream, rate: int) -> float | None:
         late_s = float(stream.start_time * stream.time_base) if is_late else 0
         return (container.duration / 1e6 - max(0.0, late_s)) * rate
     return None
+
+# %% ../nbs/01i_ffmpeg.ipynb #4c77ae89
+def _is_cut(self: FFmpeg) -> bool:
+    "Tell whether the file says that it goes on."
+    if self.form == 'w64' and not self.next_at and says_less(self.source, *self.part):
+        return True
+    cut = asf_is_cut(self.source, *self.part) or says_more(self.source, *self.part)
+    return cut or self.form == 'ogg' and ogg_is_cut(self.source)
 
 # %% ../nbs/01i_ffmpeg.ipynb #64ddbb10
 class FFmpeg:
@@ -205,14 +213,6 @@ def _begin(self: FFmpeg) -> None:
     self.missing = Gaps(self.packets, has_times=has_times, promised_s=promised_s)
     self.cut = self._is_cut()
 
-
-def _is_cut(self: FFmpeg) -> bool:
-    "Tell whether the file says that it goes on."
-    if self.form == 'w64' and not self.next_at and says_less(self.source, *self.part):
-        return True
-    cut = asf_is_cut(self.source, *self.part) or says_more(self.source, *self.part)
-    return cut or self.form == 'ogg' and ogg_is_cut(self.source)
-
 # %% ../nbs/01i_ffmpeg.ipynb #15334e39
 FROM_START_S = 600  # up to here, compressed recordings in containers are decoded from their start
 
@@ -236,7 +236,7 @@ def _n_priming(self: FFmpeg, frame) -> int:
     at = 0 if frame.time is None else frame.time * frame.sample_rate
     return round(self.start - at) if self.start > 0 else max(0, round(-at))
 
-
+# %% ../nbs/01i_ffmpeg.ipynb #59a07000
 def _is_broken(self: FFmpeg, n_before: int, n_lost: int) -> bool:
     "Tell whether a decoder gave nothing for long, first or last."
     packets = self.packets
@@ -302,6 +302,13 @@ def _blocks(self: FFmpeg) -> Iterator[tuple[np.ndarray, int]]:
         yield np.concatenate(parts)[:n], known_hz
 
 # %% ../nbs/01i_ffmpeg.ipynb #d94761a6
+def _unlimited_au(data: bytes) -> bytes:
+    "Return the beginning of a stream; where it is an AU of unknown length, as FFmpeg knows such a one."
+    if data[:4] == b'.snd' and data[8:12] in (bytes(4), b'\x80\0\0\0'):
+        return data[:8] + b'\xff' * 4 + data[12:]
+    return data
+
+# %% ../nbs/01i_ffmpeg.ipynb #86f3ffb9
 KEPT_BYTES = 2 << 20  # of a stream, to look at once more
 OPENED_BYTES = 64 << 20  # a stream that has not said what it is after so many bytes never will
 
@@ -326,8 +333,8 @@ class Feed:
         data = self.more(n) if self.opened or self.end < OPENED_BYTES else b''
         while not self.end and 0 < len(data) < 12 and (more := self.more(12 - len(data))):
             data += more
-        if not self.end and data[:4] == b'.snd' and data[8:12] in (bytes(4), b'\x80\0\0\0'):
-            data = data[:8] + b'\xff' * 4 + data[12:]  # an AU of unknown length, as FFmpeg knows it
+        if not self.end:
+            data = _unlimited_au(data)
         self.kept += data
         self.end += len(data)
         if len(self.kept) > 2 * KEPT_BYTES:

@@ -12,14 +12,15 @@ import numpy as np
 
 from . import show
 from .core import ResonanceError
-from .metrics import is_share
+from .metrics import MEASURES, is_share, summarise
+from .openset import false_accepts_at_default
 from .queries import snr_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['table', 'plot_systems', 'plot_lengths', 'plot_accuracy', 'plot_cmc', 'plot_roc']
+__all__ = ['table', 'summary_text', 'plot_systems', 'plot_lengths', 'plot_accuracy', 'plot_cmc', 'plot_roc']
 
 # %% ../nbs/15_figures.ipynb #f07ee70b
 def _interval_texts(summary, value):
@@ -57,6 +58,33 @@ def table(
     size = f'{sizes[0]}' if len(sizes) == 1 else f'{sizes[0]} to {sizes[-1]}'
     unit = ' (%)' if is_share(value) else ''
     return show.HtmlTable(frame, caption or f'{value}{unit} with 95 % intervals; n = {size} clips a cell')
+
+# %% ../nbs/15_figures.ipynb #73efff69
+def _condition_line(row: dict) -> str:
+    "Write one row of a summary as a line: top-1 with its interval, the other measures, and n."
+    top1 = f'{row["top1"]:.1%} [{row["top1_low"]:.1%}, {row["top1_high"]:.1%}]'
+    condition = f'{row["system"]:12} {row["duration_s"]:>4g}s {snr_label(row["snr_db"]):>10}'
+    others = [
+        f'{row[name]:.1%}' if measure.share else f'{row[name]:.3f}'
+        for name, measure in MEASURES.items()
+        if name != 'top1'
+    ]
+    return f'{condition} {top1:>24} {" ".join(f"{text:>9}" for text in others)} {row["n"]:>5}'
+
+# %% ../nbs/15_figures.ipynb #0e2a8c80
+def summary_text(
+    answers: pd.DataFrame,  # rows of `bench.run`, of one system or several
+) -> str:
+    "Summarise answers as plain text: one line a condition, then the false accepts of every system."
+    labels = ' '.join(f'{measure.label:>9}' for name, measure in MEASURES.items() if name != 'top1')
+    lines = [f'{"system":12} {"clip":>5} {"SNR":>10} {"top-1 (95 % interval)":>24} {labels} {"n":>5}']
+    rows = summarise(answers, by=['system', 'duration_s', 'snr_db'])
+    lines += [_condition_line(row) for row in rows.to_dict('records')]
+    for system, part in answers.groupby('system'):
+        wrong = false_accepts_at_default(part).set_index('kind').loc['all']
+        share = f'{wrong.value:.2%} [{wrong.low:.2%}, {wrong.high:.2%}], n = {wrong.n:.0f}'
+        lines.append(f'{system}: false accepts at the default decision {share}')
+    return '\n'.join(lines)
 
 # %% ../nbs/15_figures.ipynb #6cd14388
 def _lines(ax, groups, x, value):

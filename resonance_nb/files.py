@@ -168,7 +168,7 @@ def between_tags(
     end = before_tags(fd)
     return (begin, end) if begin < end else (0, os.fstat(fd).st_size)
 
-
+# %% ../nbs/01d_files.ipynb #71140801
 def flac_part(
     fd: int,  # an open file
 ) -> tuple[int, int] | None:

@@ -205,6 +205,12 @@ def vote_features(
     chance = max(1.0, fifth, 0.12 * np.sqrt(n_hashes))
     return np.stack([np.log1p(votes), np.full(len(votes), np.log1p(chance))], axis=1)
 
+# %% ../nbs/30_landmarks.ipynb #75679f4f
+def _moments(lookup: Lookup, track: np.ndarray, start: np.ndarray) -> np.ndarray:
+    "From how many quarter-seconds of the clip the votes of songs come, (n,)."
+    near = [(lookup.tracks == t) & (np.abs(lookup.starts - s) < 1.7) for t, s in zip(track, start)]
+    return np.array([len(np.unique(lookup.anchors[hits] // 8)) for hits in near], np.int64)
+
 # %% ../nbs/30_landmarks.ipynb #b6fd9205
 @dataclass
 class LandmarkRanking(Ranking):
@@ -213,13 +219,7 @@ class LandmarkRanking(Ranking):
     doubtful: np.ndarray  # (n,) bool: one moment of the clip speaks for the song, and the rest does not
     plain: np.ndarray  # (n,) bool: the clip shows the song's peaks as fully as it shows its own
 
-# %% ../nbs/30_landmarks.ipynb #75679f4f
-def _moments(lookup: Lookup, track: np.ndarray, start: np.ndarray) -> np.ndarray:
-    "From how many quarter-seconds of the clip the votes of songs come, (n,)."
-    near = [(lookup.tracks == t) & (np.abs(lookup.starts - s) < 1.7) for t, s in zip(track, start)]
-    return np.array([len(np.unique(lookup.anchors[hits] // 8)) for hits in near], np.int64)
-
-
+# %% ../nbs/30_landmarks.ipynb #a0639ae8
 def rank_by_votes(
     lookup: Lookup,  # of a clip
     n_samples: int,  # its length
@@ -354,7 +354,7 @@ def _settle_loops(
         score[turns] = z.max() + 1e-3 * finer_agreement(samples, around, at.only(turns), front)
     return score
 
-
+# %% ../nbs/30_landmarks.ipynb #6508ab10
 def _best_of_each(score: np.ndarray, track: np.ndarray, start: np.ndarray, names: np.ndarray) -> np.ndarray:
     "Of each song its best alignment, best song first: numbers."
     order = np.lexsort((start, names, -np.round(score, 6)))

@@ -72,7 +72,7 @@ SCAN = 4_000_000
 def _size(n_bytes: float) -> str:
     return f'{n_bytes / 2**20:,.0f} MiB' if n_bytes >= 2**23 else f'{n_bytes / 2**10:,.0f} KiB'
 
-
+# %% ../nbs/49a_neighbours.ipynb #109aca33
 def choose_kind(
     n_vectors: int,  # of all songs together
     memory_bytes: int = 2**30,  # that the vectors may take

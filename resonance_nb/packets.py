@@ -22,11 +22,18 @@ def lasts_s(
     "Add up how long frames last, seconds."
     return sum(f.samples / f.sample_rate for f in frames)
 
+# %% ../nbs/01h_packets.ipynb #c03af5af
+def _is_bad_amr(codec: str, packet) -> bool:
+    "Tell whether a packet is a frame of AMR that says it is damaged."
+    if codec not in ('amrnb', 'amrwb') or not packet.size:
+        return False
+    first = memoryview(packet)[0]
+    return bool(first & 0x83 or not first & 4)
+
 # %% ../nbs/01h_packets.ipynb #ca76a29e
 def _decoded(self: Packets, packet) -> list | None:
     "Decode a packet; None where it is damaged."
-    first = bytes(memoryview(packet)[:1]) if self.codec in ('amrnb', 'amrwb') else b''
-    if first and (first[0] & 0x83 or not first[0] & 4):
+    if _is_bad_amr(self.codec, packet):
         return None
     try:
         frames = packet.decode()
@@ -39,6 +46,14 @@ def _decoded(self: Packets, packet) -> list | None:
     return frames
 
 # %% ../nbs/01h_packets.ipynb #658cda14
+def _next_place(peek: Callable[[int, int], bytes], at: int, head: bytes) -> int | None:
+    "Find where some bytes come next from a place on; None where they do not come within 16 MiB."
+    for reach in (12, 16, 20, 24):  # mostly it is near
+        if (further := peek(at, 1 << reach).find(head)) >= 0:
+            return at + further
+    return None
+
+# %% ../nbs/01h_packets.ipynb #3d9d4790
 # nothing but frames: FFmpeg counts their times, and passes over what is none
 UNTIMED = ('mp3', 'aac', 'ac3', 'eac3', 'dts', 'amr')
 NOWHERE = -1  # packets are not to be found any more
@@ -52,12 +67,10 @@ def _place(self: Packets, packet) -> int | None:
     at = packet.pos if self.due_at is None else self.due_at
     head = bytes(memoryview(packet)[:64])
     if self.peek(at, len(head)) != head:
-        places = (self.peek(at, 1 << reach).find(head) for reach in (12, 16, 20, 24))
-        further = next((place for place in places if place >= 0), -1)
-        if further < 0:
-            self.due_at = NOWHERE
-            return packet.pos
-        at += further
+        at = _next_place(self.peek, at, head)
+    if at is None:
+        self.due_at = NOWHERE
+        return packet.pos
     self.due_at = at + packet.size
     return at
 
@@ -198,16 +211,20 @@ def _skipped(frame, due_s: float | None) -> int:
     missing = 0 if due_s is None else round((frame.time - due_s) * frame.sample_rate)
     return missing if 0 < missing < MISSING_S[1] * frame.sample_rate else 0
 
+# %% ../nbs/01h_packets.ipynb #bd2ccf1e
+def _is_steady(frame, following) -> bool:
+    "Tell whether the next frame, as far as its time is known, begins about where a frame ends."
+    if getattr(following, 'time', None) is None:
+        return True
+    pause_s = following.time - (frame.time or 0.0) - frame.samples / frame.sample_rate
+    return abs(pause_s) < MISSING_S[0]
 
+# %% ../nbs/01h_packets.ipynb #5c39ebfb
 def _owed(self: Gaps, frame, due_s: float | None, n_lost: int, following, heard_s: float) -> float | None:
     """Return the seconds that are missing before a frame by the times of its container; None where times do
     not tell."""
     low, high = MISSING_S
-    is_steady = (
-        getattr(following, 'time', None) is None
-        or abs(following.time - (frame.time or 0.0) - frame.samples / frame.sample_rate) < low
-    )
-    if frame.time is None or due_s is None or not is_steady or not self.has_times:
+    if frame.time is None or due_s is None or not self.has_times or not _is_steady(frame, following):
         return None
     jump_s = frame.time - due_s
     if self.promised_s:  # no more than there can be
@@ -223,6 +240,12 @@ def _owed(self: Gaps, frame, due_s: float | None, n_lost: int, following, heard_
 _TAGS = re.compile(b'ID3[\2-\4]|TAG|APETAGEX|(Xing|Info)\0\0\0')
 
 
+def _has_tags(packets: Packets, lost_bytes: int) -> bool:
+    "Tell whether tags of another recording lie near a packet before which bytes were lost."
+    around = packets.peek(max(0, packets.read_to - 2048), min(lost_bytes, 1 << 20) + 2048)
+    return bool(_TAGS.search(around))
+
+# %% ../nbs/01h_packets.ipynb #6ed77585
 def _missing(self: Gaps, frame, due_s: float | None, n_lost: int, following, heard_s: float) -> int:
     "Count the samples of silence that belong before a frame."
     owed_s = _owed(self, frame, due_s, n_lost, following, heard_s)
@@ -234,10 +257,8 @@ def _missing(self: Gaps, frame, due_s: float | None, n_lost: int, following, hea
     lost_s = packets.seconds_of(lost_bytes) if heard_s and not self.has_times else 0.0
     if not n_lost and lost_s <= GAP_S:
         return 0
-    if lost_s:
-        around = packets.peek(max(0, packets.read_to - 2048), min(lost_bytes, 1 << 20) + 2048)
-        if _TAGS.search(around):
-            return 0  # another recording begins
+    if lost_s and _has_tags(packets, lost_bytes):
+        return 0  # another recording begins
     by_bytes = round(min(lost_s, MISSING_S[1]) * frame.sample_rate)
     is_too_many = n_lost > 2 * by_bytes > 0  # zeros may look like many packets
     return by_bytes if is_too_many else max(n_lost, by_bytes)

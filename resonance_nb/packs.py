@@ -20,7 +20,7 @@ from string import Template
 
 import numpy as np
 
-from .clips import in_venue, render
+from .clips import degrader_for, render
 from .queries import Protocol, query_set_hash, QuerySet
 from .audio import SAMPLE_RATE, encode, printable, resample
 from .core import ResonanceError, atomic_write, no_bar, rng_for, sha256_file
@@ -282,18 +282,6 @@ def _write_questions(corpus, queries, folder: Path, facts: dict, degrade, done: 
             files[path.name] = queries[i].query_id, sha
     return dict(sorted(files.items()))
 
-# %% ../nbs/33_packs.ipynb #33a00023
-def _degrader(corpus, protocol, venue):
-    "Open the concert that a pack's clips are played in, exactly as `resonance bench --venue` does it."
-    if venue is None:
-        return None
-    from resonance_nb.bank import Bank
-    from resonance_nb.venue import VENUES, venue_named
-
-    # an unknown one is refused before anything is written
-    names = list(VENUES) if venue == 'any' else [venue_named(venue).name]
-    return in_venue(Bank(corpus, protocol.split), names, seed=protocol.seed)
-
 # %% ../nbs/33_packs.ipynb #8d75883a
 def _bring(source: Path, target: Path, how: str) -> None:
     "Link or copy a file to its place, in one step; what cannot be linked is copied."
@@ -453,7 +441,7 @@ def pack(
     """
     _check_wishes(queries, with_songs, rate_hz)
     folder = Path(folder)
-    degrade = _degrader(corpus, protocol, venue)
+    degrade = degrader_for(corpus, protocol, venue)  # refuses before anything is written
     facts = _facts_of(corpus, queries, protocol, venue, rate_hz, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SNRS_DB', 'DURATIONS_S', 'Protocol', 'song_of', 'make_protocol', 'Query', 'QuerySet', 'query_set_hash', 'snr_label',
-           'make_queries']
+           'make_queries', 'plan_queries']
 
 # %% ../nbs/11_queries.ipynb #10465f5f
 SNRS_DB = (None, 20, 10, 5, 0, -5, -10)  # None is a clean clip
@@ -243,3 +243,17 @@ def make_queries(
         key = f'noise/{j}'
         queries.append(Query(f'{key}/{d:g}s', 'noise', '', 0.0, d, None, key, max(durations), **common))
     return QuerySet(queries, skipped)
+
+# %% ../nbs/11_queries.ipynb #1942380b
+def plan_queries(
+    corpus,  # a `corpora.Corpus`
+    split: str = 'test',  # the songs that are played
+    snr_db=SNRS_DB,  # levels, dB; None is clean
+    durations_s=DURATIONS_S,  # clip lengths
+    *,
+    seed: int = 0,  # of the division, the places and the crowds
+    **options,  # others of `make_queries`
+) -> tuple[Protocol, QuerySet]:
+    "Divide a split into known and unknown songs, and draw its questions: `make_protocol`, then `make_queries`."
+    protocol = make_protocol(corpus, split, seed=seed)
+    return protocol, make_queries(corpus, protocol, snr_db, durations_s, seed=seed, **options)

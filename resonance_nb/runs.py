@@ -268,11 +268,9 @@ def data_facts(
     code = notebook.read_text(encoding='utf-8')
     if 'corpus' not in parameters and 'default_corpus(' not in code:
         return {}
-    from resonance_nb.corpora import Corpus
     from resonance_nb.starter import default_corpus
 
-    folder = parameters.get('corpus')
-    corpus = Corpus(folder) if folder else default_corpus()
+    corpus = default_corpus(parameters.get('corpus'))
     return {'corpus': corpus.name, 'checksum': corpus.checksum()}
 
 # %% ../nbs/90_runs.ipynb #f0bc7aca

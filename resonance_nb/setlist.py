@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from .store import real_path, show_path
 from .workers import FileBlocks
 from .core import CatalogRecognizer, ResonanceError
 from .embedding import clip_vectors
-from .fuse import Fused
 from .network import HOP_S
 from .pipe import from_pipe
 from .stream import RingBuffer, silent
@@ -31,11 +30,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from resonance_nb.concert import Evening
+    from resonance_nb.network import Network
+    from resonance_nb.table import SongTable
 
 # %% auto #0
-__all__ = ['STRETCH_S', 'STEP_S', 'NEAR_S', 'GONE_S', 'STEADY_S', 'FASTEST', 'LEAST', 'MOST', 'ENOUGH', 'FEW', 'KEPT_S', 'BACK_S',
-           'CLAIMS', 'EDGE_S', 'OFF', 'FIRST_S', 'FAINT', 'CUE_TRACKS', 'CUE_FRAMES', 'UNKNOWN_S', 'Found',
-           'find_songs', 'SetList', 'set_list', 'cue_sheet', 'compare']
+__all__ = ['STRETCH_S', 'STEP_S', 'NEAR_S', 'GONE_S', 'STEADY_S', 'FASTEST', 'LEAST', 'MOST', 'ENOUGH', 'FEW', 'OFF', 'BACK_S',
+           'EDGE_S', 'FIRST_S', 'FAINT', 'KEPT_S', 'CLAIMS', 'CUE_TRACKS', 'CUE_FRAMES', 'UNKNOWN_S', 'ComparesWindows',
+           'Found', 'find_songs', 'SetList', 'set_list', 'cue_sheet', 'compare']
 
 # %% ../nbs/62b_setlist.ipynb #1cadfb41
 STRETCH_S, STEP_S = 10.0, 5.0  # what is asked about at a time, and how often
@@ -123,6 +124,15 @@ class _Trace:
         late = at_s > (self.answers[0].begin_s + self.answers[-1].end_s) / 2
         return 1 - _drift(self.answers[-FEW:] if late else self.answers[:FEW])
 
+# %% ../nbs/62b_setlist.ipynb #3b781850
+def _take(live: list[_Trace], track_id: str, answer: _Answer) -> None:
+    "Join an answer to the trace that it agrees with, or begin one."
+    for trace in live:
+        if trace.agrees(track_id, answer) and trace.answers[-1].end_s < answer.end_s:
+            trace.answers.append(answer)
+            return
+    live.append(_Trace(track_id, [answer]))
+
 # %% ../nbs/62b_setlist.ipynb #593f8cb9
 _SECOND = SAMPLE_RATE
 
@@ -136,11 +146,98 @@ def _sounding(x: np.ndarray) -> slice:
     begin, end = max(edges.reshape(-1, 2).tolist(), key=lambda e: e[1] - e[0])
     return slice(begin * _SECOND, min(end * _SECOND, len(x)))
 
-# %% ../nbs/62b_setlist.ipynb #b4dcb5da
-KEPT_S, BACK_S = 60.0, 30.0  # sound that is kept; how far before the first answer a song may begin
-CLAIMS = 5  # answers of a recogniser that are listened to
+# %% ../nbs/62b_setlist.ipynb #0aa04b85
+def _change(cosine: np.ndarray, level: float) -> int:
+    "Number of the value from which on most is above a level; the length when there is none."
+    above = np.append(np.cumsum((cosine - level)[::-1])[::-1], 0.0)
+    return int(above.argmax())
+
+
+def _level(cosine: np.ndarray) -> float:
+    "Half of what cosines are where the song is heard well."
+    return float(np.percentile(cosine, 75)) / 2 if len(cosine) else 0.0
+
+# %% ../nbs/62b_setlist.ipynb #c4f0ba61
+@runtime_checkable
+class ComparesWindows(Protocol):
+    "A recogniser that can compare sound with a place of a song, window by window."
+
+    encoder: Network  # makes the vectors, one every `HOP_S`
+
+    def table(self) -> SongTable: ...  # vectors of all songs
+
+# %% ../nbs/62b_setlist.ipynb #deda6684
+OFF = 0.01  # a player whose speed is farther from the song's is brought to it before sounds are compared
+
+
+def _likeness(
+    ring: RingBuffer, recognizer: ComparesWindows, trace: _Trace, from_s: float, to_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Middle of each window of what was heard in between, in seconds, and its cosine with the song's window
+    there: those that lie in the song.
+    """
+    x = ring.last(max(ring.end_s - from_s, STEP_S))
+    from_s = ring.end_s - len(x) / SAMPLE_RATE
+    x = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)]
+    speed = trace.speed(from_s)
+    as_recorded = resample(x, SAMPLE_RATE, round(SAMPLE_RATE * speed)) if abs(speed - 1) > OFF else x
+    vectors = clip_vectors(recognizer.encoder, as_recorded)
+    at_s = from_s + HOP_S * np.arange(len(vectors)) * len(x) / len(as_recorded)
+    table = recognizer.table()
+    song = table.track_ids.index(trace.track_id)
+    row = np.floor((at_s - trace.lag_s(at_s)) / HOP_S + 1e-6).astype(int)
+    end_window = table.ends_windows[song]
+    inside = (row >= 0) & (row < end_window - table.starts_windows[song])
+    row = row[inside] + table.starts_windows[song]
+    vectors = vectors[inside]
+    at_s = at_s[inside]
+    two = [np.einsum('nd,nd->n', table.vectors(np.minimum(row + i, end_window - 1)), vectors) for i in (0, 1)]
+    loud = np.array(
+        [not silent(x[i : i + _SECOND]) for i in np.rint((at_s - from_s) * SAMPLE_RATE).astype(int)], bool
+    )
+    return at_s + recognizer.encoder.settings.window_s / 2, np.maximum(*two) * loud
+
+# %% ../nbs/62b_setlist.ipynb #5b19e8c3
+BACK_S = 30.0  # how far before the first answer a song may begin
+EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
+# so early in a song it may have begun at its first note; so much of the level says that it was there
+FIRST_S, FAINT = 5.0, 0.4
+
+
+def _begin(trace: _Trace, ring: RingBuffer, recognizer: CatalogRecognizer) -> None:
+    "Set where the song begins; its first answers are still in the ring."
+    first = trace.answers[0]
+    fades_in = True
+    trace.from_s = first.begin_s + EDGE_S
+    note_s = first.begin_s
+    for _ in range(4):  # its first note is where the lag is the time itself
+        note_s = float(trace.lag_s(note_s))
+    if isinstance(recognizer, ComparesWindows):
+        at_s, cosine = _likeness(ring, recognizer, trace, first.begin_s - BACK_S, first.end_s)
+        level = _level(cosine[at_s > first.begin_s])
+        if (i := _change(cosine, level)) < len(at_s):
+            trace.from_s = float(at_s[i])
+        before = cosine[(at_s > note_s) & (at_s < trace.from_s)]
+        fades_in = len(before) * HOP_S < 1 or before.mean() > FAINT * level
+    if fades_in and trace.from_s < note_s + FIRST_S:
+        trace.from_s = max(note_s, 0.0)
+
+# %% ../nbs/62b_setlist.ipynb #a6676223
+def _end(trace: _Trace, ring: RingBuffer, recognizer: CatalogRecognizer) -> None:
+    "Set where it ends; its last answer is still in the ring."
+    last = trace.answers[-1]
+    trace.to_s = last.end_s - EDGE_S
+    if isinstance(recognizer, ComparesWindows):
+        at_s, cosine = _likeness(ring, recognizer, trace, last.begin_s, ring.end_s)
+        if (i := _change(cosine[::-1], _level(cosine[at_s < last.end_s]))) < len(at_s):
+            trace.to_s = float(at_s[len(at_s) - 1 - i])
+    trace.to_s = max(trace.to_s, trace.from_s + 1.0)
 
 # %% ../nbs/62b_setlist.ipynb #9171fdf0
+KEPT_S = 60.0  # sound that is kept
+CLAIMS = 5  # answers of a recogniser that are listened to
+
+
 class _Tracer:
     "Follows a recording from its beginning to its end."
 
@@ -163,29 +260,16 @@ class _Tracer:
 
     def ask(self) -> None:
         "Ask about the last stretch."
-        x = self.ring.last(STRETCH_S)
-        now_s = self.ring.end_s
         self._room = round(STEP_S * SAMPLE_RATE)
+        x = self.ring.last(STRETCH_S)
         part = _sounding(x)
-        begin_s = now_s - (len(x) - part.start) / SAMPLE_RATE
-        found = self.recognizer.search(x[part], k=CLAIMS) if part.stop else []
-        for m in found:
+        begin_s = self.ring.end_s - (len(x) - part.start) / SAMPLE_RATE
+        end_s = begin_s + (part.stop - part.start) / SAMPLE_RATE
+        for m in self.recognizer.search(x[part], k=CLAIMS) if part.stop else []:
             if (logit := _log_odds(m.confidence)) >= LEAST:
-                _take(
-                    self,
-                    m.track_id,
-                    _Answer(
-                        begin_s, begin_s + (part.stop - part.start) / SAMPLE_RATE, begin_s - m.offset_s, logit
-                    ),
-                )
-        for trace in self.live:  # while the sound is there, and as late as that, when its lag is known well
-            if (
-                math.isnan(trace.from_s)
-                and len(trace.answers) > 1
-                and trace.answers[0].begin_s - BACK_S < now_s + STEP_S - KEPT_S
-            ):
-                _begin(self, trace)
-        _finish(self, now_s - GONE_S)
+                _take(self.live, m.track_id, _Answer(begin_s, end_s, begin_s - m.offset_s, logit))
+        _begin_before_it_is_lost(self)
+        _finish(self, self.ring.end_s - GONE_S)
 
     def end(self) -> None:
         "The recording is over."
@@ -193,106 +277,28 @@ class _Tracer:
             self.ask()
         _finish(self, math.inf)
 
-# %% ../nbs/62b_setlist.ipynb #3b781850
-def _take(self: _Tracer, track_id: str, answer: _Answer) -> None:
-    "Join an answer to the trace that it agrees with, or begin one."
-    trace = next(
-        (t for t in self.live if t.agrees(track_id, answer) and t.answers[-1].end_s < answer.end_s), None
-    )
-    if trace is None:
-        self.live.append(_Trace(track_id, [answer]))
-        return
-    trace.answers.append(answer)
-
 # %% ../nbs/62b_setlist.ipynb #1861e9c2
+def _begin_before_it_is_lost(self: _Tracer) -> None:
+    "Look where songs begin while the sound is still kept, and as late as that, when their lags are known well."
+    for trace in self.live:
+        goes = trace.answers[0].begin_s - BACK_S < self.ring.end_s + STEP_S - KEPT_S
+        if goes and math.isnan(trace.from_s) and len(trace.answers) > 1:
+            _begin(trace, self.ring, self.recognizer)
+
+
 def _finish(self: _Tracer, before_s: float) -> None:
     "Traces that nothing has spoken for since then are over."
     for trace in [t for t in self.live if t.answers[-1].end_s <= before_s]:
         self.live.remove(trace)
         if _sum(trace.answers) > 0:
             if math.isnan(trace.from_s):
-                _begin(self, trace)
-            _end(self, trace)
+                _begin(trace, self.ring, self.recognizer)
+            _end(trace, self.ring, self.recognizer)
             self.over.append(trace)
-
-# %% ../nbs/62b_setlist.ipynb #0aa04b85
-EDGE_S = 3.5  # so much of a song in a stretch, more or less, makes it known
-OFF = 0.01  # a player whose speed is farther from the song's is brought to it before sounds are compared
-# so early in a song it may have begun at its first note; so much of the level says that it was there
-FIRST_S, FAINT = 5.0, 0.4
-
-
-def _change(cosine: np.ndarray, level: float) -> int:
-    "Number of the value from which on most is above a level; the length when there is none."
-    above = np.append(np.cumsum((cosine - level)[::-1])[::-1], 0.0)
-    return int(above.argmax())
-
-# %% ../nbs/62b_setlist.ipynb #06c280a0
-def _level(cosine: np.ndarray) -> float:
-    "Half of what cosines are where the song is heard well."
-    return float(np.percentile(cosine, 75)) / 2 if len(cosine) else 0.0
-
-# %% ../nbs/62b_setlist.ipynb #deda6684
-def _likeness(
-    ring: RingBuffer, fused: Fused, trace: _Trace, from_s: float, to_s: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Middle of each window of what was heard in between, in seconds, and its cosine with the song's window
-    there: those that lie in the song.
-    """
-    x = ring.last(max(ring.end_s - from_s, STEP_S))
-    from_s = ring.end_s - len(x) / SAMPLE_RATE
-    x = x[: round(max(to_s - from_s, 1.0) * SAMPLE_RATE)]
-    speed = trace.speed(from_s)
-    as_recorded = resample(x, SAMPLE_RATE, round(SAMPLE_RATE * speed)) if abs(speed - 1) > OFF else x
-    vectors = clip_vectors(fused.encoder, as_recorded)
-    at_s = from_s + HOP_S * np.arange(len(vectors)) * len(x) / len(as_recorded)
-    table = fused.table()
-    song = table.track_ids.index(trace.track_id)
-    row = np.floor((at_s - trace.lag_s(at_s)) / HOP_S + 1e-6).astype(int)
-    end_window = table.ends_windows[song]
-    inside = (row >= 0) & (row < end_window - table.starts_windows[song])
-    row = row[inside] + table.starts_windows[song]
-    vectors = vectors[inside]
-    at_s = at_s[inside]
-    two = [np.einsum('nd,nd->n', table.vectors(np.minimum(row + i, end_window - 1)), vectors) for i in (0, 1)]
-    loud = np.array(
-        [not silent(x[i : i + _SECOND]) for i in np.rint((at_s - from_s) * SAMPLE_RATE).astype(int)], bool
-    )
-    return at_s + fused.encoder.settings.window_s / 2, np.maximum(*two) * loud
-
-# %% ../nbs/62b_setlist.ipynb #5b19e8c3
-def _begin(self: _Tracer, trace: _Trace) -> None:
-    "Say when the song begins."
-    first = trace.answers[0]
-    fades_in = True
-    trace.from_s = first.begin_s + EDGE_S
-    note_s = first.begin_s
-    for _ in range(4):  # its first note is where the lag is the time itself
-        note_s = float(trace.lag_s(note_s))
-    if isinstance(self.recognizer, Fused):
-        at_s, cosine = _likeness(self.ring, self.recognizer, trace, first.begin_s - BACK_S, first.end_s)
-        level = _level(cosine[at_s > first.begin_s])
-        if (i := _change(cosine, level)) < len(at_s):
-            trace.from_s = float(at_s[i])
-        before = cosine[(at_s > note_s) & (at_s < trace.from_s)]
-        fades_in = len(before) * HOP_S < 1 or before.mean() > FAINT * level
-    if fades_in and trace.from_s < note_s + FIRST_S:
-        trace.from_s = max(note_s, 0.0)
-
-# %% ../nbs/62b_setlist.ipynb #a6676223
-def _end(self: _Tracer, trace: _Trace) -> None:
-    "Say when it ends."
-    last = trace.answers[-1]
-    trace.to_s = last.end_s - EDGE_S
-    if isinstance(self.recognizer, Fused):
-        at_s, cosine = _likeness(self.ring, self.recognizer, trace, last.begin_s, self.ring.end_s)
-        if (i := _change(cosine[::-1], _level(cosine[at_s < last.end_s]))) < len(at_s):
-            trace.to_s = float(at_s[len(at_s) - 1 - i])
-    trace.to_s = max(trace.to_s, trace.from_s + 1.0)
 
 # %% ../nbs/62b_setlist.ipynb #f9e0ab35
 def _settled(traces: list[_Trace], enough: float) -> list[_Trace]:
-    "Those that stand, in the order in which they begin."
+    "Choose the traces that stand, in the order in which they begin."
     kept: list[_Trace] = []
     for t in sorted(traces, key=lambda t: -_sum(t.answers)):
         new = [
@@ -322,7 +328,7 @@ class Found:
 # %% ../nbs/62b_setlist.ipynb #fc202bdb
 def find_songs(
     blocks: Iterable[np.ndarray],  # the recording, mono at 16 kHz, in pieces of any length (n,)
-    recognizer: CatalogRecognizer,  # what knows the songs; a `Fused` finds their beginnings and ends best
+    recognizer: CatalogRecognizer,  # what knows the songs; one that `ComparesWindows` finds their beginnings and ends best
 ) -> list[Found]:
     "Every song of a recording, in the order in which they begin; memory does not grow with its length."
     tracer = _Tracer(recognizer)
@@ -364,10 +370,26 @@ class SetList:
 
 # %% ../nbs/62b_setlist.ipynb #09f671ef
 def _piped(pipe: BinaryIO) -> Iterator[np.ndarray]:
-    "All the sound of a pipe, block by block."
+    "Yield all the sound of a pipe, block by block."
     with from_pipe(pipe) as source:
         for block in source:
             yield block.samples
+
+# %% ../nbs/62b_setlist.ipynb #d6e0c017
+def _with_facts(catalog: Catalog, songs: Iterable[Found]) -> list[dict]:
+    "Join songs with what the catalogue knows of them; those that were removed a moment ago are left out."
+    columns = 'SELECT title, artist, path FROM songs WHERE recording_id = ?'
+    return [
+        {
+            'track_id': song.track_id,
+            'title': row['title'],
+            'artist': row['artist'],
+            'path': real_path(row['path']),
+            **{name: value for name, value in asdict(song).items() if name != 'track_id'},
+        }
+        for song in songs
+        for row in catalog.store.rows(columns, song.track_id)
+    ]
 
 # %% ../nbs/62b_setlist.ipynb #9fc015fa
 def set_list(
@@ -388,28 +410,12 @@ def set_list(
     with suppress(ResonanceError):
         length_s = info(path).duration_s if pipe is None else None
     blocks = FileBlocks(path, piped=None if pipe is None else _piped(pipe))
-    songs = []
-    found = find_songs(watch(blocks, length_s), recognizer)
+    songs = find_songs(watch(blocks, length_s), recognizer)
     problem = blocks.check()
-    for f in found:
-        # none: removed a moment ago
-        for row in catalog.store.rows(
-            'SELECT title, artist, path FROM songs WHERE recording_id = ?', f.track_id
-        ):
-            facts = asdict(f)
-            songs.append(
-                {
-                    'track_id': facts.pop('track_id'),
-                    'title': row['title'],
-                    'artist': row['artist'],
-                    'path': real_path(row['path']),
-                    **facts,
-                }
-            )
     return SetList(
         os.fspath(path),
         round(blocks.n / SAMPLE_RATE, 3),
-        songs,
+        _with_facts(catalog, songs),
         (problem,) if problem else (),
         (time.perf_counter() - begin) * 1000,
     )

@@ -28,11 +28,6 @@ from .samples import mono
 __all__ = ['Sndfile']
 
 # %% ../nbs/01j_sndfile.ipynb #9a299bbc
-# of these it does not tell that they are cut
-_STATED = ('AU', 'W64', 'CAF', 'VOC')
-_CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
-
-
 def _is_mistaken(f, fd: int) -> bool:
     "Tell whether libsndfile would get an open recording wrong."
     # it loses channels of the one, and takes A-law for it in the other
@@ -41,7 +36,7 @@ def _is_mistaken(f, fd: int) -> bool:
         return True
     return f.format == 'MP3' and mp3_goes_on(fd) or f.format == 'OGG' and ogg_needs_care(fd)
 
-# %% ../nbs/01j_sndfile.ipynb #f6b03583
+# %% ../nbs/01j_sndfile.ipynb #3d14bf38
 def _without_header(f, fd: int, part: tuple[int, int], order: str):
     "Open the samples of a recording once more, without its header."
     import soundfile as sf
@@ -65,6 +60,9 @@ def _open(fd: int, whole: tuple[int, int], part: tuple[int, int] | None):
     return f
 
 # %% ../nbs/01j_sndfile.ipynb #d3ac94af
+_STATED = ('AU', 'W64', 'CAF', 'VOC')  # of these libsndfile does not tell that they are cut
+
+
 class Sndfile:
     "A recording open in libsndfile."
 
@@ -133,6 +131,15 @@ def _own_blocks(self: Sndfile) -> Iterator[np.ndarray]:
             return
 
 # %% ../nbs/01j_sndfile.ipynb #f28c105d
+def _take_over(self: Sndfile, other: FFmpeg, at: int) -> None:
+    "Note what FFmpeg, which read on from sample `at`, says of damage."
+    self.cut |= other.broken
+    # libsndfile ends in some whole ones
+    stumbled = [(at / self.rate, 0.0)] if self.broken and other.codec != 'opus' else []
+    self.gaps = [g for g in other.gaps if g[0] * self.rate >= at - self.rate] or stumbled
+    self.broken = other.broken
+
+# %% ../nbs/01j_sndfile.ipynb #a8c004fa
 def _read_on(self: Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yield what FFmpeg finds behind sample `at`, where libsndfile ended; nothing when that is less than a
     frame or two."""
@@ -151,11 +158,7 @@ def _read_on(self: Sndfile, at: int) -> Iterator[tuple[np.ndarray, int]]:
                 is_more = True
                 self.heard_s = other.heard_s
         if is_more:
-            self.cut |= other.broken
-            # libsndfile ends in some whole ones
-            stumbled = [(at / self.rate, 0.0)] if self.broken and other.codec != 'opus' else []
-            self.gaps = [g for g in other.gaps if g[0] * self.rate >= at - self.rate] or stumbled
-            self.broken = other.broken
+            _take_over(self, other, at)
 
 # %% ../nbs/01j_sndfile.ipynb #1fb09108
 def _goes_on(self: Sndfile, at: int, end: int, unread: int) -> bool:
@@ -165,7 +168,17 @@ def _goes_on(self: Sndfile, at: int, end: int, unread: int) -> bool:
         return at < self.frames or unread > 1024 or flac_goes_on(self.fd, part, self.frames)
     return self.file.format == 'MP3' and unread > 8192
 
+# %% ../nbs/01j_sndfile.ipynb #382fe828
+_CHUNKED = ('WAV', 'WAVEX', 'AIFF', 'AU', 'CAF', 'RF64')
 
+
+def _ends_in_no_chunk(self: Sndfile, end: int, unread: int) -> bool:
+    "Tell whether much was not read, and begins like no chunk, of a file that consists of chunks."
+    if self.file.format not in _CHUNKED or unread <= max(8192, end // 100):
+        return False
+    return not begins_chunk(peek(self.fd, end - unread, 8), unread)
+
+# %% ../nbs/01j_sndfile.ipynb #5ab81207
 def _blocks(self: Sndfile) -> Iterator[tuple[np.ndarray, int]]:
     "Yield mono blocks with their rate, from the place that was sought."
     at = self.file.tell()
@@ -175,10 +188,8 @@ def _blocks(self: Sndfile) -> Iterator[tuple[np.ndarray, int]]:
         yield x, self.rate
     end = self.part[1] if self.part else before_tags(self.fd)
     unread = end - os.lseek(self.fd, 0, os.SEEK_CUR)
-    goes_on = _goes_on(self, at, end, unread)
-    if self.broken or goes_on:
+    if self.broken or _goes_on(self, at, end, unread):
         yield from _read_on(self, at)
         return
-    is_whole = not at or self.next_at or self.file.format not in _CHUNKED
-    if not is_whole and unread > max(8192, end // 100):
-        self.cut = self.cut or not begins_chunk(peek(self.fd, end - unread, 8), unread)
+    if at and not self.next_at:
+        self.cut = self.cut or _ends_in_no_chunk(self, end, unread)

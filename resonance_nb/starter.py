@@ -408,10 +408,17 @@ def _is_open(corpus) -> bool:
         return False
 
 # %% ../nbs/03b_starter.ipynb #7c3cedec
-def default_corpus():
-    "Open the corpus in `RESONANCE_CORPUS`, or the starter corpus; raises `CorpusError` when the variable names none."
+def default_corpus(
+    folder: str | os.PathLike | None = None,  # of a corpus; None: the one in use
+):  # a `corpora.Corpus`
+    """Open a corpus: the one that is named, that of `RESONANCE_CORPUS`, or the starter corpus.
+
+    Raises `CorpusError` when the folder, or that of the variable, is no corpus.
+    """
     from resonance_nb.corpora import Corpus, CorpusError
 
+    if folder:
+        return Corpus(folder)
     named = os.environ.get('RESONANCE_CORPUS')
     if not named:
         return make_starter()

@@ -229,6 +229,15 @@ def _make_folder(folder: Path) -> None:
             'give a new or an empty folder'
         )
 
+# %% ../nbs/02b_store.ipynb #835b2329
+def _require_outside(folder: Path) -> None:
+    "Refuse a new catalogue inside another one, which would take it for a left-over."
+    for outer in path_and_parents(os.path.dirname(os.path.realpath(folder))):
+        if os.path.isfile(os.path.join(outer, DATABASE)):
+            raise ResonanceError(
+                f'{show_path(folder)} lies inside the catalogue {show_path(outer)}: choose another folder'
+            )
+
 # %% ../nbs/02b_store.ipynb #c4aa4d74
 def _require_folder(folder: Path, create: bool) -> None:
     "Make sure that there is a database in the folder, or may be."
@@ -239,6 +248,7 @@ def _require_folder(folder: Path, create: bool) -> None:
         raise ResonanceError(f'{shown} has lost its {DATABASE}: {LOST}')
     if not create:
         raise ResonanceError(f'no catalogue at {shown}: make one with {command("index FOLDER", folder)}')
+    _require_outside(folder)
     _make_folder(folder)
 
 # %% ../nbs/02b_store.ipynb #0bf9a6fd

@@ -50,6 +50,24 @@ __all__ = ['torch', 'fit', 'loggers_for']
 # %% ../nbs/44_train.ipynb #21bfd86d
 torch = need('torch', 'learn')
 
+# %% ../nbs/44_train.ipynb #4c44618e
+def _skip(module) -> None:
+    "Count a step that is left out; raises `ResonanceError` when there are too many."
+    module.broken += 1
+    if module.broken > 20 or module.trainer.world_size > 1:
+        raise ResonanceError(
+            f'the loss or its gradient is not a number in {counted(module.broken, "step")}: '
+            'lower the learning rate, or ask for 32-bit precision'
+        )
+
+# %% ../nbs/44_train.ipynb #3d806498
+def _skip_broken(module, optimizer) -> None:
+    "Drop gradients that are not numbers; it happens to finite losses, too."
+    grads = [p.grad.norm() for p in module.parameters() if p.grad is not None]
+    if grads and not bool(torch.isfinite(torch.stack(grads)).all()):
+        optimizer.zero_grad(set_to_none=True)  # what has no gradient is left as it is
+        _skip(module)
+
 # %% ../nbs/44_train.ipynb #85555337
 def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> torch.Tensor | None:
     "Compute the loss of one batch; None for a batch that is skipped."
@@ -76,24 +94,6 @@ def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor)
         'temperature': float(temperature.detach()),
     }
     return loss
-
-# %% ../nbs/44_train.ipynb #4c44618e
-def _skip(module) -> None:
-    "Count a step that is left out; raises `ResonanceError` when there are too many."
-    module.broken += 1
-    if module.broken > 20 or module.trainer.world_size > 1:
-        raise ResonanceError(
-            f'the loss or its gradient is not a number in {counted(module.broken, "step")}: '
-            'lower the learning rate, or ask for 32-bit precision'
-        )
-
-
-def _skip_broken(module, optimizer) -> None:
-    "Drop gradients that are not numbers; it happens to finite losses, too."
-    grads = [p.grad.norm() for p in module.parameters() if p.grad is not None]
-    if grads and not bool(torch.isfinite(torch.stack(grads)).all()):
-        optimizer.zero_grad(set_to_none=True)  # what has no gradient is left as it is
-        _skip(module)
 
 # %% ../nbs/44_train.ipynb #0865d07a
 def _hybrid_of(recipe: Recipe, n_songs: int) -> losses.Hybrid | None:
@@ -226,7 +226,7 @@ def _before_step(keeper: _Keeper, trainer) -> None:
         for group in trainer.optimizers[0].param_groups:
             group['lr'] = group['initial_lr'] * keeper.factor
 
-
+# %% ../nbs/44_train.ipynb #52169378
 def _after_step(keeper: _Keeper, trainer, module) -> None:
     "Show, log, validate and save what is due after a step, and end the run when it is time."
     step = trainer.global_step
@@ -242,6 +242,15 @@ def _after_step(keeper: _Keeper, trainer, module) -> None:
         _save(keeper, trainer)
     if done or stopped:
         trainer.should_stop = True
+
+# %% ../nbs/44_train.ipynb #6a3023c1
+def _save(keeper: _Keeper, trainer) -> None:
+    "Put a checkpoint in the place of the last one."
+    part = keeper.folder / 'checkpoint.part'
+    trainer.save_checkpoint(part, weights_only=False)
+    if trainer.is_global_zero:
+        os.replace(part, keeper.folder / 'checkpoint.ckpt')
+    keeper.saved = time.monotonic()
 
 # %% ../nbs/44_train.ipynb #d4ce59c2
 def _validate(keeper: _Keeper, trainer, module, step: int) -> None:
@@ -272,15 +281,6 @@ def _validate(keeper: _Keeper, trainer, module, step: int) -> None:
     if recipe.patience and keeper.since_best >= recipe.patience:
         trainer.should_stop = True
     _save(keeper, trainer)
-
-# %% ../nbs/44_train.ipynb #6a3023c1
-def _save(keeper: _Keeper, trainer) -> None:
-    "Put a checkpoint in the place of the last one."
-    part = keeper.folder / 'checkpoint.part'
-    trainer.save_checkpoint(part, weights_only=False)
-    if trainer.is_global_zero:
-        os.replace(part, keeper.folder / 'checkpoint.ckpt')
-    keeper.saved = time.monotonic()
 
 # %% ../nbs/44_train.ipynb #25c86bf4
 def _same_run(one: dict, other: dict) -> bool:
@@ -393,7 +393,7 @@ def _card(recipe: Recipe, corpus: Corpus, music: Packed, device: str) -> dict:
         'seed': recipe.seed,
     }
 
-
+# %% ../nbs/44_train.ipynb #e7f2172f
 def _started_from(recipe: Recipe, start: Path | None) -> dict:
     "Say what a run begins with, from that encoder's card."
     if not start:

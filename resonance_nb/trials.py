@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TRIALS_VERSION', 'LATER', 'trial', 'learned_from', 'choices', 'as_line', 'kept_lines', 'kept', 'keep', 'Pool',
-           'finds_own', 'Trial', 'Plan', 'base_recipe', 'run_trials']
+           'finds_own', 'validation_for', 'base_recipe', 'Plan', 'Trial', 'run_trials']
 
 # %% ../nbs/44a_trials.ipynb #a3214060
 def trial(
@@ -248,15 +248,50 @@ def finds_own(
     similar[(songs[:, None] == songs) & (own[:, None] != own)] = -2.0
     return (similar.argmax(1) == own).numpy()
 
-# %% ../nbs/44a_trials.ipynb #1c16709d
-@dataclass(frozen=True)
-class Trial:
-    "One training of a plan."
+# %% ../nbs/44a_trials.ipynb #e474f649
+_VALIDATION_SETS = {  # of the profiles that search a catalogue
+    'quick': dict(snr_db=(5.0,), durations_s=(2.0,), n_others=5, max_tracks=20),
+    'study': dict(snr_db=(5.0, 0.0, -5.0), durations_s=(2.0, 5.0), n_others=75),
+}
 
-    key: list  # plain values that decide it
-    recipe: Recipe
-    exam: ValidationSet | Pool  # its questions
-    labels: dict = field(default_factory=dict)  # its columns in a table of trials, e.g. group, change, seed
+
+def validation_for(
+    corpus: Corpus,  # its validation songs are asked for, in its rooms and behind its crowds
+    profile: str,  # of `recipe.PROFILES`: 'quick', 'study' or 'shipped'
+) -> Callable[[Callable], dict[str, float]]:
+    "Make the function that gives the shares of validation questions that an encoder answers right."
+    from resonance_nb.clips import in_venue
+    from resonance_nb.degraded import bank_of
+    from resonance_nb.embedding import Embedding
+
+    bank = bank_of(corpus.folder, 'validation')
+    if profile == 'shipped':
+        pool = Pool(corpus, bank, n=1_024)
+        return lambda encoder: pool.shares(Embedding(encoder))
+    concert = in_venue(bank, ['hard-mix'])
+    exam = ValidationSet(corpus, degrade=concert, **_VALIDATION_SETS[profile])
+    return lambda encoder: exam(Embedding(encoder))
+
+# %% ../nbs/44a_trials.ipynb #0329058d
+def base_recipe(
+    steps: int,  # of each training
+    n_songs: int,  # in a batch
+    *,
+    scenes: int = 16,  # crowds
+    n_mels: int = 64,  # bands
+) -> Recipe:
+    "Make the recipe from which the trials of the studies differ."
+    return Recipe(
+        Settings(front=Front(n_mels=n_mels)),
+        n_songs=n_songs,
+        steps=steps,
+        venues=('hard-mix',),
+        scenes=scenes,
+        vary_crowds=True,
+        levels=Levels((5, 15), (-8, 10), max(1, steps // 3)),
+        warmup=max(2, steps // 20),
+        validate_every=steps,
+    )
 
 # %% ../nbs/44a_trials.ipynb #e5a9513e
 @dataclass
@@ -292,7 +327,17 @@ class Plan:
         options = {'bank': self.bank, 'max_songs': self.max_songs, 'device': device}
         return run_trials(self.chapter, self.trials(), self.corpus, jobs=jobs, progress=progress, **options)
 
-# %% ../nbs/44a_trials.ipynb #5e43ed1d
+# %% ../nbs/44a_trials.ipynb #1c16709d
+@dataclass(frozen=True)
+class Trial:
+    "One training of a plan."
+
+    key: list  # plain values that decide it
+    recipe: Recipe
+    exam: ValidationSet | Pool  # its questions
+    labels: dict = field(default_factory=dict)  # its columns in a table of trials, e.g. group, change, seed
+
+
 def _trials_of(plan: Plan) -> list[Trial]:
     "List the trials of a plan."
     named = {name: (group, change) for group, many in plan.changes.items() for name, change in many.items()}
@@ -309,26 +354,31 @@ def _trials_of(plan: Plan) -> list[Trial]:
             trials.append(Trial([*before, choices(recipe), *after], recipe, plan.exam, labels))
     return trials
 
-# %% ../nbs/44a_trials.ipynb #0329058d
-def base_recipe(
-    steps: int,  # of each training
-    n_songs: int,  # in a batch
-    *,
-    scenes: int = 16,  # crowds
-    n_mels: int = 64,  # bands
-) -> Recipe:
-    "Make the recipe from which the trials of the studies differ."
-    return Recipe(
-        Settings(front=Front(n_mels=n_mels)),
-        n_songs=n_songs,
-        steps=steps,
-        venues=('hard-mix',),
-        scenes=scenes,
-        vary_crowds=True,
-        levels=Levels((5, 15), (-8, 10), max(1, steps // 3)),
-        warmup=max(2, steps // 20),
-        validate_every=steps,
-    )
+# %% ../nbs/44a_trials.ipynb #7bc74fe4
+_inherited: dict[int, Callable] = {}  # what a process is to do; it gets it when it is forked
+
+
+def _inherit(works: dict[int, Callable]) -> None:
+    "Begin a process: one thread, and the work that the processes share."
+    need('torch', 'learn').set_num_threads(1)
+    _inherited.update(works)
+
+
+def _do(number: int) -> dict:
+    "Make one trial, its batches in this process."
+    return _inherited[number](workers=0)
+
+# %% ../nbs/44a_trials.ipynb #1fa069ae
+def _side_by_side(works: dict[int, Callable], trials: list[Trial], jobs: int, progress: bool):
+    "Make trials in processes, the longest first; (number, result) of each as it is done."
+    from tqdm import tqdm
+
+    windows = lambda i: (r := trials[i].recipe).steps * r.n_songs * r.crop.windows
+    fork = multiprocessing.get_context('fork')
+    with ProcessPoolExecutor(jobs, fork, initializer=_inherit, initargs=(works,)) as pool:
+        numbers = {pool.submit(_do, i): i for i in sorted(works, key=windows, reverse=True)}
+        for done in tqdm(as_completed(numbers), 'trials', total=len(works), disable=no_bar(progress)):
+            yield numbers[done], done.result()
 
 # %% ../nbs/44a_trials.ipynb #3c933458
 def run_trials(
@@ -357,29 +407,3 @@ def run_trials(
         rows = zip(trials, works)
         rows = tqdm(rows, 'trials', total=len(trials), disable=no_bar(progress and jobs == 1))
         return pd.DataFrame([t.labels | kept(chapter, t.key, work) for t, work in rows])
-
-# %% ../nbs/44a_trials.ipynb #7bc74fe4
-_inherited: dict[int, Callable] = {}  # what a process is to do; it gets it when it is forked
-
-
-def _inherit(works: dict[int, Callable]) -> None:
-    "Begin a process: one thread, and the work that the processes share."
-    need('torch', 'learn').set_num_threads(1)
-    _inherited.update(works)
-
-
-def _do(number: int) -> dict:
-    "Make one trial, its batches in this process."
-    return _inherited[number](workers=0)
-
-
-def _side_by_side(works: dict[int, Callable], trials: list[Trial], jobs: int, progress: bool):
-    "Make trials in processes, the longest first; (number, result) of each as it is done."
-    from tqdm import tqdm
-
-    windows = lambda i: (r := trials[i].recipe).steps * r.n_songs * r.crop.windows
-    fork = multiprocessing.get_context('fork')
-    with ProcessPoolExecutor(jobs, fork, initializer=_inherit, initargs=(works,)) as pool:
-        numbers = {pool.submit(_do, i): i for i in sorted(works, key=windows, reverse=True)}
-        for done in tqdm(as_completed(numbers), 'trials', total=len(works), disable=no_bar(progress)):
-            yield numbers[done], done.result()

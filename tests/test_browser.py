@@ -82,5 +82,10 @@ def test_players_have_a_sound(root):
             r'<audio[^>]*src="data:audio/\w+;base64,([A-Za-z0-9+/=]+)"', page.read_text(encoding='utf-8')
         )
         heard[page.name] = [sf.read(io.BytesIO(base64.b64decode(s)))[0] for s in sounds]
-    assert all(len(x) > 1000 and np.abs(x).max() > 0.01 for sounds in heard.values() for x in sounds)
-    assert sum(map(len, heard.values())) > 20 and max(map(len, heard.values())) <= 12
+    silent = [
+        name
+        for name, sounds in heard.items()
+        if any(len(x) <= 1000 or np.abs(x).max() <= 0.01 for x in sounds)
+    ]
+    crowded = [name for name, sounds in heard.items() if len(sounds) > 16]  # pages that load slowly
+    assert sum(map(len, heard.values())) > 20 and not silent and not crowded

@@ -488,6 +488,26 @@ def test_damage_in_the_middle_is_one_line(cat, music):
     assert '\n' not in str(e.value) and 'malformed' in str(e.value)
 
 
+def test_no_catalogue_is_made_inside_another(cat, tmp_path):
+    (tmp_path / 'link').symlink_to(cat.folder)
+    for outer in (cat.folder, tmp_path / 'link'):
+        for inner in ('inner', 'deep/er'):
+            with pytest.raises(
+                ResonanceError, match='lies inside the catalogue .*cat: choose another folder'
+            ):
+                Catalog(outer / inner, create=True)
+    assert not any((cat.folder / name).exists() for name in ('inner', 'deep'))
+    assert not cat.problems()
+
+
+def test_a_catalogue_inside_another_that_was_made_before_still_opens(cat, tmp_path):
+    Catalog(tmp_path / 'inner', create=True).close()
+    shutil.move(tmp_path / 'inner', cat.folder / 'inner')
+    for create in (False, True):
+        with Catalog(cat.folder / 'inner', create=create) as inner:
+            assert len(inner) == 0
+
+
 def test_read_only_folder_can_be_asked(cat, music):
     cat.close()
     program = """if True:

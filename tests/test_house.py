@@ -104,34 +104,6 @@ def typing_block(node):
     return isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.dump(node.test)
 
 
-# export cells in a row, where a lesson cell is still missing between them; no notebook is to be added
-CHAINS: dict[str, int] = {
-    '01a_decode': 3,
-    '01d_files': 3,
-    '01f_bitstreams': 3,
-    '01h_packets': 3,
-    '01i_ffmpeg': 3,
-    '01j_sndfile': 3,
-    '30_landmarks': 3,
-    '31_chromaprint': 3,
-    '32_mfcc': 4,
-    '44_train': 4,
-    '44a_trials': 4,
-    '49a_neighbours': 3,
-    '52_fuse': 3,
-    '52a_session': 3,
-    '61_stream': 3,
-    '61b_microphone': 3,
-    '62a_concert': 3,
-    '62b_setlist': 6,
-    '92_cli': 3,
-    '92b_cli_options': 3,
-    '92c_cli_catalog': 3,
-    '92f_cli_corpus': 3,
-    '92g_cli_bench': 3,
-}
-
-
 def longest_chain(nb):
     "Count the most export cells in a row; words and hidden cells between them do not part them, lessons do."
     exports = ('export', 'exporti', 'exports')
@@ -146,9 +118,7 @@ def longest_chain(nb):
 def test_lessons_part_what_is_exported(chapter):
     name, nb = chapter
     longest = longest_chain(nb)
-    allowed = CHAINS.get(name, 2)
-    assert longest <= allowed, f'{longest} export cells in a row: show between them what they do'
-    assert name not in CHAINS or longest > 2, f'strike {name} from CHAINS: its lessons part what is exported'
+    assert longest <= 2, f'{longest} export cells in a row: show between them what they do'
 
 
 def test_lesson_cells_end_with_a_value(chapter):
