@@ -334,6 +334,7 @@ FLOORS = [
     'windows clips figures',
     'bench',
     'network',
+    'teachers',
     'encoders losses recipe',
     'learning',
     'codebook match',
