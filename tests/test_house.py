@@ -335,7 +335,7 @@ FLOORS = [
     'bench',
     'network',
     'teachers',
-    'encoders losses recipe',
+    'encoders losses recipe feel_losses',
     'learning',
     'codebook match',
     'neighbours',
