@@ -334,7 +334,7 @@ FLOORS = [
     'windows clips figures',
     'bench',
     'network',
-    'teachers',
+    'teachers raters',
     'encoders losses recipe feel_losses',
     'learning',
     'codebook match',
