@@ -15,8 +15,8 @@ from .core import ResonanceError
 from .network import MODELS
 
 # %% auto #0
-__all__ = ['RATE_HZ', 'HOP', 'TAPS', 'FRAMES', 'N_BANDS', 'DIM', 'LOWEST_HZ', 'HIGHEST_HZ', 'BLOCK', 'LONG_S', 'filter_bank',
-           'band_powers', 'relative', 'segments', 'load_weights', 'head', 'FeelStream', 'FeelModel', 'at_rate',
+__all__ = ['RATE_HZ', 'HOP', 'TAPS', 'FRAMES', 'N_BANDS', 'DIM', 'LOWEST_HZ', 'HIGHEST_HZ', 'BLOCK', 'LONG_S', 'at_rate',
+           'filter_bank', 'band_powers', 'relative', 'segments', 'load_weights', 'head', 'FeelStream', 'FeelModel',
            'shipped']
 
 # %% ../nbs/80_feel_model.ipynb #557b62d1
@@ -29,7 +29,23 @@ DIM = 32  # numbers in a vector
 LOWEST_HZ = 40.0
 HIGHEST_HZ = 7_800.0
 
-# %% ../nbs/80_feel_model.ipynb #bf4a7765
+# %% ../nbs/80_feel_model.ipynb #fc903aec
+def at_rate(
+    samples: np.ndarray,  # mono, shape (n,)
+    rate_hz: int,  # of the samples
+) -> np.ndarray:
+    "Bring sound to 22,050 Hz, float32 of shape (m,); raises `ResonanceError` for what is not mono sound."
+    x = np.asarray(samples)
+    if x.ndim != 1 or not np.issubdtype(x.dtype, np.number) or rate_hz <= 0:
+        raise ResonanceError(f'mono samples of shape (n,) are wanted, not {x.dtype} of shape {x.shape}')
+    x = x.astype(np.float32)
+    if rate_hz == RATE_HZ or not len(x):
+        return x
+    import soxr
+
+    return soxr.resample(np.nan_to_num(x, posinf=0, neginf=0), rate_hz, RATE_HZ)
+
+# %% ../nbs/80_feel_model.ipynb #034edd95
 def _mel(hz):
     "Give the pitch, in mel, of a frequency."
     return 2595 * np.log10(1 + np.asarray(hz) / 700)
@@ -40,7 +56,7 @@ def _centres_hz() -> np.ndarray:
     mels = np.linspace(_mel(LOWEST_HZ), _mel(HIGHEST_HZ), N_BANDS + 2)
     return 700 * (10 ** (mels / 2595) - 1)
 
-# %% ../nbs/80_feel_model.ipynb #a7b1a026
+# %% ../nbs/80_feel_model.ipynb #21334beb
 def filter_bank() -> np.ndarray:
     """Make the filters that training begins with, float32 of shape (2 * N_BANDS, TAPS).
 
@@ -56,7 +72,7 @@ def filter_bank() -> np.ndarray:
     phase = 2 * np.pi * edges[1:-1, None] * at / RATE_HZ
     return np.concatenate([window * np.cos(phase), window * np.sin(phase)]).astype(np.float32)
 
-# %% ../nbs/80_feel_model.ipynb #b2641a3e
+# %% ../nbs/80_feel_model.ipynb #394bb111
 def _frames(samples: np.ndarray) -> np.ndarray:
     "Cut sound, and silence of a segment behind it, into frames, shape (frames, TAPS)."
     n = len(samples) // HOP + FRAMES
@@ -75,7 +91,7 @@ def band_powers(
         power = swing[:, :N_BANDS] ** 2 + swing[:, N_BANDS:] ** 2
     return np.minimum(np.where(np.isnan(power), 0, power), 1e6)
 
-# %% ../nbs/80_feel_model.ipynb #2385d7cd
+# %% ../nbs/80_feel_model.ipynb #ca610466
 def _pooled(x: np.ndarray, n: int) -> np.ndarray:
     "Average each `n` rows, (rows, …) to (rows // n, …)."
     whole = len(x) // n
@@ -87,7 +103,7 @@ def _around(x: np.ndarray) -> np.ndarray:
     total = np.cumsum(np.pad(x.astype(np.float64), ((FRAMES // 2 + 1, FRAMES // 2), (0, 0))), axis=0)
     return ((total[FRAMES + 1 :] - total[: -FRAMES - 1]) / (FRAMES + 1)).astype(np.float32)
 
-# %% ../nbs/80_feel_model.ipynb #82e293a1
+# %% ../nbs/80_feel_model.ipynb #79b60011
 def relative(
     powers: np.ndarray,  # (frames, N_BANDS)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,7 +113,7 @@ def relative(
     around = _around(level) / (_around(live) + 1e-6) + 1e-15
     return np.log(powers / around + 1e-4), level, live
 
-# %% ../nbs/80_feel_model.ipynb #58aa4f2a
+# %% ../nbs/80_feel_model.ipynb #5f422270
 def _halved(live: np.ndarray) -> np.ndarray:
     "Say which pairs of frames have a live one, (frames // 2, 1)."
     return live[: len(live) // 2 * 2].reshape(-1, 2, 1).max(axis=1)
@@ -109,7 +125,7 @@ def _every_second(x: np.ndarray, n: int, before: int) -> list[np.ndarray]:
     rows = (len(x) - n) // 2 + 1
     return [x[i : i + 2 * rows - 1 : 2] for i in range(n)]
 
-# %% ../nbs/80_feel_model.ipynb #1f86475d
+# %% ../nbs/80_feel_model.ipynb #985ce554
 def _convolved(x: np.ndarray, live: np.ndarray, weights: dict) -> tuple[np.ndarray, np.ndarray]:
     "Run the convolutions: (frames, N_BANDS) to (frames // 8, channels), and which of the rows are live."
     kernel = weights['conv1.weight']
@@ -122,14 +138,14 @@ def _convolved(x: np.ndarray, live: np.ndarray, weights: dict) -> tuple[np.ndarr
         y = np.maximum(y @ weights[f'{name}.weight'].T + weights[f'{name}.bias'], 0) * live
     return y, live
 
-# %% ../nbs/80_feel_model.ipynb #91c7d5fb
+# %% ../nbs/80_feel_model.ipynb #5c814e7b
 def _mean_and_spread(x: np.ndarray, live: np.ndarray, n: int) -> list[np.ndarray]:
     "Compute the mean and the spread of each `n` rows, over those that are live."
     share = _pooled(live, n) + 1e-6
     mean = _pooled(x * live, n) / share
     return [mean, np.sqrt(np.maximum(_pooled(x * x * live, n) / share - mean**2, 0) + 1e-2)]
 
-# %% ../nbs/80_feel_model.ipynb #ef58eddb
+# %% ../nbs/80_feel_model.ipynb #25b1b82d
 def segments(
     powers: np.ndarray,  # (frames, N_BANDS)
     weights: dict[str, np.ndarray],  # as `load_weights` gives them
@@ -144,7 +160,7 @@ def segments(
     loud = np.log(_pooled(level, FRAMES) / (share + 1e-6) + 1e-15)
     return np.maximum(heard, 0) * (share > 0), loud, share
 
-# %% ../nbs/80_feel_model.ipynb #57206d08
+# %% ../nbs/80_feel_model.ipynb #222284f5
 def load_weights(
     path: Path | None = None,  # a file of safetensors; None: the one that comes with the package
 ) -> dict[str, np.ndarray]:
@@ -159,7 +175,7 @@ def load_weights(
         raise ResonanceError(f'{path} holds no weights of this network ({type(e).__name__})') from e
     return weights
 
-# %% ../nbs/80_feel_model.ipynb #89c833c8
+# %% ../nbs/80_feel_model.ipynb #85e50972
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(x / 2))
 
@@ -179,14 +195,14 @@ def _walk(x: np.ndarray, weights: dict) -> np.ndarray:
         states.append(state)
     return np.stack(states)
 
-# %% ../nbs/80_feel_model.ipynb #f3a61890
+# %% ../nbs/80_feel_model.ipynb #4a0bb5c5
 def _weighed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     "Join the weighted mean and spread of rows, (rows, n) to (2 n,)."
     mean = (weight * x).sum(axis=0)
     spread = np.sqrt(np.maximum((weight * x * x).sum(axis=0) - mean * mean, 0) + 1e-2)
     return np.concatenate([mean, spread])
 
-# %% ../nbs/80_feel_model.ipynb #b10f5a46
+# %% ../nbs/80_feel_model.ipynb #f30e9562
 def head(
     heard: np.ndarray,  # (segments, 128)
     loud: np.ndarray,  # (segments, 1)
@@ -204,7 +220,7 @@ def head(
     vector = weights['out.weight'] @ hidden + weights['out.bias']
     return (vector / (np.linalg.norm(vector) + 1e-9)).astype(np.float32)
 
-# %% ../nbs/80_feel_model.ipynb #83643e6a
+# %% ../nbs/80_feel_model.ipynb #6eea3b7a
 BLOCK = 16  # segments that a stream describes together
 
 
@@ -236,7 +252,8 @@ class FeelStream:
     def finish(self) -> np.ndarray:
         "Give the vector of all that came, shape (DIM,)."
         self._describe(self._sound, None)
-        return head(*(np.concatenate(parts) for parts in zip(*self._parts)), self.weights)
+        heard, loud, share = (np.concatenate(parts) for parts in zip(*self._parts))
+        return head(heard, loud, share, self.weights)
 
     def _describe(self, sound: np.ndarray, n: int | None) -> None:
         "Keep the descriptions of the next `n` segments; all that are left for None."
@@ -244,7 +261,7 @@ class FeelStream:
         end = None if n is None else self._before + n
         self._parts.append(tuple(x[self._before : end] for x in described))
 
-# %% ../nbs/80_feel_model.ipynb #335a9e87
+# %% ../nbs/80_feel_model.ipynb #86be1577
 @lru_cache(maxsize=4)
 def _session(path: Path):
     "Open an ONNX file on one thread, without an arena that grows and never shrinks."
@@ -264,7 +281,7 @@ def _session(path: Path):
         raise ResonanceError(f'{path} is no model of how songs feel ({type(e).__name__})') from e
     return session
 
-# %% ../nbs/80_feel_model.ipynb #bf94abfb
+# %% ../nbs/80_feel_model.ipynb #ca7b8eeb
 LONG_S = 600.0  # longer songs are streamed
 
 
@@ -304,23 +321,7 @@ class FeelModel:
             stream.push(x[at : at + 10 * RATE_HZ])
         return stream.finish()
 
-# %% ../nbs/80_feel_model.ipynb #4f7f2c89
-def at_rate(
-    samples: np.ndarray,  # mono, shape (n,)
-    rate_hz: int,  # of the samples
-) -> np.ndarray:
-    "Bring sound to 22,050 Hz, float32 of shape (m,); raises `ResonanceError` for what is not mono sound."
-    x = np.asarray(samples)
-    if x.ndim != 1 or not np.issubdtype(x.dtype, np.number) or rate_hz <= 0:
-        raise ResonanceError(f'mono samples of shape (n,) are wanted, not {x.dtype} of shape {x.shape}')
-    x = x.astype(np.float32)
-    if rate_hz == RATE_HZ or not len(x):
-        return x
-    import soxr
-
-    return soxr.resample(np.nan_to_num(x, posinf=0, neginf=0), rate_hz, RATE_HZ)
-
-
+# %% ../nbs/80_feel_model.ipynb #2346ecb7
 @lru_cache(maxsize=1)
 def shipped() -> FeelModel:
     "Open the model that comes with this package; it is read once in a process."
