@@ -21,11 +21,11 @@ __all__ = ['torch', 'F', 'TAILS', 'pair_distances', 'choice_logits', 'answer_log
 torch = need('torch', 'learn')
 F = torch.nn.functional
 
-# %% ../nbs/83_feel_losses.ipynb #adb3a292
+# %% ../nbs/83_feel_losses.ipynb #263b6178
 def pair_distances(
     triplets: torch.Tensor,  # vectors of three songs, (batch, 3, dim)
-    weights: torch.Tensor
-    | None = None,  # of the directions, at least 0: (dim,), or (batch, dim) a rater each
+    # of the directions, at least 0: (dim,), or (batch, dim) a rater each
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     "Compute Euclidean distances of the three pairs, (batch, 3); number `i` leaves out song `i`."
     a, b, c = triplets.unbind(1)
