@@ -112,10 +112,10 @@ def answer_chances(
     lapse = np.asarray(lapse)[..., None]
     return (1 - lapse) * alike / alike.sum(axis=1, keepdims=True) + lapse / 3
 
-# %% ../nbs/85_raters.ipynb #a01f64e8
+# %% ../nbs/85_raters.ipynb #4f4904b2
 @dataclass(frozen=True)
 class Panel:
-    "Simulated raters, whose ears are known."
+    "Simulated raters, whose weights and lapses are known."
 
     weights: np.ndarray  # of the directions, (raters, dim)
     lapse: np.ndarray  # share of blind answers, (raters,)
@@ -129,17 +129,17 @@ class Panel:
 def simulate_panel(
     shared: np.ndarray,  # weights that all have in common, (dim,)
     n_raters: int,  # how many
-    rng: np.random.Generator,  # of their ears
+    rng: np.random.Generator,  # of their weights and lapses
     *,
     spread: float = 0.5,  # standard deviation of the logarithm of a rater's own factors
     lapse: float = 0.05,  # share of blind answers, in the middle of the panel
 ) -> Panel:
-    "Draw raters around a shared ear."
+    "Draw raters, each with weights of their own around the shared ones."
     require_rng(rng)
     weights = shared * np.exp(spread * rng.normal(size=(n_raters, len(shared))))
     return Panel(weights, np.minimum(lapse * np.exp(0.5 * rng.normal(size=n_raters)), 0.5))
 
-# %% ../nbs/85_raters.ipynb #6c9ca85f
+# %% ../nbs/85_raters.ipynb #ad8ccdf6
 def draw_triplets(
     n_songs: int,  # to draw from, at least 3
     n: int,  # triplets
@@ -162,7 +162,7 @@ def simulate_answers(
     vectors: np.ndarray,  # of songs, (songs, dim)
     triplets: np.ndarray,  # numbers of songs, (answers, 3)
     raters: np.ndarray,  # who answers each, (answers,)
-    panel: Panel,  # their ears
+    panel: Panel,  # their weights and lapses
     rng: np.random.Generator,  # of the answers
     *,
     songs: list[str] | None = None,  # names; None: their numbers
@@ -174,7 +174,7 @@ def simulate_answers(
     names = songs or [str(i) for i in range(len(vectors))]
     return Answers(names, triplets, odd, raters, panel.names)
 
-# %% ../nbs/85_raters.ipynb #26166393
+# %% ../nbs/85_raters.ipynb #47ace093
 _USUAL = math.log(0.05 / 0.95)  # log odds of a lapse, before anything is known
 
 
@@ -186,18 +186,18 @@ class _Problem:
     odd: np.ndarray  # (answers,)
     raters: np.ndarray  # (answers,)
     n_raters: int
-    spread: float  # of the logarithms of personal factors; 0: one ear
+    spread: float  # of the logarithms of personal factors; 0: the same weights for all
 
     def parts(self, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-        "Take the vector apart: shared log weights, departures (raters, dim), shared log odds of a lapse, departures."
+        "Split into shared log weights, departures (raters, dim), shared log odds of a lapse, departures (raters,)."
         dim, n = self.squares.shape[2], self.n_raters
-        shared, own, rest = np.split(unknown, [dim, dim + n * dim])
-        return shared, own.reshape(n, dim), rest[0], rest[1:]
+        shared, departures, rest = np.split(unknown, [dim, dim + n * dim])
+        return shared, departures.reshape(n, dim), rest[0], rest[1:]
 
     def ears(self, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        "Make weights, (raters, dim), and lapses, (raters,)."
-        shared, own, common, careless = self.parts(unknown)
-        return np.exp(shared + self.spread * own), 1 / (1 + np.exp(-common - 0.5 * careless))
+        "Compute weights, (raters, dim), and lapses, (raters,)."
+        shared, departures, common, careless = self.parts(unknown)
+        return np.exp(shared + self.spread * departures), 1 / (1 + np.exp(-common - 0.5 * careless))
 
     def surprise(self, weights: np.ndarray, lapse: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         "Sum the surprise; its slopes by log weights, (answers, dim), and by log odds of the lapse, (answers,)."
@@ -213,22 +213,22 @@ class _Problem:
 
     def loss(self, unknown: np.ndarray) -> tuple[float, np.ndarray]:
         "Compute the penalised surprise and its slope."
-        shared, own, common, careless = self.parts(unknown)
+        shared, departures, common, careless = self.parts(unknown)
         weights, lapse = (ear[self.raters] for ear in self.ears(unknown))
         surprise, by_weight, by_lapse = self.surprise(weights, lapse)
-        personal = np.zeros_like(own)
+        personal = np.zeros_like(departures)
         np.add.at(personal, self.raters, by_weight)
         blind = np.bincount(self.raters, by_lapse, minlength=self.n_raters)
         level = shared - shared.mean()  # shared weights differ by factors of e² or so
-        penalty = level @ level / 4 + (own**2).sum() + (common - _USUAL) ** 2 + careless @ careless
-        slopes = [by_weight.sum(axis=0) + level / 4, (self.spread * personal + own).ravel()]
+        penalty = level @ level / 4 + (departures**2).sum() + (common - _USUAL) ** 2 + careless @ careless
+        slopes = [by_weight.sum(axis=0) + level / 4, (self.spread * personal + departures).ravel()]
         slopes += [[blind.sum() + common - _USUAL], 0.5 * blind + careless]
         return surprise + penalty / 2, np.concatenate(slopes)
 
-# %% ../nbs/85_raters.ipynb #d4241367
+# %% ../nbs/85_raters.ipynb #baf46fed
 @dataclass(frozen=True)
 class Fit:
-    "Ears that were found in answers."
+    "Weights and lapses that were fitted to answers."
 
     shared: np.ndarray  # weights that all have in common, (dim,)
     weights: np.ndarray  # of each rater, (raters, dim)
@@ -239,10 +239,10 @@ def fit_raters(
     vectors: np.ndarray,  # of songs, (songs, dim)
     answers: Answers,  # at least one
     *,
-    spread: float = 0.5,  # how far raters depart from each other, as in `simulate_panel`; 0: one ear for all
+    spread: float = 0.5,  # how far raters depart from each other, as in `simulate_panel`; 0: the same weights for all
     n_steps: int = 500,  # at most, of the optimiser
 ) -> Fit:
-    "Find the shared ear and each rater's own, by maximum likelihood with shrinkage."
+    "Fit shared weights and those of each rater, by maximum likelihood with shrinkage."
     from scipy.optimize import minimize
 
     if not len(answers):
@@ -253,32 +253,32 @@ def fit_raters(
     start = np.zeros(dim + n * dim + 1 + n)
     start[:dim] = math.log(4 / max(squares.sum(axis=2).mean(), 1e-12))  # distances of about 2
     start[dim + n * dim] = _USUAL
-    found = minimize(problem.loss, start, jac=True, method='L-BFGS-B', options={'maxiter': n_steps}).x
-    return Fit(np.exp(problem.parts(found)[0]), *problem.ears(found))
+    solution = minimize(problem.loss, start, jac=True, method='L-BFGS-B', options={'maxiter': n_steps}).x
+    return Fit(np.exp(problem.parts(solution)[0]), *problem.ears(solution))
 
-# %% ../nbs/85_raters.ipynb #419bc686
+# %% ../nbs/85_raters.ipynb #ff6dabac
 def held_out(
     vectors: np.ndarray,  # of songs, (songs, dim)
-    answers: Answers,  # to be foretold
+    answers: Answers,  # to be predicted
     spread: float,  # as in `fit_raters`
     *,
-    n_parts: int = 5,  # that the answers of every rater are dealt to
-    rng: np.random.Generator,  # of the deal
+    n_folds: int = 5,  # that the answers of every rater are split into
+    rng: np.random.Generator,  # of the split
 ) -> np.ndarray:
-    "Compute the surprise at each answer, foretold from the other parts, (answers,); ln 3 is what dice would get."
+    "Compute the surprise at each answer, predicted from the other folds, (answers,); ln 3 is what dice would get."
     require_rng(rng)
-    if len(answers) < n_parts:
-        raise ResonanceError(f'{n_parts} parts need as many answers')
+    if len(answers) < n_folds:
+        raise ResonanceError(f'{n_folds} folds need as many answers')
     order = np.lexsort((rng.random(len(answers)), answers.raters))
-    part = np.empty(len(answers), int)
-    part[order] = np.arange(len(answers)) % n_parts
+    fold = np.empty(len(answers), int)
+    fold[order] = np.arange(len(answers)) % n_folds
     surprise = np.empty(len(answers))
-    for k in range(n_parts):
-        fit = fit_raters(vectors, answers.take(part != k), spread=spread)
-        test = answers.take(part == k)
+    for k in range(n_folds):
+        fit = fit_raters(vectors, answers.take(fold != k), spread=spread)
+        test = answers.take(fold == k)
         who = test.raters
         p = answer_chances(pair_squares(vectors, test.triplets), fit.weights[who], fit.lapse[who])
-        surprise[part == k] = -np.log(p[np.arange(len(test)), test.odd])
+        surprise[fold == k] = -np.log(p[np.arange(len(test)), test.odd])
     return surprise
 
 # %% ../nbs/85_raters.ipynb #841f0813
@@ -334,11 +334,11 @@ def ceiling(
     bounds = {name: metrics.interval(*map(np.array, zip(*values))) for name, values in rows.items()}
     return Ceiling(**bounds, n_triplets=len(shared), n_answers=len(rows['all']), n_pairs=len(rows['pairs']))
 
-# %% ../nbs/85_raters.ipynb #dfb063e5
+# %% ../nbs/85_raters.ipynb #fa7d6daa
 def answers_needed(
-    gain: float,  # by which one model foretells more answers than the other, in (0, discordant]
+    gain: float,  # by which one model predicts more answers than the other, in (0, discordant]
     *,
-    discordant: float = 0.3,  # share of the answers that only one of them foretells
+    discordant: float = 0.3,  # share of the answers that only one of them predicts
     power: float = 0.8,  # share of surveys in which the gain is to be seen
     level: float = 0.95,  # of the test, two-sided
 ) -> int:

@@ -55,11 +55,11 @@ def test_more_answers_come_closer():
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_personal_weights_foretell_only_where_people_differ():
+def test_personal_weights_predict_more_only_where_people_differ():
     for spread, sign in ((0.9, 1), (0.0, -1)):
         vectors, _, answers = survey(3, spread=spread)
-        deal = lambda s: raters.held_out(vectors, answers, s, n_parts=3, rng=np.random.default_rng(0))
-        gain = (deal(0.0) - deal(0.7)).mean()
+        surprise = lambda s: raters.held_out(vectors, answers, s, n_folds=3, rng=np.random.default_rng(0))
+        gain = (surprise(0.0) - surprise(0.7)).mean()
         assert sign * gain > 0
 
 
