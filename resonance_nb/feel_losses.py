@@ -21,11 +21,11 @@ __all__ = ['torch', 'F', 'TAILS', 'pair_distances', 'choice_logits', 'answer_log
 torch = need('torch', 'learn')
 F = torch.nn.functional
 
-# %% ../nbs/83_feel_losses.ipynb #adb3a292
+# %% ../nbs/83_feel_losses.ipynb #263b6178
 def pair_distances(
     triplets: torch.Tensor,  # vectors of three songs, (batch, 3, dim)
-    weights: torch.Tensor
-    | None = None,  # of the directions, at least 0: (dim,), or (batch, dim) a rater each
+    # of the directions, at least 0: (dim,), or (batch, dim) a rater each
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     "Compute Euclidean distances of the three pairs, (batch, 3); number `i` leaves out song `i`."
     a, b, c = triplets.unbind(1)
@@ -98,7 +98,7 @@ def cosine_distillation(
     "Compute one less the mean cosine between two sets of vectors, one number from 0 to 2."
     return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
 
-# %% ../nbs/83_feel_losses.ipynb #2845634d
+# %% ../nbs/83_feel_losses.ipynb #064f0b5a
 def relational_distillation(
     student: torch.Tensor,  # vectors of a batch of songs, (batch, dim)
     teacher: torch.Tensor,  # the teacher's, (batch, numbers)
@@ -110,8 +110,8 @@ def relational_distillation(
         raise ResonanceError('with fewer than three songs there are no neighbours to compare')
     itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
     cosines = [F.normalize(z, dim=1) @ F.normalize(z, dim=1).T for z in (student, teacher)]
-    said, told = (F.log_softmax((c / temperature).masked_fill(itself, -1e9), dim=1) for c in cosines)
-    return F.kl_div(said, told, reduction='batchmean', log_target=True)
+    ours, theirs = (F.log_softmax((c / temperature).masked_fill(itself, -1e9), dim=1) for c in cosines)
+    return F.kl_div(ours, theirs, reduction='batchmean', log_target=True)
 
 # %% ../nbs/83_feel_losses.ipynb #d6e70aab
 class Spread(NamedTuple):

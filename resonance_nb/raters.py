@@ -51,7 +51,7 @@ class Answers:
         "Return some of the answers; songs and raters keep their numbers."
         return Answers(self.songs, self.triplets[rows], self.odd[rows], self.raters[rows], self.names)
 
-# %% ../nbs/85_raters.ipynb #5b74aa67
+# %% ../nbs/85_raters.ipynb #df6df3fa
 COLUMNS = 'id song1 song2 song3 picked_song person_id updated_date time_spent'.split()
 
 
@@ -70,7 +70,7 @@ def write_answers(
     with atomic_write(path) as part:
         table.to_csv(part, index=False)
 
-
+# %% ../nbs/85_raters.ipynb #6a6314a1
 def read_answers(
     path: str | os.PathLike,  # a table with at least song1, song2, song3, picked_song, person_id
 ) -> Answers:
@@ -91,7 +91,7 @@ def read_answers(
     names, raters = np.unique(table['person_id'].to_numpy(str), return_inverse=True)
     return Answers(songs.tolist(), triplets.reshape(-1, 3), named.argmax(axis=1), raters, names.tolist())
 
-# %% ../nbs/85_raters.ipynb #cfcae63d
+# %% ../nbs/85_raters.ipynb #21262a5d
 def pair_squares(
     vectors: np.ndarray,  # of songs, (songs, dim)
     triplets: np.ndarray,  # numbers of songs, (answers, 3)
@@ -100,7 +100,7 @@ def pair_squares(
     a, b, c = (vectors[triplets[:, i]] for i in range(3))
     return np.stack([b - c, a - c, a - b], axis=1) ** 2
 
-
+# %% ../nbs/85_raters.ipynb #422db843
 def answer_chances(
     squares: np.ndarray,  # of `pair_squares`, (answers, 3, dim)
     weights: np.ndarray,  # of the directions, (dim,), or (answers, dim)
@@ -112,10 +112,10 @@ def answer_chances(
     lapse = np.asarray(lapse)[..., None]
     return (1 - lapse) * alike / alike.sum(axis=1, keepdims=True) + lapse / 3
 
-# %% ../nbs/85_raters.ipynb #a01f64e8
+# %% ../nbs/85_raters.ipynb #bfacb227
 @dataclass(frozen=True)
 class Panel:
-    "Simulated raters, whose ears are known."
+    "Simulated raters, whose weights and lapses are known."
 
     weights: np.ndarray  # of the directions, (raters, dim)
     lapse: np.ndarray  # share of blind answers, (raters,)
@@ -125,21 +125,21 @@ class Panel:
         "Return names that say what they are."
         return [f'{SIMULATED} {i + 1}' for i in range(len(self.lapse))]
 
-
+# %% ../nbs/85_raters.ipynb #6000c8ac
 def simulate_panel(
     shared: np.ndarray,  # weights that all have in common, (dim,)
     n_raters: int,  # how many
-    rng: np.random.Generator,  # of their ears
+    rng: np.random.Generator,  # of their weights and lapses
     *,
     spread: float = 0.5,  # standard deviation of the logarithm of a rater's own factors
     lapse: float = 0.05,  # share of blind answers, in the middle of the panel
 ) -> Panel:
-    "Draw raters around a shared ear."
+    "Draw raters, each with weights of their own around the shared ones."
     require_rng(rng)
     weights = shared * np.exp(spread * rng.normal(size=(n_raters, len(shared))))
     return Panel(weights, np.minimum(lapse * np.exp(0.5 * rng.normal(size=n_raters)), 0.5))
 
-# %% ../nbs/85_raters.ipynb #6c9ca85f
+# %% ../nbs/85_raters.ipynb #e6024beb
 def draw_triplets(
     n_songs: int,  # to draw from, at least 3
     n: int,  # triplets
@@ -157,12 +157,12 @@ def draw_triplets(
     third = third + (third >= high)
     return np.stack([first, second, third], axis=1)
 
-
+# %% ../nbs/85_raters.ipynb #70111377
 def simulate_answers(
     vectors: np.ndarray,  # of songs, (songs, dim)
     triplets: np.ndarray,  # numbers of songs, (answers, 3)
     raters: np.ndarray,  # who answers each, (answers,)
-    panel: Panel,  # their ears
+    panel: Panel,  # their weights and lapses
     rng: np.random.Generator,  # of the answers
     *,
     songs: list[str] | None = None,  # names; None: their numbers
@@ -174,7 +174,7 @@ def simulate_answers(
     names = songs or [str(i) for i in range(len(vectors))]
     return Answers(names, triplets, odd, raters, panel.names)
 
-# %% ../nbs/85_raters.ipynb #26166393
+# %% ../nbs/85_raters.ipynb #47ace093
 _USUAL = math.log(0.05 / 0.95)  # log odds of a lapse, before anything is known
 
 
@@ -186,18 +186,18 @@ class _Problem:
     odd: np.ndarray  # (answers,)
     raters: np.ndarray  # (answers,)
     n_raters: int
-    spread: float  # of the logarithms of personal factors; 0: one ear
+    spread: float  # of the logarithms of personal factors; 0: the same weights for all
 
     def parts(self, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-        "Take the vector apart: shared log weights, departures (raters, dim), shared log odds of a lapse, departures."
+        "Split into shared log weights, departures (raters, dim), shared log odds of a lapse, departures (raters,)."
         dim, n = self.squares.shape[2], self.n_raters
-        shared, own, rest = np.split(unknown, [dim, dim + n * dim])
-        return shared, own.reshape(n, dim), rest[0], rest[1:]
+        shared, departures, rest = np.split(unknown, [dim, dim + n * dim])
+        return shared, departures.reshape(n, dim), rest[0], rest[1:]
 
     def ears(self, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        "Make weights, (raters, dim), and lapses, (raters,)."
-        shared, own, common, careless = self.parts(unknown)
-        return np.exp(shared + self.spread * own), 1 / (1 + np.exp(-common - 0.5 * careless))
+        "Compute weights, (raters, dim), and lapses, (raters,)."
+        shared, departures, common, careless = self.parts(unknown)
+        return np.exp(shared + self.spread * departures), 1 / (1 + np.exp(-common - 0.5 * careless))
 
     def surprise(self, weights: np.ndarray, lapse: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         "Sum the surprise; its slopes by log weights, (answers, dim), and by log odds of the lapse, (answers,)."
@@ -213,36 +213,36 @@ class _Problem:
 
     def loss(self, unknown: np.ndarray) -> tuple[float, np.ndarray]:
         "Compute the penalised surprise and its slope."
-        shared, own, common, careless = self.parts(unknown)
+        shared, departures, common, careless = self.parts(unknown)
         weights, lapse = (ear[self.raters] for ear in self.ears(unknown))
         surprise, by_weight, by_lapse = self.surprise(weights, lapse)
-        personal = np.zeros_like(own)
+        personal = np.zeros_like(departures)
         np.add.at(personal, self.raters, by_weight)
         blind = np.bincount(self.raters, by_lapse, minlength=self.n_raters)
         level = shared - shared.mean()  # shared weights differ by factors of e² or so
-        penalty = level @ level / 4 + (own**2).sum() + (common - _USUAL) ** 2 + careless @ careless
-        slopes = [by_weight.sum(axis=0) + level / 4, (self.spread * personal + own).ravel()]
+        penalty = level @ level / 4 + (departures**2).sum() + (common - _USUAL) ** 2 + careless @ careless
+        slopes = [by_weight.sum(axis=0) + level / 4, (self.spread * personal + departures).ravel()]
         slopes += [[blind.sum() + common - _USUAL], 0.5 * blind + careless]
         return surprise + penalty / 2, np.concatenate(slopes)
 
-# %% ../nbs/85_raters.ipynb #d4241367
+# %% ../nbs/85_raters.ipynb #9b2634cd
 @dataclass(frozen=True)
 class Fit:
-    "Ears that were found in answers."
+    "Weights and lapses that were fitted to answers."
 
     shared: np.ndarray  # weights that all have in common, (dim,)
     weights: np.ndarray  # of each rater, (raters, dim)
     lapse: np.ndarray  # share of blind answers, (raters,)
 
-
+# %% ../nbs/85_raters.ipynb #2bb9c23e
 def fit_raters(
     vectors: np.ndarray,  # of songs, (songs, dim)
     answers: Answers,  # at least one
     *,
-    spread: float = 0.5,  # how far raters depart from each other, as in `simulate_panel`; 0: one ear for all
+    spread: float = 0.5,  # how far raters depart from each other, as in `simulate_panel`; 0: the same weights for all
     n_steps: int = 500,  # at most, of the optimiser
 ) -> Fit:
-    "Find the shared ear and each rater's own, by maximum likelihood with shrinkage."
+    "Fit shared weights and those of each rater, by maximum likelihood with shrinkage."
     from scipy.optimize import minimize
 
     if not len(answers):
@@ -253,32 +253,32 @@ def fit_raters(
     start = np.zeros(dim + n * dim + 1 + n)
     start[:dim] = math.log(4 / max(squares.sum(axis=2).mean(), 1e-12))  # distances of about 2
     start[dim + n * dim] = _USUAL
-    found = minimize(problem.loss, start, jac=True, method='L-BFGS-B', options={'maxiter': n_steps}).x
-    return Fit(np.exp(problem.parts(found)[0]), *problem.ears(found))
+    solution = minimize(problem.loss, start, jac=True, method='L-BFGS-B', options={'maxiter': n_steps}).x
+    return Fit(np.exp(problem.parts(solution)[0]), *problem.ears(solution))
 
-# %% ../nbs/85_raters.ipynb #419bc686
+# %% ../nbs/85_raters.ipynb #ff6dabac
 def held_out(
     vectors: np.ndarray,  # of songs, (songs, dim)
-    answers: Answers,  # to be foretold
+    answers: Answers,  # to be predicted
     spread: float,  # as in `fit_raters`
     *,
-    n_parts: int = 5,  # that the answers of every rater are dealt to
-    rng: np.random.Generator,  # of the deal
+    n_folds: int = 5,  # that the answers of every rater are split into
+    rng: np.random.Generator,  # of the split
 ) -> np.ndarray:
-    "Compute the surprise at each answer, foretold from the other parts, (answers,); ln 3 is what dice would get."
+    "Compute the surprise at each answer, predicted from the other folds, (answers,); ln 3 is what dice would get."
     require_rng(rng)
-    if len(answers) < n_parts:
-        raise ResonanceError(f'{n_parts} parts need as many answers')
+    if len(answers) < n_folds:
+        raise ResonanceError(f'{n_folds} folds need as many answers')
     order = np.lexsort((rng.random(len(answers)), answers.raters))
-    part = np.empty(len(answers), int)
-    part[order] = np.arange(len(answers)) % n_parts
+    fold = np.empty(len(answers), int)
+    fold[order] = np.arange(len(answers)) % n_folds
     surprise = np.empty(len(answers))
-    for k in range(n_parts):
-        fit = fit_raters(vectors, answers.take(part != k), spread=spread)
-        test = answers.take(part == k)
+    for k in range(n_folds):
+        fit = fit_raters(vectors, answers.take(fold != k), spread=spread)
+        test = answers.take(fold == k)
         who = test.raters
         p = answer_chances(pair_squares(vectors, test.triplets), fit.weights[who], fit.lapse[who])
-        surprise[part == k] = -np.log(p[np.arange(len(test)), test.odd])
+        surprise[fold == k] = -np.log(p[np.arange(len(test)), test.odd])
     return surprise
 
 # %% ../nbs/85_raters.ipynb #841f0813
@@ -289,7 +289,7 @@ def personal_vectors(
     "Stretch vectors so that plain distances are a listener's, up to one factor for all; (songs, dim)."
     return vectors * np.sqrt(weights / weights.mean())
 
-# %% ../nbs/85_raters.ipynb #552281ce
+# %% ../nbs/85_raters.ipynb #347db4ea
 @dataclass(frozen=True)
 class Ceiling:
     "How far raters agree on triplets that several of them answered: value, low and high of 95 % intervals."
@@ -301,7 +301,7 @@ class Ceiling:
     n_answers: int  # to them
     n_pairs: int  # of answers
 
-
+# %% ../nbs/85_raters.ipynb #36fb9b5f
 def shared_triplets(
     answers: Answers,  # of anybody
 ) -> dict[tuple, list[int]]:
@@ -311,13 +311,13 @@ def shared_triplets(
         by_triplet.setdefault(tuple(sorted(triplet.tolist())), {})[int(rater)] = int(triplet[odd])
     return {t: list(said.values()) for t, said in by_triplet.items() if len(said) > 1}
 
-# %% ../nbs/85_raters.ipynb #90fbc7c3
+# %% ../nbs/85_raters.ipynb #5b1d14f7
 def _as_most(said: list[int], most: Counter) -> float:
     "Share of the most frequent songs that equal the one said."
     top = [song for song, n in most.items() if n == max(most.values())]
     return (said in top) / len(top)
 
-
+# %% ../nbs/85_raters.ipynb #19950e0d
 def ceiling(
     answers: Answers,  # of which some triplets were answered by several raters
 ) -> Ceiling:
@@ -334,11 +334,11 @@ def ceiling(
     bounds = {name: metrics.interval(*map(np.array, zip(*values))) for name, values in rows.items()}
     return Ceiling(**bounds, n_triplets=len(shared), n_answers=len(rows['all']), n_pairs=len(rows['pairs']))
 
-# %% ../nbs/85_raters.ipynb #dfb063e5
+# %% ../nbs/85_raters.ipynb #fa7d6daa
 def answers_needed(
-    gain: float,  # by which one model foretells more answers than the other, in (0, discordant]
+    gain: float,  # by which one model predicts more answers than the other, in (0, discordant]
     *,
-    discordant: float = 0.3,  # share of the answers that only one of them foretells
+    discordant: float = 0.3,  # share of the answers that only one of them predicts
     power: float = 0.8,  # share of surveys in which the gain is to be seen
     level: float = 0.95,  # of the test, two-sided
 ) -> int:

@@ -32,6 +32,7 @@ STUDIES = (
     '60_enhance',
     '63_live',
     '70_results',
+    '85a_metric_learning',
 )
 
 
