@@ -355,6 +355,7 @@ FLOORS = [
     'decide',
     'concert',
     'setlist tuning',
+    'feel_features feel_songs',
     'packs',
     'answers',
     'services',
