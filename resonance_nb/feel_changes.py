@@ -124,7 +124,7 @@ def moves(
     if len(sounds) < 2:
         raise ResonanceError('a change is measured against other songs: give at least two')
     original = np.stack([system(x) for x in sounds.values()])
-    names = {'item': list(sounds), 'artist': list(artists or sounds)}
+    names = {'item': list(sounds), 'artist': list(sounds if artists is None else artists)}
     parts = []
     for change, change_it in changes.items():
         changed = np.stack([system(change_it(x)) for x in sounds.values()])

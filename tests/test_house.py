@@ -357,7 +357,7 @@ FLOORS = [
     'setlist tuning',
     'feel_features feel_songs feel_space',
     'feel_eval',
-    'feel_changes',
+    'feel_changes feel_systems',
     'packs',
     'answers',
     'services',
