@@ -70,7 +70,7 @@ def test_golden_vectors_are_those_of_the_package(golden, tmp_path):
     weights = tmp_path / 'made_up.safetensors'
     weights.write_bytes(golden.made_up())
     pairs = [('golden_made_up.txt', weights)]
-    shipped = Path(model.__file__).parent / 'models' / 'feel.safetensors'
+    shipped = model.MODELS / 'feel.safetensors'
     pairs += [('golden.txt', shipped)] if shipped.exists() else []
     for name, path in pairs:
         golden.write(path, tmp_path / name)
@@ -78,6 +78,17 @@ def test_golden_vectors_are_those_of_the_package(golden, tmp_path):
         assert list(made) == list(kept)
         for sound, vector in made.items():
             np.testing.assert_allclose(kept[sound], vector, rtol=0, atol=1e-5, err_msg=f'{name}, {sound}')
+
+
+def test_the_onnx_file_gives_the_golden_vectors(golden):
+    model = pytest.importorskip('resonance_nb.feel_model')
+    if not (model.MODELS / 'feel.onnx').exists():
+        pytest.skip('no model of the feel of songs is shipped')
+    network = model.FeelModel(model.MODELS / 'feel.onnx')
+    kept = vectors((golden.HERE / 'golden.txt').read_text('utf-8'))
+    for name, samples in golden.sounds():
+        vector = network(samples[None])[0]
+        np.testing.assert_allclose(vector, kept[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_a_file_of_sound_gets_the_vector_of_the_package(golden, command, tmp_path):
