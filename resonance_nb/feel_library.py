@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['HEARD_HZ', 'SHORTEST_S', 'SILENT', 'Embedder', 'model_key', 'load_model', 'Streams', 'Heard', 'hear', 'done', 'index',
-           'Library', 'read_library']
+__all__ = ['HEARD_HZ', 'SHORTEST_S', 'LONG_S', 'SILENT', 'Embedder', 'model_key', 'load_model', 'Streams', 'Heard', 'done',
+           'index', 'Library', 'read_library']
 
 # %% ../nbs/87a_feel_library.ipynb #e8fa0670
 class Embedder(Protocol):
@@ -42,6 +42,7 @@ class Embedder(Protocol):
     def embed(
         self,
         samples: np.ndarray,  # a whole song, mono, shape (n,)
+        *,
         rate_hz: int = 16_000,  # samples a second
     ) -> np.ndarray: ...  # of unit length, shape (d,)
 
@@ -54,9 +55,8 @@ def model_key(
 
 # %% ../nbs/87a_feel_library.ipynb #afe76c4d
 def load_model(
-    path: str
-    | os.PathLike
-    | None = None,  # an ONNX file; None: the one in RESONANCE_FEEL, else the shipped one
+    # an ONNX file; None: the one that the variable RESONANCE_FEEL names, else the shipped one
+    path: str | os.PathLike | None = None,
 ) -> Embedder:
     "Open a model of the feel; raises `ResonanceError` where there is none."
     path = path or os.environ.get('RESONANCE_FEEL') or None
@@ -71,6 +71,7 @@ def load_model(
 # %% ../nbs/87a_feel_library.ipynb #19e5b729
 HEARD_HZ = 22_050  # samples a second that a song is read with: what players give to such a model
 SHORTEST_S = 1.0  # of less nobody can say how it feels, seconds
+LONG_S = 600.0  # what is longer is streamed, where the model can do that, seconds
 SILENT = 1e-4  # amplitude: sound that stays below is silence
 
 
@@ -89,45 +90,44 @@ class Heard:
     duration_s: float  # seconds
     note: str | None = None  # a remark on damage
 
-# %% ../nbs/87a_feel_library.ipynb #f2075ee8
+# %% ../nbs/87a_feel_library.ipynb #6b89be27
+def _embedded(blocks: FileBlocks, model: Embedder, long_s: float) -> tuple[np.ndarray, str | None]:
+    "Have a model hear a file; returns its vector, and a remark on damage."
+    import numpy as np
+
+    held: list[np.ndarray] = [np.zeros(0, np.float32)]
+    stream = None
+    peak = 0.0
+    for block in blocks:
+        peak = max(peak, float(np.abs(block).max(initial=0)))
+        held.append(block)
+        if stream is None and blocks.n > long_s * HEARD_HZ and isinstance(model, Streams):
+            stream = model.stream()
+        if stream is not None:
+            for part in held:
+                stream.push(part)
+            held = []
+    note = blocks.check()
+    if blocks.n < SHORTEST_S * HEARD_HZ or peak < SILENT:
+        raise ResonanceError(f'{show_path(blocks.path)}: nothing to feel: silent or too short')
+    vector = stream.finish() if stream else model.embed(np.concatenate(held), rate_hz=HEARD_HZ)
+    return np.asarray(vector, dtype=np.float32), note
+
+
 def hear(
     path: str | os.PathLike,  # of an audio or video file
     model: Embedder,  # that listens
+    *,
+    long_s: float = LONG_S,  # what is longer is streamed, where the model can do that, seconds
 ) -> Heard:
     "Hear a whole file; raises `AudioError` for an unreadable one, `ResonanceError` where nothing sounds."
     import numpy as np
 
     blocks = FileBlocks(os.fspath(path), rate_hz=HEARD_HZ)
-    peaks = [0.0]
-
-    def watched() -> Iterator[np.ndarray]:
-        for block in blocks:
-            peaks.append(float(np.abs(block).max(initial=0)))
-            yield block
-
-    vector, note = _vector(watched(), blocks, model)
-    if blocks.n < SHORTEST_S * HEARD_HZ or max(peaks) < SILENT:
-        raise ResonanceError(f'{show_path(path)}: nothing to feel: silent or too short')
+    vector, note = _embedded(blocks, model, long_s)
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise ResonanceError(f'{show_path(path)}: the model {model.name} has no vector for it')
     return Heard(vector, blocks.n / HEARD_HZ, note)
-
-# %% ../nbs/87a_feel_library.ipynb #17ccc8f8
-def _vector(
-    sound: Iterator[np.ndarray], blocks: FileBlocks, model: Embedder
-) -> tuple[np.ndarray, str | None]:
-    "Have a model hear what comes; returns its vector, and a remark on damage."
-    import numpy as np
-
-    if isinstance(model, Streams):
-        stream = model.stream()
-        for block in sound:
-            stream.push(block)
-        note = blocks.check()
-        vector = stream.finish()
-    else:
-        samples = np.concatenate([np.zeros(0, np.float32), *sound])
-        note = blocks.check()
-        vector = model.embed(samples, HEARD_HZ)
-    return np.asarray(vector, dtype=np.float32), note
 
 # %% ../nbs/87a_feel_library.ipynb #cf0bcf13
 def done(

@@ -92,18 +92,21 @@ def _first_centres(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.
         gaps = np.min(((vectors[:, None] - vectors[chosen]) ** 2).sum(2), axis=1)
         share = gaps / gaps.sum() if gaps.sum() > 0 else None
         chosen.append(int(rng.choice(len(vectors), p=share)))
-    return vectors[chosen]
+    return vectors[chosen].astype(float)
 
 
 def _kmeans(vectors: np.ndarray, k: int, starts: int = 4) -> np.ndarray:
     "Part the songs in at most k clusters; the best of several starts, numbered by size."
     import numpy as np
-    from scipy.cluster.vq import kmeans2
+    from scipy.cluster.vq import ClusterError, kmeans2
 
     best, least = np.zeros(len(vectors), int), np.inf
     for start in range(starts):
         first = _first_centres(vectors, k, rng_for(0, 'k-means', k, start))
-        centres, labels = kmeans2(vectors.astype(float), first.astype(float), minit='matrix', missing='warn')
+        try:
+            centres, labels = kmeans2(vectors.astype(float), first, minit='matrix', missing='raise')
+        except ClusterError:  # a cluster has lost all its songs: another start is better
+            continue
         error = float(((vectors - centres[labels]) ** 2).sum())
         if error < least - 1e-9:
             best, least = labels, error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .catalog import Catalog
-from .core import ResonanceError, atomic_write, counted, rng_for, sha256_file
+from .core import ResonanceError, atomic_write, rng_for, sha256_file
 from .feel_library import Embedder, Library, hear
 from .songlist import fold, list_songs
 from .store import show_path, stored_path
