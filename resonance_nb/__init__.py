@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time nothing is impor
     from .catalog import Catalog, Identification, SongMatch
     from .core import Match, ResonanceError, rng_for
     from .decide import Event, Listener
-    from .front import identify, listen
+    from .front import feel, identify, listen
     from .fuse import Fused
     from .landmarks import Landmarks
     from .show import player
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time nothing is impor
 
 __all__ = [
     'Catalog', 'Event', 'Fused', 'Identification', 'Landmarks', 'Listener', 'Match', 'ResonanceError',
-    'SongMatch', 'degrade', 'identify', 'listen', 'load', 'player', 'rng_for',
+    'SongMatch', 'degrade', 'feel', 'identify', 'listen', 'load', 'player', 'rng_for',
 ]
 
 

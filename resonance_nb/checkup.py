@@ -107,9 +107,8 @@ def _not_indexed(store: Store, missing: list[dict]) -> list[Problem]:
     "Name the songs that are in no index, without those whose file is gone: indexing cannot help these."
     gone = {song['recording_id'] for song in missing}
     todo = f'run {command("check --repair", store.folder)}'
-    query = (
-        'SELECT recording_id, path FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM indexed)'
-    )
+    query = '''SELECT recording_id, path FROM songs WHERE recording_id NOT IN (SELECT recording_id FROM indexed)
+        AND (EXISTS (SELECT 1 FROM indexed) OR recording_id NOT IN (SELECT track_id FROM track_embeddings))'''
     return [
         Problem(
             'not-indexed',

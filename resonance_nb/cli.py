@@ -28,6 +28,7 @@ MODULES = {  # name of a command -> the module it is defined in
     'corpus': 'cli_corpus',
     'degrade': 'cli_corpus',
     'export': 'cli_train',
+    'feel': 'cli_feel',
     'identify': 'cli_identify',
     'index': 'cli_catalog',
     'listen': 'cli_listen',
@@ -69,6 +70,11 @@ def cli():
       resonance songs --catalog my.catalogue
       resonance remove --missing --catalog my.catalogue
       resonance check --catalog my.catalogue
+
+    \b
+    Find songs that feel alike:
+      resonance feel index --catalog my.catalogue
+      resonance feel radio "midnight train" --catalog my.catalogue
 
     \b
     Try it without music of your own:

@@ -45,11 +45,13 @@ class FileBlocks:
         duration_s: float | None = None,  # hear no more than this, seconds; None: all of it
         piped: Iterable[np.ndarray] | None = None,  # the sound itself, where it comes through a pipe
         watch: Callable[[int], None] = lambda n: None,  # called with how many samples came
+        rate_hz: int = 16_000,  # samples a second of what is heard: `audio.SAMPLE_RATE`
     ):
         self.path = path
         self.duration_s = duration_s
         self.piped = piped
         self.watch = watch
+        self.rate_hz = rate_hz
         self.n = 0
         self.error = None
 
@@ -57,7 +59,9 @@ class FileBlocks:
         from resonance_nb import audio
 
         try:
-            source = audio.stream(self.path, duration_s=self.duration_s) if self.piped is None else self.piped
+            source = self.piped
+            if source is None:
+                source = audio.stream(self.path, duration_s=self.duration_s, sample_rate_hz=self.rate_hz)
             for block in source:
                 self.n += len(block)
                 self.watch(self.n)
@@ -74,8 +78,8 @@ class FileBlocks:
         if isinstance(self.error, audio.DamagedAudio):
             text = str(self.error).removeprefix('standard input: ')
             return text.removeprefix(f'{audio.printable(self.path)}: ')
-        if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * audio.SAMPLE_RATE:
-            return f'breaks off: {self.n / audio.SAMPLE_RATE:.1f} s could be read'
+        if isinstance(self.error, audio.TruncatedAudio) and self.n >= KEEP_S * self.rate_hz:
+            return f'breaks off: {self.n / self.rate_hz:.1f} s could be read'
         raise self.error
 
     def whole(self) -> np.ndarray:

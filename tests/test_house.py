@@ -371,8 +371,11 @@ FLOORS = [
     'report trials compare survey vectors small',
     'adaptors hubs',
     'calibrate',
+    'feel_library',
+    'feel_radio',
+    'feel_map',
     'book front cli_options',
-    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel',
     'cli',
 ]
 

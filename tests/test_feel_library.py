@@ -1,0 +1,422 @@
+"""Vectors of whole songs in a catalogue, the radio that follows a song, and the map."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resonance_nb import audio, feel_library, feel_map, feel_radio
+from resonance_nb.catalog import Catalog
+from resonance_nb.core import ResonanceError, rng_for
+from resonance_nb.feel_library import Library, done, index, model_key, read_library
+
+RATE_HZ = 16_000
+
+
+class Bands:
+    "How loud 32 bands are: a stand-in for a trained model."
+
+    name, digest = 'bands', 'one'
+
+    def embed(self, samples, *, rate_hz=16_000):
+        power = np.abs(np.fft.rfft(samples[: len(samples) // 64 * 64])) ** 2
+        bands = np.log([1e-9 + part.mean() for part in np.array_split(power[: len(power) // 4], 32)])
+        bands -= bands.mean()
+        return (bands / np.linalg.norm(bands)).astype(np.float32)
+
+
+def tone(seed, duration_s=3.0):
+    "A chord and a little noise."
+    rng = rng_for(seed, 'tone')
+    t = np.arange(int(duration_s * RATE_HZ)) / RATE_HZ
+    notes_hz = rng.uniform(100, 2_000, 4)
+    return (0.1 * sum(np.sin(2 * np.pi * f * t) for f in notes_hz) + 0.01 * rng.normal(size=len(t))).astype(
+        'f4'
+    )
+
+
+@pytest.fixture
+def music(tmp_path):
+    folder = tmp_path / 'music'
+    folder.mkdir()
+    for i in range(6):
+        audio.save(folder / f'song {i}.flac', tone(i))
+    return folder
+
+
+@pytest.fixture
+def catalog(tmp_path, music):
+    with Catalog(tmp_path / 'songs', create=True) as songs:
+        yield songs
+
+
+def test_hears_only_what_is_new(catalog, music):
+    assert index(catalog, music, model=Bands(), progress=False).added == 6
+    audio.save(music / 'song 6.flac', tone(6))
+    report = index(catalog, music, model=Bands(), progress=False)
+    assert (report.added, report.unchanged, report.failed) == (1, 6, [])
+    assert len(read_library(catalog, Bands())) == 7
+
+
+def test_a_vector_spans_its_song(catalog, music):
+    index(catalog, music, model=Bands(), progress=False)
+    ids, starts_s, ends_s, vectors = catalog.embeddings(model_key(Bands()))
+    assert not starts_s.any() and ends_s == pytest.approx(np.full(6, 3.0), abs=0.01)
+    assert vectors.shape == (6, 32) and len(set(ids)) == 6
+
+
+def test_two_models_never_mix(catalog, music):
+    other = Bands()
+    other.digest = 'two'
+    index(catalog, music, model=Bands(), progress=False)
+    with pytest.raises(ResonanceError, match='feel index'):
+        read_library(catalog, other)
+    assert index(catalog, model=other, progress=False).added == 6
+    assert len(done(catalog.store, model_key(Bands()))) == len(done(catalog.store, model_key(other))) == 6
+
+
+def test_files_that_are_no_use_cost_one_line(catalog, music):
+    (music / 'broken.mp3').write_bytes(b'ID3' + bytes(500))
+    audio.save(music / 'silence.wav', np.zeros(3 * RATE_HZ, np.float32))
+    audio.save(music / 'click.wav', tone(9, 0.3))
+    report = index(catalog, music, model=Bands(), progress=False)
+    assert report.added == 6 and len(report.failed) == 3
+    assert all('\n' not in line for line in report.lines())
+    assert len(catalog) == 6
+
+
+def test_a_model_that_fails_on_one_song_does_not_end_the_run(catalog, music):
+    class Picky(Bands):
+        heard = 0
+
+        def embed(self, samples, *, rate_hz=16_000):
+            self.heard += 1
+            if self.heard == 3:
+                raise ValueError('no such feeling')
+            vector = super().embed(samples)
+            return vector * np.nan if self.heard == 4 else vector
+
+    report = index(catalog, music, model=Picky(), jobs=1, progress=False)
+    assert report.added == 4 and len(report.failed) == 2
+    assert 'no such feeling' in dict(report.failed).values()
+    assert index(catalog, music, model=Bands(), progress=False).added + report.added >= 6
+
+
+def test_copies_moves_and_changes(catalog, music):
+    (music / 'copy.flac').write_bytes((music / 'song 0.flac').read_bytes())
+    report = index(catalog, music, model=Bands(), progress=False)
+    assert (report.added, report.unchanged) == (6, 1) and len(catalog) == 6
+    os.rename(music / 'song 1.flac', music / 'renamed.flac')
+    audio.save(music / 'song 2.flac', tone(22))
+    report = index(catalog, music, model=Bands(), progress=False)
+    assert (report.added, report.moved) == (1, 1)
+    library = read_library(catalog, Bands())
+    assert {Path(song['path']).name for song in library.songs} >= {'renamed.flac', 'song 2.flac'}
+    assert len(library) == 6
+
+
+def test_songs_that_another_index_knows_are_heard_without_a_folder(catalog, music):
+    catalog.index(music, method='landmark', progress=False)
+    assert index(catalog, model=Bands(), progress=False).added == 6
+    assert catalog.check() == []
+    (music / 'song 0.flac').unlink()
+    report = index(catalog, model=Bands(), progress=False)
+    assert (report.unchanged, report.missing) == (5, 1)
+
+
+def test_a_catalogue_of_vectors_alone_is_in_order(catalog, music):
+    index(catalog, music, model=Bands(), progress=False)
+    assert catalog.check() == []
+    catalog.index(music / 'song 0.flac', method='landmark', progress=False)
+    assert len(catalog.check()) == 5
+
+
+def test_a_removed_song_takes_its_vector_along(catalog, music):
+    index(catalog, music, model=Bands(), progress=False)
+    catalog.remove(catalog.songs()[0]['recording_id'])
+    assert len(read_library(catalog, Bands())) == 5
+    assert len(catalog.embeddings(model_key(Bands()))[0]) == 5
+
+
+def test_a_vector_that_was_cut_is_made_again(catalog, music):
+    index(catalog, music, model=Bands(), progress=False)
+    with catalog.store.transaction() as db:
+        db.execute('UPDATE track_embeddings SET embedding = substr(embedding, 1, 9) WHERE id = 1')
+    assert index(catalog, music, model=Bands(), progress=False).added == 1
+    assert len(read_library(catalog, Bands())) == 6
+
+
+def test_killed_at_any_moment(tmp_path, music):
+    "What is committed stays, the database is whole, and the next run does the rest."
+    script = f'''
+import sys, time
+sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})
+from test_feel_library import Bands
+from resonance_nb.catalog import Catalog
+from resonance_nb.feel_library import index
+
+class Slow(Bands):
+    def embed(self, samples, *, rate_hz=16_000):
+        time.sleep(0.2)
+        return super().embed(samples)
+
+index(Catalog(sys.argv[1], create=True), sys.argv[2], model=Slow(), jobs=1, progress=False)
+'''
+    place = tmp_path / 'killed'
+    kept = 0
+    for wanted in (1, 3):
+        child = subprocess.Popen([sys.executable, '-c', script, place, music])
+        while child.poll() is None:
+            time.sleep(0.05)
+            if (place / 'catalogue.sqlite').exists():
+                with Catalog(place, create=True) as songs:
+                    if len(done(songs.store, model_key(Bands()))) >= wanted:
+                        os.kill(child.pid, signal.SIGKILL)
+                        break
+        child.wait()
+        with Catalog(place) as songs:
+            assert songs.store.rows('PRAGMA integrity_check')[0][0] == 'ok'
+            now = len(done(songs.store, model_key(Bands())))
+            assert now >= max(wanted, kept)
+            kept = now
+    with Catalog(place) as songs:
+        report = index(songs, music, model=Bands(), progress=False)
+        assert report.added == 6 - kept and len(read_library(songs, Bands())) == 6
+
+
+def test_long_recordings_are_streamed(music):
+    class Streaming(Bands):
+        pushed = 0
+
+        def stream(self):
+            return self
+
+        def push(self, samples):
+            self.pushed += len(samples)
+
+        def finish(self):
+            return np.full(32, 32**-0.5, np.float32)
+
+    model = Streaming()
+    heard = feel_library.hear(music / 'song 0.flac', model, long_s=1.0)
+    assert model.pushed == pytest.approx(3 * feel_library.HEARD_HZ, abs=2) and heard.vector.shape == (32,)
+    model.pushed = 0
+    feel_library.hear(music / 'song 0.flac', model)
+    assert model.pushed == 0
+
+
+# ---- the radio
+
+
+def made_up(n=200, d=32, seed=0, artists=20):
+    "A library that nobody recorded."
+    rng = rng_for(seed, 'library')
+    vectors = rng.normal(size=(n, d)) + 0.5
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    songs = [
+        {
+            'recording_id': f'{i:016x}',
+            'title': f'Song {i}',
+            'artist': f'Artist {i % artists}',
+            'genre': 'folk' if i % 2 else 'jazz',
+            'path': f'/music/{i}.flac',
+            'duration_s': 100.0 + i,
+        }
+        for i in range(n)
+    ]
+    return Library(songs, vectors.astype(np.float32), 'feel/none')
+
+
+def seed_of(library, i):
+    return feel_radio.Seed(library.vectors[i], library.songs[i])
+
+
+@given(st.integers(0, 199), st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
+def test_limits_hold(i, n, per_artist, in_a_row):
+    library = made_up(artists=60)
+    answer = feel_radio.radio(library, seed_of(library, i), n=n, per_artist=per_artist, in_a_row=in_a_row)
+    artists = [pick.song['artist'] for pick in answer.picks]
+    assert len(artists) == n and library.songs[i] not in [pick.song for pick in answer.picks]
+    assert max(map(artists.count, artists)) <= per_artist
+    played = [library.songs[i]['artist'], *artists]
+    assert all(len(set(played[j : j + in_a_row + 1])) > 1 for j in range(len(played) - in_a_row))
+
+
+def test_same_list_every_time():
+    library = made_up()
+    names = [
+        [p.song['title'] for p in feel_radio.radio(library, seed_of(library, 5)).picks] for _ in range(2)
+    ]
+    assert names[0] == names[1] and len(set(names[0])) == 20
+
+
+def test_the_library_is_its_own_measure():
+    "Nineteen of twenty songs of a library are answered; what is opposite to all of it is not."
+    library = made_up()
+    scales = feel_radio.fit_scales(library.vectors)
+    like = [feel_radio.radio(library, seed_of(library, i), n=1, scales=scales).is_like for i in range(200)]
+    assert 0.94 <= np.mean(like) <= 0.96
+    opposite = -library.vectors.mean(0)
+    seed = feel_radio.Seed(opposite / np.linalg.norm(opposite), {'path': 'x', 'recording_id': None})
+    assert not feel_radio.radio(library, seed, scales=scales).is_like
+
+
+@pytest.mark.parametrize('n', [1, 2, 3])
+def test_tiny_libraries(n, tmp_path):
+    library = made_up(n)
+    answer = feel_radio.radio(library, seed_of(library, 0))
+    assert len(answer.picks) == n - 1 and (answer.nearest is None) == (n == 1)
+    data = feel_map.write_map(library, tmp_path / 'map.html')
+    assert len(data['songs']) == n and len(data['clusters']) == 1
+
+
+def test_equal_vectors_are_no_trouble(tmp_path):
+    library = made_up(12)
+    same = Library(library.songs, np.tile(library.vectors[:1], (12, 1)), 'feel/none')
+    answer = feel_radio.radio(same, seed_of(same, 0), n=5)
+    assert len(answer.picks) == 5 and answer.is_like and np.isfinite(answer.picks[0].closeness)
+    data = feel_map.map_data(same, tmp_path, kind='pca')
+    assert all(np.isfinite([song['x'], song['y']]).all() for song in data['songs'])
+
+
+def test_the_same_song_is_played_once():
+    library = made_up(30)
+    library.songs[3] |= {'title': 'Jóga', 'artist': 'Björk'}
+    library.songs[4] |= {'title': 'joga', 'artist': 'BJORK'}
+    titles = [p.song['title'] for p in feel_radio.radio(library, seed_of(library, 0), n=29).picks]
+    assert ('Jóga' in titles) != ('joga' in titles)
+    assert 'joga' not in [p.song['title'] for p in feel_radio.radio(library, seed_of(library, 3), n=29).picks]
+
+
+NAMES = [
+    'plain.mp3',
+    '#1.mp3',
+    ' edge .mp3',
+    'line\nbreak.mp3',
+    'ünï – 曲.mp3',
+    'http:⁄⁄x.mp3',
+    'a\\b.mp3',
+    '-x.mp3',
+]
+
+
+@pytest.mark.parametrize('absolute', [False, True])
+def test_a_list_leads_to_its_files(tmp_path, absolute):
+    "Read as players do: comments left out, blanks cut off, URLs opened."
+    from urllib.parse import unquote, urlparse
+
+    names = [*NAMES, os.fsdecode(b'latin \xe9.mp3')]
+    for name in names:
+        (tmp_path / name).write_bytes(os.fsencode(name))
+    songs = [
+        {'path': str(tmp_path / n), 'title': 'A\nB, "C"', 'artist': None, 'duration_s': 61.4} for n in names
+    ]
+    (tmp_path / 'lists').mkdir()
+    for out in (tmp_path / 'here.m3u8', tmp_path / 'lists' / 'there.m3u'):
+        feel_radio.write_m3u([feel_radio.Pick(s, 0.1, 0.9) for s in songs], out, absolute=absolute)
+        lines = out.read_text(encoding='utf-8').split('\n')
+        assert lines[0] == '#EXTM3U' and lines[1] == '#EXTINF:61,A B, "C"' and lines[-1] == ''
+        found = [line.strip() for line in lines if line and not line.startswith('#')]
+        opened = []
+        for line in found:
+            path = unquote(urlparse(line).path, errors='surrogateescape') if '://' in line else line
+            opened.append((out.parent / path).read_bytes())
+        assert opened == [os.fsencode(name) for name in names]
+        if absolute:
+            assert all(line.startswith(('/', 'file://')) for line in found)
+
+
+# ---- the map
+
+
+def test_clusters_are_found_and_named():
+    rng = rng_for(0, 'clusters')
+    centres = np.eye(4, 32)
+    vectors = np.repeat(centres, 15, axis=0) + 0.05 * rng.normal(size=(60, 32))
+    labels = feel_map.clusters(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    groups = [labels[i * 15 : (i + 1) * 15] for i in range(4)]
+    assert all(len(set(group.tolist())) == 1 for group in groups) and len(set(labels.tolist())) == 4
+    genres = ['folk', 'jazz', 'techno', 'folk']
+    songs = [{'genre': genres[i // 15], 'artist': f'Artist {i // 5}'} for i in range(60)]
+    names = feel_map.name_clusters(songs, labels.tolist())
+    assert len(set(names)) == 4 and {'jazz', 'techno'} <= set(names)
+
+
+def test_silhouette_is_scikit_learns():
+    metrics = pytest.importorskip('sklearn.metrics')
+    rng = rng_for(1, 'silhouette')
+    vectors, labels = rng.normal(size=(80, 5)), rng.integers(0, 4, 80)
+    labels[0] = 9  # alone
+    assert feel_map.silhouette(vectors, labels) == pytest.approx(
+        metrics.silhouette_score(vectors, labels), abs=1e-6
+    )
+
+
+def test_a_page_that_needs_no_network_and_trusts_no_tag(tmp_path):
+    library = made_up(40)
+    evil = '</script><script>alert(1)</script>'
+    library.songs[0] |= {'title': evil, 'artist': '<img src=x onerror=alert(1)>', 'genre': evil}
+    library.songs[1] |= {'path': '/music/50% #1?.mp3', 'title': None}
+    feel_map.write_map(library, tmp_path / 'map.html')
+    page = (tmp_path / 'map.html').read_text(encoding='utf-8')
+    assert page.count('<script') == page.count('</script>') == 2 and '<img' not in page
+    assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//|@import|url\(', page)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert data['songs'][0]['title'] == evil
+    assert data['songs'][1]['url'].endswith('/music/50%25%20%231%3F.mp3')
+    assert data['songs'][1]['title'] == '50% #1?.mp3'
+    absolute = feel_map.map_data(library, tmp_path, absolute=True)['songs'][1]['url']
+    assert absolute == 'file:///music/50%25%20%231%3F.mp3'
+
+
+def test_without_scikit_learn_the_map_is_a_projection(monkeypatch, tmp_path):
+    monkeypatch.setattr(feel_map.importlib.util, 'find_spec', lambda name: None)
+    said = []
+    places, kind = feel_map.layout(made_up(20).vectors, report=said.append)
+    assert kind == 'pca' and len(said) == 1 and 'resonance_nb[map]' in said[0]
+    with pytest.raises(ResonanceError, match='umap-learn'):
+        monkeypatch.setitem(sys.modules, 'umap', None)
+        feel_map.layout(made_up(20).vectors, 'umap')
+
+
+# ---- the command
+
+
+def command(*words, env=None):
+    done = subprocess.run(
+        [sys.executable, '-c', 'from resonance_nb.cli import main; main()', *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_complains_in_one_line(tmp_path):
+    for words in (
+        ['feel', 'embed', 'no.mp3', '--model', 'no.onnx'],
+        ['feel', 'radio', 'x'],
+        ['feel', 'map', '--catalog', tmp_path],
+        ['feel', 'sing'],
+    ):
+        status, out, said = command(*words)
+        assert status == 2 and out == '' and said.startswith('resonance') and said.count('\n') == 1, said
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        'import sys; from click.testing import CliRunner; from resonance_nb.cli import cli; '
+        "r = CliRunner().invoke(cli, ['feel', 'radio', '--help']); assert 'M3U' in r.output.upper(), r.output; "
+        "print(sorted({'numpy', 'scipy', 'torch', 'sklearn', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
