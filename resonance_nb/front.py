@@ -17,11 +17,14 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from resonance_nb.catalog import Catalog, Identification
     from resonance_nb.decide import Event
+    from resonance_nb.feel_library import Embedder
 
 # %% auto #0
-__all__ = ['OFFERED', 'offered', 'with_comments', 'identify', 'listen']
+__all__ = ['OFFERED', 'offered', 'with_comments', 'identify', 'listen', 'feel']
 
 # %% ../nbs/92a_front.ipynb #b60ae9c6
 OFFERED = {  # name -> the module it lives in
@@ -35,6 +38,7 @@ OFFERED = {  # name -> the module it lives in
     'ResonanceError': 'core',
     'SongMatch': 'catalog',
     'degrade': 'venue',
+    'feel': 'front',
     'identify': 'front',
     'listen': 'front',
     'load': 'audio',
@@ -182,3 +186,22 @@ def _events(listener, blocks, open_files) -> Iterator[Event]:
         for block in blocks:
             yield from listener.push(block)
         yield from listener.end()
+
+# %% ../nbs/92a_front.ipynb #e3b50d9c
+def feel(
+    recording: np.ndarray | str | os.PathLike,  # samples, mono, shape (n,), or a file, which is heard whole
+    rate_hz: int = 16_000,  # of samples; a file has its own
+    *,
+    model: Embedder | None = None,  # None: the one in RESONANCE_FEEL, else the shipped one
+) -> np.ndarray:  # of unit length, float32, shape (32,)
+    "Hear what a song feels like. Raises `ResonanceError` for a bad file, for silence in it, or without a model."
+    from resonance_nb import feel_library
+    from resonance_nb.audio import usable
+    from resonance_nb.core import ResonanceError
+
+    if not isinstance(rate_hz, int) or rate_hz < 1:
+        raise ResonanceError(f'rate_hz is samples a second, at least 1; not {rate_hz!r}')
+    model = model or feel_library.load_model()
+    if isinstance(recording, (str, os.PathLike)):
+        return feel_library.hear(recording, model).vector
+    return model.embed(usable(recording), rate_hz=rate_hz)
