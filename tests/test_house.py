@@ -32,6 +32,7 @@ STUDIES = (
     '60_enhance',
     '63_live',
     '70_results',
+    '85a_metric_learning',
 )
 
 
@@ -334,7 +335,10 @@ FLOORS = [
     'windows clips figures',
     'bench',
     'network',
-    'encoders losses recipe',
+    'teachers raters feel_model',
+    'feel_net',
+    'encoders losses recipe feel_losses feel_export',
+    'feel_train',
     'learning',
     'codebook match',
     'neighbours',
@@ -355,6 +359,9 @@ FLOORS = [
     'decide',
     'concert',
     'setlist tuning',
+    'feel_features feel_songs feel_space',
+    'feel_eval',
+    'feel_changes feel_systems',
     'packs',
     'answers',
     'services',
