@@ -5,7 +5,6 @@
 # %% ../nbs/87a_feel_library.ipynb #9434801e
 from __future__ import annotations
 
-import importlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -62,11 +61,9 @@ def load_model(
     path = path or os.environ.get('RESONANCE_FEEL') or None
     if path is not None and not os.path.isfile(path):
         raise ResonanceError(f'there is no model {show_path(path)}')
-    try:
-        feel_model = importlib.import_module('resonance_nb.feel_model')
-    except ModuleNotFoundError as e:
-        raise ResonanceError('this version of the package has no model of the feel of a song') from e
-    return feel_model.FeelModel(path) if path is not None else feel_model.shipped()
+    from resonance_nb import feel_model
+
+    return feel_model.FeelModel(Path(path)) if path is not None else feel_model.shipped()
 
 # %% ../nbs/87a_feel_library.ipynb #19e5b729
 HEARD_HZ = 22_050  # samples a second that a song is read with: what players give to such a model
@@ -77,7 +74,7 @@ SILENT = 1e-4  # amplitude: sound that stays below is silence
 
 @runtime_checkable
 class Streams(Protocol):
-    "A model that hears a recording block by block: `stream()` has `push(samples)` and `finish()`."
+    "A model that hears block by block: `stream()` gives what has `push(samples)` and `finish()`, or None."
 
     def stream(self): ...
 
@@ -97,12 +94,14 @@ def _embedded(blocks: FileBlocks, model: Embedder, long_s: float) -> tuple[np.nd
 
     held: list[np.ndarray] = [np.zeros(0, np.float32)]
     stream = None
+    streams = isinstance(model, Streams)
     peak = 0.0
     for block in blocks:
         peak = max(peak, float(np.abs(block).max(initial=0)))
         held.append(block)
-        if stream is None and blocks.n > long_s * HEARD_HZ and isinstance(model, Streams):
+        if streams and stream is None and blocks.n > long_s * HEARD_HZ:
             stream = model.stream()
+            streams = stream is not None
         if stream is not None:
             for part in held:
                 stream.push(part)

@@ -266,7 +266,7 @@ def map_data(
         for song, (x, y), label, near in zip(library.songs, places, labels, _neighbours(library.vectors))
     ]
     how = {'tsne': 't-SNE', 'umap': 'UMAP', 'pca': 'principal components'}[kind]
-    about = f'{counted(len(names), "cluster")}; near is alike, by {how}. Choose a point to hear it.'
+    about = f'{counted(len(names), "cluster")}, by {how}; choose a point to hear it'
     title = f'A map of {counted(len(songs), "song")}'
     return {'title': title, 'about': about, 'clusters': _groups(names, labels, places), 'songs': songs}
 

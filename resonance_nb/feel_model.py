@@ -313,13 +313,17 @@ class FeelModel:
     ) -> np.ndarray:
         "Make the vector of one song, shape (DIM,)."
         x = at_rate(samples, rate_hz)
-        beside = self.path.with_suffix('.safetensors')
-        if len(x) <= LONG_S * RATE_HZ or not beside.exists():
+        stream = self.stream() if len(x) > LONG_S * RATE_HZ else None
+        if stream is None:
             return self(x[None])[0]
-        stream = FeelStream(load_weights(beside))
         for at in range(0, len(x), 10 * RATE_HZ):
             stream.push(x[at : at + 10 * RATE_HZ])
         return stream.finish()
+
+    def stream(self) -> FeelStream | None:
+        "Begin a song that comes in pieces; None where the weights do not lie beside the model."
+        beside = self.path.with_suffix('.safetensors')
+        return FeelStream(load_weights(beside)) if beside.exists() else None
 
 # %% ../nbs/80_feel_model.ipynb #2346ecb7
 @lru_cache(maxsize=1)

@@ -214,6 +214,28 @@ def test_long_recordings_are_streamed(music):
     assert model.pushed == 0
 
 
+def test_the_shipped_model_hears_files_as_it_hears_samples(music):
+    from resonance_nb import front
+
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('safetensors')
+    path = music / 'song 0.flac'
+    felt = front.feel(path)
+    assert felt.shape == (32,) and np.linalg.norm(felt) == pytest.approx(1, abs=1e-4)
+    assert front.feel(audio.load(path, sample_rate_hz=22_050), 22_050) @ felt > 0.9999
+    assert front.feel(audio.load(path)) @ felt > 0.99
+    streamed = feel_library.hear(path, feel_library.load_model(), long_s=1.0).vector
+    assert streamed @ felt > 0.9999
+
+
+def test_another_model_is_named(tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    (tmp_path / 'bad.onnx').write_bytes(b'no model')
+    monkeypatch.setenv('RESONANCE_FEEL', str(tmp_path / 'bad.onnx'))
+    with pytest.raises(ResonanceError, match='is no model'):
+        feel_library.load_model()
+
+
 # ---- the radio
 
 
