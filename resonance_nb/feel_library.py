@@ -94,14 +94,14 @@ def _embedded(blocks: FileBlocks, model: Embedder, long_s: float) -> tuple[np.nd
 
     held: list[np.ndarray] = [np.zeros(0, np.float32)]
     stream = None
-    streams = isinstance(model, Streams)
+    whole = False  # the model hears long recordings only as a whole
     peak = 0.0
     for block in blocks:
         peak = max(peak, float(np.abs(block).max(initial=0)))
         held.append(block)
-        if streams and stream is None and blocks.n > long_s * HEARD_HZ:
+        if isinstance(model, Streams) and not whole and stream is None and blocks.n > long_s * HEARD_HZ:
             stream = model.stream()
-            streams = stream is not None
+            whole = stream is None
         if stream is not None:
             for part in held:
                 stream.push(part)
