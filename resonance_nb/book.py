@@ -134,7 +134,7 @@ def chapter_of(
 # %% ../nbs/91_book.ipynb #a3e60507
 def book_hash() -> str:
     """A hash of what pages depend on beside their own text: the package, the results, the corpus in
-    use.
+    use, teachers and answers.
     """
     seen = hashlib.sha256(package_hash().encode())
     try:
@@ -143,7 +143,8 @@ def book_hash() -> str:
         results = []
     for path in results:
         seen.update(path.read_bytes())
-    seen.update(os.environ.get('RESONANCE_CORPUS', '').encode())
+    for name in ('RESONANCE_CORPUS', 'RESONANCE_MODELS', 'RESONANCE_FEEL'):
+        seen.update(os.environ.get(name, '').encode())
     return seen.hexdigest()[:16]
 
 # %% ../nbs/91_book.ipynb #3991e903

@@ -20,7 +20,7 @@ from .windows import RATE
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MODELS', 'WEIGHTS', 'AT_ONCE', 'HOP_S', 'Front', 'Settings', 'mel_maps', 'front_check',
-           'Network', 'shipped', 'embed_around', 'embed', 'as_network']
+           'open_session', 'Network', 'shipped', 'embed_around', 'embed', 'as_network']
 
 # %% ../nbs/40a_network.ipynb #14b26c24
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ MODELS = Path(str(resources.files('resonance_nb') / 'models'))
 WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training and for `encoders.load`
 
 # %% ../nbs/40a_network.ipynb #299ee3d5
-def _session(path: Path):
+def open_session(
+    path: Path,  # an .onnx file
+):
     "Open the network in a file, ready to run on this thread; raises `ResonanceError` where it is none."
     # it tells its makers what it runs on, unless it is told not to
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
@@ -163,7 +165,7 @@ class Network:
         # an .onnx file; one that is damaged, or of another format or front end, raises `ResonanceError`
         path: Path,
     ):
-        self._session = _session(Path(path))
+        self._session = open_session(Path(path))
         about = _about(self._session, path)
         self.digest: str = about['digest']  # of settings and weights
         self.settings = Settings(**about['settings'] | {'front': Front(**about['settings']['front'])})

@@ -25,15 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 from .timing import machine
-from .core import ResonanceError, atomic_write, need, project_root
+from .core import ResonanceError, atomic_write, need, project_root, sha256_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['GLUE', 'RECORD', 'plain', 'Results', 'table', 'find_chapter', 'defaults_of', 'literals', 'parse_value', 'kind',
-           'fits', 'merge', 'profile_parameters', 'package_hash', 'data_facts', 'run_key', 'git_state', 'versions',
-           'write_json', 'Run', 'load_run', 'environment', 'execute', 'run_chapter', 'checkpoint', 'remember', 'sweep']
+__all__ = ['GLUE', 'RECORD', 'FOLDERS', 'plain', 'Results', 'table', 'find_chapter', 'defaults_of', 'literals', 'parse_value',
+           'kind', 'fits', 'merge', 'profile_parameters', 'package_hash', 'data_facts', 'run_key', 'git_state',
+           'versions', 'write_json', 'Run', 'load_run', 'environment', 'execute', 'run_chapter', 'checkpoint',
+           'remember', 'sweep']
 
 # %% ../nbs/90_runs.ipynb #6a4f6ab4
 GLUE = 'application/papermill.record/'  # MIME prefix of recorded, undisplayed values
@@ -264,8 +265,11 @@ def data_facts(
     notebook: Path,  # a study chapter
     parameters: dict,  # its merged parameters
 ) -> dict[str, str]:
-    "Name and checksum of the corpus a chapter will use; empty for a chapter that needs none."
+    "Name and checksum of the corpus, or of the public answers, a chapter will use; empty for one that needs none."
     code = notebook.read_text(encoding='utf-8')
+    answers = os.environ.get('RESONANCE_FEEL') if 'RESONANCE_FEEL' in code else None
+    if answers and Path(answers).is_dir():
+        return {'corpus': 'public answers', 'checksum': sha256_files(Path(answers).glob('*.csv'))}
     if 'corpus' not in parameters and 'default_corpus(' not in code:
         return {}
     from resonance_nb.starter import default_corpus
@@ -364,13 +368,16 @@ def load_run(
     return Run(folder, metrics, manifest) if manifest.get('status') == 'finished' else None
 
 # %% ../nbs/90_runs.ipynb #515c557b
+FOLDERS = ('RESONANCE_CORPUS', 'RESONANCE_CACHE', 'RESONANCE_MODELS', 'RESONANCE_FEEL')  # variables
+
+
 @contextmanager
 def environment(
     **values: str | None,  # variables to set; None leaves one alone
 ) -> Iterator[None]:
-    "Set environment variables for a while, and make the corpus's and the cache's paths absolute."
+    "Set environment variables for a while, and make the paths of `FOLDERS` absolute."
     values = {k: v for k, v in values.items() if v is not None}
-    for name in ('RESONANCE_CORPUS', 'RESONANCE_CACHE'):
+    for name in FOLDERS:
         if os.environ.get(name):
             values[name] = str(Path(os.environ[name]).expanduser().resolve())
     before = {k: os.environ.get(k) for k in values}

@@ -17,11 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
-    """Name the corpus: the one in `RESONANCE_CORPUS`, made absolute; else the starter corpus, made on first use."""
+    """Name the corpus: the one in `RESONANCE_CORPUS`; else the starter corpus, made on first use.
+
+    Its path, those of teachers and of public answers are made absolute."""
     os.chdir(ROOT)
-    named = os.environ.get('RESONANCE_CORPUS')
-    if named:
-        os.environ['RESONANCE_CORPUS'] = str((Path(config.invocation_params.dir) / named).resolve())
+    for name in ('RESONANCE_CORPUS', 'RESONANCE_MODELS', 'RESONANCE_FEEL'):
+        if os.environ.get(name):
+            os.environ[name] = str((Path(config.invocation_params.dir) / os.environ[name]).resolve())
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ.setdefault('PYDEVD_DISABLE_FILE_VALIDATION', '1')
     os.environ.setdefault('MPLBACKEND', 'Agg')

@@ -32,6 +32,7 @@ STUDIES = (
     '60_enhance',
     '63_live',
     '70_results',
+    '85a_metric_learning',
 )
 
 
@@ -334,7 +335,8 @@ FLOORS = [
     'windows clips figures',
     'bench',
     'network',
-    'encoders losses recipe',
+    'teachers raters',
+    'encoders losses recipe feel_losses',
     'learning',
     'codebook match',
     'neighbours',

@@ -281,3 +281,15 @@ def test_environment_is_absolute_and_restored(monkeypatch, tmp_path):
 def test_studies_keep_their_parameters(notebooks):
     for name in ('24_simulator', '34_classical'):
         assert 'seed' in runs.defaults_of(runs.find_chapter(name))
+
+
+def test_a_chapter_of_public_answers_depends_on_them(monkeypatch, tmp_path):
+    notebook = runs.find_chapter('85a_metric_learning')
+    monkeypatch.delenv('RESONANCE_FEEL', raising=False)
+    assert runs.data_facts(notebook, {}) == {}
+    (tmp_path / 'langoustin-answers.csv').write_text('one')
+    monkeypatch.setenv('RESONANCE_FEEL', str(tmp_path))
+    first = runs.data_facts(notebook, {})
+    (tmp_path / 'langoustin-answers.csv').write_text('another')
+    second = runs.data_facts(notebook, {})
+    assert first['corpus'] == 'public answers' and first['checksum'] != second['checksum']
