@@ -318,7 +318,8 @@ def _shape_rows(shapes: Iterable[Heard]) -> list[tuple]:
         for name, measure in SHAPES.items():
             values, errors = np.array([jackknife(h, measure) for h in parts]).T
             v, half = values.mean(), 1.96 * np.sqrt((errors**2).sum()) / len(parts)
-            out.append((system, name, v, v - half, v + half, *counts))
+            ends = np.clip((v - half, v + half), *((0, 1) if MEASURES[name].percent else (None, None)))
+            out.append((system, name, v, *ends, *counts))
     return out
 
 # %% ../nbs/86_feel_eval.ipynb #9061a7fa

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'before_after', 'style', 'axes_for', 'waveform', 'spectrogram',
+__all__ = ['COLOURS', 'LIGHTNESS', 'MARKERS', 'player', 'players', 'before_after', 'style', 'axes_for', 'waveform', 'spectrogram',
            'constellation', 'lines_with_band', 'error_bars', 'HtmlTable']
 
 # %% ../nbs/04_show.ipynb #c1ba1df4
@@ -78,23 +78,29 @@ def player(
     return HTML(_figure(samples, label, sample_rate_hz, normalise))
 
 # %% ../nbs/04_show.ipynb #c6268747
-def before_after(
-    clean: np.ndarray,  # mono samples, shape (n,)
-    degraded: np.ndarray,  # mono samples, shape (m,)
-    labels: tuple[str, str] = ('before', 'after'),  # what is heard on either side
+def players(
+    sounds: dict[str, np.ndarray],  # label -> mono samples, shape (n,)
     *,
     sample_rate_hz: int = 16_000,  # their rate
     normalise: bool = True,  # bring each peak to 0.9
 ) -> HTML:
-    "Put two players side by side, one above the other where the page is narrow."
+    "Put players side by side, one above the other where the page is narrow."
     HTML = need('IPython.display', 'show').HTML
 
-    pair = ''.join(
-        _figure(x, label, sample_rate_hz, normalise) for x, label in zip((clean, degraded), labels)
-    )
+    row = ''.join(_figure(x, label, sample_rate_hz, normalise) for label, x in sounds.items())
     return HTML(
-        f'<div role="group" style="display:flex;flex-wrap:wrap;gap:0 1.2em;color:inherit">{pair}</div>'
+        f'<div role="group" style="display:flex;flex-wrap:wrap;gap:0 1.2em;color:inherit">{row}</div>'
     )
+
+
+def before_after(
+    clean: np.ndarray,  # mono samples, shape (n,)
+    degraded: np.ndarray,  # mono samples, shape (m,)
+    labels: tuple[str, str] = ('before', 'after'),  # what is heard on either side
+    **options,  # as of `players`
+) -> HTML:
+    "Put two players side by side."
+    return players(dict(zip(labels, (clean, degraded))), **options)
 
 # %% ../nbs/04_show.ipynb #d5b32ece
 # Okabe and Ito, reordered
