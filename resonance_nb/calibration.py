@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, probability
+from resonance_nb.core import (
+    REPAIR,
+    BrokenInstallation,
+    ResonanceError,
+    atomic_write,
+    probability,
+    reading_shipped,
+)
 from .metrics import wilson
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['REPAIR', 'MODELS', 'UNFITTED', 'reliability', 'confidences', 'fit', 'plot_reliability', 'expected_calibration_error',
+__all__ = ['MODELS', 'FITTED', 'UNFITTED', 'reliability', 'confidences', 'fit', 'plot_reliability', 'expected_calibration_error',
            'threshold_at', 'Calibration', 'NothingFitted', 'load_all', 'shipped', 'load', 'save', 'constant_of']
 
 # %% ../nbs/10b_calibration.ipynb #93c1e546
@@ -153,9 +160,6 @@ def threshold_at(
     return float(np.nextafter(max(lines), np.inf))
 
 # %% ../nbs/10b_calibration.ipynb #60be761b
-REPAIR = 'install resonance_nb again'  # what helps where a file of the package is missing or damaged
-
-
 @dataclass(frozen=True)
 class Calibration:
     "How one recogniser's features become a confidence, and from which confidence on it speaks."
@@ -204,6 +208,7 @@ class Calibration:
 
 # %% ../nbs/10b_calibration.ipynb #4c99aa5e
 MODELS = resources.files('resonance_nb') / 'models'
+FITTED = ('chroma', 'chromaprint', 'embedding', 'fused', 'landmarks', 'mfcc')  # the files of the package
 
 
 class NothingFitted(ResonanceError):
@@ -244,9 +249,15 @@ def load_all(
 def shipped(
     method: str,  # the name of a file in `resonance_nb/models`, e.g. 'mfcc'
 ) -> list[Calibration]:
-    "Read the calibrations that the package has for a method; [] where there is no file, or an empty one."
+    """Read the calibrations that the package has for a method; [] for a method of your own without a file.
+
+    Raises `BrokenInstallation` where a file of the package is missing or damaged.
+    """
     path = MODELS / f'{method}.json'
-    return load_all(path) if path.is_file() and path.read_text(encoding='utf-8').strip() else []
+    if method not in FITTED and not (path.is_file() and path.read_bytes().strip()):
+        return []
+    with reading_shipped(path):
+        return load_all(path)
 
 
 def load(
@@ -256,7 +267,7 @@ def load(
 ) -> Calibration:
     """Read what was fitted for these settings, or else the first that was fitted for the same features.
 
-    Raises `NothingFitted` where there is neither.
+    Raises `NothingFitted` where there is neither, and as `shipped` does.
     """
     fits = [c for c in shipped(method) if features is None or tuple(c.weights) == tuple(features)]
     if not fits:
@@ -281,7 +292,7 @@ def constant_of(
 ) -> np.ndarray:
     """Read a constant, float64 of the asked shape.
 
-    One that is missing, has another shape or is not finite raises `ResonanceError`.
+    One that is missing, has another shape or is not finite raises `BrokenInstallation`.
     """
     try:
         numbers = np.array(reduce(getitem, path, constants), np.float64)
@@ -290,5 +301,5 @@ def constant_of(
     fits = numbers.ndim == len(shape) and all(want in (None, n) for want, n in zip(shape, numbers.shape))
     if not fits or not np.isfinite(numbers).all():
         name = '.'.join(path)
-        raise ResonanceError(f'{MODELS / method}.json is missing, or has no usable {name}: {REPAIR}')
+        raise BrokenInstallation(f'{MODELS / method}.json', f'is missing, or has no usable {name}')
     return numbers

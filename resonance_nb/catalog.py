@@ -16,6 +16,7 @@ from . import rows as vector_rows
 from .checkup import Problem
 from resonance_nb.core import (
     METHODS,
+    BrokenInstallation,
     Calibrated,
     CatalogRecognizer,
     MissingExtra,
@@ -98,7 +99,7 @@ class Identification:
             'decision': self.decision,
             'matches': [match.as_dict() for match in self.matches],
             'calibrated': self.calibrated,
-            'elapsed_ms': self.elapsed_ms,
+            'elapsed_ms': round(self.elapsed_ms, 1),
         }
         if self.heard_s is not None:
             answer |= {'heard_s': self.heard_s, 'duration_s': self.duration_s}
@@ -145,7 +146,7 @@ def _assembled(catalog: Catalog, method: str, loaded: dict) -> CatalogRecognizer
                 segments = store.segments(method)
                 if before != segments:
                     continue
-                if isinstance(e, MissingExtra):
+                if isinstance(e, (BrokenInstallation, MissingExtra)):
                     raise
                 trouble = _trouble(store, method, segments, e)
                 raise ResonanceError(f'the {method} index of {show_path(store.folder)} {trouble}') from e

@@ -229,7 +229,9 @@ def run(chapter, parameters, profile, force, report):
 def book(fresh, jobs):
     """Build the book, warnings as errors, and check its pages."""
     from resonance_nb.book import build
+    from resonance_nb.core import project_root
     from resonance_nb.starter import default_corpus
 
+    project_root()  # outside of a checkout nothing else matters
     default_corpus()  # made here if need be, where its progress can be seen
     click.echo(f'the book is ready: {build(fresh=fresh, jobs=jobs)}')

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, first_line, need, reading, rng_for
+from .calibration import MODELS
+from resonance_nb.core import (
+    ResonanceError,
+    atomic_write,
+    first_line,
+    need,
+    reading,
+    reading_shipped,
+    rng_for,
+)
 
 # %% auto #0
 __all__ = ['PARTS', 'QUANTISED', 'parts_of', 'Codebook', 'balanced_rotation', 'load_faiss', 'as_vectors', 'fit_codebook',
@@ -273,6 +282,9 @@ def is_complete(
 # %% ../nbs/49_codebook.ipynb #a1a3dcd4
 def _load_codebook(cls, path: Path) -> Codebook:
     with reading(path, 'codebook', ''):
+        with open(path, 'rb') as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError('it is no archive of arrays')
         with np.load(path, allow_pickle=False) as z:
             about = json.loads(str(z['about']))
             arrays = {k: z[k].astype(np.float32) for k in z.files if k in _AXES}
@@ -292,4 +304,6 @@ def _load_codebook(cls, path: Path) -> Codebook:
 @lru_cache(maxsize=1)
 def shipped_codebook() -> Codebook:
     "The codebook that comes with this package, for four vectors of its encoder, one after the other."
-    return Codebook.load(Path(str(resources.files('resonance_nb') / 'models' / 'codebook.npz')))
+    path = Path(str(MODELS / 'codebook.npz'))
+    with reading_shipped(path):
+        return Codebook.load(path)

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'Match', 'Recognizer', 'CatalogRecognizer',
+__all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'REPAIR', 'Match', 'Recognizer', 'CatalogRecognizer',
            'StreamsIn', 'Prepares', 'Relates', 'Calibrated', 'Accepts', 'accepts_from', 'VectorRecognizer',
            'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'need', 'first_line', 'OtherVersion', 'reading', 'counted', 'clock',
-           'no_bar', 'rng_for', 'require_rng', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root',
-           'cache_folder']
+           'ResonanceError', 'MissingExtra', 'BrokenInstallation', 'need', 'first_line', 'OtherVersion', 'reading',
+           'reading_shipped', 'counted', 'clock', 'no_bar', 'rng_for', 'require_rng', 'sha256_file', 'sha256_files',
+           'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -257,6 +257,20 @@ class ResonanceError(Exception):
 class MissingExtra(ResonanceError):
     "An optional library is not installed."
 
+
+REPAIR = 'install resonance_nb again'  # what helps where a file of the package is missing or damaged
+
+
+class BrokenInstallation(ResonanceError):
+    "A file that comes with the package is missing or damaged: no fault of anybody's music or catalogue."
+
+    def __init__(
+        self,
+        path,  # of the file
+        why: str,  # what is wrong with it
+    ):
+        super().__init__(f'{path} {why}: {REPAIR}')
+
 # %% ../nbs/00_core.ipynb #427c6f88
 def need(
     module: str,  # the module to import, e.g. 'mutagen'
@@ -307,6 +321,21 @@ def reading(
         raise
     except Exception as e:
         raise ResonanceError(f'{folder} is not a readable {what} ({first_line(e)}){mend}') from e
+
+# %% ../nbs/00_core.ipynb #4c2ea7a0
+@contextmanager
+def reading_shipped(
+    path,  # a file that comes with the package
+) -> Iterator[None]:
+    "Turn whatever goes wrong with it inside into `BrokenInstallation`, told in one line."
+    try:
+        yield
+    except (BrokenInstallation, MissingExtra, MemoryError):
+        raise
+    except Exception as e:
+        cause = e.__cause__ if isinstance(e, ResonanceError) else e
+        why = f'cannot be read ({type(cause).__name__})' if cause else first_line(e).removeprefix(f'{path} ')
+        raise BrokenInstallation(path, 'is missing' if isinstance(cause, FileNotFoundError) else why) from e
 
 # %% ../nbs/00_core.ipynb #838d2b0d
 def counted(

@@ -9,12 +9,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import resources
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, usable
-from .core import Recognizer, ResonanceError
+from .calibration import MODELS
+from .core import Recognizer, ResonanceError, reading_shipped
 from .session import STEP_SAMPLES, Hypothesis, Observation, session_of
 from .stream import Block, silent
 
@@ -259,18 +259,20 @@ def calibration(
 ) -> dict:
     """What was fitted: `rules`, and `false_alarms` as rows of (threshold, false alarms per hour).
 
-    `calibrated` is False for another model than it was fitted for.
+    `calibrated` is False for another model than it was fitted for. A file that is missing or damaged raises
+    `BrokenInstallation`.
     """
-    fitted = json.loads(
-        (resources.files('resonance_nb') / 'models' / 'listener.json').read_text(encoding='utf-8')
-    )
-    rules = dict(fitted['rules'])
-    if 'plan_s' in rules:
-        rules['plan_s'] = tuple(map(tuple, rules['plan_s']))
-    return fitted | {
-        'rules': Rules(**rules),
-        'calibrated': fitted['calibrated'] and fitted['model'] == model_name,
-    }
+    path = MODELS / 'listener.json'
+    with reading_shipped(path):
+        fitted = json.loads(path.read_text(encoding='utf-8'))
+        rules = dict(fitted['rules'])
+        if 'plan_s' in rules:
+            rules['plan_s'] = tuple(map(tuple, rules['plan_s']))
+        return fitted | {
+            'rules': Rules(**rules),
+            'calibrated': fitted['calibrated'] and fitted['model'] == model_name,
+            'false_alarms': [(float(threshold), float(rate)) for threshold, rate in fitted['false_alarms']],
+        }
 
 # %% ../nbs/62_decide.ipynb #32bd119f
 def threshold_for(

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .calibration import MODELS, REPAIR, constant_of
-from .core import ResonanceError, best_first
+from .calibration import MODELS, constant_of
+from .core import best_first, reading_shipped
 from .match import runner_up
 from .network import HOP_S
 from .table import FRAME_S, FRONT, Proposals, SongTable
@@ -86,13 +86,11 @@ def check_peaks(
 def shipped_noises() -> np.ndarray:
     """Read what crowds and noise sound like to the encoder of this package.
 
-    Directions of unit length, float32 (64, dim). A file that cannot be read raises `ResonanceError`.
+    Directions of unit length, float32 (64, dim). A file that cannot be read raises `BrokenInstallation`.
     """
     path = MODELS / 'noises.npy'
-    try:
+    with reading_shipped(path):
         return np.load(str(path), allow_pickle=False).astype(np.float32)
-    except (OSError, EOFError, ValueError) as e:
-        raise ResonanceError(f'{path} cannot be read ({type(e).__name__}): {REPAIR}') from e
 
 # %% ../nbs/51b_evidence.ipynb #131ab3cf
 @dataclass

@@ -12,11 +12,12 @@ import os
 import textwrap
 import tokenize
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from io import StringIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resonance_nb.catalog import Identification
+    from resonance_nb.catalog import Catalog, Identification
     from resonance_nb.decide import Event
 
 # %% auto #0
@@ -136,23 +137,28 @@ def with_comments(
     return thing
 
 # %% ../nbs/92a_front.ipynb #ccd2cf6e
+def _opened(catalogue: str | os.PathLike | Catalog) -> AbstractContextManager[Catalog]:
+    "Open a catalogue; one that is open already is used as it is, and stays open."
+    from resonance_nb.catalog import Catalog
+
+    return nullcontext(catalogue) if isinstance(catalogue, Catalog) else Catalog(catalogue)
+
+
 def identify(
     recording: str | os.PathLike,  # a file; its first five minutes are heard
-    catalogue: str | os.PathLike,  # the folder that `resonance index` or `Catalog` made
+    catalogue: str | os.PathLike | Catalog,  # an open one, or the folder that `resonance index` made
     *,
     method: str | None = None,  # one of `core.METHODS`; None: the best one present
     top: int = 5,  # songs to name, at most
 ) -> Identification:
     "Tell which song is playing. Raises `ResonanceError` for a bad file, or where there is no catalogue."
-    from resonance_nb.catalog import Catalog
-
-    with Catalog(catalogue) as songs:
+    with _opened(catalogue) as songs:
         return songs.identify(recording, method=method, top=top)
 
 # %% ../nbs/92a_front.ipynb #bd00619e
 def listen(
     recording: str | os.PathLike,  # a file, heard as if it were being played
-    catalogue: str | os.PathLike,  # the folder that `resonance index` or `Catalog` made
+    catalogue: str | os.PathLike | Catalog,  # an open one, or the folder that `resonance index` made
     *,
     method: str | None = None,  # one of `core.METHODS`; None: the best one present
     false_per_hour: float = 0.5,  # songs it may name in an hour without any of the catalogue, more than 0
@@ -160,12 +166,11 @@ def listen(
     "Tell what a listener says of a long recording, and when. Raises `ResonanceError` like `identify`."
     from contextlib import ExitStack
 
-    from resonance_nb.catalog import Catalog
     from resonance_nb.decide import Listener
     from resonance_nb.stream import from_file
 
     with ExitStack() as stack:
-        songs = stack.enter_context(Catalog(catalogue))
+        songs = stack.enter_context(_opened(catalogue))
         blocks = stack.enter_context(from_file(recording))
         listener = Listener(songs.ready(method), false_per_hour=false_per_hour)
         return _events(listener, blocks, stack.pop_all())

@@ -5,10 +5,12 @@
 # %% ../nbs/02h_indexing.ipynb #56dfe4b3
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,6 +31,7 @@ __all__ = ['MANY_FILES', 'LONG_S', 'REDRAWN_S', 'IndexReport', 'holding_interrup
 # %% ../nbs/02h_indexing.ipynb #f26c02b8
 from .segments import forget_unreadable, merge_segments
 from resonance_nb.store import (
+    DATABASE,
     StorageError,
     Store,
     is_below,
@@ -309,19 +312,45 @@ def _what_is_kept(run: _Run) -> str:
     n = run.report.added
     return f'{counted(n, "new song")} of this run {"is" if n == 1 else "are"} kept'
 
+# %% ../nbs/02h_indexing.ipynb #286dffe3
+_FULL = 'its disk is full'
+_REFUSED = {  # what the system says when nothing can be written
+    errno.EROFS: 'it is on a read-only disk',
+    errno.EACCES: "something in it is read-only or another user's",
+    errno.EPERM: "something in it is read-only or another user's",
+    errno.ENOSPC: _FULL,
+    getattr(errno, 'EDQUOT', errno.ENOSPC): _FULL,
+}
+
+
+def _refusal(text: str) -> str:
+    "What the disk refuses, by the words of the system or of SQLite; '' for other words."
+    of_sqlite = {'readonly': _REFUSED[errno.EACCES], 'is full': _FULL}
+    words = {os.strerror(code): why for code, why in _REFUSED.items()} | of_sqlite
+    return next((why for said, why in words.items() if said in text), '')
+
+
+def _why_not_written(folder: Path) -> str:
+    "Try to write into a catalogue's folder, and say what is refused; '' where nothing is."
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe, open(folder / DATABASE, 'r+b'):
+            probe.write(bytes(2**16))
+            probe.flush()
+    except OSError as e:
+        return _refusal(os.strerror(e.errno or 0))
+    return ''
+
 # %% ../nbs/02h_indexing.ipynb #cb7851e1
 def _storage_trouble(store: Store, run: _Run, error: StorageError) -> StorageError:
     "Say what the disk refused, what is kept, and what helps."
     shown = show_path(store.folder)
     kept = _what_is_kept(run)
-    if any(word in str(error) for word in ('Permission denied', 'not permitted', 'readonly', 'Read-only')):
-        return StorageError(
-            f'cannot write to the catalogue {shown} ({error}): {kept}; '
-            "something in it is read-only or another user's"
-        )
-    return StorageError(
-        f'no room for the catalogue {shown} ({error}): {kept}; free some space and run the same command again'
-    )
+    why = _refusal(str(error)) or _why_not_written(store.folder)
+    if why == _FULL:
+        todo = 'free some space and run the same command again'
+        return StorageError(f'no room for the catalogue {shown} ({error}): {kept}; {todo}')
+    todo = why or 'run the same command again when it can be written'
+    return StorageError(f'cannot write to the catalogue {shown} ({error}): {kept}; {todo}')
 
 # %% ../nbs/02h_indexing.ipynb #7b3d02c7
 def _tell_lost(store: Store, method: str, lost: set[str], why: str, run: _Run) -> None:
@@ -369,10 +398,8 @@ def _work_through(
 def _require_writable(store: Store) -> None:
     "Refuse a catalogue that can only be read."
     if not store.can_write:
-        raise StorageError(
-            f'the catalogue {show_path(store.folder)} cannot be written to: '
-            "it is read-only or another user's, or its disk is full"
-        )
+        why = _why_not_written(store.folder) or 'its database can only be opened for reading'
+        raise StorageError(f'the catalogue {show_path(store.folder)} cannot be written to: {why}')
 
 # %% ../nbs/02h_indexing.ipynb #0c75ec54
 def _heard(

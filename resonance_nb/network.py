@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .audio import mel_filters
-from .core import MissingExtra, ResonanceError
+from .core import MissingExtra, ResonanceError, reading_shipped
 from .windows import RATE
 
 # %% auto #0
@@ -196,7 +196,8 @@ class Network:
 @lru_cache(maxsize=1)
 def shipped() -> Network:
     "Open the network that comes with this package; it is read once in a process."
-    return Network(MODELS / 'encoder.onnx')
+    with reading_shipped(MODELS / 'encoder.onnx'):
+        return Network(MODELS / 'encoder.onnx')
 
 # %% ../nbs/40a_network.ipynb #27e9fd5b
 # of recognisers, from one window to the next: 16 frames of the network that comes with the package

@@ -51,7 +51,7 @@ class Answers:
         "Return some of the answers; songs and raters keep their numbers."
         return Answers(self.songs, self.triplets[rows], self.odd[rows], self.raters[rows], self.names)
 
-# %% ../nbs/85_raters.ipynb #5b74aa67
+# %% ../nbs/85_raters.ipynb #df6df3fa
 COLUMNS = 'id song1 song2 song3 picked_song person_id updated_date time_spent'.split()
 
 
@@ -70,7 +70,7 @@ def write_answers(
     with atomic_write(path) as part:
         table.to_csv(part, index=False)
 
-
+# %% ../nbs/85_raters.ipynb #6a6314a1
 def read_answers(
     path: str | os.PathLike,  # a table with at least song1, song2, song3, picked_song, person_id
 ) -> Answers:
@@ -91,7 +91,7 @@ def read_answers(
     names, raters = np.unique(table['person_id'].to_numpy(str), return_inverse=True)
     return Answers(songs.tolist(), triplets.reshape(-1, 3), named.argmax(axis=1), raters, names.tolist())
 
-# %% ../nbs/85_raters.ipynb #cfcae63d
+# %% ../nbs/85_raters.ipynb #21262a5d
 def pair_squares(
     vectors: np.ndarray,  # of songs, (songs, dim)
     triplets: np.ndarray,  # numbers of songs, (answers, 3)
@@ -100,7 +100,7 @@ def pair_squares(
     a, b, c = (vectors[triplets[:, i]] for i in range(3))
     return np.stack([b - c, a - c, a - b], axis=1) ** 2
 
-
+# %% ../nbs/85_raters.ipynb #422db843
 def answer_chances(
     squares: np.ndarray,  # of `pair_squares`, (answers, 3, dim)
     weights: np.ndarray,  # of the directions, (dim,), or (answers, dim)
@@ -112,7 +112,7 @@ def answer_chances(
     lapse = np.asarray(lapse)[..., None]
     return (1 - lapse) * alike / alike.sum(axis=1, keepdims=True) + lapse / 3
 
-# %% ../nbs/85_raters.ipynb #4f4904b2
+# %% ../nbs/85_raters.ipynb #bfacb227
 @dataclass(frozen=True)
 class Panel:
     "Simulated raters, whose weights and lapses are known."
@@ -125,7 +125,7 @@ class Panel:
         "Return names that say what they are."
         return [f'{SIMULATED} {i + 1}' for i in range(len(self.lapse))]
 
-
+# %% ../nbs/85_raters.ipynb #6000c8ac
 def simulate_panel(
     shared: np.ndarray,  # weights that all have in common, (dim,)
     n_raters: int,  # how many
@@ -139,7 +139,7 @@ def simulate_panel(
     weights = shared * np.exp(spread * rng.normal(size=(n_raters, len(shared))))
     return Panel(weights, np.minimum(lapse * np.exp(0.5 * rng.normal(size=n_raters)), 0.5))
 
-# %% ../nbs/85_raters.ipynb #ad8ccdf6
+# %% ../nbs/85_raters.ipynb #e6024beb
 def draw_triplets(
     n_songs: int,  # to draw from, at least 3
     n: int,  # triplets
@@ -157,7 +157,7 @@ def draw_triplets(
     third = third + (third >= high)
     return np.stack([first, second, third], axis=1)
 
-
+# %% ../nbs/85_raters.ipynb #70111377
 def simulate_answers(
     vectors: np.ndarray,  # of songs, (songs, dim)
     triplets: np.ndarray,  # numbers of songs, (answers, 3)
@@ -225,7 +225,7 @@ class _Problem:
         slopes += [[blind.sum() + common - _USUAL], 0.5 * blind + careless]
         return surprise + penalty / 2, np.concatenate(slopes)
 
-# %% ../nbs/85_raters.ipynb #baf46fed
+# %% ../nbs/85_raters.ipynb #9b2634cd
 @dataclass(frozen=True)
 class Fit:
     "Weights and lapses that were fitted to answers."
@@ -234,7 +234,7 @@ class Fit:
     weights: np.ndarray  # of each rater, (raters, dim)
     lapse: np.ndarray  # share of blind answers, (raters,)
 
-
+# %% ../nbs/85_raters.ipynb #2bb9c23e
 def fit_raters(
     vectors: np.ndarray,  # of songs, (songs, dim)
     answers: Answers,  # at least one
@@ -289,7 +289,7 @@ def personal_vectors(
     "Stretch vectors so that plain distances are a listener's, up to one factor for all; (songs, dim)."
     return vectors * np.sqrt(weights / weights.mean())
 
-# %% ../nbs/85_raters.ipynb #552281ce
+# %% ../nbs/85_raters.ipynb #347db4ea
 @dataclass(frozen=True)
 class Ceiling:
     "How far raters agree on triplets that several of them answered: value, low and high of 95 % intervals."
@@ -301,7 +301,7 @@ class Ceiling:
     n_answers: int  # to them
     n_pairs: int  # of answers
 
-
+# %% ../nbs/85_raters.ipynb #36fb9b5f
 def shared_triplets(
     answers: Answers,  # of anybody
 ) -> dict[tuple, list[int]]:
@@ -311,13 +311,13 @@ def shared_triplets(
         by_triplet.setdefault(tuple(sorted(triplet.tolist())), {})[int(rater)] = int(triplet[odd])
     return {t: list(said.values()) for t, said in by_triplet.items() if len(said) > 1}
 
-# %% ../nbs/85_raters.ipynb #90fbc7c3
+# %% ../nbs/85_raters.ipynb #5b1d14f7
 def _as_most(said: list[int], most: Counter) -> float:
     "Share of the most frequent songs that equal the one said."
     top = [song for song, n in most.items() if n == max(most.values())]
     return (said in top) / len(top)
 
-
+# %% ../nbs/85_raters.ipynb #19950e0d
 def ceiling(
     answers: Answers,  # of which some triplets were answered by several raters
 ) -> Ceiling:

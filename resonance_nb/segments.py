@@ -15,6 +15,7 @@ from typing import Callable
 
 from resonance_nb.core import (
     METHODS,
+    BrokenInstallation,
     CatalogRecognizer,
     MissingExtra,
     OtherVersion,
@@ -250,7 +251,12 @@ def _write_merged(store: Store, method: str, chosen: list[dict], replace: Callab
 def is_damage(
     error: Exception,  # raised while a segment was loaded
 ) -> bool:
-    "Tell whether the segment itself is at fault, and not the machine, its memory or a disk that went away."
+    """Tell whether the segment itself is at fault.
+
+    The machine, its memory, a disk that went away or a broken installation may be so as well.
+    """
+    if isinstance(error, BrokenInstallation):
+        return False
     cause = error.__cause__ if isinstance(error, ResonanceError) else error
     if isinstance(error, MissingExtra) or isinstance(cause, (OSError, MemoryError)):
         return isinstance(cause, FileNotFoundError)
@@ -274,6 +280,8 @@ def refusal_in_words(
     error: Exception,  # raised while a segment was loaded
 ) -> str:
     "Say what the system refused, without advice that does not help against it; else the error itself."
+    if isinstance(error, BrokenInstallation):
+        return reason(error)
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.filename:
         return f'{reason(cause)}: {show_path(cause.filename)}'

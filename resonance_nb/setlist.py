@@ -366,7 +366,7 @@ class SetList:
 
     def as_dict(self) -> dict:
         "For a line of JSON."
-        return asdict(self) | {'problems': [*self.problems]}
+        return asdict(self) | {'problems': [*self.problems], 'elapsed_ms': round(self.elapsed_ms, 1)}
 
 # %% ../nbs/62b_setlist.ipynb #09f671ef
 def _piped(pipe: BinaryIO) -> Iterator[np.ndarray]:

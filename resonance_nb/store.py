@@ -215,12 +215,17 @@ def _has_segments(folder: Path) -> bool:
     return any(segment_folders(folder / method) for method in METHODS)
 
 # %% ../nbs/02b_store.ipynb #4959dd10
+def _foreign(folder: Path) -> list[str]:
+    "Names in a folder that belong to no catalogue, in order."
+    return sorted(n for n in os.listdir(folder) if not n.startswith((DATABASE, '.', 'writer.lock')))
+
+
 def _make_folder(folder: Path) -> None:
     "Make the folder of a new catalogue; refuses one that holds other things."
     shown = show_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(n for n in os.listdir(folder) if not n.startswith((DATABASE, '.', 'writer.lock')))
+        foreign = _foreign(folder)
     except OSError as e:
         raise ResonanceError(f'cannot make a catalogue at {shown}: {reason(e)}') from e
     if foreign:
@@ -247,7 +252,10 @@ def _require_folder(folder: Path, create: bool) -> None:
     if _has_segments(folder):
         raise ResonanceError(f'{shown} has lost its {DATABASE}: {LOST}')
     if not create:
-        raise ResonanceError(f'no catalogue at {shown}: make one with {command("index FOLDER", folder)}')
+        taken = folder.exists() and (not folder.is_dir() or _foreign(folder))
+        place = folder.with_name(f'{folder.name}.catalogue') if taken else folder
+        what = ', where other things are' if taken else ''
+        raise ResonanceError(f'no catalogue at {shown}{what}: make one with {command("index FOLDER", place)}')
     _require_outside(folder)
     _make_folder(folder)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -179,7 +180,7 @@ def venue_named(
     if name == HARD_MIX.name:
         return HARD_MIX
     if name not in VENUES:
-        raise ResonanceError(f'unknown venue {name!r}; choose from: {", ".join(VENUES)}')
+        raise ResonanceError(f'unknown venue {name!r}; choose from: {", ".join([*VENUES, HARD_MIX.name])}')
     return VENUES[name]
 
 # %% ../nbs/23_venue.ipynb #118d4b22
@@ -328,6 +329,10 @@ def _enter_scene(scenes: tuple, rng, when: float, duration_s: float, before_s: f
 def _draw(self: Venue, rng, bank, snr_db, duration_s, before_s, loudness, scenes) -> Record:
     "See `Venue.draw`."
     bank = bank or synthesised()
+    if snr_db is not None and not isinstance(snr_db, Real):
+        raise ResonanceError(
+            f'a signal-to-noise ratio is a number of dB, or None for no crowd; not {snr_db!r}'
+        )
     if snr_db is not None and not -60 <= snr_db <= 60:
         what = f'a signal-to-noise ratio of {snr_db} dB is beyond what means anything'
         raise ResonanceError(f'{what}; choose -60 to 60 dB, or none for no crowd')

@@ -257,3 +257,19 @@ def test_the_built_book_can_be_searched_and_walked(root):
     for study in ('24_simulator', '34_classical'):
         text = (out / 'nbs' / f'{study}.html').read_text(encoding='utf-8')
         assert f'resonance run {study} -p seed' in re.sub('<[^>]+>', '', text)
+
+
+def test_the_command_asks_for_a_checkout_first(monkeypatch):
+    "What the corpus needs is of no use where there is no book."
+    from click.testing import CliRunner
+
+    from resonance_nb import core, starter
+    from resonance_nb.cli_train import book as command
+
+    def refuse():
+        raise ResonanceError('this needs a checkout of the project')
+
+    monkeypatch.setattr(core, 'project_root', refuse)
+    monkeypatch.setattr(starter, 'default_corpus', lambda: pytest.fail('the corpus came first'))
+    with pytest.raises(ResonanceError, match='this needs a checkout'):
+        CliRunner().invoke(command, [], catch_exceptions=False)

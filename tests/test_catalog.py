@@ -1,8 +1,10 @@
 """The catalogue in ordinary use, and with odd input."""
 
 import csv
+import errno
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -25,7 +27,7 @@ from resonance_nb import catalog as module  # noqa: E402
 from resonance_nb import identity, indexing, segments, store, tags, workers  # noqa: E402
 from resonance_nb import core  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
-from resonance_nb.store import real_path, show_path, stored_path  # noqa: E402
+from resonance_nb.store import StorageError, real_path, show_path, stored_path  # noqa: E402
 from resonance_nb.tags import read_tags  # noqa: E402
 from resonance_nb.core import ResonanceError  # noqa: E402
 
@@ -924,3 +926,31 @@ def test_what_is_no_question_is_refused_in_one_line(cat, wrong):
     with pytest.raises(ResonanceError) as e:
         cat.identify(wrong)
     assert '\n' not in str(e.value)
+
+
+def test_the_folder_that_is_proposed_can_be_made(tmp_path):
+    "A folder of music is no place for a catalogue; the command that is shown works."
+    music = tmp_path / 'my music'
+    music.mkdir()
+    (music / 'song.ogg').touch()
+    with pytest.raises(core.ResonanceError, match='no catalogue at .*, where other things are') as e:
+        Catalog(music)
+    proposed = shlex.split(str(e.value).split('`')[1])[-1]
+    assert Path(proposed) == tmp_path / 'my music.catalogue'
+    Catalog(proposed, create=True).close()
+
+
+@pytest.mark.parametrize(
+    'code, says', [('EROFS', 'read-only disk'), ('EACCES', "another user's"), ('ENOSPC', 'its disk is full')]
+)
+def test_what_refuses_a_catalogue_is_told_apart(tmp_path, monkeypatch, code, says):
+    def refuse(*_, **__):
+        number = getattr(errno, code)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(indexing.tempfile, 'TemporaryFile', refuse)
+    with Catalog(tmp_path / 'c', create=True) as songs:
+        songs.store.can_write = False
+        with pytest.raises(StorageError, match=says) as e:
+            songs.index(tmp_path, method='landmark', progress=False)
+    assert (str(e.value).count("another user's") == 1) == (code == 'EACCES')

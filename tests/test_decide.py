@@ -302,7 +302,7 @@ def test_fitted_rules_are_read_back(tmp_path, monkeypatch):
         'false_alarms': [[3, 9], [5, 1]],
     }
     (tmp_path / 'models' / 'listener.json').write_text(json.dumps(fitted))
-    monkeypatch.setattr(decide.resources, 'files', lambda package: tmp_path)
+    monkeypatch.setattr(decide, 'MODELS', tmp_path / 'models')
     assert calibration('mine')['calibrated'] and not calibration('another')['calibrated']
     assert calibration('mine')['rules'] == Rules(plan_s=((2.0,), (4.0, 8.0)), gain=0.25)
     toy = Toy()

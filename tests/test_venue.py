@@ -434,3 +434,14 @@ def test_a_bank_can_be_sent_to_another_process_and_makes_the_same_rooms():
 def test_a_seed_is_no_generator(rng):
     with pytest.raises(ResonanceError, match='rng must be a generator'):
         degrade(np.ones(16_000, np.float32), 'club', 5, rng)
+
+
+@pytest.mark.parametrize('snr_db', ['0', [0], 1j])
+def test_a_ratio_that_is_no_number_is_one_line(snr_db):
+    with pytest.raises(ResonanceError, match='a signal-to-noise ratio is a number of dB'):
+        degrade(np.ones(16_000, np.float32), 'club', snr_db, rng_for(0, 'ratio'))
+
+
+def test_an_unknown_venue_is_told_all_that_there_are():
+    with pytest.raises(ResonanceError, match="unknown venue 'pub'; .*club.*hard-mix"):
+        degrade(np.ones(16_000, np.float32), 'pub', 0, rng_for(0, 'venue'))
