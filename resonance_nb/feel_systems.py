@@ -16,6 +16,8 @@ from .audio import SAMPLE_RATE, log_mel, resample, usable
 from .core import ResonanceError
 from .feel_eval import System
 from .feel_features import features, mfcc_statistics, scaled
+from .feel_model import shipped
+from .teachers import Teacher
 
 # %% auto #0
 __all__ = ['PLAYER_HZ', 'SYSTEMS', 'of_file', 'random_network', 'system']
@@ -91,9 +93,17 @@ def _mecomp(standardised: bool = False) -> System:
     return of_file(path, name=name, shortest=2_048, standardised=standardised)
 
 
+def _teacher(name: str) -> System:
+    teacher = Teacher(name)
+    return System(name, lambda x: teacher.listen(x).vectors.mean(axis=0), standardised=True)
+
+
 SYSTEMS: dict[str, Callable[[], System]] = {
+    'feel': lambda: System('feel', shipped().embed),
     'mecomp': _mecomp,
     'mecomp-z': partial(_mecomp, standardised=True),
+    'musicnn': partial(_teacher, 'musicnn'),
+    'efficientat': partial(_teacher, 'efficientat'),
     'features': lambda: System('23 features', features, standardised=True),
     'bliss': lambda: System('23 features, weighed', lambda x: scaled(features(x))),
     'mfcc': lambda: System('MFCC statistics', mfcc_statistics, standardised=True),

@@ -64,7 +64,7 @@ def test_systems_by_name(monkeypatch):
     with pytest.raises(ResonanceError, match='RESONANCE_MODELS'):
         system('mecomp')
     sound = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
-    made = [system(n) for n in SYSTEMS if not n.startswith('mecomp')]
+    made = [system(n) for n in SYSTEMS if n not in ('mecomp', 'mecomp-z', 'musicnn', 'efficientat')]
     assert len({s.name for s in made}) == len(made)
     assert all(np.isfinite(s(sound)).all() for s in made)
     assert all(np.isfinite(s(sound[:0])).all() for s in made)
