@@ -510,3 +510,9 @@ def test_the_installed_versions_are_the_locked_ones(root):
             if have not in pin.specifier if have != 'nothing' else True:
                 wrong.append(f'{pin.name}: {have}')
     assert not wrong, f'install requirements.lock again: {wrong}'
+
+
+def test_the_bibliography_is_whole(root):
+    bibtex = pytest.importorskip('pybtex.database')
+    found = bibtex.parse_file(root / 'references.bib')
+    assert len(found.entries) > 100
