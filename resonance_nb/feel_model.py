@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from .core import ResonanceError
-from .network import MODELS
+from .network import MODELS, open_session
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'HOP', 'TAPS', 'FRAMES', 'N_BANDS', 'DIM', 'LOWEST_HZ', 'HIGHEST_HZ', 'BLOCK', 'LONG_S', 'at_rate',
-           'filter_bank', 'band_powers', 'relative', 'segments', 'load_weights', 'head', 'FeelStream', 'FeelModel',
-           'shipped']
+           'filter_bank', 'band_powers', 'relative', 'segments', 'load_weights', 'head', 'FeelStream', 'player_session',
+           'FeelModel', 'shipped']
 
 # %% ../nbs/80_feel_model.ipynb #557b62d1
 RATE_HZ = 22_050  # of the sound that comes in
@@ -170,9 +170,11 @@ def load_weights(
     path = Path(path or MODELS / 'feel.safetensors')
     try:
         weights = load_file(path)
-        assert weights['bank'].shape == (2 * N_BANDS, TAPS) and weights['out.weight'].shape[0] == DIM
+        shapes = weights['bank'].shape, len(weights['out.weight'])
     except Exception as e:  # what safetensors raises depends on where the file is damaged
         raise ResonanceError(f'{path} holds no weights of this network ({type(e).__name__})') from e
+    if shapes != ((2 * N_BANDS, TAPS), DIM):
+        raise ResonanceError(f'{path} holds no weights of this network: its shapes are {shapes}')
     return weights
 
 # %% ../nbs/80_feel_model.ipynb #85e50972
@@ -262,23 +264,17 @@ class FeelStream:
         self._parts.append(tuple(x[self._before : end] for x in described))
 
 # %% ../nbs/80_feel_model.ipynb #86be1577
-@lru_cache(maxsize=4)
-def _session(path: Path):
-    "Open an ONNX file on one thread, without an arena that grows and never shrinks."
-    import onnxruntime as ort
+@lru_cache(maxsize=8)
+def player_session(
+    path: Path,  # an .onnx file
+):
+    """Open a file that music players can use, on one thread, with memory that is given back.
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-        assert [i.name for i in session.get_inputs()] == ['audio']
-        assert [o.name for o in session.get_outputs()] == ['embedding']
-    except Exception as e:  # what onnxruntime raises depends on where the file is damaged
-        raise ResonanceError(f'{path} is no model of how songs feel ({type(e).__name__})') from e
+    Raises `ResonanceError` for one that does not turn `audio` into `embedding`."""
+    session = open_session(path, arena=False)
+    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if names[0] != ['audio'] or 'embedding' not in names[1]:
+        raise ResonanceError(f'{path} turns {names[0]} into {names[1]}, not "audio" into "embedding"')
     return session
 
 # %% ../nbs/80_feel_model.ipynb #ca7b8eeb
@@ -295,7 +291,7 @@ class FeelModel:
         path: Path | None = None,  # an .onnx file; None: the one that comes with the package
     ):
         self.path = Path(path or MODELS / 'feel.onnx')
-        self._session = _session(self.path)
+        self._session = player_session(self.path)
         self.digest: str = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
 
     def __call__(
@@ -303,7 +299,7 @@ class FeelModel:
         audio: np.ndarray,  # songs at 22,050 Hz, zeros behind the shorter ones, shape (songs, samples)
     ) -> np.ndarray:
         "Make vectors of unit length, shape (songs, DIM)."
-        return self._session.run(None, {'audio': np.asarray(audio, np.float32)})[0]
+        return self._session.run(['embedding'], {'audio': np.asarray(audio, np.float32)})[0]
 
     def embed(
         self,

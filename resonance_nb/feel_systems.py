@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from .audio import SAMPLE_RATE, log_mel, resample, usable
 from .core import ResonanceError
 from .feel_eval import System
 from .feel_features import features, mfcc_statistics, scaled
-from .feel_model import shipped
+from .feel_model import player_session, shipped
 from .teachers import Teacher
 
 # %% auto #0
@@ -24,25 +24,6 @@ __all__ = ['PLAYER_HZ', 'SYSTEMS', 'of_file', 'random_network', 'system']
 
 # %% ../nbs/86c_feel_systems.ipynb #fc2eb45c
 PLAYER_HZ = 22_050  # what players hand to their files
-
-
-@lru_cache(maxsize=8)
-def _session(path: Path):
-    "Open a player's file as MECOMP does; raises `ResonanceError` for one that breaks the contract."
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    except Exception as e:  # what onnxruntime raises depends on where the file is damaged
-        raise ResonanceError(f'{path} is not there or no ONNX file ({type(e).__name__})') from e
-    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if names[0] != ['audio'] or 'embedding' not in names[1]:
-        raise ResonanceError(f'{path} turns {names[0]} into {names[1]}, not "audio" into "embedding"')
-    return session
 
 # %% ../nbs/86c_feel_systems.ipynb #d8dcdc6e
 def of_file(
@@ -54,7 +35,7 @@ def of_file(
 ) -> System:
     "Take a player's file as a system; it raises `ResonanceError` for a sound that is too short."
     path = Path(path)
-    session = _session(path)
+    session = player_session(path)
     called = name or path.stem
 
     def embed(samples: np.ndarray) -> np.ndarray:

@@ -117,6 +117,8 @@ WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training
 # %% ../nbs/40a_network.ipynb #299ee3d5
 def open_session(
     path: Path,  # an .onnx file
+    *,
+    arena: bool = True,  # keep memory for the next call; False gives it back, for inputs of many lengths
 ):
     "Open the network in a file, ready to run on this thread; raises `ResonanceError` where it is none."
     # it tells its makers what it runs on, unless it is told not to
@@ -129,6 +131,7 @@ def open_session(
         ) from e
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])

@@ -53,7 +53,7 @@ def test_what_is_no_file_is_refused(tmp_path, content):
     path = tmp_path / 'x.onnx'
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ResonanceError, match='no ONNX file'):
+    with pytest.raises(ResonanceError, match='not a readable network'):
         system(str(path))
 
 
