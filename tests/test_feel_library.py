@@ -232,7 +232,7 @@ def test_another_model_is_named(tmp_path, monkeypatch):
     pytest.importorskip('onnxruntime')
     (tmp_path / 'bad.onnx').write_bytes(b'no model')
     monkeypatch.setenv('RESONANCE_FEEL', str(tmp_path / 'bad.onnx'))
-    with pytest.raises(ResonanceError, match='is no model'):
+    with pytest.raises(ResonanceError, match='is not a readable network'):
         feel_library.load_model()
 
 
