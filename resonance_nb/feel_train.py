@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['torch', 'unpacked', 'FeelSongs', 'pack_songs', 'jittered', 'FeelRecipe', 'draw_batch', 'fit']
+__all__ = ['torch', 'unpacked', 'FeelSongs', 'pack_songs', 'jittered', 'FeelRecipe', 'mixed', 'draw_batch', 'fit']
 
 # %% ../nbs/84_feel_train.ipynb #b767469d
 torch = need('torch', 'learn')
@@ -118,7 +118,7 @@ def jittered(
 class FeelRecipe:
     "Every choice of a training."
 
-    settings: Settings = Settings(dropout=0.3)  # of the network
+    settings: Settings = Settings(dropout=0.15)  # of the network
     steps: int = 4_000
     songs: int = 32  # in a batch, two crops of each
     segments: int = 4  # of the longest crops
@@ -130,7 +130,29 @@ class FeelRecipe:
     teach: float = 2.0  # weight of the teacher's vectors
     relate: float = 1.0  # weight of the teacher's likenesses
     jitter: float = 1.0  # strength of what may change
+    mix: float = 0.3  # share of batches whose songs are played over one another
     seed: int = 0
+
+# %% ../nbs/84_feel_train.ipynb #92024492
+def mixed(
+    powers: np.ndarray,  # pairs of crops side by side, (2 songs, N_BANDS, frames)
+    targets: np.ndarray,  # the teacher's views of them, (2 songs, numbers)
+    rng: np.random.Generator,  # who draws
+) -> tuple[np.ndarray, np.ndarray]:
+    """Play another pair of crops under each pair, at most as loud as itself; give powers and targets as they come.
+
+    The target of a mixture is the mean of both targets, weighted by the shares of their power (Zhang et al.
+    2018, equation 1, with shares of at least one half, so that a crop stays what it is in the main).
+    """
+    n_pairs = len(powers) // 2
+    if n_pairs < 2:
+        return powers, targets
+    other = np.roll(np.arange(len(powers)), 2 * int(rng.integers(1, n_pairs)))
+    share = np.repeat(rng.uniform(0.5, 1, n_pairs), 2).astype(np.float32)
+    level = powers.mean(axis=(1, 2)) + 1e-12
+    under = ((1 - share) * level / level[other])[:, None, None] * powers[other]
+    both = share[:, None, None] * powers + under
+    return both.astype(np.float32), share[:, None] * targets + (1 - share)[:, None] * targets[other]
 
 # %% ../nbs/84_feel_train.ipynb #64d8d403
 def _crop(songs: FeelSongs, track_id: str, n: int, recipe: FeelRecipe, rng) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +187,9 @@ def draw_batch(
         one = theirs[rng.integers(len(theirs))]
         other = theirs[rng.integers(len(theirs))] if rng.random() < recipe.same_artist else one
         crops += [_crop(songs, track_id, n, recipe, rng) for track_id in (one, other)]
-    return np.stack([power.T for power, _ in crops]), np.stack([target for _, target in crops])
+    powers = np.stack([power.T for power, _ in crops])
+    targets = np.stack([target for _, target in crops])
+    return mixed(powers, targets, rng) if rng.random() < recipe.mix else (powers, targets)
 
 # %% ../nbs/84_feel_train.ipynb #d915447a
 class _Student(torch.nn.Module):
