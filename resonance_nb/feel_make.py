@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,7 +195,7 @@ def teach(
         hear_song(key, partial(load_song, paths[key]), folder, panel)
         _look_at_the_clock('teachers', deadline_s)
     targets = learn_targets(list(songs.powers), folder, panel)
-    return FeelSongs(songs.powers, songs.artists, targets, panel.patch_s)
+    return replace(songs, targets=targets, patch_s=panel.patch_s)
 
 # %% ../nbs/84b_feel_make.ipynb #f67faa64
 def _claim(run: Path, songs: FeelSongs, digests: dict[str, str]) -> None:
