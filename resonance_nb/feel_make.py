@@ -74,10 +74,10 @@ def _rows(number: int, corpus: Corpus, skipped: list, bar) -> Iterator[dict]:
 
 # %% ../nbs/84b_feel_make.ipynb #6ee0f2b6
 def _bar(items: Iterable | None, what: str, n: int, progress: bool):
-    "Draw a bar of a stage, with the time that is left."
+    "Draw a bar of a stage, with the time that is left, where there is something to do."
     from tqdm import tqdm
 
-    return tqdm(items, what, n, unit='song', disable=no_bar(progress), dynamic_ncols=True)
+    return tqdm(items, what, n, unit='song', disable=no_bar(progress and n > 0), dynamic_ncols=True)
 
 
 def collect(
