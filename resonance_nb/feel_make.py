@@ -24,6 +24,7 @@ from .core import ResonanceError, atomic_write, cache_folder, counted, need, no_
 from .corpora import KINDS, Corpus
 from .feel_export import ship
 from .feel_model import HOP, N_BANDS
+from .feel_net import FeelNet, folded
 from .feel_songs import artist_key, artists, folds
 from .feel_teach import Panel, hear_song, learn_targets, open_panel, unheard, why_no_panel
 from .feel_train import FeelRecipe, FeelSongs, fit, pack_songs
@@ -322,8 +323,10 @@ def make_model(
 ) -> dict:
     """Make a model, or go on making it; tell what was done: `finished`, `step`, `stage`, `skipped`, and its `card`.
 
-    Raises `ResonanceError` for fewer than two songs, sources that are no use, and a folder of another run.
+    Raises `ResonanceError` for fewer than two songs, sources that are no use, a folder of another run, and
+    a network that cannot be shipped.
     """
+    folded(FeelNet(recipe.settings))  # raises now, not hours later, for a network that cannot be shipped
     out = Path(out)
     run = out / 'run'
     deadline_s = time.monotonic() + stop_after_s
