@@ -225,7 +225,7 @@ def test_complaints(corpus, cache, tmp_path):
         ([corpus, '--hold-out', '1/9'], '9 folds need'),
         ([corpus, '--teachers', tmp_path], 'musicnn_msd.onnx and efficientat_mn04_as.onnx'),
         ([corpus, '--set', 'colour', 'red'], 'a recipe has no colour'),
-        ([corpus, '--set', 'settings.head', 'attention'], 'only the recurrent head'),
+        ([corpus, '--set', 'settings.head', 'attention'], 'nothing but the plain recurrent head'),
     ):
         with pytest.raises(ResonanceError, match=complaint):
             resonance(*words, *out)
