@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,7 @@ def line_up(
         todo = unheard(songs['key'], kept / 'taught', panel)
         paths = dict(zip(songs['key'], songs['path']))
         for key in tqdm(todo, 'teachers', disable=no_bar(progress)):
-            hear_song(key, lambda key=key: load_song(paths[key]), kept / 'taught', panel)
+            hear_song(key, partial(load_song, paths[key]), kept / 'taught', panel)
     judges = judges_of(songs[songs['source'] == 0], max_artists)
     parts = folds(songs, n_folds=n_folds, judges=judges, seed=seed)
     every = _by_id(packed, {key: i for i, key in keys.items()})
