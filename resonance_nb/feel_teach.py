@@ -151,7 +151,7 @@ def _views_of(key: str, folder: Path, panel: Panel) -> dict[str, np.ndarray]:
 def learn_targets(
     keys: Sequence[str],  # of the songs that are learned from: never one of a test
     folder: Path,  # with what a panel said of them
-    panel: Panel,  # the same
+    panel: Panel,  # the same, perhaps with some of its teachers only
     *,
     n_axes: int = 64,  # numbers of a target; one less than songs where they are few
 ) -> dict[str, np.ndarray]:
@@ -162,7 +162,7 @@ def learn_targets(
     if len(keys) < 2:
         raise ResonanceError('targets need two songs: they are made of what tells songs apart')
     views = partial(_views_of, folder=Path(folder), panel=panel)
-    votes = equal_votes(*(x.shape[1] for x in views(keys[0]).values()))
+    votes = equal_votes(*(views(keys[0])[name].shape[1] for name in panel.teachers))
     means = np.stack([panel.join(views(key)).mean(axis=0) for key in keys])
     axes = min(n_axes, len(keys) - 1, means.shape[1])
     whitening = fit_whitening(means, n_axes=axes, weights=votes)

@@ -33,6 +33,11 @@ STUDIES = (
     '63_live',
     '70_results',
     '85a_metric_learning',
+    '88_feel_study',
+    '88a_feel_invariance',
+    '88b_feel_cost',
+    '88c_feel_hear',
+    '88d_feel_ablations',
 )
 
 
@@ -372,7 +377,7 @@ FLOORS = [
     'adaptors hubs',
     'calibrate',
     'feel_library feel_make',
-    'feel_radio',
+    'feel_radio feel_lineup',
     'feel_map',
     'book front cli_options',
     'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel',
