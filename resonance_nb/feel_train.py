@@ -120,9 +120,9 @@ class FeelRecipe:
 
     settings: Settings = Settings(dropout=0.15)  # of the network
     steps: int = 4_000
-    songs: int = 32  # in a batch, two crops of each
+    songs: int = 48  # in a batch, two crops of each
     segments: int = 4  # of the longest crops
-    learning_rate: float = 2e-3  # at its highest
+    learning_rate: float = 3e-3  # at its highest
     weight_decay: float = 1e-2
     contrast: float = 0.2  # weight of what belongs together
     temperature: float = 0.1  # of the contrast
