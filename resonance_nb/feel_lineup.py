@@ -91,7 +91,7 @@ class Lineup:
 def line_up(
     corpus: Corpus,  # judges and teaches
     *,
-    more: str = '',  # name of a folder beside it, whose songs only teach
+    more: Sequence[str] = (),  # folders whose songs only teach; a bare name lies beside the corpus
     teachers: Sequence[str] = (),  # names of those that help
     panel: Panel | None = None,  # that they are of; None: the one of `RESONANCE_MODELS`
     n_folds: int = 2,  # parts that the artists are dealt into
@@ -104,7 +104,7 @@ def line_up(
     from tqdm import tqdm
 
     kept = Path(kept) if kept else cache_folder('feel')
-    folders = [corpus.folder, *([corpus.folder.parent / more] if more else [])]
+    folders = [corpus.folder, *(corpus.folder.parent / name for name in more)]
     songs = collect(folders, progress=progress).songs
     packed = pack(songs, kept / f'powers-{N_BANDS}-{HOP}', skipped=[], progress=progress)
     songs = songs[songs['key'].isin(packed.powers.keys())]
