@@ -117,9 +117,9 @@ def _open_catalog(folder: Path, paths):
     return catalog
 
 
-def _report_dict(report, catalog, model) -> dict:
+def _report_dict(report, catalog, model, forgotten: dict) -> dict:
     "Return what a run did as the object that `--json` prints."
-    from resonance_nb.feel_library import done, model_key
+    from resonance_nb.feel_library import done, model_key, other_vectors
 
     key = model_key(model)
     counts = ('added', 'unchanged', 'moved', 'retagged', 'missing')
@@ -130,10 +130,25 @@ def _report_dict(report, catalog, model) -> dict:
         'songs': len(catalog),
         'with_vector': len(done(catalog.store, key)),
         **{k: getattr(report, k) for k in counts},
+        'other_models': other_vectors(catalog.store, key),
+        'forgotten': sum(forgotten.values()),
         **reasons,
     }
 
 # %% ../nbs/92j_cli_feel.ipynb #94574296
+def _others_text(told: dict) -> str:
+    "Say how many vectors of other models there are, or were until now; '' for none."
+    others = told['other_models']
+    forgotten = (
+        f'; {counted(told["forgotten"], "vector")} of other models forgotten' if told['forgotten'] else ''
+    )
+    if not others:
+        return forgotten
+    whose = 'another model' if len(others) == 1 else f'{len(others)} other models'
+    kept = f'{counted(sum(others.values()), "vector")} of {whose} kept (--forget-others drops them)'
+    return f'{forgotten}; {kept}'
+
+
 def _report_text(told: dict) -> str:
     "Write what a run did as one line."
     from resonance_nb.store import show_path
@@ -141,7 +156,8 @@ def _report_text(told: dict) -> str:
     failed = f', {len(told["failed"])} not readable' if told['failed'] else ''
     gone = f', {counted(told["missing"], "song")} without a file' if told['missing'] else ''
     total = f'{told["with_vector"]} of {counted(told["songs"], "song")} in {show_path(told["catalog"])}'
-    return f'{told["added"]} heard, {told["unchanged"]} known{failed}{gone}; {total} can be compared'
+    heard = f'{told["added"]} heard, {told["unchanged"]} known{failed}{gone}'
+    return f'{heard}; {total} can be compared{_others_text(told)}'
 
 # %% ../nbs/92j_cli_feel.ipynb #6cf1525f
 @feel.command()
@@ -156,12 +172,14 @@ def _report_text(told: dict) -> str:
     help='Files heard at a time.  [default: one for each core]',
 )
 @click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes.')
+@click.option('--forget-others', is_flag=True, help='Drop the vectors that other models made here.')
 @json_option
-def index(paths, catalog, model_file, jobs, wait, as_json):
+def index(paths, catalog, model_file, jobs, wait, forget_others, as_json):
     """Hear the songs of a catalogue, and keep what they feel like.
 
     Without FOLDER, every song that is in the catalogue is heard; with it, songs that are new are added. What
-    was heard before is skipped, so the same command goes on where an interruption left it.
+    was heard before is skipped, so the same command goes on where an interruption left it. Vectors of another
+    model stay until --forget-others drops them.
 
     \b
       resonance feel index --catalog my.catalogue
@@ -175,11 +193,13 @@ def index(paths, catalog, model_file, jobs, wait, as_json):
     lost = [path for path in paths if not os.path.exists(path)]
     with quiet_decoders(), _open_catalog(catalog, paths) as songs:
         report = feel_library.index(songs, paths or None, model=model, jobs=jobs, wait=wait)
-        told = _report_dict(report, songs, model)
+        done = report.added or report.unchanged
+        forgotten = feel_library.forget_others(songs, model, wait=wait) if forget_others and done else {}
+        told = _report_dict(report, songs, model, forgotten)
     for line in report.lines():
         click.echo(line, err=True)
     click.echo(json.dumps(told) if as_json else _report_text(told))
-    if not report.added and not report.unchanged:
+    if not done:
         raise ResonanceError('nothing was heard: no file could be read')
     return 2 if lost else 0
 

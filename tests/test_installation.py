@@ -95,6 +95,16 @@ def test_calibrations_are_not_fitted_again(models, method, how):
 
 
 @pytest.mark.parametrize('how', SPOILED)
+@pytest.mark.parametrize('method, name', [('landmark', 'landmarks.json'), ('fused', 'fused.json')])
+def test_a_check_reads_what_an_index_is_judged_by(shelf, models, method, name, how):
+    spoil(models / name, how)
+    with rs.Catalog(shelf / 'songs') as songs:
+        (problem,) = songs.problems()
+    assert problem.kind == 'not-loaded' and f'the {method} index' in problem.what, problem
+    assert name in problem.what and 'install resonance_nb again' in problem.what, problem
+
+
+@pytest.mark.parametrize('how', SPOILED)
 def test_what_a_listener_was_fitted_to(models, how):
     spoil(models / 'listener.json', how)
     with pytest.raises(BrokenInstallation) as e:
