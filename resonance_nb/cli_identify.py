@@ -60,7 +60,7 @@ def _beginning(pipe: BinaryIO) -> Iterator:
     from resonance_nb.catalog import QUERY_S
     from resonance_nb.pipe import from_pipe
 
-    with from_pipe(pipe) as blocks:
+    with from_pipe(pipe, report=remark) as blocks:
         for block in blocks:
             yield block.samples
             if block.end_s > QUERY_S:
@@ -163,7 +163,7 @@ def _identify_all(catalog, query, method: str | None, stop: _Stop):
     from resonance_nb.setlist import set_list
 
     with stop:
-        return set_list(catalog, query, method, stop.watch, open_pipe(os.fspath(query)))
+        return set_list(catalog, query, method, stop.watch, open_pipe(os.fspath(query)), report=remark)
 
 # %% ../nbs/92d_cli_identify.ipynb #f70cfa4a
 def _target(cue: Path) -> Path:
