@@ -361,7 +361,7 @@ FLOORS = [
     'setlist tuning',
     'feel_features feel_songs feel_space',
     'feel_eval',
-    'feel_changes feel_systems feel_agreement',
+    'feel_changes feel_systems feel_agreement feel_folds',
     'packs',
     'answers',
     'services',
