@@ -36,7 +36,6 @@ from resonance_nb.store import (
     Store,
     is_below,
     real_path,
-    reason,
     show_path,
     stored_path,
     timestamp,
