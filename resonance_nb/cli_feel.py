@@ -159,6 +159,18 @@ def _report_text(told: dict) -> str:
     heard = f'{told["added"]} heard, {told["unchanged"]} known{failed}{gone}'
     return f'{heard}; {total} can be compared{_others_text(told)}'
 
+
+def _nothing_heard(report, paths) -> str:
+    "Say why no song of a catalogue has a vector after a run."
+    from resonance_nb.store import show_path
+
+    if report.failed:
+        return 'nothing was heard: no file could be read'
+    where = (
+        f'no audio files were found in {show_path(paths[0])}' if paths else 'the files of all songs are gone'
+    )
+    return f'nothing was heard: {where}'
+
 # %% ../nbs/92j_cli_feel.ipynb #6cf1525f
 @feel.command()
 @click.argument('paths', nargs=-1, type=click.Path(), metavar='[FOLDER|FILE]...')
@@ -198,9 +210,10 @@ def index(paths, catalog, model_file, jobs, wait, forget_others, as_json):
         told = _report_dict(report, songs, model, forgotten)
     for line in report.lines():
         click.echo(line, err=True)
-    click.echo(json.dumps(told) if as_json else _report_text(told))
+    if as_json or done:
+        click.echo(json.dumps(told) if as_json else _report_text(told))
     if not done:
-        raise ResonanceError('nothing was heard: no file could be read')
+        raise ResonanceError(_nothing_heard(report, paths))
     return 2 if lost else 0
 
 # %% ../nbs/92j_cli_feel.ipynb #ab4a192d

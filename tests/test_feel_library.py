@@ -472,6 +472,34 @@ def test_the_command_complains_in_one_line(tmp_path):
         assert status == 2 and out == '' and said.startswith('resonance') and said.count('\n') == 1, said
 
 
+def test_a_run_that_hears_nothing_says_why(catalog, music, tmp_path):
+    from click.testing import CliRunner
+
+    from resonance_nb.cli_feel import feel
+
+    index(catalog, music, model=Bands(), progress=False)
+    (tmp_path / 'nobody').mkdir()
+    audio.save(tmp_path / 'silence.wav', np.zeros(RATE_HZ * 2, np.float32))
+
+    def complaint(*words):
+        run = CliRunner().invoke(feel, ['index', *map(str, words), '--catalog', str(catalog.folder)])
+        assert run.stdout == '' and isinstance(run.exception, ResonanceError), run.output
+        return str(run.exception)
+
+    assert complaint(tmp_path / 'nobody').startswith('nothing was heard: no audio files were found in ')
+    assert complaint(tmp_path / 'silence.wav') == 'nothing was heard: no file could be read'
+    for file in music.iterdir():
+        file.unlink()
+    assert complaint() == 'nothing was heard: the files of all songs are gone'
+
+
+@pytest.mark.parametrize('words', ['', '  '])
+def test_a_radio_of_no_song_is_refused(catalog, music, words):
+    index(catalog, music, model=Bands(), progress=False)
+    with pytest.raises(ResonanceError, match='^name a song'):
+        feel_radio.find_seed(read_library(catalog, Bands()), catalog, words, Bands())
+
+
 def test_help_imports_nothing_heavy():
     code = (
         'import sys; from click.testing import CliRunner; from resonance_nb.cli import cli; '
