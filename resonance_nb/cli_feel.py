@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import catalog_option, json_option, one_thread, progress, remark
+from .cli_options import catalog_option, json_option, one_thread, progress, recordings, remark
 from .core import ResonanceError, clock, counted
 
 # %% auto #0
@@ -41,18 +41,6 @@ model_option = click.option(
 )
 
 # %% ../nbs/92j_cli_feel.ipynb #8a439733
-def _recordings(paths) -> list[str]:
-    "List files as they were typed, and the recordings in folders."
-    from resonance_nb.audio import find_audio
-
-    found = [
-        path for named in paths for path in (find_audio([named])[0] if os.path.isdir(named) else [named])
-    ]
-    if not found:
-        raise ResonanceError('no audio files were found there')
-    return [os.fspath(path) for path in found]
-
-
 def _print_vector(path: str, model, as_json: bool) -> bool:
     "Hear a file and print its numbers, or why there are none; tells whether there are."
     from resonance_nb.audio import quiet_decoders
@@ -92,7 +80,7 @@ def embed(files, model_file, as_json):
     one_thread()
     from resonance_nb import feel_library
 
-    paths = _recordings(files)
+    paths = recordings(files)
     model = feel_library.load_model(model_file)
     good = [_print_vector(path, model, as_json) for path in progress(paths, 'embed')]
     return 0 if all(good) else 2

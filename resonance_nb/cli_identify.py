@@ -27,6 +27,7 @@ from resonance_nb.cli_options import (
     one_thread,
     open_pipe,
     progress,
+    recordings,
     remark,
     remark_guess,
 )
@@ -323,15 +324,13 @@ def identify(files, catalog, method, top, whole, cue, as_json):
     one_thread()
     _check_options(whole, cue, top)
     from resonance_nb import sandbox
-    from resonance_nb.audio import find_audio, quiet_decoders
+    from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog
 
     sandbox.warm()  # it starts while the catalogue is read
     with quiet_decoders(), Catalog(catalog, report=remark) as songs:
         remark_guess(songs.ready(method))
-        queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
-        if not queries:
-            raise ResonanceError('no audio files were found there')
+        queries = recordings(files)
         if cue:
             _check_cue(cue, queries)
         stop = _Stop()
