@@ -152,10 +152,13 @@ def recordings(
 
     files = []
     for path in paths:
-        inside, problems = find_audio([path]) if os.path.isdir(path) else ([path], [])
-        files += inside
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        inside, problems = find_audio([path])
+        files += [os.fspath(file) for file in inside]
         for place, why in problems:
             remark(f'{show_path(place)}: {why}')
     if not files:
         raise ResonanceError('no audio files were found there')
-    return [os.fspath(path) for path in files]
+    return files
