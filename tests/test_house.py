@@ -33,6 +33,11 @@ STUDIES = (
     '63_live',
     '70_results',
     '85a_metric_learning',
+    '88_feel_study',
+    '88a_feel_invariance',
+    '88b_feel_cost',
+    '88c_feel_hear',
+    '88d_feel_ablations',
 )
 
 
@@ -337,7 +342,7 @@ FLOORS = [
     'network',
     'teachers raters feel_model',
     'feel_net',
-    'encoders losses recipe feel_losses feel_export',
+    'encoders losses recipe feel_losses feel_export feel_teach',
     'feel_train',
     'learning',
     'codebook match',
@@ -371,8 +376,8 @@ FLOORS = [
     'report trials compare survey vectors small',
     'adaptors hubs',
     'calibrate',
-    'feel_library',
-    'feel_radio',
+    'feel_library feel_make',
+    'feel_radio feel_lineup',
     'feel_map',
     'book front cli_options',
     'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel',
