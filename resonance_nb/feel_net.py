@@ -245,7 +245,7 @@ def _unfolded_state(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def unfolded(
     weights: dict[str, np.ndarray],  # as `folded` gives them
 ) -> FeelNet:
-    "Build a network that says what folded numbers say; raises `ResonanceError` where some are missing or do not fit."
+    "Build a network that says what folded numbers say; raises `ResonanceError` where they do not fit."
     try:
         width, channels = len(weights['segment.bias']), len(weights['conv3.bias'])
         hidden, dim = len(weights['hidden.bias']), len(weights['out.bias'])

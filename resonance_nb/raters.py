@@ -130,7 +130,7 @@ def write_pairs(
     *,
     waiting: Sequence[Sequence[str]] = (),  # triplets of songs that nobody has answered, (n, 3)
 ) -> None:
-    "Write answers as pairs that belong together; raises `ResonanceError` for simulated raters, whom the form cannot mark."
+    "Write answers as pairs that belong together; raises `ResonanceError` for simulated raters."
     import pandas as pd
 
     if answers.simulated:

@@ -33,6 +33,7 @@ STUDIES = (
     '63_live',
     '70_results',
     '85a_metric_learning',
+    '85c_feel_people_study',
 )
 
 
@@ -360,7 +361,7 @@ FLOORS = [
     'concert',
     'setlist tuning',
     'feel_features feel_songs feel_space',
-    'feel_eval',
+    'feel_eval feel_people',
     'feel_changes feel_systems feel_agreement',
     'packs',
     'answers',
