@@ -275,7 +275,8 @@ def _descend(
     for parameter in parameters:
         parameter.requires_grad_(True)
     curve: list[tuple[float, float]] = []
-    best = [math.inf, 0, torch.nn.utils.parameters_to_vector(parameters).detach().numpy(), '']
+    kept = torch.nn.utils.parameters_to_vector(parameters).detach().numpy()
+    least, at, alarm = math.inf, 0, ''
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         torch.nn.utils.vector_to_parameters(torch.tensor(x), parameters)
@@ -285,20 +286,21 @@ def _descend(
         return total.item(), torch.cat([p.grad.reshape(-1) for p in parameters]).numpy()
 
     def look(x: np.ndarray) -> None:
+        nonlocal kept, least, at, alarm
         torch.nn.utils.vector_to_parameters(torch.tensor(x), parameters)
         with torch.no_grad():
             vectors = people.vectors()
             curve.append((people.surprise(vectors, learn).item(), people.surprise(vectors, aside).item()))
-            best[3] = people.alarm(vectors)
-        if curve[-1][1] < best[0] - 1e-5 and not best[3]:
-            best[:3] = curve[-1][1], len(curve), x.copy()
-        if best[3] or len(curve) - best[1] >= people.recipe.patience:
+            alarm = people.alarm(vectors)
+        if curve[-1][1] < least - 1e-5 and not alarm:
+            least, at, kept = curve[-1][1], len(curve), x.copy()
+        if alarm or len(curve) - at >= people.recipe.patience:
             raise StopIteration
 
-    look(best[2])
-    minimize(loss, best[2], jac=True, method='L-BFGS-B', callback=look, options={'maxiter': rounds})
-    torch.nn.utils.vector_to_parameters(torch.tensor(best[2]), parameters)
-    return curve, best[3]
+    look(kept)
+    minimize(loss, kept, jac=True, method='L-BFGS-B', callback=look, options={'maxiter': rounds})
+    torch.nn.utils.vector_to_parameters(torch.tensor(kept), parameters)
+    return curve, alarm
 
 # %% ../nbs/85b_feel_people.ipynb #12804d79
 @dataclass(frozen=True)
