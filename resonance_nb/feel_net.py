@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # %% auto #0
-__all__ = ['torch', 'nn', 'F', 'HEADS', 'Settings', 'Segments', 'FeelNet', 'folded', 'unfolded', 'export_onnx', 'save', 'load']
+__all__ = ['torch', 'nn', 'F', 'HEADS', 'N_FEATURES', 'Settings', 'Segments', 'hand_made', 'FeelNet', 'folded', 'unfolded',
+           'export_onnx', 'save', 'load']
 
 # %% ../nbs/80a_feel_net.ipynb #70a2fc70
 torch = need('torch', 'learn')
@@ -39,6 +40,7 @@ class Settings:
     hidden: int = 96  # before the vector
     dim: int = DIM  # numbers in the vector
     head: str = 'gru'  # or 'transformer', 'attention'
+    features: bool = False  # begin the recurrent head with what is known of the whole song
     dropout: float = 0.1  # share of numbers that training leaves out
 
 # %% ../nbs/80a_feel_net.ipynb #2d41911f
@@ -129,6 +131,41 @@ class _Attention(nn.Module):
 
 HEADS = {'gru': _Recurrent, 'transformer': _Transformer, 'attention': _Attention}
 
+# %% ../nbs/80a_feel_net.ipynb #9cee74fe
+N_FEATURES = 8
+
+
+def hand_made(
+    powers: torch.Tensor,  # (songs, N_BANDS, frames)
+) -> torch.Tensor:
+    """Describe songs by hand, (songs, N_FEATURES): mean and deviation over time of four numbers.
+
+    They are the centroid and the roll-off of the bands, their flatness, and the level beside that of the song.
+    """
+    level = powers.mean(1)
+    live = (level > 1e-5 * level.mean(1, keepdim=True)).float()  # not silent beside the rest
+    share = powers / (powers.sum(1, keepdim=True) + 1e-12)
+    height = torch.linspace(-1, 1, N_BANDS)[:, None]
+    loud = torch.log(level + 1e-12)
+    each = torch.stack(
+        [
+            (share * height).sum(1),
+            (share.cumsum(1) < 0.85).float().mean(1),
+            torch.log(share * N_BANDS + 1e-4).mean(1),
+            loud - (loud * live).sum(1, keepdim=True) / (live.sum(1, keepdim=True) + 1e-6),
+        ],
+        1,
+    )
+    n = live.sum(1)[:, None] + 1e-6
+    mean = (each * live[:, None]).sum(2) / n
+    spread = (((each - mean[:, :, None]) ** 2 * live[:, None]).sum(2) / n + 1e-6).sqrt()
+    return torch.cat([mean, spread], 1)
+
+
+def _first_state(settings: Settings) -> nn.Module:
+    "Make the layer from hand-made features to the first state of the recurrent unit."
+    return nn.Sequential(nn.BatchNorm1d(N_FEATURES), nn.Linear(N_FEATURES, settings.state), nn.Tanh())
+
 # %% ../nbs/80a_feel_net.ipynb #87f27e43
 class FeelNet(nn.Module):
     "Songs to vectors of unit length; `hidden` are the numbers before the last layer, for a teacher to be compared with."
@@ -140,10 +177,13 @@ class FeelNet(nn.Module):
         super().__init__()
         if settings.head not in HEADS:
             raise ResonanceError(f'unknown head {settings.head!r}; choose from: {", ".join(HEADS)}')
+        if settings.features and settings.head != 'gru':
+            raise ResonanceError(f'features begin a recurrent head, not {settings.head!r}')
         self.settings = settings
         self.bank = nn.Parameter(torch.tensor(filter_bank())[:, None])
         self.segments = Segments(settings)
         self.walk = HEADS[settings.head](settings)
+        self.begin = _first_state(settings) if settings.features else None
         self.attention = nn.Linear(settings.state, 1)
         self.hidden = nn.Linear(2 * (settings.width + settings.state), settings.hidden)
         self.dropout = nn.Dropout(settings.dropout)
@@ -156,8 +196,9 @@ class FeelNet(nn.Module):
         power = swing[:, :N_BANDS] ** 2 + swing[:, N_BANDS:] ** 2
         return torch.where(power == power, power, torch.zeros_like(power)).clamp(max=1e6)
 
-    def of_powers(self, powers: torch.Tensor, **more) -> tuple[torch.Tensor, torch.Tensor]:
-        "Give the hidden numbers and the vectors of powers; `more` goes to the head."
+    def of_powers(self, powers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Give the hidden numbers and the vectors of powers."
+        more = {} if self.begin is None else {'before': self.begin(hand_made(powers))}
         return self._head(*self.segments(powers), **more)
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
@@ -208,8 +249,8 @@ def folded(
     net: FeelNet,  # trained, with a recurrent head
 ) -> dict[str, np.ndarray]:
     "Give the numbers that other programs need, float32; raises `ResonanceError` for another head."
-    if net.settings.head != 'gru':
-        raise ResonanceError(f'only the recurrent head is known to other programs, not {net.settings.head!r}')
+    if net.settings.head != 'gru' or net.settings.features:
+        raise ResonanceError('other programs know nothing but the plain recurrent head')
     gru: Any = net.walk.gru
     factor, shift = _factor(net.centre)
     arrays = {'bank': net.bank.detach().numpy()[:, 0]} | _folded_segments(net.segments)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .core import ResonanceError, atomic_write, need, no_bar, rng_for
-from .feel_losses import cosine_distillation, relational_distillation
+from .feel_losses import cosine_distillation, odd_margin, relational_distillation
 from .feel_model import FRAMES, HOP, N_BANDS, RATE_HZ, at_rate, band_powers, filter_bank
 from .feel_net import FeelNet, Settings, save
 from .losses import sup_con
@@ -126,6 +126,7 @@ class FeelRecipe:
     weight_decay: float = 1e-2
     contrast: float = 0.2  # weight of what belongs together
     temperature: float = 0.1  # of the contrast
+    margin: float = 0.0  # of a triplet loss that stands in the place of the contrast; 0 keeps the contrast
     same_artist: float = 0.5  # share of pairs that are two songs of an artist, where there are two
     teach: float = 2.0  # weight of the teacher's vectors
     relate: float = 1.0  # weight of the teacher's likenesses
@@ -177,17 +178,20 @@ class _Student(torch.nn.Module):
         self.net.bank.requires_grad_(False)  # powers are computed once
         self.answer = torch.nn.Linear(recipe.settings.hidden, max(1, n_targets))
 
+    def apart(self, vectors: torch.Tensor, recipe: FeelRecipe) -> torch.Tensor:
+        "Compute how far pairs are from being closer to each other than to the rest, one number."
+        if not recipe.margin:
+            return sup_con(vectors, torch.arange(len(vectors)) // 2, recipe.temperature)
+        first, second = vectors[0::2], vectors[1::2]
+        triplets = torch.stack([first, second, first.roll(1, 0)], 1)  # the odd one is the next pair's
+        return odd_margin(triplets, torch.full((len(first),), 2), margin=recipe.margin)
+
     def losses(
         self, powers: torch.Tensor, targets: torch.Tensor, recipe: FeelRecipe
     ) -> dict[str, torch.Tensor]:
         "Compute each part of the loss, one number each."
         hidden, vectors = self.net.of_powers(powers)
-        pairs = torch.arange(len(vectors)) // 2
-        parts = (
-            {'contrast': recipe.contrast * sup_con(vectors, pairs, recipe.temperature)}
-            if recipe.contrast
-            else {}
-        )
+        parts = {'contrast': recipe.contrast * self.apart(vectors, recipe)} if recipe.contrast else {}
         if targets.shape[1]:
             parts['teach'] = recipe.teach * cosine_distillation(self.answer(hidden), targets)
             parts['relate'] = recipe.relate * relational_distillation(vectors, targets)
