@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .core import METHODS, OtherVersion, ResonanceError, counted, method_class
+from .core import METHODS, OtherVersion, ResonanceError, accepts_from, counted, method_class
 from resonance_nb.segments import (
     BY_ANOTHER,
     CHECKSUMS,
@@ -96,7 +96,7 @@ def _method_problems(store: Store, method: str) -> list[Problem]:
         left_over = [Problem('left-over', f'{method}/{name} is left over', todo) for name in sorted(names)]
     try:
         if segments:
-            method_class(method)()
+            accepts_from(method_class(method)())  # reads what its confidence was fitted with, too
     except Exception as e:
         what = f'the {method} index cannot be loaded here ({reason(e)})'
         return [*left_over, Problem('not-loaded', what, _FIRST_MEND_IT)]

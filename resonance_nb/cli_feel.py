@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import catalog_option, json_option, one_thread, progress, remark
+from .cli_options import catalog_option, json_option, one_thread, progress, recordings, remark
 from .core import ResonanceError, clock, counted
 
 # %% auto #0
@@ -42,18 +42,6 @@ model_option = click.option(
 )
 
 # %% ../nbs/92j_cli_feel.ipynb #8a439733
-def _recordings(paths) -> list[str]:
-    "List files as they were typed, and the recordings in folders."
-    from resonance_nb.audio import find_audio
-
-    found = [
-        path for named in paths for path in (find_audio([named])[0] if os.path.isdir(named) else [named])
-    ]
-    if not found:
-        raise ResonanceError('no audio files were found there')
-    return [os.fspath(path) for path in found]
-
-
 def _print_vector(path: str, model, as_json: bool) -> bool:
     "Hear a file and print its numbers, or why there are none; tells whether there are."
     from resonance_nb.audio import quiet_decoders
@@ -93,7 +81,7 @@ def embed(files, model_file, as_json):
     one_thread()
     from resonance_nb import feel_library
 
-    paths = _recordings(files)
+    paths = recordings(files)
     model = feel_library.load_model(model_file)
     good = [_print_vector(path, model, as_json) for path in progress(paths, 'embed')]
     return 0 if all(good) else 2
@@ -118,9 +106,9 @@ def _open_catalog(folder: Path, paths):
     return catalog
 
 
-def _report_dict(report, catalog, model) -> dict:
+def _report_dict(report, catalog, model, forgotten: dict) -> dict:
     "Return what a run did as the object that `--json` prints."
-    from resonance_nb.feel_library import done, model_key
+    from resonance_nb.feel_library import done, model_key, other_vectors
 
     key = model_key(model)
     counts = ('added', 'unchanged', 'moved', 'retagged', 'missing')
@@ -131,10 +119,25 @@ def _report_dict(report, catalog, model) -> dict:
         'songs': len(catalog),
         'with_vector': len(done(catalog.store, key)),
         **{k: getattr(report, k) for k in counts},
+        'other_models': other_vectors(catalog.store, key),
+        'forgotten': sum(forgotten.values()),
         **reasons,
     }
 
 # %% ../nbs/92j_cli_feel.ipynb #94574296
+def _others_text(told: dict) -> str:
+    "Say how many vectors of other models there are, or were until now; '' for none."
+    others = told['other_models']
+    forgotten = (
+        f'; {counted(told["forgotten"], "vector")} of other models forgotten' if told['forgotten'] else ''
+    )
+    if not others:
+        return forgotten
+    whose = 'another model' if len(others) == 1 else f'{len(others)} other models'
+    kept = f'{counted(sum(others.values()), "vector")} of {whose} kept (--forget-others drops them)'
+    return f'{forgotten}; {kept}'
+
+
 def _report_text(told: dict) -> str:
     "Write what a run did as one line."
     from resonance_nb.store import show_path
@@ -142,7 +145,20 @@ def _report_text(told: dict) -> str:
     failed = f', {len(told["failed"])} not readable' if told['failed'] else ''
     gone = f', {counted(told["missing"], "song")} without a file' if told['missing'] else ''
     total = f'{told["with_vector"]} of {counted(told["songs"], "song")} in {show_path(told["catalog"])}'
-    return f'{told["added"]} heard, {told["unchanged"]} known{failed}{gone}; {total} can be compared'
+    heard = f'{told["added"]} heard, {told["unchanged"]} known{failed}{gone}'
+    return f'{heard}; {total} can be compared{_others_text(told)}'
+
+
+def _nothing_heard(report, paths) -> str:
+    "Say why no song of a catalogue has a vector after a run."
+    from resonance_nb.store import show_path
+
+    if report.failed:
+        return 'nothing was heard: no file could be read'
+    where = (
+        f'no audio files were found in {show_path(paths[0])}' if paths else 'the files of all songs are gone'
+    )
+    return f'nothing was heard: {where}'
 
 # %% ../nbs/92j_cli_feel.ipynb #6cf1525f
 @feel.command()
@@ -157,12 +173,14 @@ def _report_text(told: dict) -> str:
     help='Files heard at a time.  [default: one for each core]',
 )
 @click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes.')
+@click.option('--forget-others', is_flag=True, help='Drop the vectors that other models made here.')
 @json_option
-def index(paths, catalog, model_file, jobs, wait, as_json):
+def index(paths, catalog, model_file, jobs, wait, forget_others, as_json):
     """Hear the songs of a catalogue, and keep what they feel like.
 
     Without FOLDER, every song that is in the catalogue is heard; with it, songs that are new are added. What
-    was heard before is skipped, so the same command goes on where an interruption left it.
+    was heard before is skipped, so the same command goes on where an interruption left it. Vectors of another
+    model stay until --forget-others drops them.
 
     \b
       resonance feel index --catalog my.catalogue
@@ -176,12 +194,15 @@ def index(paths, catalog, model_file, jobs, wait, as_json):
     lost = [path for path in paths if not os.path.exists(path)]
     with quiet_decoders(), _open_catalog(catalog, paths) as songs:
         report = feel_library.index(songs, paths or None, model=model, jobs=jobs, wait=wait)
-        told = _report_dict(report, songs, model)
+        done = report.added or report.unchanged
+        forgotten = feel_library.forget_others(songs, model, wait=wait) if forget_others and done else {}
+        told = _report_dict(report, songs, model, forgotten)
     for line in report.lines():
         click.echo(line, err=True)
-    click.echo(json.dumps(told) if as_json else _report_text(told))
-    if not report.added and not report.unchanged:
-        raise ResonanceError('nothing was heard: no file could be read')
+    if as_json or done:
+        click.echo(json.dumps(told) if as_json else _report_text(told))
+    if not done:
+        raise ResonanceError(_nothing_heard(report, paths))
     return 2 if lost else 0
 
 # %% ../nbs/92j_cli_feel.ipynb #ab4a192d

@@ -27,6 +27,7 @@ from resonance_nb.cli_options import (
     one_thread,
     open_pipe,
     progress,
+    recordings,
     remark,
     remark_guess,
 )
@@ -60,7 +61,7 @@ def _beginning(pipe: BinaryIO) -> Iterator:
     from resonance_nb.catalog import QUERY_S
     from resonance_nb.pipe import from_pipe
 
-    with from_pipe(pipe) as blocks:
+    with from_pipe(pipe, report=remark) as blocks:
         for block in blocks:
             yield block.samples
             if block.end_s > QUERY_S:
@@ -163,7 +164,7 @@ def _identify_all(catalog, query, method: str | None, stop: _Stop):
     from resonance_nb.setlist import set_list
 
     with stop:
-        return set_list(catalog, query, method, stop.watch, open_pipe(os.fspath(query)))
+        return set_list(catalog, query, method, stop.watch, open_pipe(os.fspath(query)), report=remark)
 
 # %% ../nbs/92d_cli_identify.ipynb #f70cfa4a
 def _target(cue: Path) -> Path:
@@ -323,15 +324,13 @@ def identify(files, catalog, method, top, whole, cue, as_json):
     one_thread()
     _check_options(whole, cue, top)
     from resonance_nb import sandbox
-    from resonance_nb.audio import find_audio, quiet_decoders
+    from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog
 
     sandbox.warm()  # it starts while the catalogue is read
     with quiet_decoders(), Catalog(catalog, report=remark) as songs:
         remark_guess(songs.ready(method))
-        queries = [q for f in files for q in (find_audio([f])[0] if os.path.isdir(f) else [f])]
-        if not queries:
-            raise ResonanceError('no audio files were found there')
+        queries = recordings(files)
         if cue:
             _check_cue(cue, queries)
         stop = _Stop()

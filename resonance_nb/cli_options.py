@@ -19,7 +19,7 @@ from .core import METHODS, Calibrated, ResonanceError, no_bar
 
 # %% auto #0
 __all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'catalog_option', 'corpus_option', 'Level', 'Numbers', 'remark',
-           'remark_guess', 'progress', 'one_thread', 'is_piped', 'open_pipe']
+           'remark_guess', 'progress', 'one_thread', 'is_piped', 'open_pipe', 'recordings']
 
 # %% ../nbs/92b_cli_options.ipynb #8e43a3a0
 def catalog_option(
@@ -141,3 +141,24 @@ def open_pipe(
             )
         return sys.stdin.buffer
     return open(path, 'rb') if is_piped(path) else None
+
+# %% ../nbs/92b_cli_options.ipynb #e02ef52a
+def recordings(
+    paths: Sequence[str],  # files and folders, as they were typed
+) -> list[str]:
+    "List the files as they were typed, and the recordings in folders; raises `ResonanceError` for none at all."
+    from resonance_nb.audio import find_audio
+    from resonance_nb.store import show_path
+
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        inside, problems = find_audio([path])
+        files += [os.fspath(file) for file in inside]
+        for place, why in problems:
+            remark(f'{show_path(place)}: {why}')
+    if not files:
+        raise ResonanceError('no audio files were found there')
+    return files

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import ResonanceError, atomic_write, first_line, need
+from .core import ResonanceError, atomic_write, first_line, need, sha256_file
 from .network import FORMAT, VERSION, WEIGHTS, Front, Settings, front_check, mel_maps
 from .windows import RATE
 
@@ -409,12 +409,25 @@ def _describe(model, encoder: Encoder) -> None:
     del model.metadata_props[:]
     model.metadata_props.add(key='resonance', value=json.dumps(about))
 
+
+def _list_in_card(path: Path) -> None:
+    "Write the SHA-256 of an ONNX file into the card of the encoder beside it, where there is one."
+    try:
+        card = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
+        if card['format'] != 'resonance encoder':
+            return
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    card['files'] = {path.name: {'sha256': sha256_file(path)}}
+    with atomic_write(path.with_suffix('.json')) as part:
+        part.write_text(json.dumps(card, indent=2) + '\n', encoding='utf-8')
+
 # %% ../nbs/41_encoders.ipynb #1631a4bb
 def export_onnx(
     encoder: Encoder,  # the model
     path: Path,  # of the .onnx file
 ) -> None:
-    "Write an encoder as a file for `network.Network`."
+    "Write an encoder as a file for `network.Network`; a card beside it learns its SHA-256."
     import warnings
 
     onnx = need('onnx', 'learn')
@@ -436,6 +449,7 @@ def export_onnx(
         model = onnx.load(str(part))
         _describe(model, encoder)
         onnx.save(model, str(part))
+    _list_in_card(Path(path))
 
 # %% ../nbs/41_encoders.ipynb #b84082e5
 def shipped() -> tuple[Encoder, dict]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .catalog import Catalog
 from .core import ResonanceError, counted, no_bar
-from .identity import facts_of_file, insert_song, keep_sound, rehome, settle
-from .indexing import IndexReport, holding_interrupts
+from .identity import facts_of_files, insert_song, rehome, settle
+from .indexing import IndexReport, files_in, holding_interrupts
 from .rows import insert_vectors
 from .store import StorageError, Store, command, is_gone, reason, show_path, writer_lock
 from .tags import read_tags
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['HEARD_HZ', 'SHORTEST_S', 'LONG_S', 'SILENT', 'Embedder', 'model_key', 'load_model', 'Streams', 'Heard', 'done',
-           'index', 'Library', 'read_library']
+           'index', 'other_vectors', 'forget_others', 'Library', 'read_library']
 
 # %% ../nbs/87a_feel_library.ipynb #e8fa0670
 class Embedder(Protocol):
@@ -153,26 +153,18 @@ class _Run:
 # %% ../nbs/87a_feel_library.ipynb #6b39b4b4
 def _plan(store: Store, paths: Iterable[Path], run: _Run, tick: Callable[[], None]) -> Iterator[dict]:
     "Yield the files that must be heard; the others are ticked off."
-    for path in paths:
-        try:
-            file = facts_of_file(store, path)
-        except StorageError:
-            raise
-        except (OSError, ResonanceError) as e:
-            run.report.failed.append((os.path.abspath(path), reason(e)))
-            tick()
-            continue
-        if file['known'] and not file['same']:
-            run.known.append(file)
-        elif file['tags']:
-            with store.transaction() as db:
-                keep_sound(db, file, file['tags'])
+
+    def fail(path: Path, why: str) -> None:
+        run.report.failed.append((os.path.abspath(path), why))
+        tick()
+
+    for file in facts_of_files(store, paths, run.known, fail):
         names = {file['recording_id'], file['sound']} - {None}
         if file['recording_id'] in run.have:
             run.report.unchanged += 1
             tick()
         elif names & run.seen:
-            run.later.append(path)
+            run.later.append(Path(file['path']))
         else:
             run.seen |= names
             yield file
@@ -245,19 +237,13 @@ def _finish(store: Store, run: _Run, places: set[str] | None) -> None:
 
 def _files(store: Store, paths: list[str] | None) -> tuple[list[Path], _Run]:
     "Find what is to be heard: the files of these places, or those of all known songs."
-    from resonance_nb import audio
-
     run = _Run(set())
     if paths is None:
         homes = [song['path'] for song in store.songs()]
         return [Path(home) for home in homes if not is_gone(home)], run
-    if not any(os.path.lexists(path) for path in paths):
-        raise ResonanceError(f'there is no {show_path(paths[0])}')
-    files, run.report.failed = audio.find_audio(paths, passed_over := Counter())
-    run.report.passed_over = passed_over
-    run.report.failed = [(os.path.abspath(path), why) for path, why in run.report.failed]
-    inside = os.path.join(os.path.realpath(store.folder), '')
-    return [path for path in files if not os.path.realpath(path).startswith(inside)], run
+    files, bad, run.report.passed_over = files_in(store, paths)
+    run.report.failed = [(os.path.abspath(path), why) for path, why in bad]
+    return files, run
 
 # %% ../nbs/87a_feel_library.ipynb #c4e50cc9
 @contextmanager
@@ -320,6 +306,32 @@ def index(
         _hear_all(store, files, model, run, jobs or default_jobs(len(files)), bar)
         _finish(store, run, places)
     return run.report
+
+# %% ../nbs/87a_feel_library.ipynb #23bcfeee
+def other_vectors(
+    store: Store,  # of the catalogue
+    key: str,  # the model in use, as `model_key` names it
+) -> dict[str, int]:  # of each other model
+    "Count the vectors of whole songs that other models made."
+    query = """SELECT model_name, count(*) FROM track_embeddings
+        WHERE model_name LIKE 'feel/%' AND model_name != ? GROUP BY model_name ORDER BY model_name"""
+    return {row[0]: row[1] for row in store.rows(query, key)}
+
+
+def forget_others(
+    catalog: Catalog,  # whose vectors are looked through
+    model: Embedder,  # whose vectors stay
+    *,
+    wait: bool = True,  # for another writer; False: raise instead
+) -> dict[str, int]:  # of each other model
+    "Drop the vectors that other models made of whole songs, and count them; the songs stay."
+    store = catalog.store
+    with writer_lock(store.folder, wait=wait):
+        others = other_vectors(store, model_key(model))
+        with store.transaction() as db:
+            for key in others:
+                db.execute('DELETE FROM track_embeddings WHERE model_name = ?', (key,))
+    return others
 
 # %% ../nbs/87a_feel_library.ipynb #877db0af
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import ResonanceError
-from .network import MODELS, open_session
+from .core import ResonanceError, reading_shipped
+from .network import MODELS, open_session, read_listed
 
 # %% auto #0
 __all__ = ['RATE_HZ', 'HOP', 'TAPS', 'FRAMES', 'N_BANDS', 'DIM', 'LOWEST_HZ', 'HIGHEST_HZ', 'BLOCK', 'LONG_S', 'at_rate',
@@ -165,12 +165,14 @@ def load_weights(
     path: Path | None = None,  # a file of safetensors; None: the one that comes with the package
 ) -> dict[str, np.ndarray]:
     "Read the numbers of a trained network; raises `ResonanceError` for a file that is none."
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     path = Path(path or MODELS / 'feel.safetensors')
     try:
-        weights = load_file(path)
+        weights = load(read_listed(path))
         shapes = weights['bank'].shape, len(weights['out.weight'])
+    except ResonanceError:
+        raise
     except Exception as e:  # what safetensors raises depends on where the file is damaged
         raise ResonanceError(f'{path} holds no weights of this network ({type(e).__name__})') from e
     if shapes != ((2 * N_BANDS, TAPS), DIM):
@@ -325,4 +327,5 @@ class FeelModel:
 @lru_cache(maxsize=1)
 def shipped() -> FeelModel:
     "Open the model that comes with this package; it is read once in a process."
-    return FeelModel()
+    with reading_shipped(MODELS / 'feel.onnx'):
+        return FeelModel()

@@ -110,6 +110,8 @@ def _of_file(library: Library, catalog: Catalog, path: str, model: Embedder) -> 
 # %% ../nbs/87b_feel_radio.ipynb #3e75172d
 def _of_words(catalog: Catalog, words: str) -> str:
     "Find the id of the one song that is meant; raises `ResonanceError` for none or several."
+    if not words.strip():
+        raise ResonanceError('name a song: by its id, by words of its title, or by a file')
     fitting = list_songs(catalog, words.split())
     exact = [song for song in fitting if fold(song['title'] or '') == fold(words)]
     chosen = exact or fitting

@@ -12,13 +12,23 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable, Iterable, Iterator
 
 from .core import ResonanceError, sha256_file
-from .store import Store, is_gone, real_path, show_path, stored_path, timestamp
+from resonance_nb.store import (
+    StorageError,
+    Store,
+    is_gone,
+    real_path,
+    reason,
+    show_path,
+    stored_path,
+    timestamp,
+)
 from .tags import TAGS, read_tags
 
 # %% auto #0
-__all__ = ['sound_of_file', 'facts_of_file', 'keep_sound', 'insert_song', 'Settled', 'settle', 'rehome']
+__all__ = ['sound_of_file', 'facts_of_file', 'keep_sound', 'insert_song', 'facts_of_files', 'Settled', 'settle', 'rehome']
 
 # %% ../nbs/02g_identity.ipynb #ea7f4c5b
 def _size_and_time(path: str | os.PathLike) -> tuple[int, int] | None:
@@ -151,6 +161,31 @@ def insert_song(
     db.execute(f'INSERT INTO songs ({columns}) VALUES ({marks}) ON CONFLICT (recording_id) DO NOTHING', song)
     db.execute(_INSERT_FILE, (song['path'], file['recording_id'], file['size'], file['mtime_ns']))
     keep_sound(db, file, facts['tags'])
+
+# %% ../nbs/02g_identity.ipynb #3d0b8a07
+def facts_of_files(
+    store: Store,  # of the catalogue
+    paths: Iterable[Path],  # of the files
+    known: list[dict],  # takes in the files of known songs that are new here or changed, for `settle`
+    fail: Callable[[Path, str], None],  # is called with a file that cannot be read, and why
+    *,
+    rehash: bool = False,  # do not trust size and time
+) -> Iterator[dict]:  # as `facts_of_file` gives them
+    "Say of each file what can be said without listening; raises `StorageError` where the catalogue is at fault."
+    for path in paths:
+        try:
+            file = facts_of_file(store, path, rehash=rehash)
+        except StorageError:
+            raise
+        except (OSError, ResonanceError) as e:
+            fail(path, reason(e))
+            continue
+        if file['known'] and not file['same']:
+            known.append(file)
+        elif file['tags']:
+            with store.transaction() as db:
+                keep_sound(db, file, file['tags'])
+        yield file
 
 # %% ../nbs/02g_identity.ipynb #71769850
 def _retag(db: sqlite3.Connection, file: dict) -> None:

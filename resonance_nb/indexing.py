@@ -22,11 +22,11 @@ from types import SimpleNamespace
 from typing import Callable, Generator, Iterable, Iterator
 
 from .core import ResonanceError, counted, default_method, method_class, no_bar
-from .identity import facts_of_file, insert_song, keep_sound, rehome, settle
+from .identity import facts_of_files, insert_song, rehome, settle
 from .segments import MAX_SEGMENTS, REST_SEGMENTS, publish_segment, sweep
 
 # %% auto #0
-__all__ = ['MANY_FILES', 'LONG_S', 'REDRAWN_S', 'IndexReport', 'holding_interrupts', 'index']
+__all__ = ['MANY_FILES', 'LONG_S', 'REDRAWN_S', 'IndexReport', 'files_in', 'holding_interrupts', 'index']
 
 # %% ../nbs/02h_indexing.ipynb #f26c02b8
 from .segments import forget_unreadable, merge_segments
@@ -36,7 +36,6 @@ from resonance_nb.store import (
     Store,
     is_below,
     real_path,
-    reason,
     show_path,
     stored_path,
     timestamp,
@@ -114,19 +113,7 @@ def _is_indexed(store: Store, method: str, file: dict, run: _Run) -> bool:
 # %% ../nbs/02h_indexing.ipynb #ea656329
 def _plan(store: Store, method: str, paths: Iterable[Path], run: _Run) -> Iterator[dict]:
     "Yield the files that must be fingerprinted; the others are ticked off in the run's report."
-    for path in paths:
-        try:
-            file = facts_of_file(store, path, rehash=run.rehash)
-        except StorageError:
-            raise
-        except (OSError, ResonanceError) as e:
-            run.fail(path, reason(e))
-            continue
-        if file['known'] and not file['same']:
-            run.known.append(file)
-        elif file['tags']:
-            with store.transaction() as db:
-                keep_sound(db, file, file['tags'])
+    for file in facts_of_files(store, paths, run.known, run.fail, rehash=run.rehash):
         names = {file['recording_id'], file['sound']} - {None}
         first = next((run.seen[name] for name in names & run.seen.keys()), None)
         if _is_indexed(store, method, file, run):
@@ -154,8 +141,14 @@ def _tell_earlier(store: Store, paths: list[Path]) -> None:
         )
 
 # %% ../nbs/02h_indexing.ipynb #398e33a7
-def _files_in(store: Store, paths: list) -> tuple[list[Path], list[tuple[Path, str]], Counter]:
-    "Find the audio files below these paths, without the catalogue's own; what failed; what was passed over."
+def files_in(
+    store: Store,  # of the catalogue
+    paths: list,  # files and folders
+) -> tuple[list[Path], list[tuple[Path, str]], Counter]:
+    """Find the audio files below these paths, without the catalogue's own; what failed; what was passed over.
+
+    Raises `ResonanceError` when none of the paths exists.
+    """
     from resonance_nb import audio
 
     if paths and not any(os.path.lexists(path) for path in paths):
@@ -438,7 +431,7 @@ def index(
         raise ResonanceError('jobs and batch_files must be at least 1')
     _require_writable(store)
     paths = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else [*paths]
-    files, bad, passed_over = _files_in(store, paths)
+    files, bad, passed_over = files_in(store, paths)
     with writer_lock(store.folder, wait=wait):
         sweep(store)
         lost, why = forget_unreadable(store, method)

@@ -5,6 +5,7 @@
 # %% ../nbs/40a_network.ipynb #c3999258
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from .audio import mel_filters
-from .core import MissingExtra, ResonanceError, reading_shipped
+from .core import BrokenInstallation, MissingExtra, ResonanceError, reading_shipped
 from .windows import RATE
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MODELS', 'WEIGHTS', 'AT_ONCE', 'HOP_S', 'Front', 'Settings', 'mel_maps', 'front_check',
-           'open_session', 'Network', 'shipped', 'embed_around', 'embed', 'as_network']
+           'read_listed', 'open_session', 'Network', 'shipped', 'embed_around', 'embed', 'as_network']
 
 # %% ../nbs/40a_network.ipynb #14b26c24
 @dataclass(frozen=True)
@@ -114,6 +115,26 @@ VERSION = 1
 MODELS = Path(str(resources.files('resonance_nb') / 'models'))
 WEIGHTS = MODELS / 'encoder.safetensors'  # of the shipped encoder, for training and for `encoders.load`
 
+# %% ../nbs/40a_network.ipynb #1950cf01
+def read_listed(
+    path: Path,  # of a model
+) -> bytes:
+    """Read a file, and compare it with its SHA-256 where the card beside it lists that.
+
+    Raises `ResonanceError` for other bytes, `BrokenInstallation` where the file came with the package."""
+    content = path.read_bytes()
+    card = path.with_name(f'{path.stem.partition("-")[0]}.json')  # that of feel-int8.onnx is feel.json
+    try:
+        written = json.loads(card.read_bytes())['files'][path.name]['sha256']
+    except (OSError, ValueError, LookupError, TypeError):
+        return content
+    if hashlib.sha256(content).hexdigest() == written:
+        return content
+    why = f'was changed after it was written: its SHA-256 is not the one in {card.name}'
+    if path.parent == MODELS:
+        raise BrokenInstallation(path, why)
+    raise ResonanceError(f'{path} {why}')
+
 # %% ../nbs/40a_network.ipynb #299ee3d5
 def open_session(
     path: Path,  # an .onnx file
@@ -134,7 +155,9 @@ def open_session(
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     options.log_severity_level = 3  # errors
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])
+        return onnxruntime.InferenceSession(read_listed(path), options, providers=['CPUExecutionProvider'])
+    except ResonanceError:
+        raise
     except Exception as e:  # its exceptions have no class in common, and many lines
         raise ResonanceError(
             f'{path} is not a readable network ({(str(e).splitlines() or [type(e).__name__])[0]})'

@@ -270,6 +270,10 @@ def _sound(source: _Bytes, raw: _Raw, is_raw: bool, block_s: float, report) -> I
         return
     if kind.name == kinds.RAW:
         pieces = _raw_pieces(source, raw, None, block_s)
+        if not is_raw and report is not None and source.look(1):
+            report(
+                f'{source.name}: is no known kind of file, so it is heard as raw samples: 16 bits, mono, 16 kHz'
+            )
         yield from pieces if is_raw else _not_only_zeros(pieces, source.name)
         return
     if is_raw and report is not None:

@@ -369,9 +369,9 @@ class SetList:
         return asdict(self) | {'problems': [*self.problems], 'elapsed_ms': round(self.elapsed_ms, 1)}
 
 # %% ../nbs/62b_setlist.ipynb #09f671ef
-def _piped(pipe: BinaryIO) -> Iterator[np.ndarray]:
+def _piped(pipe: BinaryIO, report: Callable[[str], None] | None) -> Iterator[np.ndarray]:
     "Yield all the sound of a pipe, block by block."
-    with from_pipe(pipe) as source:
+    with from_pipe(pipe, report=report) as source:
         for block in source:
             yield block.samples
 
@@ -402,6 +402,8 @@ def set_list(
     ),
     # where the recording comes from, to its end, instead of a file; then `path` is only its name
     pipe: BinaryIO | None = None,
+    *,
+    report: Callable[[str], None] | None = None,  # told in one line, once, what is odd about a pipe
 ) -> SetList:
     "Every song of a recording; raises `ResonanceError` for an unreadable file or an empty catalogue."
     recognizer = catalog.recognizer(method)
@@ -409,7 +411,7 @@ def set_list(
     length_s = None
     with suppress(ResonanceError):
         length_s = info(path).duration_s if pipe is None else None
-    blocks = FileBlocks(path, piped=None if pipe is None else _piped(pipe))
+    blocks = FileBlocks(path, piped=None if pipe is None else _piped(pipe, report))
     songs = find_songs(watch(blocks, length_s), recognizer)
     problem = blocks.check()
     return SetList(

@@ -897,3 +897,12 @@ def test_a_place_where_nothing_may_be_written_gets_no_catalogue(shelf):
         and 'cannot make a catalogue at' in err[0]
         and 'Permission denied' in err[0]
     )
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch, capsys):
+    from resonance_nb.cli_options import recordings
+
+    inside = [tmp_path / 'a.ogg'], [(tmp_path / 'shut', 'no permission to read it')]
+    monkeypatch.setattr(audio, 'find_audio', lambda paths: inside)
+    assert recordings(['-', str(tmp_path)]) == ['-', str(tmp_path / 'a.ogg')]
+    assert capsys.readouterr().err == f'resonance: {tmp_path}/shut: no permission to read it\n'

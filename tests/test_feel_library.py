@@ -84,6 +84,44 @@ def test_two_models_never_mix(catalog, music):
     assert len(done(catalog.store, model_key(Bands()))) == len(done(catalog.store, model_key(other))) == 6
 
 
+def test_vectors_of_other_models_are_counted_and_forgotten_on_demand(catalog, music):
+    other = Bands()
+    other.digest = 'two'
+    index(catalog, music, model=Bands(), progress=False)
+    index(catalog, music, model=other, progress=False)
+    catalog.add_embeddings(
+        catalog.songs()[0]['recording_id'], np.zeros(1), np.ones(1), np.ones((1, 4), 'f4'), 'not of feel'
+    )
+    assert feel_library.other_vectors(catalog.store, model_key(other)) == {model_key(Bands()): 6}
+    assert feel_library.forget_others(catalog, other) == {model_key(Bands()): 6}
+    assert feel_library.other_vectors(catalog.store, model_key(other)) == {}
+    assert len(read_library(catalog, other)) == 6 and len(catalog.embeddings('not of feel')[0]) == 1
+    assert feel_library.forget_others(catalog, other) == {}
+
+
+def test_the_command_says_that_another_model_was_here(catalog, music, monkeypatch):
+    from click.testing import CliRunner
+
+    from resonance_nb.cli_feel import feel
+
+    models = {name: Bands() for name in ('one', 'two')}
+    for name, model in models.items():
+        model.digest = name
+    monkeypatch.setattr(feel_library, 'load_model', lambda path: models[str(path)])
+
+    def said(*words):
+        run = CliRunner().invoke(feel, ['index', '--catalog', str(catalog.folder), *map(str, words)])
+        assert run.exit_code == 0, run.output
+        return run.stdout
+
+    assert 'model' not in said(music, '--model', 'one')
+    assert '; 6 vectors of another model kept (--forget-others drops them)' in said('--model', 'two')
+    line = json.loads(said('--model', 'one', '--json'))
+    assert line['other_models'] == {'feel/bands-two': 6} and line['forgotten'] == 0
+    assert '; 6 vectors of other models forgotten' in said('--model', 'two', '--forget-others')
+    assert 'model' not in said('--model', 'two')
+
+
 def test_files_that_are_no_use_cost_one_line(catalog, music):
     (music / 'broken.mp3').write_bytes(b'ID3' + bytes(500))
     audio.save(music / 'silence.wav', np.zeros(3 * RATE_HZ, np.float32))
@@ -432,6 +470,34 @@ def test_the_command_complains_in_one_line(tmp_path):
     ):
         status, out, said = command(*words)
         assert status == 2 and out == '' and said.startswith('resonance') and said.count('\n') == 1, said
+
+
+def test_a_run_that_hears_nothing_says_why(catalog, music, tmp_path):
+    from click.testing import CliRunner
+
+    from resonance_nb.cli_feel import feel
+
+    index(catalog, music, model=Bands(), progress=False)
+    (tmp_path / 'nobody').mkdir()
+    audio.save(tmp_path / 'silence.wav', np.zeros(RATE_HZ * 2, np.float32))
+
+    def complaint(*words):
+        run = CliRunner().invoke(feel, ['index', *map(str, words), '--catalog', str(catalog.folder)])
+        assert run.stdout == '' and isinstance(run.exception, ResonanceError), run.output
+        return str(run.exception)
+
+    assert complaint(tmp_path / 'nobody').startswith('nothing was heard: no audio files were found in ')
+    assert complaint(tmp_path / 'silence.wav') == 'nothing was heard: no file could be read'
+    for file in music.iterdir():
+        file.unlink()
+    assert complaint() == 'nothing was heard: the files of all songs are gone'
+
+
+@pytest.mark.parametrize('words', ['', '  '])
+def test_a_radio_of_no_song_is_refused(catalog, music, words):
+    index(catalog, music, model=Bands(), progress=False)
+    with pytest.raises(ResonanceError, match='^name a song'):
+        feel_radio.find_seed(read_library(catalog, Bands()), catalog, words, Bands())
 
 
 def test_help_imports_nothing_heavy():

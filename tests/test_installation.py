@@ -1,5 +1,6 @@
 """Files of the package that are missing or damaged: one line that names the file, and no word against the catalogue."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 
 import resonance_nb as rs
-from resonance_nb import audio, calibration, codebook, decide, evidence, network
+from resonance_nb import audio, calibration, codebook, decide, evidence, feel_model, network
 from resonance_nb.cli_options import remark_guess
 from resonance_nb.core import BrokenInstallation, ResonanceError, method_class, rng_for
 
 RATE = audio.SAMPLE_RATE
 NOISE = rng_for(1, 'installation').bytes(600)
-CACHES = (network.shipped, codebook.shipped_codebook, evidence.shipped_noises)
+CACHES = (network.shipped, codebook.shipped_codebook, evidence.shipped_noises, feel_model.shipped)
 
 
 def tune(number):
@@ -40,7 +41,7 @@ def models(tmp_path, monkeypatch):
     "A copy of the files of the package, which is used in their place."
     copied = tmp_path / 'models'
     shutil.copytree(Path(str(calibration.MODELS)), copied)
-    for module in (calibration, codebook, decide, evidence, network):
+    for module in (calibration, codebook, decide, evidence, feel_model, network):
         monkeypatch.setattr(module, 'MODELS', copied)
     for cached in CACHES:
         cached.cache_clear()
@@ -92,6 +93,70 @@ def test_calibrations_are_not_fitted_again(models, method, how):
     with pytest.raises(BrokenInstallation) as e:
         remark_guess(recogniser())
     one_line(e, name)
+
+
+@pytest.mark.parametrize('how', SPOILED)
+@pytest.mark.parametrize('method, name', [('landmark', 'landmarks.json'), ('fused', 'fused.json')])
+def test_a_check_reads_what_an_index_is_judged_by(shelf, models, method, name, how):
+    spoil(models / name, how)
+    with rs.Catalog(shelf / 'songs') as songs:
+        (problem,) = songs.problems()
+    assert problem.kind == 'not-loaded' and f'the {method} index' in problem.what, problem
+    assert name in problem.what and 'install resonance_nb again' in problem.what, problem
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+OPENED = {
+    'encoder.onnx': network.shipped,
+    'feel.onnx': feel_model.shipped,
+    'feel.safetensors': lambda: feel_model.shipped().stream(),
+}
+
+
+@pytest.mark.parametrize('name', OPENED)
+def test_one_flipped_bit_is_told(models, name):
+    "It makes another model, which answers all the same."
+    OPENED[name]()
+    for cached in CACHES:
+        cached.cache_clear()
+    feel_model.player_session.cache_clear()
+    flip_a_bit(models / name)
+    with pytest.raises(BrokenInstallation, match='was changed after it was written') as e:
+        OPENED[name]()
+    one_line(e, name)
+
+
+def test_a_feel_that_is_missing_is_the_installations_fault(models):
+    (models / 'feel.onnx').unlink()
+    with pytest.raises(BrokenInstallation, match='is missing') as e:
+        feel_model.shipped()
+    one_line(e, 'feel.onnx')
+
+
+def test_models_of_ones_own_are_compared_where_a_card_lists_them(models, tmp_path):
+    mine = tmp_path / 'mine.onnx'
+    mine.write_bytes((models / 'feel.onnx').read_bytes())
+    flip_a_bit(mine)
+    assert feel_model.FeelModel(mine).digest != feel_model.shipped().digest
+    for text in ('', '[]', '{"files": {}}', '{"files": {"mine.onnx": 5}}'):
+        (tmp_path / 'mine.json').write_text(text)
+        assert network.read_listed(mine) == mine.read_bytes()
+    (tmp_path / 'mine.json').write_text(json.dumps({'files': {'mine.onnx': {'sha256': '0' * 64}}}))
+    with pytest.raises(ResonanceError, match='not the one in mine.json'):
+        network.open_session(mine)
+
+
+def test_every_shipped_model_is_listed():
+    for name in ('encoder', 'feel'):
+        files = json.loads((network.MODELS / f'{name}.json').read_text())['files']
+        assert {p.name for p in network.MODELS.glob(f'{name}*.onnx')} <= {*files}
+        for file in files:
+            network.read_listed(network.MODELS / file)
 
 
 @pytest.mark.parametrize('how', SPOILED)

@@ -229,6 +229,15 @@ def test_raw_samples_say_so_or_need_not(home, heard):
     assert status == 0 and not err
 
 
+@pytest.mark.parametrize('words', [['listen', '--input', '-'], ['identify', '-'], ['identify', '--all', '-']])
+def test_what_is_taken_for_raw_samples_is_told(home, words):
+    "Sixteen bits, mono and 16 kHz are a guess; where it is wrong, nobody would know why nothing is found."
+    samples = (np.clip(audio.load(home / 'show.flac')[: 5 * RATE], -1, 1) * 32767).round().astype('<i2')
+    status, out, err = resonance(*words, '--catalog', 'c', '--json', cwd=home, given=samples.tobytes())
+    assert status == 0 and [json.loads(line) for line in out.splitlines()]
+    assert len(err.splitlines()) == 1 and 'raw samples: 16 bits, mono, 16 kHz' in err, err
+
+
 def test_a_named_pipe_and_standard_input_by_its_name(home, heard, sent):
     os.mkfifo(home / 'fifo')
     with subprocess.Popen(['cp', 'show.mp3', 'fifo'], cwd=home):
