@@ -455,12 +455,13 @@ def train(folders, out, steps, seed, hold_out, without, teachers, cache, changes
     artist. Two large networks can teach, too: name the folder that holds their weights (--teachers).
 
     Stopped or killed, the same command goes on. DIR gets feel.onnx, feel-int8.onnx, feel.safetensors, and a
-    card, feel.json. The model of this package was made by the first of these commands, with teachers:
+    card, feel.json. The model of this package was made by the first of these commands, with teachers
+    (the page Reproduce tells where GAMES comes from):
 
     \b
-      resonance feel train CORPUS MORE --out my-model
+      resonance feel train CORPUS MORE GAMES --out my-model
       resonance feel train ~/Music --out my-model --stop-after 60
-      resonance feel train CORPUS MORE --out half-model --hold-out 1/2
+      resonance feel train CORPUS MORE GAMES --out half-model --hold-out 1/2
       resonance feel radio "midnight train" --catalog my.catalogue --model my-model/feel.onnx
     """
     from resonance_nb import feel_make, runs
