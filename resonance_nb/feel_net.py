@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # %% auto #0
-__all__ = ['torch', 'nn', 'F', 'HEADS', 'N_FEATURES', 'Settings', 'Segments', 'hand_made', 'FeelNet', 'folded', 'export_onnx',
-           'save', 'load']
+__all__ = ['torch', 'nn', 'F', 'HEADS', 'N_FEATURES', 'Settings', 'Segments', 'hand_made', 'FeelNet', 'folded', 'unfolded',
+           'export_onnx', 'save', 'load']
 
 # %% ../nbs/80a_feel_net.ipynb #70a2fc70
 torch = need('torch', 'learn')
@@ -262,6 +262,44 @@ def folded(
     arrays['out.weight'] = net.out.weight.detach().double().numpy() * factor[:, None]
     arrays['out.bias'] = net.out.bias.detach().double().numpy() * factor + shift
     return {name: np.ascontiguousarray(x, dtype=np.float32) for name, x in arrays.items()}
+
+# %% ../nbs/80a_feel_net.ipynb #24f3ea5b
+def _unfolded_state(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "Name folded numbers as a network does, in its shapes."
+    state = {'bank': weights['bank'][:, None], 'segments.scale.weight': weights['in.scale']}
+    state |= {'segments.scale.bias': weights['in.shift'], 'segments.conv1.weight': weights['conv1.weight']}
+    state |= {f'segments.norm{i}.bias': weights[f'conv{i}.bias'] for i in (1, 2, 3)}
+    for i in (2, 3):
+        state[f'segments.conv{i}.weight'] = weights[f'conv{i}.weight'][:, :, None]
+        state[f'segments.depth{i}.weight'] = weights[f'conv{i}.depth'][:, None]
+    for side, short in (('input', 'ih'), ('hidden', 'hh')):
+        for kind in ('weight', 'bias'):
+            state[f'walk.gru.{kind}_{short}_l0'] = weights[f'gru.{side}.{kind}']
+    state |= {f'segments.{name}': weights[name] for name in ('segment.weight', 'segment.bias')}
+    state |= {f'{a}.{kind}': weights[f'{a}.{kind}'] for a in ('hidden', 'out') for kind in ('weight', 'bias')}
+    return state | {
+        'attention.weight': weights['attention.weight'][None],
+        'attention.bias': weights['attention.bias'],
+    }
+
+# %% ../nbs/80a_feel_net.ipynb #ddd39e07
+def unfolded(
+    weights: dict[str, np.ndarray],  # as `folded` gives them
+) -> FeelNet:
+    "Build a network that says what folded numbers say; raises `ResonanceError` where they do not fit."
+    try:
+        width, channels = len(weights['segment.bias']), len(weights['conv3.bias'])
+        hidden, dim = len(weights['hidden.bias']), len(weights['out.bias'])
+        state = weights['gru.hidden.weight'].shape[1]
+        net = FeelNet(Settings(width=width, channels=channels, state=state, hidden=hidden, dim=dim))
+        arrays = {name: torch.tensor(x) for name, x in _unfolded_state(weights).items()}
+        net.load_state_dict(arrays, strict=False)
+    except (KeyError, ValueError, RuntimeError) as e:
+        raise ResonanceError(f'these are no folded numbers of a network ({type(e).__name__})') from e
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.running_var.fill_(1 - norm.eps)  # so that the factor is one
+    return net.eval()
 
 # %% ../nbs/80a_feel_net.ipynb #5c46e94a
 def export_onnx(

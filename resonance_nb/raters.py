@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -18,9 +19,10 @@ from . import metrics
 from .core import ResonanceError, atomic_write, require_rng
 
 # %% auto #0
-__all__ = ['SIMULATED', 'COLUMNS', 'Answers', 'write_answers', 'read_answers', 'pair_squares', 'answer_chances', 'Panel',
-           'simulate_panel', 'draw_triplets', 'simulate_answers', 'Fit', 'fit_raters', 'held_out', 'personal_vectors',
-           'Ceiling', 'shared_triplets', 'ceiling', 'answers_needed']
+__all__ = ['SIMULATED', 'COLUMNS', 'PAIR_COLUMNS', 'UNNAMED', 'Answers', 'write_answers', 'read_answers', 'read_pairs',
+           'write_pairs', 'pair_squares', 'answer_chances', 'Panel', 'simulate_panel', 'draw_triplets',
+           'simulate_answers', 'Fit', 'fit_raters', 'held_out', 'personal_vectors', 'Ceiling', 'shared_triplets',
+           'ceiling', 'answers_needed']
 
 # %% ../nbs/85_raters.ipynb #c02d2654
 SIMULATED = 'simulated'  # how the names of raters begin that are no people
@@ -90,6 +92,57 @@ def read_answers(
     songs, triplets = np.unique(trio.astype(str), return_inverse=True)
     names, raters = np.unique(table['person_id'].to_numpy(str), return_inverse=True)
     return Answers(songs.tolist(), triplets.reshape(-1, 3), named.argmax(axis=1), raters, names.tolist())
+
+# %% ../nbs/85_raters.ipynb #c0bf345d
+PAIR_COLUMNS = 'song1 song2 song3 anchor positive'.split()
+UNNAMED = 'unnamed'  # who answered where a table does not say
+
+
+def read_pairs(
+    path: str | os.PathLike,  # a table with song1, song2, song3, anchor, positive
+) -> tuple[Answers, list[list[str]]]:
+    """Read answers of one unnamed rater, and the triplets of songs that wait for one.
+
+    Raises `ResonanceError` for a table without the columns, and for a pair that is none of a row's songs."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as e:
+        raise ResonanceError(f'{path} is not a readable table of pairs ({type(e).__name__})') from e
+    if missing := [c for c in PAIR_COLUMNS if c not in table]:
+        raise ResonanceError(f'{path} is no table of pairs: it has no column {missing[0]}')
+    places = table[PAIR_COLUMNS[3:]].apply(pd.to_numeric, errors='coerce').to_numpy(float)
+    waiting = (table[PAIR_COLUMNS[3:]] == '').all(axis=1).to_numpy()
+    wrong = ~np.isin(places, (1, 2, 3)).all(axis=1) | (places[:, 0] == places[:, 1])
+    if len(bad := np.flatnonzero(wrong & ~waiting)):
+        raise ResonanceError(f'{path}: row {bad[0] + 1} does not name two of its three songs')
+    trio = table[PAIR_COLUMNS[:3]].to_numpy(str)
+    songs, triplets = np.unique(trio[~waiting], return_inverse=True)
+    odd = (5 - places[~waiting].sum(axis=1)).astype(int)  # places 1 to 3 add up to six
+    answers = Answers(songs.tolist(), triplets.reshape(-1, 3), odd, np.zeros(len(odd), int), [UNNAMED])
+    return answers, trio[waiting].tolist()
+
+# %% ../nbs/85_raters.ipynb #a4b127d4
+def write_pairs(
+    answers: Answers,  # of people
+    path: str | os.PathLike,  # a table of comma-separated values
+    *,
+    waiting: Sequence[Sequence[str]] = (),  # triplets of songs that nobody has answered, (n, 3)
+) -> None:
+    "Write answers as pairs that belong together; raises `ResonanceError` for simulated raters."
+    import pandas as pd
+
+    if answers.simulated:
+        raise ResonanceError(
+            'this form has no column for who answered: simulated answers would pass for real ones'
+        )
+    names = np.array(answers.songs, dtype=object)
+    pairs = np.array([[2, 3], [1, 3], [1, 2]])[answers.odd]
+    rows = [[*names[t], *pair] for t, pair in zip(answers.triplets, pairs)]
+    table = pd.DataFrame(rows + [[*t, '', ''] for t in waiting], columns=PAIR_COLUMNS)
+    with atomic_write(path) as part:
+        table.to_csv(part, index=False)
 
 # %% ../nbs/85_raters.ipynb #21262a5d
 def pair_squares(

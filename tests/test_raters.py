@@ -144,3 +144,51 @@ def test_the_public_answers():
     limit = raters.ceiling(answers)
     assert (limit.n_triplets, limit.n_pairs) == (10, 52)
     assert limit.pairs[0] == pytest.approx(24 / 52)
+
+
+PAIRS = 'song1,song2,song3,anchor,positive\n9,12,7,1,2\n7,12,30,3,1\n9,30,12,,\n12,7,9,2,3\n'
+
+
+def test_pairs_that_belong_together_go_round(tmp_path):
+    path = tmp_path / 'pairs.csv'
+    path.write_text(PAIRS)
+    answers, waiting = raters.read_pairs(path)
+    odd = [answers.songs[t[o]] for t, o in zip(answers.triplets, answers.odd)]
+    assert (odd, waiting, answers.simulated) == (['7', '12', '12'], [['9', '30', '12']], False)
+    raters.write_pairs(answers, path, waiting=waiting)
+    again, still = raters.read_pairs(path)
+    assert (again.songs, still) == (answers.songs, waiting)
+    assert np.array_equal(again.triplets, answers.triplets) and np.array_equal(again.odd, answers.odd)
+    write_answers(answers, tmp_path / 'answers.csv')  # from one form into the other
+    common = read_answers(tmp_path / 'answers.csv')
+    assert np.array_equal(common.odd, answers.odd) and common.names == [raters.UNNAMED]
+
+
+def test_pairs_written_by_a_table_program_are_read(tmp_path):
+    path = tmp_path / 'pairs.csv'
+    path.write_text(PAIRS.replace(',1,2', ',1.0,2.0'))
+    assert raters.read_pairs(path)[0].odd[0] == 2
+
+
+@pytest.mark.parametrize('row', ['a,b,c,1,', 'a,b,c,0,2', 'a,b,c,2,2', 'a,b,c,1,4', 'a,b,c,x,y'])
+def test_a_pair_that_is_none_is_told(tmp_path, row):
+    path = tmp_path / 'pairs.csv'
+    path.write_text(f'{PAIRS}{row}\n')
+    with pytest.raises(ResonanceError, match='row 5 does not name two of its three songs'):
+        raters.read_pairs(path)
+
+
+def test_simulated_answers_are_not_written_without_their_mark(tmp_path):
+    _, _, answers = survey(0, each=3)
+    with pytest.raises(ResonanceError, match='would pass for real ones'):
+        raters.write_pairs(answers, tmp_path / 'pairs.csv')
+    assert not (tmp_path / 'pairs.csv').exists()
+
+
+@pytest.mark.skipif(not (FEEL / 'mecomp-human-triplets.csv').exists(), reason='no public answers')
+def test_the_public_pairs(tmp_path):
+    answers, waiting = raters.read_pairs(FEEL / 'mecomp-human-triplets.csv')
+    assert (len(answers), len(waiting)) == (60, 1940)
+    raters.write_pairs(answers, tmp_path / 'pairs.csv', waiting=waiting)
+    again, still = raters.read_pairs(tmp_path / 'pairs.csv')
+    assert np.array_equal(again.odd, answers.odd) and still == waiting and again.songs == answers.songs
