@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import corpus_option, json_option
+from .cli_options import corpus_option, json_option, remark
 from .core import METHODS, ResonanceError, rng_for
 
 # %% auto #0
@@ -33,8 +33,11 @@ def _fit_method(method: str, corpus, out: Path, quick: bool) -> dict:
     from resonance_nb.adaptors import adaptor_of
     from resonance_nb.calibrate import calibrate, put
     from resonance_nb.calibration import save, shipped
+    from resonance_nb.network import MODELS
     from resonance_nb.survey import quick as shrunk
 
+    if method == 'fused':
+        _remark_not_in_use(out, MODELS)
     survey = adaptor_of(method).survey
     survey = shrunk(survey) if quick else survey
     outcome = calibrate(method, corpus, folder=out / 'journal', survey=survey)
@@ -60,6 +63,23 @@ def _report(fitted: dict) -> str:
     right = f'{fitted["accepted_right"]:.1%} of known songs are answered rightly'
     speaks = f'{fitted["fitted"]}: speaks from {fitted["accept_confidence"]:.3f}'
     return f'{speaks}, {right}; answered all the same: {wrong}; {fitted["file"]}'
+
+# %% ../nbs/92i_cli_calibrate.ipynb #3c06e5db
+def _remark_not_in_use(out: Path, models: Path) -> None:
+    "Remark what the fit of `fused` would know nothing of: files of the folder that are not those of the package."
+    from resonance_nb.fuse import Fused
+    from resonance_nb.store import show_path
+
+    for name in ('codebook.npz', 'noises.npy'):
+        lies = out / name
+        if lies.exists() and lies.read_bytes() != (models / name).read_bytes():
+            todo = f'copy it to {show_path(models)} and fit fused again in another folder'
+            remark(f'{show_path(lies)} is not in use, and fused is fitted without it: {todo}')
+    if not Fused().calibrated:
+        remark(
+            'fused was never fitted for this encoder and codebook, so this fit knows no directions of noise: '
+            f'copy its files to {show_path(models)} and fit fused again in another folder'
+        )
 
 # %% ../nbs/92i_cli_calibrate.ipynb #fa9a77f8
 def _fit_codebook(corpus, out: Path, quick: bool) -> dict:

@@ -54,11 +54,11 @@ def model_key(
 
 # %% ../nbs/87a_feel_library.ipynb #afe76c4d
 def load_model(
-    # an ONNX file; None: the one that the variable RESONANCE_FEEL names, else the shipped one
+    # an ONNX file; None: the one that the variable RESONANCE_FEEL_MODEL names, else the shipped one
     path: str | os.PathLike | None = None,
 ) -> Embedder:
     "Open a model of the feel; raises `ResonanceError` where there is none."
-    path = path or os.environ.get('RESONANCE_FEEL') or None
+    path = path or os.environ.get('RESONANCE_FEEL_MODEL') or None
     if path is not None and not os.path.isfile(path):
         raise ResonanceError(f'there is no model {show_path(path)}')
     from resonance_nb import feel_model

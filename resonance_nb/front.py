@@ -192,7 +192,7 @@ def feel(
     recording: np.ndarray | str | os.PathLike,  # samples, mono, shape (n,), or a file, which is heard whole
     rate_hz: int = 16_000,  # of samples; a file has its own
     *,
-    model: Embedder | None = None,  # None: the one in RESONANCE_FEEL, else the shipped one
+    model: Embedder | None = None,  # None: the one in RESONANCE_FEEL_MODEL, else the shipped one
 ) -> np.ndarray:  # of unit length, float32, shape (32,)
     "Hear what a song feels like. Raises `ResonanceError` for a bad file, for silence in it, or without a model."
     from resonance_nb import feel_library

@@ -361,3 +361,19 @@ def test_put_leaves_other_settings_alone(tmp_path):
     for c in (one, two, newer):
         put(tmp_path / 'deep' / 'x.json', c)
     assert load_all(tmp_path / 'deep' / 'x.json') == [newer, two]
+
+
+def test_a_fit_of_fused_says_what_it_knows_nothing_of(tmp_path, monkeypatch, capsys):
+    "A new encoder brings directions of noise of its own; until they are in use, no song sounds like noise."
+    from resonance_nb.cli_calibrate import _remark_not_in_use
+    from resonance_nb.fuse import Fused
+    from resonance_nb.network import MODELS
+
+    _remark_not_in_use(tmp_path, MODELS)
+    assert capsys.readouterr().err == ''
+    (tmp_path / 'codebook.npz').write_bytes(b'of another encoder')
+    monkeypatch.setattr(Fused, 'calibrated', False)
+    _remark_not_in_use(tmp_path, MODELS)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and 'codebook.npz is not in use' in lines[0]
+    assert 'knows no directions of noise' in lines[1] and str(MODELS) in lines[1]

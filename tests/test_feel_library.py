@@ -269,9 +269,16 @@ def test_the_shipped_model_hears_files_as_it_hears_samples(music):
 def test_another_model_is_named(tmp_path, monkeypatch):
     pytest.importorskip('onnxruntime')
     (tmp_path / 'bad.onnx').write_bytes(b'no model')
-    monkeypatch.setenv('RESONANCE_FEEL', str(tmp_path / 'bad.onnx'))
+    monkeypatch.setenv('RESONANCE_FEEL_MODEL', str(tmp_path / 'bad.onnx'))
     with pytest.raises(ResonanceError, match='is not a readable network'):
         feel_library.load_model()
+
+
+def test_a_folder_of_public_answers_is_no_model(tmp_path, monkeypatch):
+    "The studies of people's answers name theirs in `RESONANCE_FEEL`; what plays radios does not stumble over it."
+    pytest.importorskip('onnxruntime')
+    monkeypatch.setenv('RESONANCE_FEEL', str(tmp_path))
+    assert feel_library.load_model().name == 'feel'
 
 
 # ---- the radio
