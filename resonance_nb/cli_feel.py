@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from .cli_options import catalog_option, json_option, one_thread, progress, recordings, remark
+from .cli_options import set_option, stop_after_option
 from .core import ResonanceError, clock, counted
 
 # %% auto #0
@@ -432,20 +433,8 @@ class Part(click.ParamType):
     metavar='DIR',
     help="Where songs are kept as the training wants them, and what teachers say.  [default: the user's cache]",
 )
-@click.option(
-    '--set',
-    'changes',
-    multiple=True,
-    nargs=2,
-    metavar='NAME VALUE',
-    help='Another choice than the recipe has, e.g. --set learning_rate 0.001 --set settings.state 64',
-)
-@click.option(
-    '--stop-after',
-    type=click.FloatRange(0, min_open=True),
-    metavar='MINUTES',
-    help='Stop then; the same command goes on later.',
-)
+@set_option('settings.state 64')
+@stop_after_option
 @json_option
 def train(folders, out, steps, seed, hold_out, without, teachers, cache, changes, stop_after, as_json):
     """Make a model of how songs feel, from folders of songs.

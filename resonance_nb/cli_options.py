@@ -18,8 +18,9 @@ import click
 from .core import METHODS, Calibrated, ResonanceError, no_bar
 
 # %% auto #0
-__all__ = ['method_option', 'json_option', 'VENUE_NAMES', 'catalog_option', 'corpus_option', 'Level', 'Numbers', 'remark',
-           'remark_guess', 'progress', 'one_thread', 'is_piped', 'open_pipe', 'recordings']
+__all__ = ['method_option', 'json_option', 'stop_after_option', 'VENUE_NAMES', 'catalog_option', 'corpus_option', 'set_option',
+           'Level', 'Numbers', 'remark', 'remark_guess', 'progress', 'one_thread', 'is_piped', 'open_pipe',
+           'recordings']
 
 # %% ../nbs/92b_cli_options.ipynb #8e43a3a0
 def catalog_option(
@@ -43,6 +44,28 @@ method_option = click.option(
 
 json_option = click.option(
     '--json', 'as_json', is_flag=True, help='Print one JSON object a line, and nothing else.'
+)
+
+# %% ../nbs/92b_cli_options.ipynb #af362268
+def set_option(
+    example: str,  # a name and a value
+):
+    "Make the option that changes a choice of a recipe."
+    return click.option(
+        '--set',
+        'changes',
+        multiple=True,
+        nargs=2,
+        metavar='NAME VALUE',
+        help=f'Another choice than the recipe has, e.g. --set learning_rate 0.001 --set {example}',
+    )
+
+
+stop_after_option = click.option(
+    '--stop-after',
+    type=click.FloatRange(0, min_open=True),
+    metavar='MINUTES',
+    help='Stop then; the same command goes on later.',
 )
 
 # %% ../nbs/92b_cli_options.ipynb #c0a5e005

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import corpus_option, json_option
+from .cli_options import corpus_option, json_option, set_option, stop_after_option
 
 from .core import ResonanceError, counted
 
@@ -71,20 +71,8 @@ def _print_card(path: Path, as_json: bool) -> None:
     metavar='ENCODER',
     help='Begin with these weights: an encoder.safetensors, or "shipped".',
 )
-@click.option(
-    '--set',
-    'changes',
-    multiple=True,
-    nargs=2,
-    metavar='NAME VALUE',
-    help='Another choice than the recipe has, e.g. --set learning_rate 0.001 --set encoder.body cnn4',
-)
-@click.option(
-    '--stop-after',
-    type=click.FloatRange(0, min_open=True),
-    metavar='MINUTES',
-    help='Stop then; the run can go on later.',
-)
+@set_option('encoder.body cnn4')
+@stop_after_option
 @click.option(
     '--workers',
     default=1,

@@ -5,7 +5,7 @@
 # %% ../nbs/86b_feel_changes.ipynb #0d45cbeb
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -111,31 +111,6 @@ CHANGES: dict[str, Change] = {
 }
 
 # %% ../nbs/86b_feel_changes.ipynb #ddd6101f
-def moves(
-    system: System,  # that is judged
-    sounds: Mapping[str, np.ndarray],  # songs by id: mono at 16 kHz, each of shape (n,)
-    *,
-    changes: Mapping[str, Change] = CHANGES,  # name -> change
-    artists: Sequence[str] | None = None,  # of the songs, for intervals; each song for itself by default
-) -> pd.DataFrame:
-    "Change every song in every way: rows with system, change, item, artist, own (is it nearest to itself?) and moved."
-    import pandas as pd
-
-    if len(sounds) < 2:
-        raise ResonanceError('a change is measured against other songs: give at least two')
-    original = np.stack([system(x) for x in sounds.values()])
-    names = {'item': list(sounds), 'artist': list(sounds if artists is None else artists)}
-    parts = []
-    for change, change_it in changes.items():
-        changed = np.stack([system(change_it(x)) for x in sounds.values()])
-        parts.append(
-            pd.DataFrame(
-                {'system': system.name, 'change': change, **names, **_moved(system, original, changed)}
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
-
-
 def _moved(system: System, original: np.ndarray, changed: np.ndarray) -> dict[str, np.ndarray]:
     "Whether each is nearest to its original, and how far from it, in usual distances; each of shape (n,)."
     here, there = original, changed
@@ -149,6 +124,38 @@ def _moved(system: System, original: np.ndarray, changed: np.ndarray) -> dict[st
     away = np.linalg.norm(there[:, None] - here[None], axis=2)
     own = np.arange(len(here))
     return {'own': away.argmin(axis=1) == own, 'moved': away[own, own] / max(float(np.median(between)), 1e-9)}
+
+
+def _heard_changes(
+    systems, originals: list, changed: Iterable[tuple[str, list]], names: dict
+) -> pd.DataFrame:
+    "Let every system hear originals and changed songs, each of which is made once; rows as of `moves`."
+    import pandas as pd
+
+    heard = [systems] if isinstance(systems, System) else list(systems)
+    before = [np.stack([system(x) for x in originals]) for system in heard]
+    parts: list[list] = [[] for _ in heard]
+    for change, sounds in changed:
+        for rows, system, original in zip(parts, heard, before):
+            after = np.stack([system(x) for x in sounds])
+            told = {'system': system.name, 'change': change, **names, **_moved(system, original, after)}
+            rows.append(pd.DataFrame(told))
+    return pd.concat([part for rows in parts for part in rows], ignore_index=True)
+
+# %% ../nbs/86b_feel_changes.ipynb #f4a4aef2
+def moves(
+    systems: System | Sequence[System],  # that are judged; all hear the same changed songs
+    sounds: Mapping[str, np.ndarray],  # songs by id: mono at 16 kHz, each of shape (n,)
+    *,
+    changes: Mapping[str, Change] = CHANGES,  # name -> change
+    artists: Sequence[str] | None = None,  # of the songs, for intervals; each song for itself by default
+) -> pd.DataFrame:
+    "Change every song in every way: rows with system, change, item, artist, own (is it nearest to itself?) and moved."
+    if len(sounds) < 2:
+        raise ResonanceError('a change is measured against other songs: give at least two')
+    names = {'item': list(sounds), 'artist': list(sounds if artists is None else artists)}
+    changed = ((name, [change(x) for x in sounds.values()]) for name, change in changes.items())
+    return _heard_changes(systems, list(sounds.values()), changed, names)
 
 # %% ../nbs/86b_feel_changes.ipynb #af6878e4
 def move_table(
@@ -193,21 +200,16 @@ FACTORS: dict[str, Callable[[Arrangement], Arrangement]] = {
 
 # %% ../nbs/86b_feel_changes.ipynb #99b14e31
 def factor_moves(
-    system: System,  # that is judged
+    systems: System | Sequence[System],  # that are judged; all hear the same recordings
     pieces: Mapping[str, Arrangement],  # by name
     *,
     factors: Mapping[str, Callable[[Arrangement], Arrangement]] = FACTORS,  # name -> change of the score
 ) -> pd.DataFrame:
     "Play every piece in every way: rows as of `moves`."
-    import pandas as pd
-
-    original = np.stack([system(synthesise(score)) for score in pieces.values()])
-    parts = []
-    for factor, change in factors.items():
-        changed = np.stack([system(synthesise(change(score))) for score in pieces.values()])
-        names = {'system': system.name, 'change': factor, 'item': list(pieces), 'artist': list(pieces)}
-        parts.append(pd.DataFrame({**names, **_moved(system, original, changed)}))
-    return pd.concat(parts, ignore_index=True)
+    scores = list(pieces.values())
+    played = ((name, [synthesise(change(s)) for s in scores]) for name, change in factors.items())
+    names = {'item': list(pieces), 'artist': list(pieces)}
+    return _heard_changes(systems, [synthesise(s) for s in scores], played, names)
 
 
 def starter_pieces(

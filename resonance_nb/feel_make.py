@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import audio
-from .core import ResonanceError, atomic_write, cache_folder, counted, need, no_bar, sha256_file
+from .core import ResonanceError, atomic_write, cache_folder, need, no_bar, sha256_file
 from .corpora import KINDS, Corpus
 from .feel_export import ship
 from .feel_model import HOP, N_BANDS
@@ -303,7 +303,7 @@ def _prepare(sources: Sources, skipped: list, deadline_s: float, report, progres
     songs = pack(table, kept / f'powers-{N_BANDS}-{HOP}', skipped=skipped, **late)
     if len(songs.powers) < 2:
         raise ResonanceError(
-            f'two songs are needed to learn from; there is {counted(len(songs.powers), "song")}'
+            f'two songs are needed to learn from; there is {"one" if songs.powers else "none"}'
         )
     if len(set(songs.artists.values()) - {''}) == sum(map(bool, songs.artists.values())):
         report('no artist has two songs: what belongs together are two parts of one song')
