@@ -67,6 +67,15 @@ def test_begins_with_a_title_and_one_line(chapter):
     assert len(lines) > 1 and lines[1].startswith('> '), 'the second line is the `>` line'
 
 
+def test_headings_go_down_a_level_at_a_time(chapter):
+    _, nb = chapter
+    text = '\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
+    text = re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
+    levels = [len(hashes) for hashes in re.findall(r'^(#+) ', text, re.MULTILINE)]
+    jumps = [(a, b) for a, b in itertools.pairwise(levels) if b > a + 1]
+    assert not jumps, 'the book does not build with a heading that leaves a level out'
+
+
 def test_kernel_and_no_outputs(chapter):
     name, nb = chapter
     assert nb.metadata.kernelspec.name == 'python3'
