@@ -5,20 +5,16 @@
 # %% ../nbs/85b_feel_people.ipynb #1b6b9500
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from . import feel_losses, metrics
-from .core import ResonanceError, atomic_write, need, require_rng, rng_for
-from .feel_model import load_weights
-from .feel_net import FeelNet, folded, load, unfolded
+from .core import ResonanceError, need, require_rng, rng_for
+from .feel_layer import Layer, rows_of
 from .feel_space import unit
 from .raters import Answers, Panel, answer_chances, pair_squares
 
@@ -26,91 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['torch', 'F', 'Layer', 'open_network', 'last_layer', 'with_layer', 'hidden_numbers', 'rows_of', 'listeners_vectors',
-           'simulate_songs', 'listeners_chances', 'kept_aside', 'PeopleRecipe', 'Tuned', 'fine_tune', 'gain',
-           'shared_layer', 'personal_factors', 'write_weights', 'read_weights', 'write_personal_onnx']
+__all__ = ['torch', 'F', 'listeners_vectors', 'simulate_songs', 'listeners_chances', 'kept_aside', 'PeopleRecipe', 'Tuned',
+           'fine_tune', 'gain', 'shared_layer', 'personal_factors']
 
 # %% ../nbs/85b_feel_people.ipynb #5224ba81
 torch = need('torch', 'learn')
 F = torch.nn.functional
-
-# %% ../nbs/85b_feel_people.ipynb #312bf0cc
-@dataclass(frozen=True)
-class Layer:
-    "The last layer of a network: hidden numbers to vectors of unit length."
-
-    weight: np.ndarray  # (dim, hidden)
-    bias: np.ndarray  # (dim,)
-
-    def vectors(
-        self,
-        hidden: np.ndarray,  # of songs, (songs, hidden)
-    ) -> np.ndarray:
-        "Compute the vectors of songs, (songs, dim)."
-        return unit(hidden @ self.weight.T + self.bias)
-
-    def stretched(
-        self,
-        weights: np.ndarray,  # of the directions, at least 0, (dim,)
-    ) -> Layer:
-        "Fold the roots of weights into the layer."
-        root = np.sqrt(weights)
-        return Layer(self.weight * root[:, None], self.bias * root)
-
-# %% ../nbs/85b_feel_people.ipynb #c700e7a1
-def open_network(
-    path: str | os.PathLike | None = None,  # of `feel_net.save`, or folded numbers; None: what is shipped
-) -> FeelNet:
-    "Open a trained network so that its last layer can learn; raises `ResonanceError` for anything else."
-    if path is not None:
-        try:
-            return load(Path(path))[0]
-        except ResonanceError:
-            pass  # perhaps it is folded
-    return unfolded(load_weights(None if path is None else Path(path)))
-
-
-def last_layer(
-    net: FeelNet,  # with a recurrent head
-) -> Layer:
-    "Take out the last layer, its normalisation folded in."
-    numbers = folded(net)
-    return Layer(numbers['out.weight'].astype(float), numbers['out.bias'].astype(float))
-
-# %% ../nbs/85b_feel_people.ipynb #c56fc969
-def with_layer(
-    net: FeelNet,  # with a recurrent head; it is not changed
-    layer: Layer,  # that takes the place of its last one
-) -> FeelNet:
-    "Build a network with another last layer."
-    numbers = folded(net)
-    shapes = layer.weight.shape, layer.bias.shape
-    if shapes != (numbers['out.weight'].shape, numbers['out.bias'].shape):
-        raise ResonanceError(f'a layer of shapes {shapes} does not fit this network')
-    numbers |= {'out.weight': layer.weight.astype(np.float32), 'out.bias': layer.bias.astype(np.float32)}
-    return unfolded(numbers)
-
-# %% ../nbs/85b_feel_people.ipynb #589dff82
-def hidden_numbers(
-    net: FeelNet,  # trained
-    sounds: Mapping[str, np.ndarray],  # song -> mono at 22,050 Hz, shape (n,)
-) -> dict[str, np.ndarray]:
-    "Compute the hidden numbers of songs, once for all: song -> (hidden,)."
-    with torch.no_grad():
-        return {
-            song: net.of_powers(net.powers(torch.tensor(x[None])))[0][0].double().numpy()
-            for song, x in sounds.items()
-        }
-
-
-def rows_of(
-    songs: Mapping[str, np.ndarray],  # song -> numbers
-    names: list[str],  # of the songs wanted
-) -> np.ndarray:
-    "Stack the numbers of songs; raises `ResonanceError` for songs that are not there."
-    if missing := [n for n in names if n not in songs]:
-        raise ResonanceError(f'{len(missing)} of the songs have no hidden numbers, among them {missing[0]}')
-    return np.stack([np.asarray(songs[n], float) for n in names])
 
 # %% ../nbs/85b_feel_people.ipynb #6066229d
 def listeners_vectors(
@@ -423,79 +340,3 @@ def personal_factors(
         raise ResonanceError(f'nothing was learned about {name}')
     factors = tuned.weights[tuned.names.index(name)] / (tuned.shared if tuned.unit_length else 1)
     return factors / factors.mean()
-
-# %% ../nbs/85b_feel_people.ipynb #61cb52f3
-_FORMAT = 'resonance personal weights'
-
-
-def write_weights(
-    weights: np.ndarray,  # of one person, at least 0, (dim,)
-    path: str | os.PathLike,  # of the file
-    *,
-    model: str,  # digest of the model whose vectors they weigh
-    person: str,  # whose they are
-    unit_length: bool = True,  # as in `listeners_vectors`
-) -> None:
-    "Keep a person's weights as JSON."
-    card = {'format': _FORMAT, 'version': 1, 'model': model, 'person': person, 'unit_length': unit_length}
-    with atomic_write(path) as part:
-        part.write_text(
-            json.dumps(card | {'weights': np.asarray(weights, float).tolist()}, indent=1) + '\n',
-            encoding='utf-8',
-        )
-
-# %% ../nbs/85b_feel_people.ipynb #90c72a61
-def read_weights(
-    path: str | os.PathLike,  # of a file that `write_weights` wrote
-    *,
-    model: str,  # digest of the model whose vectors are to be weighed
-) -> dict:
-    "Read a person's weights with their card; raises `ResonanceError` for another model's, or a bad file."
-    try:
-        card = json.loads(Path(path).read_text(encoding='utf-8'))
-        weights = np.array(card['weights'], float)
-        fine = (
-            card['format'] == _FORMAT
-            and weights.ndim == 1
-            and np.isfinite(weights).all()
-            and (weights >= 0).all()
-        )
-        whose = str(card['model'])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ResonanceError(f'{path} holds no personal weights ({type(e).__name__})') from e
-    if not fine or not weights.any():
-        raise ResonanceError(f'{path} holds no personal weights')
-    if whose != model:
-        raise ResonanceError(f'{path} weighs vectors of another model, {whose}, not of {model}')
-    return card | {'weights': weights}
-
-# %% ../nbs/85b_feel_people.ipynb #d40e5050
-def write_personal_onnx(
-    path: str | os.PathLike,  # of a model: `embedding` of unit length comes out
-    weights: np.ndarray,  # of one person, at least 0, (dim,)
-    out: str | os.PathLike,  # the file to write
-    *,
-    unit_length: bool = True,  # as in `listeners_vectors`
-) -> None:
-    "Write a model that applies a person's weights by itself; input, output and their shapes stay."
-    onnx = need('onnx', 'learn')
-    model = onnx.load(str(path))
-    result = model.graph.output[0]
-    if result.name != 'embedding' or result.type.tensor_type.shape.dim[1].dim_value != len(weights):
-        raise ResonanceError(f'{path} does not give an "embedding" of {len(weights)} numbers')
-    for node in model.graph.node:
-        node.output[:] = ['everybody' if name == 'embedding' else name for name in node.output]
-        node.input[:] = ['everybody' if name == 'embedding' else name for name in node.input]
-    numbers = {'ear': np.sqrt(weights / np.mean(weights)), 'nothing': np.array([1e-9])}
-    for name, x in numbers.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(x.astype(np.float32), f'personal.{name}'))
-    steps = [('Mul', ['everybody', 'personal.ear'], 'stretched'), ('ReduceL2', ['stretched'], 'length')]
-    steps += [('Add', ['length', 'personal.nothing'], 'safe'), ('Div', ['stretched', 'safe'], 'embedding')]
-    if not unit_length:
-        steps = [('Mul', ['everybody', 'personal.ear'], 'embedding')]
-    for kind, into, name in steps:
-        more = {'axes': [1], 'keepdims': 1} if kind == 'ReduceL2' else {}
-        model.graph.node.append(onnx.helper.make_node(kind, into, [name], **more))
-    onnx.checker.check_model(model)
-    with atomic_write(out) as part:
-        onnx.save(model, str(part))

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from resonance_nb import feel_agreement, feel_people, raters
+from resonance_nb import feel_agreement, feel_layer, feel_people, feel_personal, raters
 from resonance_nb.core import ResonanceError
-from resonance_nb.feel_people import PeopleRecipe, fine_tune, gain, kept_aside, listeners_vectors, rows_of
+from resonance_nb.feel_layer import rows_of
+from resonance_nb.feel_people import PeopleRecipe, fine_tune, gain, kept_aside, listeners_vectors
 
 FLAT = PeopleRecipe(hold=math.inf)  # weights alone
 
@@ -142,7 +143,7 @@ def test_answers_find_their_songs_by_name():
 
 def test_a_collapsed_space_is_not_fine_tuned():
     world = World(9)
-    flat = feel_people.Layer(world.layer.weight * 1e-3, np.ones(32))
+    flat = feel_layer.Layer(world.layer.weight * 1e-3, np.ones(32))
     with pytest.raises(ResonanceError, match='cannot be fine-tuned: all songs look alike'):
         fine_tune(world.songs, flat, world.survey(100, 1))
 
@@ -176,19 +177,19 @@ def test_weights_and_the_length_of_vectors():
 def test_a_table_of_weights_belongs_to_one_model(tmp_path):
     path = tmp_path / 'listener.json'
     weights = np.arange(32) / 16
-    feel_people.write_weights(weights, path, model='abc', person='simulated 1')
-    np.testing.assert_array_equal(feel_people.read_weights(path, model='abc')['weights'], weights)
+    feel_personal.write_weights(weights, path, model='abc', person='simulated 1')
+    np.testing.assert_array_equal(feel_personal.read_weights(path, model='abc')['weights'], weights)
     with pytest.raises(ResonanceError, match='vectors of another model, abc'):
-        feel_people.read_weights(path, model='def')
+        feel_personal.read_weights(path, model='def')
     card = json.loads(path.read_text())
     for bad in ([], [[1.0]], [-1.0], [0.0], ['x'], [float('inf')], None):
         path.write_text(json.dumps(card | {'weights': bad}))
         with pytest.raises(ResonanceError, match='holds no personal weights'):
-            feel_people.read_weights(path, model='abc')
+            feel_personal.read_weights(path, model='abc')
 
 
 def test_a_damaged_network_is_told(tmp_path):
     path = tmp_path / 'net.safetensors'
     path.write_bytes(b'nothing')
     with pytest.raises(ResonanceError, match='holds no weights of this network'):
-        feel_people.open_network(path)
+        feel_layer.open_network(path)

@@ -375,7 +375,7 @@ FLOORS = [
     'concert',
     'setlist tuning',
     'feel_features feel_songs feel_space',
-    'feel_eval feel_people',
+    'feel_eval feel_layer feel_people feel_personal',
     'feel_changes feel_systems feel_agreement feel_folds',
     'packs',
     'answers',
@@ -390,7 +390,7 @@ FLOORS = [
     'feel_radio feel_lineup',
     'feel_map',
     'book front cli_options',
-    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train',
     'cli',
 ]
 
