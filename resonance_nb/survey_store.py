@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from .core import ResonanceError, atomic_write
-from .raters import SIMULATED
+from .raters import SIMULATED, Answers
 from .store import show_path
 
 # %% auto #0
 __all__ = ['FORMAT', 'Settings', 'write_settings', 'read_settings', 'consent_words', 'consent_version', 'now', 'Song', 'Question',
-           'Answer', 'SurveyStore', 'write_consent', 'add_songs', 'Person', 'join', 'find_person', 'questions_of',
-           'add_questions', 'add_answers', 'withdraw', 'expire']
+           'Answer', 'SurveyStore', 'write_consent', 'add_songs', 'add_block', 'Person', 'join', 'find_person',
+           'questions_of', 'add_questions', 'add_answers', 'answer_rows', 'learning_answers', 'withdraw', 'expire']
 
 # %% ../nbs/89a_survey_store.ipynb #e1c05289
 FORMAT = 'resonance survey'
@@ -122,7 +122,8 @@ CREATE TABLE songs (
     clip TEXT UNIQUE, second TEXT UNIQUE, start_s REAL, second_start_s REAL, vector BLOB);
 CREATE TABLE people (
     person INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token_hash BLOB UNIQUE,
-    consent TEXT NOT NULL, old_enough INTEGER NOT NULL, joined TEXT NOT NULL, keep_until TEXT);
+    consent TEXT NOT NULL, old_enough INTEGER NOT NULL, joined TEXT NOT NULL, keep_until TEXT,
+    listening TEXT NOT NULL DEFAULT '');
 CREATE TABLE blocks (position INTEGER PRIMARY KEY, a INTEGER NOT NULL, b INTEGER NOT NULL, c INTEGER NOT NULL);
 CREATE TABLE questions (
     person INTEGER NOT NULL REFERENCES people ON DELETE CASCADE, number INTEGER NOT NULL,
@@ -282,6 +283,15 @@ def add_songs(
             db.execute(query, [*(getattr(song, c) for c in columns[:-1]), vector])
     return {row['name']: row['song'] for row in store.rows('SELECT name, song FROM songs ORDER BY song')}
 
+
+def add_block(
+    store: SurveyStore,  # of the survey, which has none yet
+    triplets: Sequence[Sequence[int]],  # numbers of songs, that everybody is asked about
+) -> None:
+    "Write down the triplets that everybody gets, in their order."
+    with store.writing() as db:
+        db.executemany('INSERT INTO blocks VALUES (?, ?, ?, ?)', [(i, *t) for i, t in enumerate(triplets)])
+
 # %% ../nbs/89a_survey_store.ipynb #221f31d7
 @dataclass(frozen=True)
 class Person:
@@ -296,6 +306,7 @@ def join(
     version: str,  # of the words of consent that were read
     *,
     old_enough: bool,  # has the person said so?
+    listening: str = '',  # 'headphones' or 'speakers', as the person says; '': not said
     simulated: bool = False,  # no person at all
 ) -> str:
     "Make a person and return the token, which is kept nowhere; raises `ResonanceError` without consent."
@@ -316,7 +327,7 @@ def join(
             moment,
             _later(moment, settings.retention_days),
         )
-        db.execute('INSERT INTO people VALUES (NULL, ?, ?, ?, ?, ?, ?)', row)
+        db.execute('INSERT INTO people VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)', (*row, listening))
     return token
 
 
@@ -397,6 +408,41 @@ def add_answers(
             db.execute(query, (*row, a.hidden, a.answered))
             kept.append(a.uuid)
     return kept, refused
+
+# %% ../nbs/89a_survey_store.ipynb #8d9a5a77
+_TABLE = """SELECT people.name AS person, questions.*, answers.uuid, odd, plays, heard_ms, response_ms, hidden, answered
+    FROM answers JOIN questions USING (person, number) JOIN people USING (person) ORDER BY questions.person, number"""
+
+
+def answer_rows(
+    store: SurveyStore,  # of the survey
+) -> list[dict]:
+    "List all answers with their questions; `person` is the name under which they are exported."
+    numbers = lambda text: tuple(int(n) for n in text.split(','))
+    rows = []
+    for row in store.rows(_TABLE):
+        r = dict(zip(row.keys()[1:], tuple(row)[1:])) | {'person': row[0]}
+        r |= {k: _digits(r[k]) for k in ('pieces', 'shown')} | {
+            k: numbers(r[k]) for k in ('plays', 'heard_ms')
+        }
+        rows.append(r | {'songs': (r.pop('a'), r.pop('b'), r.pop('c'))})
+    return rows
+
+
+def learning_answers(
+    store: SurveyStore,  # of the survey
+    numbers: Sequence[int],  # of the songs that are learned about
+) -> Answers:
+    "Give the answers that the choice of questions may learn from, about places in `numbers`."
+    place = {n: i for i, n in enumerate(numbers)}
+    rows = [r for r in answer_rows(store) if r['kind'] in ('shared', 'active') and r['odd'] is not None]
+    rows = [r for r in rows if all(n in place for n in r['songs'])]
+    names = sorted({r['person'] for r in rows})
+    triplets = np.array([[place[n] for n in r['songs']] for r in rows], int).reshape(-1, 3)
+    odd, who = (
+        np.array(x, int) for x in ([r['odd'] for r in rows], [names.index(r['person']) for r in rows])
+    )
+    return Answers([str(n) for n in numbers], triplets, odd, who, names)
 
 # %% ../nbs/89a_survey_store.ipynb #892a7dfc
 def _empty_log(store: SurveyStore) -> None:

@@ -39,6 +39,7 @@ STUDIES = (
     '88b_feel_cost',
     '88c_feel_hear',
     '88d_feel_ablations',
+    '89e_survey_raters',
 )
 
 
@@ -389,8 +390,12 @@ FLOORS = [
     'feel_library feel_make',
     'feel_radio feel_lineup',
     'feel_map',
+    'survey_clips survey_store',
+    'survey_plan survey_report',
+    'survey_app survey_formats survey_make',
     'book front cli_options',
-    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train '
+    'cli_survey',
     'cli',
 ]
 
