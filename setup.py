@@ -21,7 +21,7 @@ setup(
     keywords=project['keywords'],
     packages=[*find_packages(include=['resonance_nb', 'resonance_nb.*']), 'resonance_nb.manifests'],
     package_dir={'resonance_nb': 'resonance_nb', 'resonance_nb.manifests': 'data/corpora'},  # the corpora's tables travel along
-    package_data={'resonance_nb': ['py.typed', 'models/*', 'texts/*'], 'resonance_nb.manifests': ['*.csv']},
+    package_data={'resonance_nb': ['py.typed', 'models/*', 'texts/*', 'web/*'], 'resonance_nb.manifests': ['*.csv']},
     python_requires=f">={project['min_python']},<3.14",
     install_requires=project['requirements'].split(),
     extras_require=extras,

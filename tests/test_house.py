@@ -389,8 +389,10 @@ FLOORS = [
     'feel_library feel_make',
     'feel_radio feel_lineup',
     'feel_map',
+    'guard listeners',
+    'serve',
     'book front cli_options',
-    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train cli_serve',
     'cli',
 ]
 
