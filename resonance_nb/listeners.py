@@ -36,9 +36,9 @@ class Intake:
         rate_hz: int,  # of the samples, mono
         dtype: str = 'int16',  # or 'float32', little-endian
     ):
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ResonanceError(f'dtype is int16 or float32, not {dtype!r}')
-        if not (isinstance(rate_hz, int) and RATES_HZ[0] <= rate_hz <= RATES_HZ[1]):
+        if not (type(rate_hz) is int and RATES_HZ[0] <= rate_hz <= RATES_HZ[1]):
             raise ResonanceError(f'rate_hz is a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}')
         self.rate_hz = rate_hz
         self.dtype = np.dtype(DTYPES[dtype])
@@ -230,7 +230,8 @@ class LiveStream:
         songs = [
             {
                 'track_id': a.track_id,
-                'share': round(min(a.sum / decider.threshold, 1.0), 3),
+                'share': round(min(a.sum / decider.threshold, 1.0), 3),  # of the evidence that a name needs
+                'confidence': a.event('', self.end_s).as_dict()['confidence'],
                 'offset_s': round(self.end_s - a.lag_s, 2),
                 **self.describe(a.track_id),
             }

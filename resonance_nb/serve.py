@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .catalog import Catalog
 from .core import ResonanceError, counted, first_line, need
-from .guard import Guard, Rules, host_names
+from .guard import Guard, Refused, Rules, host_names
 from .listeners import Intake, LiveStream, Workers
 from .store import real_path, show_path
 
@@ -227,9 +227,9 @@ class Service:
                 async with self.turns:
                     ask = lambda: songs.catalog.identify(str(path), method=songs.method)
                     answer = await asyncio.to_thread(ask)
+            except Refused:
+                raise
             except ResonanceError as e:
-                if hasattr(e, 'status'):  # of the guard
-                    raise
                 return _error(422, first_line(e).replace(str(path), 'the recording'))
             if self.settings.keep:
                 await asyncio.to_thread(_keep_file, self.settings.keep, path)
@@ -291,7 +291,7 @@ class Connection:
         try:
             start = json.loads(first.get('text') or 'null')
             words = start['type'], start['rate_hz'], start.get('dtype', 'int16')
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
             raise ResonanceError('the first message is {"type": "start", "rate_hz": 48000}') from e
         if words[0] != 'start':
             raise ResonanceError('the first message is of type start')
@@ -476,6 +476,7 @@ def make_app(
     "Build the application, of ASGI; raises `MissingExtra` where Starlette is not installed."
     need('starlette', 'serve')
     from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect
     from starlette.routing import Mount, Route, WebSocketRoute
     from starlette.staticfiles import StaticFiles
 
@@ -504,4 +505,8 @@ def make_app(
         Mount('/static', StaticFiles(directory=str(WEB))),
     ]
     rules = Rules(host_names(host, names), token, settings.most_bytes, settings.idle_s)
-    return Guard(Starlette(routes=routes, lifespan=lifespan), rules)
+    troubles = {
+        Refused: lambda request, e: _error(e.status, str(e)),
+        ClientDisconnect: lambda request, e: _error(400, 'gone before it was all there'),
+    }
+    return Guard(Starlette(routes=routes, lifespan=lifespan, exception_handlers=troubles), rules)

@@ -137,8 +137,8 @@ function state(message) {
   const song = ['song', 'perhaps'].includes(message.state) ? message.songs[0] : null;
   show(message.state, song);
   if (song) {
-    $('sure').value = song.share;
-    $('sure-text').textContent = percent(song.share);
+    $('sure').value = song.confidence;
+    $('sure-text').textContent = percent(song.confidence);
     $('place').value = song.duration_s ? Math.min(1, song.offset_s / song.duration_s) : 0;
     $('place-text').textContent = clock(Math.max(0, song.offset_s)) + (song.duration_s ? ` of ${clock(song.duration_s)}` : '');
   }

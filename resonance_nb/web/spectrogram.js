@@ -46,6 +46,8 @@ export class Spectrogram {
     this.top_db = -60;
     const {height} = this.canvas;
     this.bins = Array.from({length: height + 1}, (_, y) => 700 * (Math.exp(LOW + (HIGH - LOW) * (1 - y / height)) - 1) * this.size / rate_hz);
+    this.overlay.width = this.overlay.clientWidth * devicePixelRatio || this.canvas.width;
+    this.overlay.height = this.overlay.clientHeight * devicePixelRatio || height;
     this.context.clearRect(0, 0, this.canvas.width, height);
     this.above.clearRect(0, 0, this.overlay.width, height);
   }
@@ -98,15 +100,15 @@ export class Spectrogram {
   }
 
   light() {
-    const {width, height} = this.overlay, c = this.above;
+    const {width, height} = this.overlay, c = this.above, n = this.canvas.width, one = devicePixelRatio;
     const now_s = this.columns * STEP_S + this.size / this.rate_hz / 2;
-    this.points = this.points.filter(([t]) => now_s - t < width * STEP_S);
+    this.points = this.points.filter(([t]) => now_s - t < n * STEP_S);
     c.clearRect(0, 0, width, height);
     c.fillStyle = c.strokeStyle = getComputedStyle(this.overlay).color;
-    c.lineWidth = 0.8;
+    c.lineWidth = one;
     for (const [t, hz, heard] of this.points) {
       c.beginPath();
-      c.arc(width - (now_s - t) / STEP_S, height * (1 - (mel(hz) - LOW) / (HIGH - LOW)), 2, 0, 7);
+      c.arc(width * (1 - (now_s - t) / STEP_S / n), height * (1 - (mel(hz) - LOW) / (HIGH - LOW)), 2.5 * one, 0, 7);
       c.globalAlpha = heard ? 1 : 0.6;
       heard ? c.fill() : c.stroke();
     }
