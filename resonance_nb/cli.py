@@ -34,6 +34,7 @@ MODULES = {  # name of a command -> the module it is defined in
     'listen': 'cli_listen',
     'remove': 'cli_catalog',
     'run': 'cli_train',
+    'serve': 'cli_serve',
     'songs': 'cli_catalog',
     'survey': 'cli_survey',
     'train': 'cli_train',

@@ -232,7 +232,7 @@ def _groups(names: list[str], labels: np.ndarray, places: np.ndarray) -> list[di
     return [{'name': name, 'n': n, 'x': x, 'y': y} for name, n, (x, y) in zip(names, sizes, middles)]
 
 # %% ../nbs/87c_feel_map.ipynb #53549f79
-def _as_json(page: dict) -> str:
+def as_json(page: dict) -> str:
     "Write data that may stand within a page's script."
     text = json.dumps(page, ensure_ascii=False, separators=(',', ':'))
     text = text.replace('<', '\\u003c').replace('\u2028', '\\u2028').replace('\u2029', '\\u2029')
@@ -280,7 +280,7 @@ def write_map(
     out = Path(out)
     data = map_data(library, out.absolute().parent, **options)
     template = (resources.files('resonance_nb') / 'texts' / 'feel_map.html').read_text(encoding='utf-8')
-    page = template.replace('__DATA__', _as_json(data))
+    page = template.replace('__DATA__', as_json(data))
     try:
         with atomic_write(out) as part:
             part.write_text(page, encoding='utf-8')

@@ -4,6 +4,7 @@
 """
 
 import base64
+import contextlib
 import itertools
 import json
 import shutil
@@ -39,6 +40,7 @@ class Chrome:
         self.touch = touch
         self.requests = []  # addresses
         self.messages = []  # of the console, and exceptions
+        self.stack = contextlib.ExitStack()
         self._number = itertools.count(1)
 
     def __enter__(self):
@@ -75,6 +77,7 @@ class Chrome:
         "End the browser."
         self.process.kill()
         self.process.wait()
+        self.stack.close()
         self.folder.cleanup()
 
     def _connect(self):
@@ -85,7 +88,8 @@ class Chrome:
                 raise Gone('Chromium does not start here')
             time.sleep(0.05)
         port, path = told.read_text().split()
-        self.socket = connect(f'ws://127.0.0.1:{port}{path}', max_size=None, open_timeout=SLOW_S)
+        opened = connect(f'ws://127.0.0.1:{port}{path}', max_size=None, open_timeout=SLOW_S)
+        self.socket = self.stack.enter_context(opened)
         self.session = None
         target = next(t for t in self.call('Target.getTargets')['targetInfos'] if t['type'] == 'page')
         attached = self.call('Target.attachToTarget', targetId=target['targetId'], flatten=True)

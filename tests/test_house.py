@@ -390,12 +390,14 @@ FLOORS = [
     'feel_library feel_make',
     'feel_radio feel_lineup',
     'feel_map',
+    'guard listeners',
+    'serve',
     'survey_clips survey_store',
     'survey_plan survey_report',
     'survey_app survey_formats survey_make',
     'book front cli_options',
     'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train '
-    'cli_survey',
+    'cli_serve cli_survey',
     'cli',
 ]
 
