@@ -12,10 +12,11 @@ from pathlib import Path
 import click
 
 from .cli_options import json_option, one_thread, remark
+from .cli_serve import address, bound, own_address, run_server
 from .core import ResonanceError, counted
 
 # %% auto #0
-__all__ = ['survey', 'new', 'serve', 'report', 'export', 'import_table']
+__all__ = ['EVERY', 'survey', 'new', 'serve', 'report', 'export', 'import_table']
 
 # %% ../nbs/92m_cli_survey.ipynb #167cb673
 @click.group()
@@ -178,7 +179,8 @@ def new(
     line = told | {'skipped': skipped, 'survey': os.fspath(out)}
     click.echo(json.dumps(line) if as_json else _new_text(told, out))
 
-# %% ../nbs/92m_cli_survey.ipynb #f094f6d7
+# %% ../nbs/92m_cli_survey.ipynb #942c1fcb
+EVERY = ('0.0.0.0', '::')  # hosts that stand for every network
 _survey_folder = click.argument('folder', type=click.Path(path_type=Path), metavar='DIR')
 
 
@@ -218,20 +220,24 @@ def serve(folder, host, port, names, token, open_page, as_json):
       resonance survey serve my-survey --open
       resonance survey serve our-survey --host 0.0.0.0 --name songs.example.org --no-token
     """
+    one_thread()
     from resonance_nb.guard import is_loopback, new_token
-    from resonance_nb.survey_app import serve_survey
+    from resonance_nb.survey_app import survey_app
+    from resonance_nb.survey_store import SurveyStore
 
-    is_needed = not is_loopback(host) if token is None else token
-
-    def tell(address: str) -> None:
+    given = new_token() if (not is_loopback(host) if token is None else token) else None
+    with SurveyStore(folder) as store, bound(host, port) as place:
+        app = survey_app(
+            store, host=host, names=(*names, *([own_address()] if host in EVERY else [])), token=given
+        )
+        place.listen()  # whoever reads the address can come at once
+        where = address(host, place.getsockname()[1], token=given)
         click.echo(
-            json.dumps({'address': address}) if as_json else f'the survey is at {address} (Ctrl-C ends it)'
+            json.dumps({'address': where}) if as_json else f'the survey is at {where} (Ctrl-C ends it)'
         )
         if open_page:
-            click.launch(address)
-
-    given = new_token() if is_needed else None
-    serve_survey(folder, host=host, port=port, names=tuple(names), token=given, report=tell)
+            click.launch(where)
+        run_server(app, place)
 
 # %% ../nbs/92m_cli_survey.ipynb #d4bb8a1e
 @survey.command()

@@ -5,16 +5,13 @@
 # %% ../nbs/89c_survey_app.ipynb #148f18d3
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
-import os
 import re
 import threading
 from collections import Counter
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -44,7 +41,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_ANSWERS', 'read_json', 'survey_app', 'serve_survey']
+__all__ = ['MOST_BYTES', 'MOST_ANSWERS', 'read_json', 'survey_app']
 
 # %% ../nbs/89c_survey_app.ipynb #1321eb7f
 def _ground(store: SurveyStore) -> tuple[Ground, list[dict]]:
@@ -378,34 +375,3 @@ def survey_app(
     app.state.desk = Desk(store)
     app.state.joins, app.state.wrong = Attempts(most=60), Attempts()
     return Guard(app, Rules(host_names(host, names), token, most_bytes=MOST_BYTES))
-
-# %% ../nbs/89c_survey_app.ipynb #854c200a
-def serve_survey(
-    folder: str | os.PathLike,  # of the survey
-    *,
-    host: str = '127.0.0.1',  # to bind
-    port: int = 8766,  # 0: any that is free
-    names: tuple[str, ...] = (),  # other names by which it is reached
-    token: str | None = None,  # that everybody must have
-    report=print,  # gets the address, once the server listens
-) -> None:
-    "Serve a survey until it is interrupted; raises `ResonanceError` where the port is taken."
-    uvicorn = need('uvicorn', 'serve')
-    import socket
-
-    with SurveyStore(folder) as store:
-        app = survey_app(store, host=host, names=names, token=token)
-        try:
-            family = socket.AF_INET6 if ':' in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family)
-        except OSError as e:
-            raise ResonanceError(
-                f'{host}:{port} cannot be bound ({e.strerror or e}); try another --port'
-            ) from e
-        shown = f'[{host}]' if ':' in host else host
-        address = f'http://{shown}:{listener.getsockname()[1]}/'
-        report(address + (f'?token={token}' if token else ''))
-        settings = {'log_level': 'warning', 'access_log': False, 'server_header': False, 'lifespan': 'off'}
-        server = uvicorn.Server(uvicorn.Config(app, **settings, timeout_keep_alive=20, limit_concurrency=500))
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])

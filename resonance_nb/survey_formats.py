@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +138,12 @@ def _plain_row(person: str, number: int, songs: list[str], odd: int, uuid: str, 
 
 
 def _took_ms(text: str) -> float | None:
-    "Read a time like 00:00:16.037805, in milliseconds."
-    found = re.fullmatch(r'(\d+):(\d\d):(\d\d(?:\.\d+)?)', text)
-    return round(1000 * (3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])), 3) if found else None
+    "Read a time like 00:00:16.037805 or 3 days 10:12:37.13722, in milliseconds."
+    found = re.fullmatch(r'(?:(\d+) days? )?(\d+):(\d\d):(\d\d(?:\.\d+)?)', text)
+    if not found:
+        return None
+    hours = 24 * int(found[1] or 0) + int(found[2])
+    return round(1000 * (3600 * hours + 60 * int(found[3]) + float(found[4])), 3)
 
 
 def _from_langoustin(path: Path, digest: str) -> list[dict]:
@@ -161,11 +163,13 @@ def _from_langoustin(path: Path, digest: str) -> list[dict]:
 
 # %% ../nbs/89f_survey_formats.ipynb #74e8bc9e
 def _time_text(ms: float | None) -> str:
-    "Write a time like 00:00:16.037805."
+    "Write a time like 00:00:16.037805 or 3 days 10:12:37.13722."
     if ms is None:
         return ''
     seconds, micro = divmod(round(ms * 1000), 1_000_000)
-    return f'{timedelta(seconds=seconds % 86_400)!s:0>8}.{micro:06d}'
+    days, rest = divmod(seconds, 86_400)
+    text = f'{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}.{micro:06d}'.rstrip('0').rstrip('.')
+    return f'{days} day{"s" * (days != 1)} {text}' if days else text
 
 
 def _to_langoustin(store: SurveyStore, path: Path) -> int:

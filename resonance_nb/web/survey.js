@@ -219,7 +219,7 @@ function enough(player) {
 }
 
 function refresh() {
-  if (!now) return;
+  if (!now || now.players.length < now.items.length || !now.items.length) return; // still being made
   const missing = now.players.filter((p) => !enough(p)).length;
   now.items.forEach((item, i) => {
     const player = now.players[i];
