@@ -176,7 +176,7 @@ class Player {
 
   load() {
     const address = this.source();
-    if (address && this.audio.getAttribute('src') !== address) { this.failed = false; this.audio.src = address; }
+    if (address && this.audio.getAttribute('src') !== address) { this.failed = false; this.audio.src = address; if (this.isWanted) this.toggle(); }
     this.button.setAttribute('aria-disabled', String(!address));
     this.onChange(this);
   }
@@ -184,9 +184,10 @@ class Player {
   get isReady() { return Boolean(this.audio.getAttribute('src')); }
 
   toggle() {
-    if (!this.isReady) { say('This clip is still on its way.'); soon(); return; }
+    if (!this.isReady) { for (const p of now ? now.players : []) p.isWanted = p === this; say('This clip is on its way.'); soon(); return; }
     if (!this.audio.paused) { this.audio.pause(); return; }
     stopAll();
+    this.isWanted = false;
     this.plays += 1;
     this.audio.play().catch((error) => { if (error.name !== 'AbortError') { this.failed = true; this.onChange(this); } });
   }
