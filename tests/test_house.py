@@ -395,6 +395,7 @@ FLOORS = [
     'survey_clips survey_store',
     'survey_plan survey_report',
     'survey_app survey_formats survey_make',
+    'survey_learn',
     'book front cli_options',
     'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train '
     'cli_serve cli_survey',
