@@ -78,6 +78,25 @@ def _learned_text(told: dict) -> str:
     won = '' if before is None else f'; random questions predicted: {before:.0%} before, {after:.0%} after'
     return f'{whose}{won}: {show_path(told["model"])}'
 
+# %% ../nbs/92k_cli_feel_train.ipynb #f8c38971
+def _trained(
+    folders, out: Path, changes: dict, values: dict, seconds: dict, hold_out, without, **more
+) -> dict:
+    "Make a model from songs."
+    from resonance_nb import feel_make, runs
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.recipe import changed
+    from resonance_nb.starter import default_corpus
+
+    recipe = changed(
+        feel_make.FeelRecipe(), {name: runs.parse_value(value) for name, value in changes.items()} | values
+    )
+    named = folders or (default_corpus().folder,)
+    sources = feel_make.Sources(named, hold_out, without, **more)
+    with quiet_decoders():
+        made = feel_make.make_model(sources, out, recipe, report=remark, **seconds)
+    return _made_dict(made, out, recipe.steps)
+
 # %% ../nbs/92k_cli_feel_train.ipynb #a81e7330
 @click.command()
 @click.argument('folders', nargs=-1, type=click.Path(path_type=Path), metavar='[FOLDER]...')
@@ -153,18 +172,9 @@ def train(
         told = _learned(answers, out, seed or 0)
         click.echo(json.dumps(told) if as_json else _learned_text(told))
         return
-    from resonance_nb import feel_make, runs
-    from resonance_nb.audio import quiet_decoders
-    from resonance_nb.recipe import changed
-    from resonance_nb.starter import default_corpus
-
-    values = {name: runs.parse_value(value) for name, value in changes}
-    values |= {name: n for name, n in (('steps', steps), ('seed', seed)) if n is not None}
-    recipe = changed(feel_make.FeelRecipe(), values)
-    named = folders or (default_corpus().folder,)
-    sources = feel_make.Sources(named, hold_out, without, models=teachers, cache=cache)
+    values = {name: n for name, n in (('steps', steps), ('seed', seed)) if n is not None}
     seconds = {'stop_after_s': 60 * stop_after} if stop_after else {}
-    with quiet_decoders():
-        made = feel_make.make_model(sources, out, recipe, report=remark, **seconds)
-    told = _made_dict(made, out, recipe.steps)
+    told = _trained(
+        folders, out, dict(changes), values, seconds, hold_out, without, models=teachers, cache=cache
+    )
     click.echo(json.dumps(told) if as_json else _made_text(told))

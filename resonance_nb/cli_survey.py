@@ -296,7 +296,7 @@ def export(folder, form, out, as_json):
         json.dumps({'file': os.fspath(out), 'answers': n}) if as_json else f'{counted(n, "answer")} in {out}'
     )
 
-
+# %% ../nbs/92m_cli_survey.ipynb #1891e404
 @survey.command('import')
 @_survey_folder
 @click.argument('file', type=click.Path(path_type=Path), metavar='FILE')

@@ -56,7 +56,7 @@ def _ground(store: SurveyStore) -> tuple[Ground, list[dict]]:
     seconds = tuple(i for i, s in enumerate(songs) if s['second'])
     return Ground(np.array(vectors), seconds, shared, store.settings.seed), songs
 
-
+# %% ../nbs/89c_survey_app.ipynb #631a86ee
 class Desk:
     "What a survey is going to ask."
 
@@ -222,11 +222,10 @@ def _ahead(desk: Desk, person: Person, after: int, n: int) -> dict:
     rows = [{'number': q.number, 'clips': desk.clips(q)} for q in questions]
     return {'questions': rows, 'done': len(questions) < n, **_progress(desk, person)}
 
-# %% ../nbs/89c_survey_app.ipynb #d27ae4af
-def _routes() -> dict:
-    "Make the functions behind the addresses of the programming interface."
+# %% ../nbs/89c_survey_app.ipynb #82c1c61d
+def _people_routes() -> dict:
+    "Make the functions behind the addresses of coming and going."
     json_response = need('starlette.responses', 'serve').JSONResponse
-    background = need('starlette.background', 'serve').BackgroundTask
     in_thread = need('starlette.concurrency', 'serve').run_in_threadpool
 
     async def about(request):
@@ -244,6 +243,23 @@ def _routes() -> dict:
         old_enough = body.get('old_enough') is True
         token = await in_thread(join, desk.store, str(body.get('consent')), old_enough=old_enough, **more)
         return json_response({'token': token})
+
+    async def withdrawn(request):
+        person = await in_thread(_who, request)
+        return json_response({'deleted': await in_thread(withdraw, request.app.state.desk.store, person)})
+
+    return {
+        ('/api/survey', 'GET'): about,
+        ('/api/join', 'POST'): joined,
+        ('/api/withdraw', 'POST'): withdrawn,
+    }
+
+# %% ../nbs/89c_survey_app.ipynb #c69f457f
+def _question_routes() -> dict:
+    "Make the functions behind the addresses of questions and answers."
+    json_response = need('starlette.responses', 'serve').JSONResponse
+    background = need('starlette.background', 'serve').BackgroundTask
+    in_thread = need('starlette.concurrency', 'serve').run_in_threadpool
 
     async def questions(request):
         after, n = (request.query_params.get(k, d) for k, d in (('after', '-1'), ('n', '6')))
@@ -263,17 +279,10 @@ def _routes() -> dict:
         person = await in_thread(_who, request)
         return json_response(await in_thread(_progress, request.app.state.desk, person))
 
-    async def withdrawn(request):
-        person = await in_thread(_who, request)
-        return json_response({'deleted': await in_thread(withdraw, request.app.state.desk.store, person)})
-
     return {
-        ('/api/survey', 'GET'): about,
-        ('/api/join', 'POST'): joined,
         ('/api/questions', 'GET'): questions,
         ('/api/answers', 'POST'): answers,
         ('/api/progress', 'GET'): progress,
-        ('/api/withdraw', 'POST'): withdrawn,
     }
 
 # %% ../nbs/89c_survey_app.ipynb #7f698886
@@ -371,7 +380,7 @@ def survey_app(
         return json_response({'error': str(e)}, status)
 
     expire(store)
-    table = _routes() | _files() | _owner(owner_page)
+    table = _people_routes() | _question_routes() | _files() | _owner(owner_page)
     routes = [route(path, call, methods=[method]) for (path, method), call in table.items()]
     app: Starlette = starlette.Starlette(routes=routes, exception_handlers={ResonanceError: refused})
     app.state.desk = Desk(store)

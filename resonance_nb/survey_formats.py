@@ -12,8 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .core import ResonanceError, atomic_write, first_line
 from .raters import COLUMNS, SIMULATED, read_answers, read_pairs, write_pairs
 from .store import show_path
@@ -131,7 +129,13 @@ def _write_rows(store: SurveyStore, rows: list[dict]) -> int:
 # %% ../nbs/89f_survey_formats.ipynb #7b543786
 def _plain_row(person: str, number: int, songs: list[str], odd: int, uuid: str, **more) -> dict[str, Any]:
     "Make a row of the own table from what other tables know."
-    blank = {'kind': 'imported', 'pieces': (0, 0, 0), 'shown': (0, 1, 2), 'repeats': None, 'plays': (0, 0, 0)}
+    blank: dict[str, Any] = {
+        'kind': 'imported',
+        'pieces': (0, 0, 0),
+        'shown': (0, 1, 2),
+        'repeats': None,
+        'plays': (0, 0, 0),
+    }
     blank |= {'heard_ms': (0, 0, 0), 'response_ms': None, 'hidden': 0, 'given': '', 'answered': ''}
     named = dict(zip(('song1', 'song2', 'song3'), songs))
     return blank | named | {'person': person, 'number': number, 'odd': odd, 'uuid': uuid} | more

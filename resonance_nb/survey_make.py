@@ -158,7 +158,7 @@ def make_survey(
         shutil.rmtree(part, ignore_errors=True)
     return {'songs': len(songs), 'skipped': skipped, 'cannot': cannot, 'owner': owner}
 
-
+# %% ../nbs/89g_survey_make.ipynb #1c69d2bc
 def _write(folder: Path, settings: Settings, songs: Sequence[Song]) -> None:
     "Write all that a survey is, beside its clips."
     write_settings(folder, settings)

@@ -105,7 +105,7 @@ class Ground:
         "How many songs there are."
         return len(self.vectors)
 
-
+# %% ../nbs/89b_survey_plan.ipynb #bc5dc03e
 def shared_block(
     n_songs: int,  # that can be asked about
     n_questions: int,  # for each person
@@ -164,7 +164,7 @@ def _random(ground: Ground, asked: Sequence[Question], rng) -> tuple | None:
 
 
 def _pairs(songs: Sequence[int]) -> list[tuple[int, int]]:
-    return [tuple(sorted(p)) for p in itertools.combinations(songs, 2)]
+    return [(min(p), max(p)) for p in itertools.combinations(songs, 2)]
 
 
 def _active(ground: Ground, asked: Sequence[Question], rng, belief: Belief, uses: Counter) -> tuple | None:

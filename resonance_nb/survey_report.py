@@ -19,7 +19,7 @@ from .core import ResonanceError, counted
 from .feel_agreement import ENOUGH_ANSWERS, ENOUGH_PEOPLE, agreement, share_of_ceiling
 from .feel_eval import odd_one_out
 from .metrics import interval
-from .raters import SIMULATED, Answers, answer_chances, ceiling, pair_squares
+from .raters import SIMULATED, Answers, ceiling
 from .survey_store import SurveyStore, answer_rows
 
 # %% auto #0
@@ -98,7 +98,7 @@ def as_answers(
     )
     return Answers([str(s) for s in songs], triplets, odd, who, names)
 
-
+# %% ../nbs/89d_survey_report.ipynb #2c99a2bd
 def _interval(values: Sequence[bool], people: Sequence[str]) -> list[float] | None:
     "Average truth values with an interval by person; None: there are none."
     return [float(v) for v in interval(np.array(values, float), people)] if len(values) else None
@@ -126,7 +126,7 @@ def _by_person(rows: Sequence[dict]) -> dict[str, list[dict]]:
         people.setdefault(r['person'], []).append(r)
     return people
 
-# %% ../nbs/89d_survey_report.ipynb #9ef08b49
+# %% ../nbs/89d_survey_report.ipynb #9aed4b24
 def _model(rows: Sequence[dict], vectors: dict[int, np.ndarray]) -> dict[str, Any]:
     "Measure how far the model whose vectors the survey holds agrees with people."
     rows = [r for r in rows if all(s in vectors for s in r['songs'])]
@@ -173,7 +173,7 @@ def _needed(model: dict, n_people: int) -> dict[str, int]:
         'people_for_a_claim': max(0, ENOUGH_PEOPLE - n_people),
     }
 
-
+# %% ../nbs/89d_survey_report.ipynb #56866ae8
 def survey_report(
     store: SurveyStore,  # of the survey
 ) -> dict[str, Any]:
@@ -386,7 +386,7 @@ def report_html(
         'Their answers are kept.</p></main></body></html>'
     )
 
-
+# %% ../nbs/89d_survey_report.ipynb #c634841b
 def owner_page(
     store: SurveyStore,  # of the survey
 ) -> str:

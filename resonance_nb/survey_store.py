@@ -164,7 +164,7 @@ class Song:
     second_start_s: float | None = None
     vector: np.ndarray | None = None  # how it feels, (dim,)
 
-
+# %% ../nbs/89a_survey_store.ipynb #221f31d7
 @dataclass(frozen=True)
 class Question:
     "Three clips that one person is asked about."
@@ -292,7 +292,7 @@ def add_block(
     with store.writing() as db:
         db.executemany('INSERT INTO blocks VALUES (?, ?, ?, ?)', [(i, *t) for i, t in enumerate(triplets)])
 
-# %% ../nbs/89a_survey_store.ipynb #221f31d7
+# %% ../nbs/89a_survey_store.ipynb #62f9e82b
 @dataclass(frozen=True)
 class Person:
     "Whom a token belongs to."
@@ -330,7 +330,7 @@ def join(
         db.execute('INSERT INTO people VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)', (*row, listening))
     return token
 
-
+# %% ../nbs/89a_survey_store.ipynb #e5d6a5c3
 def find_person(
     store: SurveyStore,  # of the survey
     token: str,  # as somebody gave it
@@ -364,7 +364,7 @@ def questions_of(
         for r in store.rows(_ASKED, person.person)
     ]
 
-
+# %% ../nbs/89a_survey_store.ipynb #bee39d66
 def add_questions(
     store: SurveyStore,  # of the survey
     person: Person,  # who is asked
