@@ -32,7 +32,7 @@ MISSED_OF_FIVE = 1
 LEAST_MEDIAN_S = 6.0
 STRAIGHT_P = 0.001  # of answers by place on the page, if all places are alike
 LEAST_REPEATED = 0.45  # share of repeated questions that get the same answer
-ENOUGH_REPEATS, ENOUGH_PLACES = 4, 15  # below so many nothing is said
+ENOUGH_REPEATS, ENOUGH_PLACES = 6, 15  # below so many nothing is said
 
 
 def repeated(
@@ -275,29 +275,20 @@ def report_lines(
 
 # %% ../nbs/89d_survey_report.ipynb #1ab888f5
 def _scale(report: dict) -> str:
-    "Draw shares with their intervals, as SVG."
-    rows, height = _bars(report), 44
-    parts = [
-        f'<svg viewBox="0 0 640 {height * len(rows) + 30}" role="img" aria-label="Shares of agreement with intervals">'
-    ]
-    at = lambda share: 8 + 620 * share
-    bottom = height * len(rows)
-    parts.append(
-        f'<line class="chance" x1="{at(1 / 3):.1f}" x2="{at(1 / 3):.1f}" y1="0" y2="{bottom}"></line>'
-    )
-    for i, (label, value) in enumerate(rows):
-        y = height * i + 32
-        parts.append(f'<text x="8" y="{y - 12}">{html.escape(label)}: {html.escape(_share(value))}</text>')
-        parts.append(f'<line class="rail" x1="{at(0)}" x2="{at(1)}" y1="{y}" y2="{y}"></line>')
+    "Draw shares with their intervals, a line each; what is drawn is told in words beside it."
+    rows = []
+    for label, value in _bars(report):
+        parts = ['<line class="rail" x1="0" x2="100" y1="4" y2="4"></line>']
         if value is not None:
-            mean, low, high = (at(v) for v in value[:3])
-            parts.append(f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"></line>')
-            parts.append(f'<circle class="mean" cx="{mean:.1f}" cy="{y}" r="6"></circle>')
-    marks = ''.join(
-        f'<text class="mark" x="{at(s):.0f}" y="{bottom + 22}">{100 * s:.0f} %</text>' for s in (0, 0.5, 1)
-    )
-    parts.append(f'{marks}<text class="mark" x="{at(1 / 3):.0f}" y="{bottom + 22}">chance</text></svg>')
-    return ''.join(parts)
+            mean, low, high = (100 * v for v in value[:3])
+            parts.append(f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="4" y2="4"></line>')
+            parts.append(f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y1="0" y2="8"></line>')
+        parts.append('<line class="chance" x1="33.3" x2="33.3" y1="0" y2="8"></line>')
+        drawn = (
+            f'<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
+        )
+        rows.append(f'<li>{html.escape(label)} <b>{html.escape(_share(value))}</b>{drawn}</li>')
+    return f'<ul class="scale">{"".join(rows)}</ul><p class="small">From 0 to 100 %; the thin line is chance.</p>'
 
 
 def _columns(values: Sequence[int], label: str) -> str:
@@ -310,9 +301,7 @@ def _columns(values: Sequence[int], label: str) -> str:
         for i, v in enumerate(values)
     )
     text = f'{label}: from {min(values, default=0)} to {max(values, default=0)}'
-    return (
-        f'<svg class="columns" viewBox="0 0 640 100" role="img" aria-label="{html.escape(text)}">{bars}</svg>'
-    )
+    return f'<svg class="columns" viewBox="0 0 640 100" preserveAspectRatio="none" role="img" aria-label="{html.escape(text)}">{bars}</svg>'
 
 # %% ../nbs/89d_survey_report.ipynb #92aa4297
 def _facts(r: dict) -> str:
