@@ -169,9 +169,9 @@ async def listen_to(
             reason = first_line(e)
             connection.closing = WRONG, reason
         if reason != 'gone':
+            code, why = connection.closing = connection.closing or (1000, reason)
             connection.deliver([{'type': 'end', 'reason': reason}])
             await asyncio.wait_for(saying, room.settings.idle_s)
-            code, why = connection.closing or (1000, reason)
             await socket.close(code, why[:100])
     except (WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
         pass  # it is gone, or does not read

@@ -31,6 +31,7 @@ STUDIES = (
     '53_retrieval',
     '60_enhance',
     '63_live',
+    '64e_serve_study',
     '70_results',
     '85a_metric_learning',
     '85c_feel_people_study',
