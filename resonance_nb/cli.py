@@ -36,6 +36,7 @@ MODULES = {  # name of a command -> the module it is defined in
     'run': 'cli_train',
     'serve': 'cli_serve',
     'songs': 'cli_catalog',
+    'survey': 'cli_survey',
     'train': 'cli_train',
 }
 
@@ -76,6 +77,10 @@ def cli():
     Find songs that feel alike:
       resonance feel index --catalog my.catalogue
       resonance feel radio "midnight train" --catalog my.catalogue
+
+    \b
+    Say, or ask people, what feels alike:
+      resonance survey new ~/Music
 
     \b
     Try it without music of your own:

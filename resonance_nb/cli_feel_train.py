@@ -59,6 +59,44 @@ class Part(click.ParamType):
             self.fail(f'{value!r} is no part like 1/2', param, ctx)
         return int(k), int(n)
 
+# %% ../nbs/92k_cli_feel_train.ipynb #f9dfce58
+def _learned(source: Path, out: Path, seed: int) -> dict:
+    "Teach the shipped model what a survey says."
+    from resonance_nb import survey_learn
+    from resonance_nb.audio import quiet_decoders
+
+    with quiet_decoders():
+        return survey_learn.learn_from_answers(source, out, seed=seed, report=remark)
+
+
+def _learned_text(told: dict) -> str:
+    "Write what answers taught as one line."
+    from resonance_nb.store import show_path
+
+    whose = f'{counted(told["answers"], "answer")} by {told["people"]}' + ' (simulated)' * told['simulated']
+    before, after = (told['agreement'][name] for name in ('before', 'model'))
+    won = '' if before is None else f'; random questions predicted: {before:.0%} before, {after:.0%} after'
+    return f'{whose}{won}: {show_path(told["model"])}'
+
+# %% ../nbs/92k_cli_feel_train.ipynb #f8c38971
+def _trained(
+    folders, out: Path, changes: dict, values: dict, seconds: dict, hold_out, without, **more
+) -> dict:
+    "Make a model from songs."
+    from resonance_nb import feel_make, runs
+    from resonance_nb.audio import quiet_decoders
+    from resonance_nb.recipe import changed
+    from resonance_nb.starter import default_corpus
+
+    recipe = changed(
+        feel_make.FeelRecipe(), {name: runs.parse_value(value) for name, value in changes.items()} | values
+    )
+    named = folders or (default_corpus().folder,)
+    sources = feel_make.Sources(named, hold_out, without, **more)
+    with quiet_decoders():
+        made = feel_make.make_model(sources, out, recipe, report=remark, **seconds)
+    return _made_dict(made, out, recipe.steps)
+
 # %% ../nbs/92k_cli_feel_train.ipynb #a81e7330
 @click.command()
 @click.argument('folders', nargs=-1, type=click.Path(path_type=Path), metavar='[FOLDER]...')
@@ -94,10 +132,18 @@ class Part(click.ParamType):
     metavar='DIR',
     help="Where songs are kept as the training wants them, and what teachers say.  [default: the user's cache]",
 )
+@click.option(
+    '--answers',
+    type=click.Path(path_type=Path),
+    metavar='SURVEY',
+    help='Instead, teach the shipped model what a survey says: its folder, or a table of answers.',
+)
 @set_option('settings.state 64')
 @stop_after_option
 @json_option
-def train(folders, out, steps, seed, hold_out, without, teachers, cache, changes, stop_after, as_json):
+def train(
+    folders, out, steps, seed, hold_out, without, teachers, cache, answers, changes, stop_after, as_json
+):
     """Make a model of how songs feel, from folders of songs.
 
     A FOLDER is a corpus (a folder with music.csv), or any folder of music, whose tags name the artists;
@@ -113,19 +159,22 @@ def train(folders, out, steps, seed, hold_out, without, teachers, cache, changes
       resonance feel train ~/Music --out my-model --stop-after 60
       resonance feel train CORPUS MORE GAMES --out half-model --hold-out 1/2
       resonance feel radio "midnight train" --catalog my.catalogue --model my-model/feel.onnx
-    """
-    from resonance_nb import feel_make, runs
-    from resonance_nb.audio import quiet_decoders
-    from resonance_nb.recipe import changed
-    from resonance_nb.starter import default_corpus
 
-    values = {name: runs.parse_value(value) for name, value in changes}
-    values |= {name: n for name, n in (('steps', steps), ('seed', seed)) if n is not None}
-    recipe = changed(feel_make.FeelRecipe(), values)
-    named = folders or (default_corpus().folder,)
-    sources = feel_make.Sources(named, hold_out, without, models=teachers, cache=cache)
+    With --answers, songs are not needed: the answers of a survey turn the last layer of the shipped model, and DIR
+    gets a file of weights for each person, too (`resonance survey new ~/Music` makes a survey):
+
+    \b
+      resonance feel train --answers my-survey --out my-model
+    """
+    if answers:
+        if folders or hold_out or without or changes or steps or teachers or stop_after:
+            raise click.UsageError('with --answers, only --out, --seed and --json mean something')
+        told = _learned(answers, out, seed or 0)
+        click.echo(json.dumps(told) if as_json else _learned_text(told))
+        return
+    values = {name: n for name, n in (('steps', steps), ('seed', seed)) if n is not None}
     seconds = {'stop_after_s': 60 * stop_after} if stop_after else {}
-    with quiet_decoders():
-        made = feel_make.make_model(sources, out, recipe, report=remark, **seconds)
-    told = _made_dict(made, out, recipe.steps)
+    told = _trained(
+        folders, out, dict(changes), values, seconds, hold_out, without, models=teachers, cache=cache
+    )
     click.echo(json.dumps(told) if as_json else _made_text(told))

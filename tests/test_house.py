@@ -40,6 +40,7 @@ STUDIES = (
     '88b_feel_cost',
     '88c_feel_hear',
     '88d_feel_ablations',
+    '89e_survey_raters',
 )
 
 
@@ -393,8 +394,13 @@ FLOORS = [
     'guard listeners pages',
     'connection',
     'serve',
+    'survey_clips survey_store',
+    'survey_plan survey_report',
+    'survey_app survey_formats survey_make',
+    'survey_learn',
     'book front cli_options',
-    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train cli_serve',
+    'cli_catalog cli_identify cli_listen cli_corpus cli_bench cli_train cli_calibrate cli_feel cli_feel_train '
+    'cli_serve cli_survey',
     'cli',
 ]
 
