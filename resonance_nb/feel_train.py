@@ -307,6 +307,19 @@ def _append(path: Path, row: dict) -> None:
     rows = [r for r in rows if r['step'] < row['step']] + [row]
     _note(path, ''.join(json.dumps(r) + '\n' for r in rows))
 
+
+def _beginner(songs: FeelSongs, recipe: FeelRecipe) -> tuple[_Student, torch.optim.Optimizer]:
+    "Make a network that knows nothing yet, and what moves it."
+    if len(songs.powers) < 2:
+        raise ResonanceError('two songs are needed: there is nothing to tell apart')
+    n_targets = next((x.shape[1] for x in songs.targets.values()), 0)
+    if not n_targets and not recipe.contrast:
+        raise ResonanceError('there is nothing to learn: no teacher is here, and contrast is 0')
+    torch.manual_seed(recipe.seed)
+    student = _Student(recipe, n_targets)
+    rates = {'lr': recipe.learning_rate, 'weight_decay': recipe.weight_decay}
+    return student, torch.optim.AdamW(student.parameters(), **rates)
+
 # %% ../nbs/84_feel_train.ipynb #62c82b57
 def fit(
     songs: FeelSongs,  # to learn from: never one of a test
@@ -326,17 +339,8 @@ def fit(
     """
     from tqdm import tqdm
 
-    if len(songs.powers) < 2:
-        raise ResonanceError('two songs are needed: there is nothing to tell apart')
     folder = Path(folder)
-    torch.manual_seed(recipe.seed)
-    n_targets = next((x.shape[1] for x in songs.targets.values()), 0)
-    if not n_targets and not recipe.contrast:
-        raise ResonanceError('there is nothing to learn: no teacher is here, and contrast is 0')
-    student = _Student(recipe, n_targets)
-    optimiser = torch.optim.AdamW(
-        student.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    student, optimiser = _beginner(songs, recipe)
     begin = _open_run(folder, recipe, student, optimiser)
     began = time.monotonic()
     saved = began - checkpoint_s * 2 / 3
