@@ -247,6 +247,24 @@ class _Minutes:
         _write_note(self.path, self.before + (time.monotonic() - self.began_s) / 60)
         return self.now()
 
+
+def _learn(songs: FeelSongs, panel: Panel | None, recipe: FeelRecipe, run: Path, facts: dict, **late) -> Path:
+    "Begin a run or go on with it, and keep its books: what it learns from, and for how long."
+    claim = _claim(run, songs, panel.digests if panel else {})
+    minutes = _Minutes(run)
+    facts['minutes'] = minutes.now()
+
+    def begun() -> None:
+        _write_note(run / 'songs.json', claim)
+
+    def note(net) -> dict[str, float]:
+        facts['minutes'] = minutes.note()
+        return {'minutes': facts['minutes']}
+
+    network = fit(songs, recipe, run, validate=note, facts=facts, begun=begun, **late)
+    note(None)
+    return network
+
 # %% ../nbs/84b_feel_make.ipynb #3f156d78
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
@@ -366,31 +384,14 @@ def make_model(
         try:
             songs, panel = _prepare(sources, skipped, deadline_s, report, progress)
         except OutOfTime as e:
-            return {
-                'finished': False,
-                'step': steps_done(run),
-                'stage': str(e),
-                'skipped': skipped,
-                'card': None,
-            }
+            step = steps_done(run)
+            return {'finished': False, 'step': step, 'stage': str(e), 'skipped': skipped, 'card': None}
         finally:
             for path, why in skipped:
                 report(f'{path}: {why}; left out')
-        claim = _claim(run, songs, panel.digests if panel else {})
         facts = _facts(sources, songs, panel)
-        minutes = _Minutes(run)
-
-        def note(net) -> dict[str, float]:
-            facts['minutes'] = minutes.note()
-            return {'minutes': facts['minutes']}
-
-        def begun() -> None:
-            _write_note(run / 'songs.json', claim)
-
-        facts['minutes'] = minutes.now()
         late = {'stop_after_s': deadline_s - time.monotonic(), 'progress': progress}
-        network = fit(songs, recipe, run, validate=note, facts=facts, begun=begun, **late)
-        note(None)
+        network = _learn(songs, panel, recipe, run, facts, **late)
         step = steps_done(run)
         card = ship(network, out) if step >= recipe.steps else None
     return {'finished': card is not None, 'step': step, 'stage': 'feel', 'skipped': skipped, 'card': card}
