@@ -131,7 +131,7 @@ def _kept_folder(folder: Path | None) -> Path | None:
         remark(f'what is heard is kept in {folder}; the page says so')
     return folder
 
-# %% ../nbs/92l_cli_serve.ipynb #5cbd16ba
+# %% ../nbs/92l_cli_serve.ipynb #ffb4e306
 @click.command()
 @catalog_option('The catalogue to ask.')
 @method_option
@@ -203,9 +203,10 @@ def serve(
     """
     one_thread()
     need('starlette', 'serve')
-    from resonance_nb import guard, sandbox, serve as pages
+    from resonance_nb import guard, pages, sandbox
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.catalog import Catalog
+    from resonance_nb.serve import make_app
 
     certificate = _certificate((tls_cert, tls_key))
     sandbox.warm()
@@ -218,7 +219,7 @@ def serve(
         remark_guess(served.recognizer)
         url = address(host, place.getsockname()[1], token=token, secure=certificate is not None)
         names = (*names, own_address()) if token else names
-        app = pages.make_app(served, settings, host=host, names=names, token=token)
+        app = make_app(served, settings, host=host, names=names, token=token)
         click.echo(url)
         remark(f'{counted(len(served.known), "song")}; Ctrl-C ends it')
         if token and not certificate:

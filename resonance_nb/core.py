@@ -5,6 +5,7 @@
 # %% ../nbs/00_core.ipynb #3830ff19
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -413,9 +414,11 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Give a temporary path in the same folder, and move it into place when the block ends well.
 
-    When it does not, the file is removed. Raises `ResonanceError` for a device or a pipe."""
+    When it does not, the file is removed. Raises `ResonanceError` for a device or a pipe, `OSError` for a folder."""
     path = Path(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, 'it is a folder: name a file', str(path))
+    if path.exists() and not path.is_file():
         raise ResonanceError(f'{path} is a device or a pipe, and cannot be replaced by a file: name a file')
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:

@@ -76,7 +76,7 @@ def ship(
     export_onnx(net, folder / 'feel.onnx')
     smaller(folder / 'feel.onnx', folder / 'feel-int8.onnx')
     with atomic_write(folder / 'feel.safetensors') as part:
-        need('safetensors.numpy', 'learn').save_file(folded(net), part)
+        part.write_bytes(need('safetensors.numpy', 'learn').save(folded(net)))
     names = ('feel.onnx', 'feel-int8.onnx', 'feel.safetensors')
     card = about | {'files': {name: {'sha256': _digest(folder / name)} for name in names}}
     with atomic_write(folder / 'feel.json') as part:

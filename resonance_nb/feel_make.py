@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -199,38 +199,71 @@ def teach(
     return replace(songs, targets=targets, patch_s=panel.patch_s)
 
 # %% ../nbs/84b_feel_make.ipynb #f67faa64
-def _claim(run: Path, songs: FeelSongs, digests: dict[str, str]) -> None:
-    "Note in the folder of a run what it learns from; raises `ResonanceError` where it learns from something else."
+def _read_note(path: Path, kind: type):
+    "Read a small file of a run, None where there is none; raises `ResonanceError` for a damaged one."
+    try:
+        noted = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+    except ValueError:  # no JSON, or no text
+        noted = None
+    if not isinstance(noted, kind):
+        raise ResonanceError(f'{path} is damaged: delete {path.parent}, or name another folder')
+    return noted
+
+
+def _write_note(path: Path, noted: object) -> None:
+    "Write a small file of a run in one go."
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(noted, indent=1), encoding='utf-8')
+
+
+def _claim(run: Path, songs: FeelSongs, digests: dict[str, str]) -> dict:
+    "Say what a run learns from, for its folder; raises `ResonanceError` where it learns from something else."
     facts = json.dumps([list(songs.artists.items()), digests])
-    wanted = {
-        'songs': len(songs.powers),
-        'teachers': list(digests),
-        'of': hashlib.sha256(facts.encode()).hexdigest(),
-    }
-    noted = run / 'songs.json'
-    if not noted.exists():
-        with atomic_write(noted) as part:
-            part.write_text(json.dumps(wanted, indent=1), encoding='utf-8')
-    if json.loads(noted.read_text(encoding='utf-8')) != wanted:
+    digest = hashlib.sha256(facts.encode('utf-8', 'surrogateescape')).hexdigest()
+    wanted = {'songs': len(songs.powers), 'teachers': list(digests), 'of': digest}
+    if _read_note(run / 'songs.json', dict) not in (None, wanted):
         raise ResonanceError(
             f'{run} holds a run with other songs, artists or teachers; name another folder, or delete this one'
         )
+    return wanted
 
-
+# %% ../nbs/84b_feel_make.ipynb #54aff94b
 class _Minutes:
     "How long a run has learned, over all calls."
 
     def __init__(self, run: Path):
         self.path = run / 'minutes.json'
-        self.before = json.loads(self.path.read_text()) if self.path.exists() else 0.0
+        self.before = float(_read_note(self.path, (int, float)) or 0.0)
         self.began_s = time.monotonic()
+
+    def now(self) -> float:
+        "Give the minutes up to now."
+        return round(self.before + (time.monotonic() - self.began_s) / 60, 2)
 
     def note(self) -> float:
         "Keep the minutes up to now, and give them."
-        minutes = self.before + (time.monotonic() - self.began_s) / 60
-        with atomic_write(self.path) as part:
-            part.write_text(json.dumps(minutes))
-        return round(minutes, 2)
+        _write_note(self.path, self.before + (time.monotonic() - self.began_s) / 60)
+        return self.now()
+
+
+def _learn(songs: FeelSongs, panel: Panel | None, recipe: FeelRecipe, run: Path, facts: dict, **late) -> Path:
+    "Begin a run or go on with it, and keep its books: what it learns from, and for how long."
+    claim = _claim(run, songs, panel.digests if panel else {})
+    minutes = _Minutes(run)
+    facts['minutes'] = minutes.now()
+
+    def begun() -> None:
+        _write_note(run / 'songs.json', claim)
+
+    def note(net) -> dict[str, float]:
+        facts['minutes'] = minutes.note()
+        return {'minutes': facts['minutes']}
+
+    network = fit(songs, recipe, run, validate=note, facts=facts, begun=begun, **late)
+    note(None)
+    return network
 
 # %% ../nbs/84b_feel_make.ipynb #3f156d78
 @contextmanager
@@ -238,12 +271,23 @@ def _alone(run: Path) -> Iterator[None]:
     "Hold the folder of a run; raises `ResonanceError` where another process holds it."
     from filelock import FileLock, Timeout
 
-    run.mkdir(parents=True, exist_ok=True)
+    new = [folder for folder in (run, run.parent) if not folder.exists()]
     try:
-        with FileLock(run / 'lock').acquire(timeout=0):
-            yield
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / 'lock').acquire(timeout=0)
     except Timeout:
         raise ResonanceError(f'another process is at work on {run}: wait for it') from None
+    except OSError as e:
+        raise ResonanceError(f'a training cannot be kept in {run.parent}: {e.strerror or e}') from e
+    with lock:
+        try:
+            yield
+        finally:
+            if [path.name for path in run.iterdir()] == ['lock']:  # nothing has begun
+                with suppress(OSError):  # something else is in there
+                    (run / 'lock').unlink()
+                    for folder in new:
+                        folder.rmdir()
 
 
 def steps_done(
@@ -251,7 +295,12 @@ def steps_done(
 ) -> int:
     "Read how many steps a run has made."
     kept = Path(run) / 'checkpoint.pt'
-    return int(need('torch', 'learn').load(kept, weights_only=True)['step']) if kept.exists() else 0
+    if not kept.exists():
+        return 0
+    try:
+        return int(need('torch', 'learn').load(kept, weights_only=True)['step'])
+    except Exception as e:  # what torch raises for a damaged file depends on where it is damaged
+        raise ResonanceError(f'the run in {run} cannot be read ({type(e).__name__}); delete it') from e
 
 # %% ../nbs/84b_feel_make.ipynb #64074955
 @dataclass(frozen=True)
@@ -335,28 +384,14 @@ def make_model(
         try:
             songs, panel = _prepare(sources, skipped, deadline_s, report, progress)
         except OutOfTime as e:
-            return {
-                'finished': False,
-                'step': steps_done(run),
-                'stage': str(e),
-                'skipped': skipped,
-                'card': None,
-            }
+            step = steps_done(run)
+            return {'finished': False, 'step': step, 'stage': str(e), 'skipped': skipped, 'card': None}
         finally:
             for path, why in skipped:
                 report(f'{path}: {why}; left out')
-        _claim(run, songs, panel.digests if panel else {})
         facts = _facts(sources, songs, panel)
-        minutes = _Minutes(run)
-
-        def note(net) -> dict[str, float]:
-            facts['minutes'] = minutes.note()
-            return {'minutes': facts['minutes']}
-
-        note(None)
-        left_s = deadline_s - time.monotonic()
-        network = fit(songs, recipe, run, validate=note, facts=facts, stop_after_s=left_s, progress=progress)
-        note(None)
+        late = {'stop_after_s': deadline_s - time.monotonic(), 'progress': progress}
+        network = _learn(songs, panel, recipe, run, facts, **late)
         step = steps_done(run)
         card = ship(network, out) if step >= recipe.steps else None
     return {'finished': card is not None, 'step': step, 'stage': 'feel', 'skipped': skipped, 'card': card}

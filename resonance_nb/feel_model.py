@@ -36,8 +36,13 @@ def at_rate(
 ) -> np.ndarray:
     "Bring sound to 22,050 Hz, float32 of shape (m,); raises `ResonanceError` for what is not mono sound."
     x = np.asarray(samples)
-    if x.ndim != 1 or not np.issubdtype(x.dtype, np.number) or rate_hz <= 0:
-        raise ResonanceError(f'mono samples of shape (n,) are wanted, not {x.dtype} of shape {x.shape}')
+    if not 1 <= rate_hz <= 1e7:
+        raise ResonanceError(f'sound has 1 to 10,000,000 samples a second, not {rate_hz}')
+    real = np.issubdtype(x.dtype, np.number) and not np.issubdtype(x.dtype, np.complexfloating)
+    if x.ndim != 1 or not real:
+        raise ResonanceError(
+            f'mono samples, real numbers of shape (n,), are wanted, not {x.dtype} of shape {x.shape}'
+        )
     x = x.astype(np.float32)
     if rate_hz == RATE_HZ or not len(x):
         return x
@@ -266,18 +271,48 @@ class FeelStream:
         self._parts.append(tuple(x[self._before : end] for x in described))
 
 # %% ../nbs/80_feel_model.ipynb #86be1577
+def _read_player(path: Path) -> bytes:
+    "Read a file that music players can use."
+    try:
+        return read_listed(path)
+    except OSError as e:
+        raise ResonanceError(f'{path} is not a readable network ({e.strerror})') from e
+
+
 @lru_cache(maxsize=8)
+def _session_of(content: bytes, path: Path):
+    "Open the bytes of a file that music players can use."
+    session = open_session(path, content=content, arena=False)
+    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if names[0] != ['audio'] or 'embedding' not in names[1]:
+        raise ResonanceError(f'{path} turns {names[0]} into {names[1]}, not "audio" into "embedding"')
+    return session
+
+
 def player_session(
     path: Path,  # an .onnx file
 ):
     """Open a file that music players can use, on one thread, with memory that is given back.
 
     Raises `ResonanceError` for one that does not turn `audio` into `embedding`."""
-    session = open_session(path, arena=False)
-    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if names[0] != ['audio'] or 'embedding' not in names[1]:
-        raise ResonanceError(f'{path} turns {names[0]} into {names[1]}, not "audio" into "embedding"')
-    return session
+    return _session_of(_read_player(path), path)
+
+# %% ../nbs/80_feel_model.ipynb #0dedd7b6
+def _agreeing(weights: dict[str, np.ndarray], path: Path, model: FeelModel) -> dict[str, np.ndarray]:
+    "Give weights back that answer as a model does; raises `ResonanceError` for others."
+    t = np.arange(4 * RATE_HZ) / RATE_HZ
+    trial = np.sin(2 * np.pi * (80 + 400 * t) * t).astype(np.float32) / 2
+    try:
+        stream = FeelStream(weights)
+        stream.push(trial)
+        agree = np.allclose(stream.finish(), model(trial[None])[0], atol=1e-3)
+    except (ValueError, LookupError):  # arrays of another network do not fit together
+        agree = False
+    if not agree:
+        raise ResonanceError(
+            f'{path} holds other weights than {model.path.name}: delete it, or make both again'
+        )
+    return weights
 
 # %% ../nbs/80_feel_model.ipynb #ca7b8eeb
 LONG_S = 600.0  # longer songs are streamed
@@ -293,14 +328,18 @@ class FeelModel:
         path: Path | None = None,  # an .onnx file; None: the one that comes with the package
     ):
         self.path = Path(path or MODELS / 'feel.onnx')
-        self._session = player_session(self.path)
-        self.digest: str = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+        content = _read_player(self.path)
+        self._session = _session_of(content, self.path)
+        self._beside: dict[str, np.ndarray] | None = None
+        self.digest: str = hashlib.sha256(content).hexdigest()[:16]
 
     def __call__(
         self,
         audio: np.ndarray,  # songs at 22,050 Hz, zeros behind the shorter ones, shape (songs, samples)
     ) -> np.ndarray:
         "Make vectors of unit length, shape (songs, DIM)."
+        if not len(audio):  # the program that runs the network would end the process
+            return np.zeros((0, DIM), np.float32)
         return self._session.run(['embedding'], {'audio': np.asarray(audio, np.float32)})[0]
 
     def embed(
@@ -319,9 +358,13 @@ class FeelModel:
         return stream.finish()
 
     def stream(self) -> FeelStream | None:
-        "Begin a song that comes in pieces; None where the weights do not lie beside the model."
+        """Begin a song that comes in pieces; None where the weights do not lie beside the model.
+
+        Raises `ResonanceError` where what lies there cannot be read, or answers otherwise than the model."""
         beside = self.path.with_suffix('.safetensors')
-        return FeelStream(load_weights(beside)) if beside.exists() else None
+        if self._beside is None and beside.exists():
+            self._beside = _agreeing(load_weights(beside), beside, self)
+        return FeelStream(self._beside) if self._beside is not None else None
 
 # %% ../nbs/80_feel_model.ipynb #2346ecb7
 @lru_cache(maxsize=1)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # %% auto #0
-__all__ = ['torch', 'nn', 'F', 'HEADS', 'N_FEATURES', 'Settings', 'Segments', 'hand_made', 'FeelNet', 'folded', 'unfolded',
-           'export_onnx', 'save', 'load']
+__all__ = ['torch', 'nn', 'F', 'HEADS', 'N_FEATURES', 'Settings', 'check_range', 'Segments', 'hand_made', 'FeelNet', 'folded',
+           'unfolded', 'export_onnx', 'save', 'load']
 
 # %% ../nbs/80a_feel_net.ipynb #70a2fc70
 torch = need('torch', 'learn')
@@ -42,6 +42,26 @@ class Settings:
     head: str = 'gru'  # or 'transformer', 'attention'
     features: bool = False  # begin the recurrent head with what is known of the whole song
     dropout: float = 0.1  # share of numbers that training leaves out
+
+    def __post_init__(self):
+        for name in ('width', 'channels', 'state', 'hidden', 'dim'):
+            check_range(f'settings.{name}', getattr(self, name), 1, 4_096)
+        check_range('settings.dropout', self.dropout, 0, 0.95)
+        if self.head not in ('gru', 'transformer', 'attention'):
+            raise ResonanceError(f'settings.head is gru, transformer or attention, not {self.head!r}')
+        if self.head == 'transformer' and self.state % 4:
+            raise ResonanceError(f'settings.state is a multiple of 4 for a transformer, not {self.state}')
+
+
+def check_range(
+    name: str,  # of a choice, for people
+    value: float,  # what was chosen
+    low: float,  # the smallest that is allowed
+    high: float,  # and the largest
+) -> None:
+    "Raise `ResonanceError` for a choice that is out of range, or no number."
+    if not low <= value <= high:
+        raise ResonanceError(f'{name} is a number from {low:,} to {high:,}, not {value!r}')
 
 # %% ../nbs/80a_feel_net.ipynb #2d41911f
 def _stats(x: torch.Tensor, live: torch.Tensor, n: int) -> list[torch.Tensor]:
@@ -332,11 +352,11 @@ def save(
     **about: object,  # what its card says
 ) -> None:
     "Write numbers, settings and card as safetensors."
-    write = need('safetensors.torch', 'learn').save_file
+    packed = need('safetensors.torch', 'learn').save  # its `save_file` writes files that others cannot read
     card = {'format': 'resonance feel network', 'version': 1, 'settings': asdict(net.settings), **about}
     numbers = {name: x.contiguous() for name, x in net.state_dict().items()}
     with atomic_write(Path(path)) as part:
-        write(numbers, part, metadata={'about': json.dumps(card)})
+        part.write_bytes(packed(numbers, metadata={'about': json.dumps(card)}))
 
 # %% ../nbs/80a_feel_net.ipynb #83072729
 def load(

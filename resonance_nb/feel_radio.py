@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['JUDGES', 'ALONE', 'Scales', 'fit_scales', 'log_closeness', 'Seed', 'find_seed', 'Pick', 'Radio', 'radio', 'write_m3u']
+__all__ = ['JUDGES', 'SAME', 'ALONE', 'Scales', 'fit_scales', 'log_closeness', 'Seed', 'find_seed', 'Pick', 'Radio', 'radio',
+           'write_m3u']
 
 # %% ../nbs/87b_feel_radio.ipynb #25db1e95
 JUDGES = 2_000  # songs that the others are measured against, at most
+SAME = 0.05  # vectors that are nearer are of one recording
 ALONE = 0.95  # of the library's songs have a nearest one that is no farther than `Scales.reach`
 
 
@@ -36,22 +38,48 @@ class Scales:
 
     mean: np.ndarray  # of each song's distances to the others, shape (n,)
     spread: np.ndarray  # their standard deviation, shape (n,)
-    reach: float  # the distance within which `ALONE` of the songs have their nearest one
+    reach: float  # the distance within which `ALONE` of the songs have their nearest one; copies do not count
 
 # %% ../nbs/87b_feel_radio.ipynb #dc5d47be
-def _rows(vectors: np.ndarray, judges: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
+BLOCK = 256  # songs whose distances are computed together
+
+
+def _rows(vectors: np.ndarray, judges: np.ndarray) -> Iterator[np.ndarray]:
     "Yield the distances from some songs to all, block by block; NaN from a song to itself."
     import numpy as np
 
-    for first in range(0, len(judges), size):
-        block = judges[first : first + size]
+    for first in range(0, len(judges), BLOCK):
+        block = judges[first : first + BLOCK]
         gaps = np.sqrt(np.maximum(2 - 2 * vectors[block] @ vectors.T, 0))
         gaps[np.arange(len(block)), block] = np.nan
         yield gaps
 
+# %% ../nbs/87b_feel_radio.ipynb #a69ed4eb
+def _same(song: dict) -> tuple[str, str] | None:
+    "What two files of one song have in common; None where the tags do not tell."
+    title, artist = (fold(song.get(k) or '') for k in ('title', 'artist'))
+    return (title, artist) if title and artist else None
+
+
+def _groups(songs: Sequence[dict]) -> np.ndarray:
+    "Number songs so that files of one song have one number, shape (n,); -1 where tags do not tell."
+    import numpy as np
+
+    numbers: dict = {None: -1}
+    return np.array([numbers.setdefault(_same(song), len(numbers)) for song in songs], int)
+
 # %% ../nbs/87b_feel_radio.ipynb #3f859c2e
+def _own_and_copies(gaps: np.ndarray, block: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    "Tell, of the distances of some songs to all, which are to copies of these songs, shape of `gaps`."
+    import numpy as np
+
+    named = groups[block, None] >= 0
+    return np.isnan(gaps) | (gaps < SAME) | (named & (groups[block, None] == groups))
+
+
 def fit_scales(
     vectors: np.ndarray,  # of unit length, shape (n, d)
+    songs: Sequence[dict] = (),  # title and artist of each, which tell copies; none: only vectors tell them
 ) -> Scales:
     "Measure how far the songs of a library are from each other, on at most `JUDGES` of them."
     import numpy as np
@@ -59,18 +87,21 @@ def fit_scales(
     n = len(vectors)
     judges = np.sort(rng_for(0, 'judges').permutation(n)[:JUDGES])
     total, squares, count = np.zeros(n), np.zeros(n), np.zeros(n)
-    nearest = []
-    for gaps in _rows(vectors, judges):
+    groups = _groups(songs) if songs else np.full(n, -1)
+    nearest: list[float] = []
+    for start, gaps in zip(range(0, n, BLOCK), _rows(vectors, judges)):
         heard = ~np.isnan(gaps)
         total += np.where(heard, gaps, 0).sum(0)
         squares += np.where(heard, gaps**2, 0).sum(0)
         count += heard.sum(0)
-        nearest += np.where(heard, gaps, np.inf).min(1).tolist()
+        copies = _own_and_copies(gaps, judges[start : start + BLOCK], groups)
+        nearest += np.where(copies, np.inf, gaps).min(1).tolist()
     mean = total / np.maximum(count, 1)
     spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0)) + 1e-6
-    return Scales(mean, spread, float(np.quantile(nearest, ALONE)) if n > 1 else 0.0)
+    others = [gap for gap in nearest if gap < np.inf]
+    return Scales(mean, spread, float(np.quantile(others, ALONE)) if others else 0.0)
 
-
+# %% ../nbs/87b_feel_radio.ipynb #3ecaa930
 def log_closeness(
     gaps: np.ndarray,  # distances from one song to n others, shape (n,); NaN to itself
     scales: Scales,  # of these others
@@ -168,7 +199,7 @@ class Radio:
 
     seed: Seed
     picks: list[Pick]  # in the order they are played
-    nearest: Pick | None  # the nearest song, by distance; None: there is no other one
+    nearest: Pick | None  # the nearest song, by distance, that is no copy; None: there is no other one
     reach: float  # within this distance, songs of this library have their nearest one
 
     @property
@@ -177,14 +208,17 @@ class Radio:
         return self.nearest is not None and self.nearest.distance <= self.reach
 
 # %% ../nbs/87b_feel_radio.ipynb #7f9b458c
-def _same(song: dict) -> tuple[str, str] | None:
-    "What two files of one song have in common; None where the tags do not tell."
-    title, artist = (fold(song.get(k) or '') for k in ('title', 'artist'))
-    return (title, artist) if title and artist else None
+def _spread(
+    songs: Sequence[dict],
+    seed: dict,
+    n: int,
+    per_artist: int,
+    in_a_row: int,
+    copies: Callable[[int], np.ndarray] | None = None,
+) -> list[int]:
+    """Choose n songs of a list that is ordered by closeness, with limits for each artist; returns their places.
 
-
-def _spread(songs: Sequence[dict], seed: dict, n: int, per_artist: int, in_a_row: int) -> list[int]:
-    "Choose n songs of a list that is ordered by closeness, with limits for each artist; returns their places."
+    `copies` tells for a place which others hold the same recording, shape (len(songs),)."""
     left = list(range(len(songs)))
     same = [_same(song) for song in songs]
     artists = [fold(song.get('artist') or '') for song in songs]
@@ -200,7 +234,8 @@ def _spread(songs: Sequence[dict], seed: dict, n: int, per_artist: int, in_a_row
         best = next((i for i in left if not artists[i] or artists[i] not in tired), next(iter(left), None))
         if best is None:
             break
-        left.remove(best)
+        twins = copies(best) if copies else ()
+        left = [i for i in left if i != best and not (copies and twins[i])]
         chosen.append(best)
         played.append(artists[best])
         counts[artists[best]] += 1
@@ -217,20 +252,23 @@ def radio(
     in_a_row: int = 1,  # of one artist, at most
     scales: Scales | None = None,  # of this library; None: fitted now
 ) -> Radio:
-    "Choose the songs that feel most like a song, hubs corrected and artists spread; without the song itself."
+    "Choose the songs that feel most like a song, hubs corrected and artists spread, without the song itself and copies."
     import numpy as np
 
     if min(n, per_artist, in_a_row) < 1:
         raise ResonanceError('the number of songs, of an artist and in a row must be at least 1')
-    scales = scales or fit_scales(library.vectors)
-    gaps = np.sqrt(np.maximum(2 - 2 * library.vectors @ seed.vector, 0)).astype(float)
-    own = library.place(seed.song.get('recording_id'))
-    if own is not None:
-        gaps[own] = np.nan
+    scales = scales or fit_scales(library.vectors, library.songs)
+    near = lambda vectors, vector: np.sqrt(np.maximum(2 - 2 * vectors @ vector, 0)).astype(float)
+    gaps = near(library.vectors, seed.vector)
+    name, own = _same(seed.song), library.place(seed.song.get('recording_id'))
+    named = [i == own or name is not None and _same(song) == name for i, song in enumerate(library.songs)]
+    gaps[(gaps < SAME) | np.array(named, bool)] = np.nan
     close = log_closeness(gaps, scales)
     order = [int(i) for i in np.lexsort((gaps, -close)) if not np.isnan(gaps[i])]
     pick = lambda i: Pick(library.songs[i], round(float(gaps[i]), 3), round(float(np.exp(close[i])), 3))
-    chosen = _spread([library.songs[i] for i in order], seed.song, n, per_artist, in_a_row)
+    vectors = library.vectors[order]
+    copies = lambda place: near(vectors, vectors[place]) < SAME
+    chosen = _spread([library.songs[i] for i in order], seed.song, n, per_artist, in_a_row, copies)
     nearest = pick(int(np.nanargmin(gaps))) if order else None
     return Radio(seed, [pick(order[i]) for i in chosen], nearest, round(scales.reach, 3))
 

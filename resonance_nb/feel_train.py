@@ -18,14 +18,14 @@ import numpy as np
 from .core import ResonanceError, atomic_write, need, no_bar, rng_for
 from .feel_losses import cosine_distillation, odd_margin, relational_distillation
 from .feel_model import FRAMES, HOP, N_BANDS, RATE_HZ, at_rate, band_powers, filter_bank
-from .feel_net import FeelNet, Settings, save
+from .feel_net import FeelNet, Settings, check_range, save
 from .losses import sup_con
 
 if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['torch', 'unpacked', 'FeelSongs', 'pack_songs', 'jittered', 'FeelRecipe', 'mixed', 'draw_batch', 'fit']
+__all__ = ['torch', 'RANGES', 'unpacked', 'FeelSongs', 'pack_songs', 'jittered', 'FeelRecipe', 'mixed', 'draw_batch', 'fit']
 
 # %% ../nbs/84_feel_train.ipynb #b767469d
 torch = need('torch', 'learn')
@@ -133,6 +133,24 @@ class FeelRecipe:
     jitter: float = 1.0  # strength of what may change
     mix: float = 0.3  # share of batches whose songs are played over one another
     seed: int = 0
+
+    def __post_init__(self):
+        for names, low, high in RANGES:
+            for name in names.split():
+                check_range(name, getattr(self, name), low, high)
+
+
+RANGES = (  # of the numbers of a recipe: which, the smallest, the largest
+    ('steps', 1, 10_000_000),
+    ('songs', 2, 4_096),
+    ('segments', 1, 1_000),
+    ('learning_rate', 1e-8, 1),
+    ('weight_decay margin', 0, 10),
+    ('temperature', 1e-3, 100),
+    ('contrast teach relate jitter', 0, 1_000),
+    ('same_artist mix', 0, 1),
+    ('seed', 0, 2**32 - 1),
+)
 
 # %% ../nbs/84_feel_train.ipynb #92024492
 def mixed(
@@ -248,14 +266,10 @@ def _step(student: _Student, optimiser, recipe: FeelRecipe, songs: FeelSongs, st
 
 # %% ../nbs/84_feel_train.ipynb #e39085ab
 def _open_run(folder: Path, recipe: FeelRecipe, student: _Student, optimiser) -> int:
-    "Take up the run in a folder, or begin one; give the step that comes next."
-    told = folder / 'recipe.json'
+    "Take up the run in a folder, or begin one; give the step that comes next. Writes nothing."
+    noted = folder / 'recipe.json'
     wanted = json.dumps(asdict(recipe), indent=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not told.exists():
-        with atomic_write(told) as part:
-            part.write_text(wanted, encoding='utf-8')
-    if told.read_text(encoding='utf-8') != wanted:
+    if noted.exists() and noted.read_text(encoding='utf-8', errors='replace') != wanted:
         raise ResonanceError(
             f'{folder} holds a run of another recipe; name another folder, or delete this one'
         )
@@ -277,14 +291,34 @@ def _keep(folder: Path, student: _Student, optimiser, step: int) -> None:
         torch.save({'student': student.state_dict(), 'optimiser': optimiser.state_dict(), 'step': step}, part)
 
 
+def _note(path: Path, text: str) -> None:
+    "Write a small file in one go, and the folders above it."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part:
+        part.write_text(text, encoding='utf-8')
+
+
 def _append(path: Path, row: dict) -> None:
     "Add a row to a file of JSON lines, in the place of rows of the same step and later ones."
-    rows = (
-        [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
-    )
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    except (FileNotFoundError, ValueError):  # a damaged curve begins anew
+        rows = []
     rows = [r for r in rows if r['step'] < row['step']] + [row]
-    with atomic_write(path) as part:
-        part.write_text(''.join(json.dumps(r) + '\n' for r in rows), encoding='utf-8')
+    _note(path, ''.join(json.dumps(r) + '\n' for r in rows))
+
+
+def _beginner(songs: FeelSongs, recipe: FeelRecipe) -> tuple[_Student, torch.optim.Optimizer]:
+    "Make a network that knows nothing yet, and what moves it."
+    if len(songs.powers) < 2:
+        raise ResonanceError('two songs are needed: there is nothing to tell apart')
+    n_targets = next((x.shape[1] for x in songs.targets.values()), 0)
+    if not n_targets and not recipe.contrast:
+        raise ResonanceError('there is nothing to learn: no teacher is here, and contrast is 0')
+    torch.manual_seed(recipe.seed)
+    student = _Student(recipe, n_targets)
+    rates = {'lr': recipe.learning_rate, 'weight_decay': recipe.weight_decay}
+    return student, torch.optim.AdamW(student.parameters(), **rates)
 
 # %% ../nbs/84_feel_train.ipynb #62c82b57
 def fit(
@@ -294,7 +328,8 @@ def fit(
     *,
     validate: Callable[[FeelNet], dict[str, float]] | None = None,  # asked ten times, and at the end
     facts: dict | None = None,  # what the card shall say beside the recipe
-    checkpoint_s: float = 60.0,  # a checkpoint so often
+    begun: Callable[[], None] = lambda: None,  # called when the first step of this call went well
+    checkpoint_s: float = 30.0,  # a checkpoint so often, the first after a third of it
     stop_after_s: float = math.inf,  # end after so long; the run can go on later
     progress: bool = True,  # show a bar
 ) -> Path:
@@ -304,17 +339,11 @@ def fit(
     """
     from tqdm import tqdm
 
-    if len(songs.powers) < 2:
-        raise ResonanceError('two songs are needed: there is nothing to tell apart')
     folder = Path(folder)
-    torch.manual_seed(recipe.seed)
-    n_targets = next((x.shape[1] for x in songs.targets.values()), 0)
-    student = _Student(recipe, n_targets)
-    optimiser = torch.optim.AdamW(
-        student.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    student, optimiser = _beginner(songs, recipe)
     begin = _open_run(folder, recipe, student, optimiser)
-    began = saved = time.monotonic()
+    began = time.monotonic()
+    saved = began - checkpoint_s * 2 / 3
     bar = tqdm(
         range(begin, recipe.steps), 'feel', recipe.steps, initial=begin, unit='step', disable=no_bar(progress)
     )
@@ -322,6 +351,9 @@ def fit(
         student.train()
         parts = _step(student, optimiser, recipe, songs, step)
         done = step + 1
+        if step == begin:  # a recipe that cannot be learned by claims no folder
+            _note(folder / 'recipe.json', json.dumps(asdict(recipe), indent=1))
+            begun()
         if validate and (done % max(1, recipe.steps // 10) == 0 or done == recipe.steps):
             _append(folder / 'curve.jsonl', {'step': done, **parts, **validate(student.net.eval())})
         bar.set_postfix({name: f'{part:.2f}' for name, part in parts.items()}, refresh=False)

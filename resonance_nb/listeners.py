@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Intake:
             raise ResonanceError(f'rate_hz is a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}')
         self.rate_hz = rate_hz
         self.dtype = np.dtype(DTYPES[dtype])
-        self._resampler = None
+        self._resampler: Any = None
         self._end_samples = 0  # of what came out
 
     def duration_s(

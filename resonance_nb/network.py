@@ -139,6 +139,7 @@ def read_listed(
 def open_session(
     path: Path,  # an .onnx file
     *,
+    content: bytes | None = None,  # of the file, where it has been read; None: it is read now
     arena: bool = True,  # keep memory for the next call; False gives it back, for inputs of many lengths
 ):
     "Open the network in a file, ready to run on this thread; raises `ResonanceError` where it is none."
@@ -155,7 +156,8 @@ def open_session(
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     options.log_severity_level = 3  # errors
     try:
-        return onnxruntime.InferenceSession(read_listed(path), options, providers=['CPUExecutionProvider'])
+        network = read_listed(path) if content is None else content
+        return onnxruntime.InferenceSession(network, options, providers=['CPUExecutionProvider'])
     except ResonanceError:
         raise
     except Exception as e:  # its exceptions have no class in common, and many lines

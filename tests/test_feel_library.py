@@ -274,6 +274,64 @@ def test_another_model_is_named(tmp_path, monkeypatch):
         feel_library.load_model()
 
 
+def test_a_model_that_was_replaced_is_not_answered_with(tmp_path):
+    "The digest and the weights are of the same bytes."
+    pytest.importorskip('onnxruntime')
+    from resonance_nb import feel_model
+
+    sound = tone(3, 6.0)
+    both = {name: feel_model.FeelModel(feel_model.MODELS / name) for name in ('feel.onnx', 'feel-int8.onnx')}
+    path = tmp_path / 'own.onnx'
+    for name, model in both.items():
+        path.write_bytes(model.path.read_bytes())
+        again = feel_model.FeelModel(path)
+        assert again.digest == model.digest
+        np.testing.assert_array_equal(again.embed(sound), model.embed(sound))
+
+
+def test_weights_beside_a_model_must_be_its_own(tmp_path):
+    pytest.importorskip('onnxruntime')
+    st_numpy = pytest.importorskip('safetensors.numpy')
+    from resonance_nb import feel_model
+
+    path, beside = tmp_path / 'own.onnx', tmp_path / 'own.safetensors'
+    path.write_bytes((feel_model.MODELS / 'feel.onnx').read_bytes())
+    weights = feel_model.load_weights()
+    for other in (
+        weights | {'out.bias': weights['out.bias'] + 0.1},
+        weights | {'conv1.bias': weights['conv1.bias'][:-1]},
+        {name: x for name, x in weights.items() if name != 'gru.hidden.bias'},
+    ):
+        st_numpy.save_file(other, beside)
+        with pytest.raises(ResonanceError, match=r'^\S*own.safetensors holds other weights than own.onnx: '):
+            feel_model.FeelModel(path).stream()
+    beside.write_bytes(b'half a fi')
+    with pytest.raises(ResonanceError, match='holds no weights'):
+        feel_model.FeelModel(path).embed(np.zeros(601 * 22_050, 'f4'), rate_hz=22_050)
+    st_numpy.save_file(weights, beside)
+    assert feel_model.FeelModel(path).stream() is not None
+
+
+def test_no_songs_have_no_vectors():
+    "The program behind the model would end the process."
+    pytest.importorskip('onnxruntime')
+    model = feel_library.load_model()
+    assert model(np.zeros((0, 22_050), 'f4')).shape == (0, 32) and model(np.zeros((2, 0), 'f4')).shape == (
+        2,
+        32,
+    )
+
+
+@pytest.mark.parametrize('rate_hz', [float('nan'), float('inf'), 0, -1, 1e300])
+def test_rates_that_are_none(rate_hz):
+    from resonance_nb.feel_model import at_rate
+
+    with pytest.raises(ResonanceError, match='samples a second, not'):
+        at_rate(np.ones(100), rate_hz)
+    with pytest.raises(ResonanceError, match='real numbers'):
+        at_rate(np.ones(100) * 1j, 16_000)
+
+
 def test_a_folder_of_public_answers_is_no_model(tmp_path, monkeypatch):
     "The studies of people's answers name theirs in `RESONANCE_FEEL`; what plays radios does not stumble over it."
     pytest.importorskip('onnxruntime')
@@ -349,8 +407,8 @@ def test_tiny_libraries(n, tmp_path):
 def test_equal_vectors_are_no_trouble(tmp_path):
     library = made_up(12)
     same = Library(library.songs, np.tile(library.vectors[:1], (12, 1)), 'feel/none')
-    answer = feel_radio.radio(same, seed_of(same, 0), n=5)
-    assert len(answer.picks) == 5 and answer.is_like and np.isfinite(answer.picks[0].closeness)
+    answer = feel_radio.radio(same, seed_of(same, 0), n=5)  # twelve copies of one recording
+    assert answer.picks == [] and answer.nearest is None and not answer.is_like
     data = feel_map.map_data(same, tmp_path, kind='pca')
     assert all(np.isfinite([song['x'], song['y']]).all() for song in data['songs'])
 
@@ -362,6 +420,51 @@ def test_the_same_song_is_played_once():
     titles = [p.song['title'] for p in feel_radio.radio(library, seed_of(library, 0), n=29).picks]
     assert ('Jóga' in titles) != ('joga' in titles)
     assert 'joga' not in [p.song['title'] for p in feel_radio.radio(library, seed_of(library, 3), n=29).picks]
+
+
+def in_two_formats(library, away=0.15):
+    "Each song of a library twice, the second a little elsewhere, as MP3 is from Ogg."
+    other = rng_for(9, 'formats').normal(size=library.vectors.shape)
+    moved = library.vectors + away * other / np.linalg.norm(other, axis=1, keepdims=True)
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    songs = [s | {'recording_id': s['recording_id'] + '2', 'path': s['path'] + '.ogg'} for s in library.songs]
+    return Library(
+        [*library.songs, *songs], np.concatenate([library.vectors, moved]).astype('f4'), 'feel/none'
+    )
+
+
+def test_copies_in_another_format_are_no_measure():
+    once = made_up()
+    twice = in_two_formats(once)
+    alike = []
+    for library in (once, twice):
+        scales = feel_radio.fit_scales(library.vectors, library.songs)
+        answers = [feel_radio.radio(library, seed_of(library, i), scales=scales) for i in range(0, 200, 10)]
+        alike.append(np.mean([answer.is_like for answer in answers]))
+    assert min(alike) > 0.8
+    for i, answer in zip(range(0, 200, 10), answers):
+        titles = [pick.song['title'] for pick in answer.picks]
+        assert len(set(titles)) == len(titles) == 20 and twice.songs[i]['title'] not in titles
+        assert answer.nearest.song['title'] != twice.songs[i]['title']
+
+
+def test_a_copy_makes_no_lone_song_like():
+    library = made_up(1)
+    two = in_two_formats(library)
+    answer = feel_radio.radio(two, seed_of(two, 0))
+    assert (answer.picks, answer.nearest, answer.is_like, answer.reach) == ([], None, False, 0)
+    elsewhere = feel_radio.Seed(library.vectors[0], library.songs[0] | {'recording_id': None})
+    assert not feel_radio.radio(library, elsewhere).is_like
+
+
+def test_copies_without_tags_are_played_once():
+    library = made_up(30)
+    twice = in_two_formats(library, away=0.03)
+    for song in twice.songs:
+        song |= {'title': None, 'artist': None}
+    answer = feel_radio.radio(twice, seed_of(twice, 0), n=60)
+    assert len({song['path'].split('.')[0] for song in (pick.song for pick in answer.picks)}) == 29
+    assert len(answer.picks) == 29 and answer.reach > 0.1
 
 
 NAMES = [

@@ -226,9 +226,91 @@ def test_complaints(corpus, cache, tmp_path):
         ([corpus, '--teachers', tmp_path], 'musicnn_msd.onnx and efficientat_mn04_as.onnx'),
         ([corpus, '--set', 'colour', 'red'], 'a recipe has no colour'),
         ([corpus, '--set', 'settings.head', 'attention'], 'nothing but the plain recurrent head'),
+        ([corpus, '--set', 'contrast', 0], 'nothing to learn'),
     ):
         with pytest.raises(ResonanceError, match=complaint):
             resonance(*words, *out)
+        assert not (tmp_path / 'out').exists()  # what was refused claims no folder
+
+
+@pytest.mark.parametrize(
+    'name, value, allowed',
+    [
+        ('songs', 0, '2 to 4,096'),
+        ('segments', -4, '1 to 1,000'),
+        ('settings.width', 0, '1 to 4,096'),
+        ('learning_rate', 0.0, '1e-08 to 1'),
+        ('mix', 1.5, '0 to 1'),
+        ('settings.dropout', 1.0, '0 to 0.95'),
+    ],
+)
+def test_choices_out_of_range(corpus, tmp_path, name, value, allowed):
+    words = ['train', corpus, '--out', tmp_path / 'out', '--set', name, value]
+    done = CliRunner().invoke(feel, [*map(str, words)])
+    assert isinstance(done.exception, ResonanceError)
+    assert str(done.exception).startswith(f'{name} is a number from {allowed}, not ')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_refused_training_leaves_the_folder_to_the_next(corpus, cache, tmp_path, monkeypatch):
+    from resonance_nb import feel_train
+
+    words = (corpus, '--out', tmp_path / 'out', '--cache', cache)
+    (tmp_path / 'out').mkdir()
+    with monkeypatch.context() as patch:
+
+        def refuse(*args):
+            raise ResonanceError('the loss of step 0 is not a number')
+
+        patch.setattr(feel_train, '_step', refuse)
+        with pytest.raises(ResonanceError, match='is not a number'):
+            resonance(*words)
+    assert list((tmp_path / 'out').iterdir()) == []
+    assert resonance(*words, '--seed', 5, '--without', 'a')['finished']
+
+
+def test_damaged_notes_of_a_run_are_told(corpus, cache, tmp_path):
+    words = (corpus, '--out', tmp_path, '--cache', cache)
+    resonance(*words)
+    for name in ('songs.json', 'minutes.json'):
+        kept = (tmp_path / 'run' / name).read_bytes()
+        for damage in (b'', b'{"songs": 4', b'\xff\xfe', b'"x"'):
+            (tmp_path / 'run' / name).write_bytes(damage)
+            with pytest.raises(ResonanceError, match=rf'^\S*{name} is damaged: delete \S*run, or name'):
+                resonance(*words)
+        (tmp_path / 'run' / name).write_bytes(kept)
+    (tmp_path / 'run' / 'curve.jsonl').write_text('{"step"')
+    assert resonance(*words)['finished']
+
+
+def test_everybody_may_read_a_model(corpus, cache, tmp_path):
+    before = os.umask(0o022)
+    try:
+        resonance(corpus, '--out', tmp_path / 'out', '--cache', cache)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / 'out').glob('**/*.*')}
+    assert set(modes.values()) == {0o644} and 'feel.safetensors' in modes
+
+
+def test_checkpoints_come_early(corpus, cache, tmp_path, monkeypatch):
+    "Whoever kills a training after half a minute has not lost it."
+    from resonance_nb import feel_train
+
+    now = [0.0]
+    monkeypatch.setattr(feel_train.time, 'monotonic', lambda: now[0])
+    kept, real = [], feel_train._step
+
+    def slow(*args):
+        now[0] += 4
+        return real(*args)
+
+    songs, _ = feel_make._prepare(feel_make.Sources([corpus], cache=cache), [], np.inf, print, False)
+    tiny = feel_train.FeelRecipe(feel_net.Settings(**TINY), steps=20, songs=4, segments=2)
+    monkeypatch.setattr(feel_train, '_step', slow)
+    monkeypatch.setattr(feel_train, '_keep', lambda folder, student, optimiser, step: kept.append(4 * step))
+    feel_train.fit(songs, tiny, tmp_path, progress=False)
+    assert kept[0] <= 12 and max(np.diff(kept)) <= 36
 
 
 def test_damaged_cache_is_made_again(corpus, weights, tmp_path):

@@ -124,7 +124,6 @@ def test_one_flipped_bit_is_told(models, name):
     OPENED[name]()
     for cached in CACHES:
         cached.cache_clear()
-    feel_model.player_session.cache_clear()
     flip_a_bit(models / name)
     with pytest.raises(BrokenInstallation, match='was changed after it was written') as e:
         OPENED[name]()

@@ -170,6 +170,15 @@ def test_a_stream_is_named_and_a_crowd_is_not(server):
     assert not any(e['event'] == 'match' for e in listened(server, crowd(10, seed=1)))
 
 
+def test_a_stream_that_is_stopped_ends_well(server):
+    with connect(server.ws, open_timeout=SLOW_S) as ws:
+        start(ws)
+        ws.send(pcm(tune(0)[:RATE]))
+        ws.send('{"type": "stop"}')
+        said = [json.loads(text) for text in ws]  # raises where it ends otherwise
+    assert said[-1] == {'type': 'end', 'reason': 'stopped'} and ws.protocol.close_code == 1000
+
+
 def fake_microphone(home, name, sound, **look):
     "A browser that hears a sound, again and again."
     path = home / f'{name}.wav'
