@@ -17,7 +17,7 @@ from .cli_options import catalog_option, json_option, method_option, one_thread,
 from .core import ResonanceError, clock, counted
 
 # %% auto #0
-__all__ = ['index', 'songs', 'remove', 'check']
+__all__ = ['print_passed_over', 'index', 'songs', 'remove', 'check']
 
 # %% ../nbs/92c_cli_catalog.ipynb #ebec3c98
 def _report_dict(report, catalog, pruned: int) -> dict:
@@ -48,7 +48,9 @@ def _report_text(report, catalog, pruned: int) -> str:
     return f'{report.added} added, {report.unchanged} unchanged{again}{failed}{forgotten}; {total}'
 
 # %% ../nbs/92c_cli_catalog.ipynb #aa23feb2
-def _print_passed_over(kinds: Counter) -> None:
+def print_passed_over(
+    kinds: Counter,  # files that are no recordings, by suffix
+) -> None:
     "Print what is no recording, counted by suffix, on standard error."
     from resonance_nb.store import show_path
 
@@ -77,7 +79,7 @@ def _print_report(report, catalog, paths, as_json: bool, pruned: int = 0) -> Non
         click.echo(json.dumps(_report_dict(report, catalog, pruned)))
     elif report.added or report.unchanged:
         click.echo(_report_text(report, catalog, pruned))
-    _print_passed_over(report.passed_over)
+    print_passed_over(report.passed_over)
     if report.missing and not as_json:
         look, forget = (command(f'{word} --missing', catalog.folder) for word in ('songs', 'remove'))
         click.echo(f'the files of {counted(report.missing, "song")} are gone ({look}; {forget})')
@@ -109,7 +111,7 @@ def _check_paths(paths, is_new: bool) -> None:
     if is_new:
         files, problems = find_audio(paths, passed_over := Counter())
         if not files and not problems:
-            _print_passed_over(passed_over)
+            print_passed_over(passed_over)
             raise ResonanceError(f'nothing was indexed: {_nothing_in(paths)}')
 
 # %% ../nbs/92c_cli_catalog.ipynb #8ec5b451

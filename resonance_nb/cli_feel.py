@@ -7,11 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from .cli_options import catalog_option, json_option, one_thread, progress, recordings, remark
+from .cli_catalog import print_passed_over
+from resonance_nb.cli_options import (
+    catalog_option,
+    json_option,
+    one_thread,
+    open_pipe,
+    progress,
+    recordings,
+    remark,
+)
 from .cli_feel_train import train
 from .core import ResonanceError, clock, counted
 
@@ -41,23 +54,37 @@ model_option = click.option(
     'model_file',
     type=click.Path(path_type=Path),
     metavar='FILE.onnx',
-    help='Another model than the shipped one. Vectors of two models are kept apart.',
+    help='Another model than the shipped one; the variable RESONANCE_FEEL_MODEL names one, too.',
 )
 
 # %% ../nbs/92j_cli_feel.ipynb #8a439733
+@contextmanager
+def _as_file(path: str) -> Iterator[str]:
+    "Give a path to open; what comes through a pipe is put in a temporary file."
+    if (pipe := open_pipe(path)) is None:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix='resonance-') as kept:
+        shutil.copyfileobj(pipe, kept)
+        kept.flush()
+        yield kept.name
+
+
 def _print_vector(path: str, model, as_json: bool) -> bool:
     "Hear a file and print its numbers, or why there are none; tells whether there are."
     from resonance_nb.audio import quiet_decoders
     from resonance_nb.feel_library import hear
     from resonance_nb.store import show_path
 
+    file = path
     try:
-        with quiet_decoders():
-            heard = hear(path, model)
+        with quiet_decoders(), _as_file(path) as file:
+            heard = hear(file, model)
     except ResonanceError as e:
+        why = str(e).replace(show_path(file), 'standard input' if path == '-' else show_path(path))
         if as_json:
-            click.echo(json.dumps({'path': path, 'error': str(e)}))
-        click.echo(f'resonance: {e}', err=True)
+            click.echo(json.dumps({'path': path, 'error': why}))
+        click.echo(f'resonance: {why}', err=True)
         return False
     numbers = [round(float(x), 6) for x in heard.vector]
     length_s = round(heard.duration_s, 3)
@@ -76,10 +103,12 @@ def _print_vector(path: str, model, as_json: bool) -> bool:
 def embed(files, model_file, as_json):
     """Print what songs feel like as numbers of unit length.
 
-    The dot product of two songs says how alike they are: 1 is the same. Nothing is kept.
+    The dot product of two songs says how alike they are: 1 is the same. Nothing is kept. A folder stands for
+    the recordings in it, and - for a file that comes on standard input.
 
     \b
       resonance feel embed song.mp3 --json
+      curl -s URL | resonance feel embed -
     """
     one_thread()
     from resonance_nb import feel_library
@@ -90,10 +119,21 @@ def embed(files, model_file, as_json):
     return 0 if all(good) else 2
 
 # %% ../nbs/92j_cli_feel.ipynb #5588323e
+def _open(folder: Path, create: bool):
+    "Open a catalogue; where there is none, say how these commands make one."
+    from resonance_nb.catalog import Catalog
+
+    try:
+        return Catalog(folder, create=create, report=remark)
+    except ResonanceError as e:
+        if 'no catalogue at' not in str(e):
+            raise
+        raise ResonanceError(str(e).replace('`resonance index', '`resonance feel index')) from None
+
+# %% ../nbs/92j_cli_feel.ipynb #468dd0d2
 def _open_catalog(folder: Path, paths):
     "Open a catalogue; a new one is made where there is music to put in."
     from resonance_nb.audio import find_audio
-    from resonance_nb.catalog import Catalog
     from resonance_nb.store import DATABASE, command, show_path
 
     is_new = not (folder / DATABASE).exists()
@@ -101,7 +141,7 @@ def _open_catalog(folder: Path, paths):
         raise ResonanceError(f'there is no {show_path(paths[0])}')
     if paths and is_new and not any(find_audio(paths)):
         raise ResonanceError(f'nothing was heard: no audio files were found in {show_path(paths[0])}')
-    catalog = Catalog(folder, create=bool(paths), report=remark)
+    catalog = _open(folder, create=bool(paths))
     if not paths and not len(catalog):
         catalog.close()
         how = command('feel index FOLDER', folder)
@@ -124,6 +164,7 @@ def _report_dict(report, catalog, model, forgotten: dict) -> dict:
         **{k: getattr(report, k) for k in counts},
         'other_models': other_vectors(catalog.store, key),
         'forgotten': sum(forgotten.values()),
+        'passed_over': dict(report.passed_over),
         **reasons,
     }
 
@@ -143,10 +184,11 @@ def _others_text(told: dict) -> str:
 
 def _report_text(told: dict) -> str:
     "Write what a run did as one line."
-    from resonance_nb.store import show_path
+    from resonance_nb.store import command, show_path
 
     failed = f', {len(told["failed"])} not readable' if told['failed'] else ''
-    gone = f', {counted(told["missing"], "song")} without a file' if told['missing'] else ''
+    cure = command('remove --missing', told['catalog'])
+    gone = f', {counted(told["missing"], "song")} without a file ({cure})' if told['missing'] else ''
     total = f'{told["with_vector"]} of {counted(told["songs"], "song")} in {show_path(told["catalog"])}'
     heard = f'{told["added"]} heard, {told["unchanged"]} known{failed}{gone}'
     return f'{heard}; {total} can be compared{_others_text(told)}'
@@ -176,9 +218,10 @@ def _nothing_heard(report, paths) -> str:
     help='Files heard at a time.  [default: one for each core]',
 )
 @click.option('--wait/--no-wait', default=True, show_default=True, help='Wait while another process writes.')
+@click.option('--again', is_flag=True, help='Try again what could not be heard, though it did not change.')
 @click.option('--forget-others', is_flag=True, help='Drop the vectors that other models made here.')
 @json_option
-def index(paths, catalog, model_file, jobs, wait, forget_others, as_json):
+def index(paths, catalog, model_file, jobs, wait, again, forget_others, as_json):
     """Hear the songs of a catalogue, and keep what they feel like.
 
     Without FOLDER, every song that is in the catalogue is heard; with it, songs that are new are added. What
@@ -196,17 +239,44 @@ def index(paths, catalog, model_file, jobs, wait, forget_others, as_json):
     model = feel_library.load_model(model_file)
     lost = [path for path in paths if not os.path.exists(path)]
     with quiet_decoders(), _open_catalog(catalog, paths) as songs:
-        report = feel_library.index(songs, paths or None, model=model, jobs=jobs, wait=wait)
+        report = feel_library.index(songs, paths or None, model=model, jobs=jobs, wait=wait, again=again)
         done = report.added or report.unchanged
         forgotten = feel_library.forget_others(songs, model, wait=wait) if forget_others and done else {}
         told = _report_dict(report, songs, model, forgotten)
     for line in report.lines():
         click.echo(line, err=True)
+    print_passed_over(report.passed_over)
     if as_json or done:
         click.echo(json.dumps(told) if as_json else _report_text(told))
     if not done:
         raise ResonanceError(_nothing_heard(report, paths))
     return 2 if lost else 0
+
+# %% ../nbs/92j_cli_feel.ipynb #0e08375b
+def _read_library(folder: Path, model):
+    "Open a catalogue for reading: the catalogue, and the songs that the model has heard."
+    from resonance_nb.feel_library import read_library
+
+    catalog = _open(folder, create=False)
+    try:
+        return catalog, read_library(catalog, model)
+    except BaseException:
+        catalog.close()
+        raise
+
+
+def _to_be_played(library):
+    "Leave out songs whose files are gone, and say how many these are; raises `ResonanceError` for all."
+    from resonance_nb.feel_library import with_files
+
+    there = with_files(library)
+    gone = len(library) - len(there)
+    if not len(there):
+        raise ResonanceError('the files of all songs are gone: is a disk missing?')
+    if gone:
+        cures = '`resonance feel index FOLDER` finds what was moved, `resonance remove --missing` forgets the rest'
+        remark(f'{counted(gone, "song")} left out, whose files are gone: {cures}')
+    return there
 
 # %% ../nbs/92j_cli_feel.ipynb #ab4a192d
 def _pick_dict(pick) -> dict:
@@ -248,29 +318,39 @@ def _pick_text(number: int, pick) -> str:
     return f'{number:3d}  {pick.closeness:.2f}  {length:>8}  {song_name(pick.song)}  {show_path(pick.song["path"])}'
 
 
-def _print_radio(answer, anyway: bool, m3u: Path | None, absolute: bool, as_json: bool) -> None:
-    "Print a radio, and write its list where one is wanted and something is like the seed."
-    from resonance_nb.feel_radio import write_m3u
+def _write_list(listed: list, m3u: Path, absolute: bool) -> None:
+    "Write a list for a player, to a file or to standard output."
+    from resonance_nb.feel_radio import m3u_text, write_m3u
     from resonance_nb.store import show_path
 
+    if os.fspath(m3u) == '-':
+        click.echo(m3u_text(listed, os.getcwd(), absolute=absolute), nl=False)
+        return
+    write_m3u(listed, m3u, absolute=absolute)
+    remark(f'{counted(len(listed), "song")} in {show_path(m3u)}')
+
+
+def _print_radio(answer, anyway: bool, m3u: Path | None, absolute: bool, as_json: bool) -> None:
+    "Print a radio, and write its list where one is wanted and something is like the seed."
     listed = answer.picks if answer.is_like or anyway else []
     if m3u and listed:
-        write_m3u(listed, m3u, absolute=absolute)
+        _write_list(listed, m3u, absolute)
     if as_json:
         click.echo(json.dumps(_radio_dict(answer, listed)))
         return
+    is_list = m3u is not None and os.fspath(m3u) == '-'
     if not listed:
-        click.echo(_nothing_text(answer))
-    for number, pick in enumerate(listed, 1):
+        click.echo(_nothing_text(answer), err=is_list)
+    for number, pick in enumerate([] if is_list else listed, 1):
         click.echo(_pick_text(number, pick))
-    if m3u and listed:
-        remark(f'{counted(len(listed), "song")} in {show_path(m3u)}')
 
 # %% ../nbs/92j_cli_feel.ipynb #8c54986a
 @feel.command()
 @click.argument('song', metavar='SONG')
 @catalog_option('The catalogue.')
-@click.option('--n', 'n', default=20, show_default=True, type=click.IntRange(1), help='Songs, at most.')
+@click.option(
+    '--n', 'n', default=20, show_default=True, type=click.IntRange(1), metavar='N', help='Songs, at most.'
+)
 @click.option(
     '--per-artist',
     default=3,
@@ -287,7 +367,12 @@ def _print_radio(answer, anyway: bool, m3u: Path | None, absolute: bool, as_json
     metavar='K',
     help='Of them one after the other.',
 )
-@click.option('--m3u', type=click.Path(path_type=Path), metavar='OUT', help='Write the list for a player.')
+@click.option(
+    '--m3u',
+    type=click.Path(path_type=Path),
+    metavar='OUT',
+    help='Write the list for a player; - is standard output.',
+)
 @click.option('--absolute', is_flag=True, help='Whole paths in the list; else relative to it.')
 @click.option('--anyway', is_flag=True, help='List what is nearest, even where nothing is like SONG.')
 @model_option
@@ -296,8 +381,11 @@ def radio(song, catalog, n, per_artist, in_a_row, m3u, absolute, anyway, model_f
     """List songs that feel like a song.
 
     SONG is an id or words of a title, as `resonance songs` shows them, or a file, which need not be in the
-    catalogue. Songs that are near to everything count for less. When even the nearest song is farther
-    than it is for 19 of 20 songs of this catalogue, nothing here is like it, and no list is made.
+    catalogue. The number in each line is a closeness from 0 to 1: how many songs are farther from SONG, times
+    how many are farther from this song. So songs that are near to everything count for less. Songs of one
+    artist are spread over the list, so its order is not quite that of the numbers. Copies of a song are played
+    once. When even the nearest song is farther than it is for 19 of 20 songs of this catalogue, nothing here is
+    like it, and no list is made.
 
     \b
       resonance feel radio "midnight train" --catalog my.catalogue
@@ -306,16 +394,17 @@ def radio(song, catalog, n, per_artist, in_a_row, m3u, absolute, anyway, model_f
     one_thread()
     from resonance_nb import feel_library, feel_radio
     from resonance_nb.audio import quiet_decoders
-    from resonance_nb.catalog import Catalog
 
     model = feel_library.load_model(model_file)
-    with Catalog(catalog, report=remark) as songs:
-        library = feel_library.read_library(songs, model)
+    if as_json and m3u and os.fspath(m3u) == '-':
+        raise click.UsageError('--m3u - and --json both want standard output')
+    songs, library = _read_library(catalog, model)
+    with songs:
         if len(songs) > len(library):
             remark(f'{counted(len(songs) - len(library), "song")} of it not heard yet: resonance feel index')
         with quiet_decoders():
             seed = feel_radio.find_seed(library, songs, song, model)
-    answer = feel_radio.radio(library, seed, n=n, per_artist=per_artist, in_a_row=in_a_row)
+    answer = feel_radio.radio(_to_be_played(library), seed, n=n, per_artist=per_artist, in_a_row=in_a_row)
     _print_radio(answer, anyway, m3u, absolute, as_json)
 
 # %% ../nbs/92j_cli_feel.ipynb #ab07eeef
@@ -325,7 +414,9 @@ def radio(song, catalog, n, per_artist, in_a_row, m3u, absolute, anyway, model_f
     '--out', required=True, type=click.Path(path_type=Path), metavar='FILE.html', help='The page to write.'
 )
 @click.option(
-    '--layout', type=click.Choice(['tsne', 'umap', 'pca']), help='How. Without it: the best one installed.'
+    '--layout',
+    type=click.Choice(['tsne', 'umap', 'pca']),
+    help='How. Without it: tsne where scikit-learn is installed, else pca, which is a shadow.',
 )
 @click.option(
     '--clusters', type=click.IntRange(1), metavar='K', help='How many. Without it: as many as there are.'
@@ -344,12 +435,12 @@ def draw_map(catalog, out, layout, clusters, absolute, model_file, as_json):
     """
     one_thread()
     from resonance_nb import feel_library, feel_map
-    from resonance_nb.catalog import Catalog
     from resonance_nb.store import show_path
 
     model = feel_library.load_model(model_file)
-    with Catalog(catalog, report=remark) as songs:
-        library = feel_library.read_library(songs, model)
+    songs, library = _read_library(catalog, model)
+    songs.close()
+    library = _to_be_played(library)
     data = feel_map.write_map(library, out, kind=layout, k=clusters, absolute=absolute, report=remark)
     groups = [{'name': group['name'], 'songs': group['n']} for group in data['clusters']]
     if as_json:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,20 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .catalog import Catalog
 from .core import ResonanceError, counted, no_bar
-from .identity import facts_of_files, insert_song, rehome, settle
+from .identity import facts_of_files, insert_song, rehome, settle, size_and_time
 from .indexing import IndexReport, files_in, holding_interrupts
 from .rows import insert_vectors
-from .store import StorageError, Store, command, is_gone, reason, show_path, writer_lock
+from resonance_nb.store import (
+    StorageError,
+    Store,
+    command,
+    is_gone,
+    real_path,
+    reason,
+    show_path,
+    stored_path,
+    writer_lock,
+)
 from .tags import read_tags
 from .workers import FileBlocks, default_jobs
 
@@ -29,7 +40,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['HEARD_HZ', 'SHORTEST_S', 'LONG_S', 'SILENT', 'Embedder', 'model_key', 'load_model', 'Streams', 'Heard', 'done',
-           'index', 'other_vectors', 'forget_others', 'Library', 'read_library']
+           'unheard', 'index', 'other_vectors', 'forget_others', 'Library', 'read_library', 'with_files']
 
 # %% ../nbs/87a_feel_library.ipynb #e8fa0670
 class Embedder(Protocol):
@@ -92,10 +103,11 @@ def _embedded(blocks: FileBlocks, model: Embedder, long_s: float) -> tuple[np.nd
     "Have a model hear a file; returns its vector, and a remark on damage."
     import numpy as np
 
+    from resonance_nb.files import AudioError
+
     held: list[np.ndarray] = [np.zeros(0, np.float32)]
-    stream = None
+    peak, stream = 0.0, None
     whole = False  # the model hears long recordings only as a whole
-    peak = 0.0
     for block in blocks:
         peak = max(peak, float(np.abs(block).max(initial=0)))
         held.append(block)
@@ -108,7 +120,7 @@ def _embedded(blocks: FileBlocks, model: Embedder, long_s: float) -> tuple[np.nd
             held = []
     note = blocks.check()
     if blocks.n < SHORTEST_S * HEARD_HZ or peak < SILENT:
-        raise ResonanceError(f'{show_path(blocks.path)}: nothing to feel: silent or too short')
+        raise AudioError(f'{show_path(blocks.path)}: nothing to feel: silent or too short')
     vector = stream.finish() if stream else model.embed(np.concatenate(held), rate_hz=HEARD_HZ)
     return np.asarray(vector, dtype=np.float32), note
 
@@ -119,7 +131,7 @@ def hear(
     *,
     long_s: float = LONG_S,  # what is longer is streamed, where the model can do that, seconds
 ) -> Heard:
-    "Hear a whole file; raises `AudioError` for an unreadable one, `ResonanceError` where nothing sounds."
+    "Hear a whole file; raises `AudioError` for an unreadable one, and where nothing sounds."
     import numpy as np
 
     blocks = FileBlocks(os.fspath(path), rate_hz=HEARD_HZ)
@@ -148,7 +160,32 @@ class _Run:
     report: IndexReport = field(default_factory=IndexReport)
     seen: set[str] = field(default_factory=set)  # recordings and sounds that are being heard
     known: list[dict] = field(default_factory=list)  # files of known songs that are new here, or changed
+    unheard: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # as `unheard` reads them
     later: list[Path] = field(default_factory=list)  # copies of what is being heard
+
+# %% ../nbs/87a_feel_library.ipynb #70e8e3f2
+def unheard(
+    store: Store,  # of the catalogue
+    key: str,  # a model, as `model_key` names it
+) -> dict[str, tuple[int, int, str]]:  # path -> size in bytes, date in ns, and why
+    "Read which files a model could not hear."
+    if not store.rows("SELECT 1 FROM sqlite_master WHERE name = 'feel_unheard'"):
+        return {}
+    query = 'SELECT path, size, mtime_ns, reason FROM feel_unheard WHERE model_name = ?'
+    return {real_path(row[0]): (row[1], row[2], row[3]) for row in store.rows(query, key)}
+
+
+def _note_unheard(store: Store, key: str, file: dict, why: str) -> None:
+    "Note that a file cannot be heard, and forget files that are gone."
+    with store.transaction() as db:
+        db.execute("""CREATE TABLE IF NOT EXISTS feel_unheard (path TEXT NOT NULL, model_name TEXT NOT NULL,
+            size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, reason TEXT NOT NULL,
+            PRIMARY KEY (path, model_name)) WITHOUT ROWID""")
+        listed = [row[0] for row in db.execute('SELECT DISTINCT path FROM feel_unheard')]
+        gone = [(path,) for path in listed if is_gone(real_path(path))]
+        db.executemany('DELETE FROM feel_unheard WHERE path = ?', gone)
+        row = (stored_path(file['path']), key, file['size'], file['mtime_ns'], show_path(why))
+        db.execute('INSERT OR REPLACE INTO feel_unheard VALUES (?, ?, ?, ?, ?)', row)
 
 # %% ../nbs/87a_feel_library.ipynb #6b39b4b4
 def _plan(store: Store, paths: Iterable[Path], run: _Run, tick: Callable[[], None]) -> Iterator[dict]:
@@ -158,7 +195,15 @@ def _plan(store: Store, paths: Iterable[Path], run: _Run, tick: Callable[[], Non
         run.report.failed.append((os.path.abspath(path), why))
         tick()
 
-    for file in facts_of_files(store, paths, run.known, fail):
+    def promising() -> Iterator[Path]:
+        for path in paths:
+            before = run.unheard.get(os.path.abspath(path))
+            if before and before[:2] == size_and_time(path):
+                fail(path, before[2])
+            else:
+                yield path
+
+    for file in facts_of_files(store, promising(), run.known, fail):
         names = {file['recording_id'], file['sound']} - {None}
         if file['recording_id'] in run.have:
             run.report.unchanged += 1
@@ -171,16 +216,19 @@ def _plan(store: Store, paths: Iterable[Path], run: _Run, tick: Callable[[], Non
 
 # %% ../nbs/87a_feel_library.ipynb #91817211
 def _facts(file: dict, model: Embedder) -> dict:
-    "Hear one file; returns vector, duration_s, note and tags, or why it failed."
+    "Hear one file; returns vector, duration_s, note and tags, or why it failed, and whether that will last."
+    from resonance_nb.files import AudioError
+
+    seen = (file['size'], file['mtime_ns'])
     try:
         heard = hear(file['path'], model)
-        now = os.stat(file['path'])
-        if (now.st_size, now.st_mtime_ns) != (file['size'], file['mtime_ns']):
+        if size_and_time(file['path']) != seen:
             raise ResonanceError('changed while it was being read: index it again')
         tags = read_tags(file['path'])
     except Exception as e:
         why = 'not enough memory' if isinstance(e, MemoryError) else reason(e)
-        return {'failed': why.removeprefix(f'{show_path(file["path"])}: ')}
+        lasting = isinstance(e, AudioError) and size_and_time(file['path']) == seen
+        return {'failed': why.removeprefix(f'{show_path(file["path"])}: '), 'lasting': lasting}
     return {'vector': heard.vector, 'duration_s': heard.duration_s, 'note': heard.note, 'tags': tags}
 
 
@@ -206,6 +254,8 @@ def _commit(store: Store, key: str, file: dict, facts: dict, run: _Run) -> None:
 
     if 'failed' in facts:
         run.report.failed.append((file['path'], facts['failed']))
+        if facts['lasting']:
+            _note_unheard(store, key, file, facts['failed'])
         return
     row = facts['vector'].astype('<f4')[None]
     with holding_interrupts():
@@ -260,10 +310,13 @@ def _bar(total: int, progress: bool) -> Iterator:
         yield bar
 
 # %% ../nbs/87a_feel_library.ipynb #6161ee4e
-def _hear_all(store: Store, files: list[Path], model: Embedder, run: _Run, jobs: int, bar) -> None:
+def _hear_all(
+    store: Store, files: list[Path], model: Embedder, run: _Run, jobs: int, bar, again: bool = False
+) -> None:
     "Hear what is new and keep it; a copy of a song is looked at when that song is in."
     key = model_key(model)
     run.have |= done(store, key)
+    run.unheard = {} if again else unheard(store, key)
     try:
         while files:
             for file, facts in _ahead(_plan(store, files, run, bar.update), model, jobs):
@@ -284,6 +337,7 @@ def index(
     *,
     model: Embedder | None = None,  # None: the default one
     jobs: int | None = None,  # files heard at a time; None: as many as this machine has room for
+    again: bool = False,  # hear also the files that could not be heard before, and are as they were
     progress: bool = True,  # a bar on standard error
     wait: bool = True,  # for another writer; False: raise instead
 ) -> IndexReport:
@@ -303,7 +357,7 @@ def index(
     files, run = _files(store, names)
     places = None if names is None else {os.path.abspath(path) for path in names}
     with writer_lock(store.folder, wait=wait), _bar(len(files), progress) as bar:
-        _hear_all(store, files, model, run, jobs or default_jobs(len(files)), bar)
+        _hear_all(store, files, model, run, jobs or default_jobs(len(files)), bar, again)
         _finish(store, run, places)
     return run.report
 
@@ -366,7 +420,24 @@ def read_library(
     known = {song['recording_id']: song for song in catalog.songs()}
     rows = [i for i, recording_id in enumerate(ids) if recording_id in known]
     if not rows:
-        how = command('feel index', catalog.folder)
+        how = command(f'feel index{_option(model)}', catalog.folder)
         raise ResonanceError(f'{show_path(catalog.folder)} has no vectors of {key} yet: run {how}')
     length = np.linalg.norm(vectors[rows], axis=1, keepdims=True)
     return Library([known[ids[i]] for i in rows], vectors[rows] / np.maximum(length, 1e-9), key)
+
+
+def _option(model: Embedder) -> str:
+    "Write the option that names a model; '' for the shipped one, and for what is no file."
+    from resonance_nb.network import MODELS
+
+    path = getattr(model, 'path', None)
+    shipped = path is None or Path(path).resolve().parent == MODELS.resolve()
+    return '' if shipped else f' --model {shlex.quote(show_path(path))}'
+
+
+def with_files(
+    library: Library,  # of a catalogue
+) -> Library:
+    "Leave out the songs whose files are gone: they cannot be played."
+    there = [i for i, song in enumerate(library.songs) if not is_gone(song['path'])]
+    return Library([library.songs[i] for i in there], library.vectors[there], library.model)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'FEW', 'MOST_CLUSTERS', 'NO_CLUSTERS', 'JUDGED', 'layout', 'silhouette', 'clusters', 'name_clusters',
-           'map_data', 'write_map']
+__all__ = ['LAYOUTS', 'FEW', 'MOST_CLUSTERS', 'NO_CLUSTERS', 'JUDGED', 'MANY', 'layout', 'silhouette', 'clusters',
+           'name_clusters', 'map_data', 'write_map']
 
 # %% ../nbs/87c_feel_map.ipynb #1b22531d
 def _pca(vectors: np.ndarray) -> np.ndarray:
@@ -239,6 +239,9 @@ def as_json(page: dict) -> str:
     return text.encode('utf-8', 'replace').decode()
 
 # %% ../nbs/87c_feel_map.ipynb #4f1cc8f3
+MANY = 500  # songs: to arrange more of them takes a while, and that is said
+
+
 def map_data(
     library: Library,  # whose songs are drawn
     folder: str | os.PathLike,  # where the page will be
@@ -249,6 +252,8 @@ def map_data(
     report: Callable[[str], None] = lambda line: None,  # called with a line where less was done than could be
 ) -> dict:  # title, about, clusters, songs
     "Say what a page shows: songs with their places, clusters, neighbours and addresses."
+    if len(library) > MANY:
+        report(f'{len(library):,} songs are being arranged; that takes a while')
     places, kind = layout(library.vectors, kind, report)
     labels = clusters(library.vectors, k)
     names = name_clusters(library.songs, labels.tolist())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['JUDGES', 'SAME', 'ALONE', 'Scales', 'fit_scales', 'log_closeness', 'Seed', 'find_seed', 'Pick', 'Radio', 'radio',
-           'write_m3u']
+           'm3u_text', 'write_m3u']
 
 # %% ../nbs/87b_feel_radio.ipynb #25db1e95
 JUDGES = 2_000  # songs that the others are measured against, at most
@@ -176,6 +176,9 @@ def find_seed(
     place = library.place(name.lower())
     if place is None and os.path.isfile(name):
         return _of_file(library, catalog, name, model)
+    if place is None:  # a file that the catalogue knows, although it is gone
+        rows = catalog.store.rows('SELECT recording_id FROM files WHERE path = ?', stored_path(name))
+        place = library.place(rows[0][0]) if rows else None
     if place is None:
         recording_id = _of_words(catalog, name)
         place = library.place(recording_id)
@@ -285,21 +288,32 @@ def _line_of(path: str, folder: Path, absolute: bool) -> bytes:
     return ('./' + text if text.startswith('#') else text).encode('utf-8')
 
 # %% ../nbs/87b_feel_radio.ipynb #1fa41c45
+def m3u_text(
+    picks: Sequence[Pick],  # in the order they are played
+    folder: str | os.PathLike,  # of the list
+    *,
+    absolute: bool = False,  # whole paths; else relative to the folder
+) -> bytes:
+    "Write an extended M3U in UTF-8 that players read."
+    lines = [b'#EXTM3U']
+    for pick in picks:
+        seconds = round(pick.song.get('duration_s') or -1)
+        lines.append(f'#EXTINF:{seconds},{song_name(pick.song)}'.encode('utf-8', 'replace'))
+        lines.append(_line_of(pick.song['path'], Path(folder), absolute))
+    return b'\n'.join(lines) + b'\n'
+
+
 def write_m3u(
     picks: Sequence[Pick],  # in the order they are played
     out: str | os.PathLike,  # the list to write, replaced in one go
     *,
     absolute: bool = False,  # whole paths; else relative to the list's folder
 ) -> None:
-    "Write an extended M3U in UTF-8 that players read; raises `ResonanceError` where it cannot be written."
+    "Write a list as a file; raises `ResonanceError` where it cannot be written."
     out = Path(out)
-    lines = [b'#EXTM3U']
-    for pick in picks:
-        seconds = round(pick.song.get('duration_s') or -1)
-        lines.append(f'#EXTINF:{seconds},{song_name(pick.song)}'.encode('utf-8', 'replace'))
-        lines.append(_line_of(pick.song['path'], out.absolute().parent, absolute))
+    text = m3u_text(picks, out.absolute().parent, absolute=absolute)
     try:
         with atomic_write(out) as part:
-            part.write_bytes(b'\n'.join(lines) + b'\n')
+            part.write_bytes(text)
     except OSError as e:
         raise ResonanceError(f'cannot write {show_path(out)}: {e.strerror or e}') from e

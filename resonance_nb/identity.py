@@ -28,11 +28,14 @@ from resonance_nb.store import (
 from .tags import TAGS, read_tags
 
 # %% auto #0
-__all__ = ['sound_of_file', 'facts_of_file', 'keep_sound', 'insert_song', 'facts_of_files', 'Settled', 'settle', 'rehome']
+__all__ = ['size_and_time', 'sound_of_file', 'facts_of_file', 'keep_sound', 'insert_song', 'facts_of_files', 'Settled', 'settle',
+           'rehome']
 
 # %% ../nbs/02g_identity.ipynb #ea7f4c5b
-def _size_and_time(path: str | os.PathLike) -> tuple[int, int] | None:
-    "Size and modification time of a file; None when they cannot be told."
+def size_and_time(
+    path: str | os.PathLike,  # of a file
+) -> tuple[int, int] | None:  # bytes, and nanoseconds
+    "Tell size and modification time of a file; None when they cannot be told."
     with suppress(OSError, ValueError):
         info = os.stat(path)
         return info.st_size, info.st_mtime_ns
@@ -64,7 +67,7 @@ def _is_unchanged_at(store: Store, recording_id: str, path: str) -> bool:
     "Tell whether this file of the recording is as it was when it was last seen."
     query = 'SELECT size, mtime_ns FROM files WHERE path = ? AND recording_id = ?'
     rows = store.rows(query, path, recording_id)
-    return bool(rows) and tuple(rows[0]) == _size_and_time(real_path(path))
+    return bool(rows) and tuple(rows[0]) == size_and_time(real_path(path))
 
 # %% ../nbs/02g_identity.ipynb #b50b7538
 def _row_of_path(store: Store, stored: str) -> dict:
@@ -109,7 +112,7 @@ def facts_of_file(
         known = known or _recording_of_sound(store, sound, before)
     as_listed = hashed and (same or row['path'] == stored)
     tags = read_tags(where) if known and not as_listed else None
-    if (sound or tags) and _size_and_time(path) != seen:
+    if (sound or tags) and size_and_time(path) != seen:
         raise ResonanceError('changed while it was being read: index it again')
     recording_id = known or sha256[:16]
     return {

@@ -582,6 +582,153 @@ def test_the_command_complains_in_one_line(tmp_path):
         assert status == 2 and out == '' and said.startswith('resonance') and said.count('\n') == 1, said
 
 
+@pytest.fixture
+def typed(catalog, music, monkeypatch):
+    "A catalogue that was heard, and a function that types commands: status, standard output, standard error."
+    from resonance_nb.cli import main
+
+    monkeypatch.setattr(feel_library, 'load_model', lambda path=None: Bands())
+
+    def types(*words, capture):
+        with pytest.raises(SystemExit) as end:
+            main(['feel', *map(str, words)])
+        out, said = capture.readouterr()
+        return end.value.code, out, said
+
+    index(catalog, music, model=Bands(), progress=False)
+    return types
+
+
+def test_songs_whose_files_are_gone_are_left_out(catalog, music, typed, tmp_path, capfd):
+    first = read_library(catalog, Bands()).songs[0]
+    for song in read_library(catalog, Bands()).songs[:2]:
+        os.unlink(song['path'])
+    words = ('--catalog', catalog.folder)
+    m3u = tmp_path / 'x.m3u8'
+    status, out, said = typed('radio', first['path'], *words, '--anyway', '--m3u', m3u, capture=capfd)
+    assert (status, len(out.splitlines())) == (0, 4) and '2 songs left out' in said
+    assert 'resonance remove --missing' in said and m3u.read_text().count('#EXTINF') == 4
+    _, out, said = typed('map', *words, '--out', tmp_path / 'm.html', '--json', capture=capfd)
+    assert json.loads(out)['songs'] == 4 and '2 songs left out' in said
+    _, out, _ = typed('index', music, *words, capture=capfd)
+    assert '2 songs without a file (`resonance remove --missing --catalog' in out
+    for file in music.iterdir():
+        file.unlink()
+    status, out, said = typed('map', *words, '--out', tmp_path / 'm.html', capture=capfd)
+    assert status == 2 and 'the files of all songs are gone' in said
+
+
+def test_a_list_on_standard_output(catalog, typed, capfd):
+    name = read_library(catalog, Bands()).songs[0]['recording_id']
+    status, out, said = typed(
+        'radio', name, '--catalog', catalog.folder, '--m3u', '-', '--anyway', capture=capfd
+    )
+    lines = out.splitlines()
+    assert status == 0 and lines[0] == '#EXTM3U' and len(lines) == 11
+    assert all(os.path.isfile(line) for line in lines if not line.startswith('#'))
+    status, out, said = typed(
+        'radio', name, '--catalog', catalog.folder, '--m3u', '-', '--json', capture=capfd
+    )
+    assert status == 2 and 'standard output' in said
+
+
+@pytest.mark.parametrize('place', ['.', '/', '..'])
+def test_a_folder_is_no_file_to_write(catalog, typed, place, capfd):
+    name = read_library(catalog, Bands()).songs[0]['recording_id']
+    words = ('--catalog', catalog.folder)
+    for line in (('map', '--out', place), ('radio', name, '--anyway', '--m3u', place)):
+        status, out, said = typed(*line, *words, capture=capfd)
+        assert (status, said) == (2, f'resonance: cannot write {place}: it is a folder: name a file\n')
+
+
+def test_what_is_passed_over_is_said(catalog, music, typed, capfd):
+    for name in ('a.jpg', 'b.jpg', 'c.txt'):
+        (music / name).write_bytes(b'')
+    _, _, said = typed('index', music, '--catalog', catalog.folder, capture=capfd)
+    assert 'passed over: 2 .jpg, 1 .txt' in said
+    _, out, _ = typed('index', music, '--catalog', catalog.folder, '--json', capture=capfd)
+    assert json.loads(out)['passed_over'] == {'.jpg': 2, '.txt': 1}
+
+
+def test_sound_through_pipes(music, typed, capfd, tmp_path):
+    import threading
+
+    path = music / 'song 0.flac'
+    line = json.loads(typed('embed', path, '--json', capture=capfd)[1])
+    fifo = tmp_path / 'pipe'
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(path.read_bytes()))
+    writer.start()
+    piped = json.loads(typed('embed', fifo, '--json', capture=capfd)[1])
+    writer.join()
+    assert piped['embedding'] == line['embedding'] and piped['path'] == str(fifo)
+    with open(path, 'rb') as sound:
+        done = subprocess.run(
+            [
+                sys.executable,
+                '-c',
+                'from resonance_nb.cli import main; main()',
+                'feel',
+                'embed',
+                '-',
+                '--json',
+            ],
+            stdin=sound,
+            capture_output=True,
+            text=True,
+        )
+    assert json.loads(done.stdout)['path'] == '-' and len(json.loads(done.stdout)['embedding']) == 32
+    done = subprocess.run(
+        [sys.executable, '-c', 'from resonance_nb.cli import main; main()', 'feel', 'embed', '-'],
+        input='no sound',
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.startswith('resonance: standard input: ')
+    assert done.stderr.count('\n') == 1 and '/tmp' not in done.stderr
+
+
+def test_hints_name_the_model_and_the_command(catalog, typed, capfd, tmp_path):
+    class Own(Bands):
+        path = tmp_path / 'my own.onnx'
+
+    Own.digest = 'other'
+    with pytest.raises(ResonanceError, match=r"`resonance feel index --model '\S*my own.onnx' --catalog "):
+        read_library(catalog, Own())
+    for words in (('radio', 'x'), ('map', '--out', tmp_path / 'm.html'), ('index',)):
+        status, _, said = typed(*words, '--catalog', tmp_path / 'none', capture=capfd)
+        assert status == 2 and '`resonance feel index FOLDER --catalog' in said
+
+
+def test_what_cannot_be_heard_is_not_decoded_again(catalog, music, monkeypatch):
+    (music / 'broken.mp3').write_bytes(b'ID3' + bytes(500))
+    audio.save(music / 'silence.wav', np.zeros(3 * RATE_HZ, np.float32))
+    report = index(catalog, music, model=Bands(), progress=False)
+    assert (report.added, len(report.failed)) == (6, 2)
+    heard, real = [], feel_library.hear
+
+    def counting(path, *args, **options):
+        heard.append(Path(path).name)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(feel_library, 'hear', counting)
+    again = index(catalog, music, model=Bands(), progress=False)
+    assert heard == [] and sorted(again.failed) == sorted(report.failed)
+    assert len(index(catalog, music, model=Bands(), again=True, progress=False).failed) == 2
+    assert sorted(heard) == ['broken.mp3', 'silence.wav']
+    audio.save(music / 'silence.wav', tone(30))
+    (music / 'broken.mp3').unlink()
+    last = index(catalog, music, model=Bands(), progress=False)
+    assert (last.added, last.failed) == (1, []) and catalog.check() == []
+
+
+def test_a_large_map_says_that_it_takes_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(feel_map, 'MANY', 30)
+    said = []
+    feel_map.map_data(made_up(40), tmp_path, kind='pca', report=said.append)
+    assert said == ['40 songs are being arranged; that takes a while']
+
+
 def test_a_run_that_hears_nothing_says_why(catalog, music, tmp_path):
     from click.testing import CliRunner
 
