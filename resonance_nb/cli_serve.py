@@ -32,6 +32,7 @@ def bound(
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         place.bind(address)
+        place.listen(256)  # who is quick after the address is shown waits, and is not refused
     except OSError as e:
         place.close()
         whys = {
