@@ -15,7 +15,7 @@ from .cli_options import json_option, remark, set_option, stop_after_option
 from .core import counted
 
 # %% auto #0
-__all__ = ['Part', 'train']
+__all__ = ['STEPS', 'Part', 'train']
 
 # %% ../nbs/92k_cli_feel_train.ipynb #6ae06673
 def _made_dict(made: dict, out: Path, steps: int) -> dict:
@@ -60,6 +60,9 @@ class Part(click.ParamType):
         return int(k), int(n)
 
 # %% ../nbs/92k_cli_feel_train.ipynb #a81e7330
+STEPS = 4_000  # of the recipe, which cannot be opened without torch
+
+
 @click.command()
 @click.argument('folders', nargs=-1, type=click.Path(path_type=Path), metavar='[FOLDER]...')
 @click.option(
@@ -69,7 +72,9 @@ class Part(click.ParamType):
     metavar='DIR',
     help='Gets the model; a training that was stopped in it goes on.',
 )
-@click.option('--steps', type=click.IntRange(1), metavar='N', help="Steps.  [default: the recipe's]")
+@click.option(
+    '--steps', type=click.IntRange(1), metavar='N', help=f'Steps.  [default: {STEPS:,}, as in the recipe]'
+)
 @click.option(
     '--seed', type=click.IntRange(0), metavar='N', help='Of everything that is drawn.  [default: 0]'
 )
@@ -77,7 +82,7 @@ class Part(click.ParamType):
     '--hold-out',
     type=Part(),
     metavar='K/N',
-    help='Do not learn from part K of N of the artists of the first FOLDER: they can test the model.',
+    help='Do not learn from part K of N of the artists of the first FOLDER, who have two songs or more: they can test the model.',
 )
 @click.option(
     '--without', multiple=True, metavar='ARTIST', help='Do not learn from an artist; repeat as needed.'
@@ -100,19 +105,30 @@ class Part(click.ParamType):
 def train(folders, out, steps, seed, hold_out, without, teachers, cache, changes, stop_after, as_json):
     """Make a model of how songs feel, from folders of songs.
 
-    A FOLDER is a corpus (a folder with music.csv), or any folder of music, whose tags name the artists;
+    \b
+      resonance feel train ~/Music --out my-model
+
+    A FOLDER is any folder of music, whose tags name the artists, or a corpus (a folder with music.csv);
     without FOLDER, it is the corpus in use. Songs that belong together are parts of one song, and songs of one
     artist. Two large networks can teach, too: name the folder that holds their weights (--teachers).
 
-    Stopped or killed, the same command goes on. DIR gets feel.onnx, feel-int8.onnx, feel.safetensors, and a
-    card, feel.json. The model of this package was made by the first of these commands, with teachers
-    (the page Reproduce tells where GAMES comes from):
+    Each song is read once, which takes about a second, with teachers several. Then a core makes a few steps a
+    second, however many songs there are. Stopped or killed, the same command goes on. DIR gets these files:
 
     \b
-      resonance feel train CORPUS MORE GAMES --out my-model
+      feel.onnx         for `--model`, and for music players
+      feel-int8.onnx    the same, smaller
+      feel.safetensors  the numbers alone; keep it beside feel.onnx, for long songs
+      feel.json         what it was made from, and how
+
+    The model of this package was made by the last of these commands, with teachers (the page Reproduce tells
+    where GAMES comes from):
+
+    \b
       resonance feel train ~/Music --out my-model --stop-after 60
-      resonance feel train CORPUS MORE GAMES --out half-model --hold-out 1/2
       resonance feel radio "midnight train" --catalog my.catalogue --model my-model/feel.onnx
+      resonance feel train CORPUS MORE GAMES --out half-model --hold-out 1/2
+      resonance feel train CORPUS MORE GAMES --out my-model
     """
     from resonance_nb import feel_make, runs
     from resonance_nb.audio import quiet_decoders
