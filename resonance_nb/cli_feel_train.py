@@ -46,6 +46,9 @@ def _made_text(told: dict) -> str:
     return f'{songs}, {made}: {show_path(told["model"])}'
 
 # %% ../nbs/92k_cli_feel_train.ipynb #52618f06
+STEPS = 4_000  # of the recipe, which cannot be opened without torch
+
+
 class Part(click.ParamType):
     "A part of a whole, as `1/2`; the number of the part and the number of parts."
 
@@ -60,9 +63,6 @@ class Part(click.ParamType):
         return int(k), int(n)
 
 # %% ../nbs/92k_cli_feel_train.ipynb #a81e7330
-STEPS = 4_000  # of the recipe, which cannot be opened without torch
-
-
 @click.command()
 @click.argument('folders', nargs=-1, type=click.Path(path_type=Path), metavar='[FOLDER]...')
 @click.option(
@@ -113,16 +113,9 @@ def train(folders, out, steps, seed, hold_out, without, teachers, cache, changes
     artist. Two large networks can teach, too: name the folder that holds their weights (--teachers).
 
     Each song is read once, which takes about a second, with teachers several. Then a core makes a few steps a
-    second, however many songs there are. Stopped or killed, the same command goes on. DIR gets these files:
-
-    \b
-      feel.onnx         for `--model`, and for music players
-      feel-int8.onnx    the same, smaller
-      feel.safetensors  the numbers alone; keep it beside feel.onnx, for long songs
-      feel.json         what it was made from, and how
-
-    The model of this package was made by the last of these commands, with teachers (the page Reproduce tells
-    where GAMES comes from):
+    second, however many songs there are. Stopped or killed, the same command goes on. DIR gets the model as
+    feel.onnx, feel.safetensors (keep it beside, for long songs), a smaller one, and a card. The model of this
+    package was made by the last command, with teachers (the page Reproduce tells where GAMES comes from):
 
     \b
       resonance feel train ~/Music --out my-model --stop-after 60
