@@ -15,7 +15,7 @@ from .cli_options import json_option, remark, set_option, stop_after_option
 from .core import counted
 
 # %% auto #0
-__all__ = ['Part', 'train']
+__all__ = ['STEPS', 'Part', 'train']
 
 # %% ../nbs/92k_cli_feel_train.ipynb #6ae06673
 def _made_dict(made: dict, out: Path, steps: int) -> dict:
@@ -46,6 +46,9 @@ def _made_text(told: dict) -> str:
     return f'{songs}, {made}: {show_path(told["model"])}'
 
 # %% ../nbs/92k_cli_feel_train.ipynb #52618f06
+STEPS = 4_000  # of the recipe, which cannot be opened without torch
+
+
 class Part(click.ParamType):
     "A part of a whole, as `1/2`; the number of the part and the number of parts."
 
@@ -107,7 +110,9 @@ def _trained(
     metavar='DIR',
     help='Gets the model; a training that was stopped in it goes on.',
 )
-@click.option('--steps', type=click.IntRange(1), metavar='N', help="Steps.  [default: the recipe's]")
+@click.option(
+    '--steps', type=click.IntRange(1), metavar='N', help=f'Steps.  [default: {STEPS:,}, as in the recipe]'
+)
 @click.option(
     '--seed', type=click.IntRange(0), metavar='N', help='Of everything that is drawn.  [default: 0]'
 )
@@ -115,7 +120,7 @@ def _trained(
     '--hold-out',
     type=Part(),
     metavar='K/N',
-    help='Do not learn from part K of N of the artists of the first FOLDER: they can test the model.',
+    help='Do not learn from part K of N of the artists of the first FOLDER, who have two songs or more: they can test the model.',
 )
 @click.option(
     '--without', multiple=True, metavar='ARTIST', help='Do not learn from an artist; repeat as needed.'
@@ -146,19 +151,23 @@ def train(
 ):
     """Make a model of how songs feel, from folders of songs.
 
-    A FOLDER is a corpus (a folder with music.csv), or any folder of music, whose tags name the artists;
+    \b
+      resonance feel train ~/Music --out my-model
+
+    A FOLDER is any folder of music, whose tags name the artists, or a corpus (a folder with music.csv);
     without FOLDER, it is the corpus in use. Songs that belong together are parts of one song, and songs of one
     artist. Two large networks can teach, too: name the folder that holds their weights (--teachers).
 
-    Stopped or killed, the same command goes on. DIR gets feel.onnx, feel-int8.onnx, feel.safetensors, and a
-    card, feel.json. The model of this package was made by the first of these commands, with teachers
-    (the page Reproduce tells where GAMES comes from):
+    Each song is read once, which takes about a second, with teachers several. Then a core makes a few steps a
+    second, however many songs there are. Stopped or killed, the same command goes on. DIR gets the model as
+    feel.onnx, feel.safetensors (keep it beside, for long songs), a smaller one, and a card. The model of this
+    package was made by the last command, with teachers (the page Reproduce tells where GAMES comes from):
 
     \b
-      resonance feel train CORPUS MORE GAMES --out my-model
       resonance feel train ~/Music --out my-model --stop-after 60
-      resonance feel train CORPUS MORE GAMES --out half-model --hold-out 1/2
       resonance feel radio "midnight train" --catalog my.catalogue --model my-model/feel.onnx
+      resonance feel train CORPUS MORE GAMES --out half-model --hold-out 1/2
+      resonance feel train CORPUS MORE GAMES --out my-model
 
     With --answers, songs are not needed: the answers of a survey turn the last layer of the shipped model, and DIR
     gets a file of weights for each person, too (`resonance survey new ~/Music` makes a survey):

@@ -35,17 +35,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SHORTEST_S', 'LONGEST_S', 'SILENT', 'open_source', 'Collection', 'collect', 'chosen', 'load_song', 'OutOfTime',
-           'pack', 'teach', 'steps_done', 'Sources', 'make_model']
+__all__ = ['SHORTEST_S', 'LONGEST_S', 'SILENT', 'is_corpus', 'open_source', 'Collection', 'collect', 'chosen', 'load_song',
+           'OutOfTime', 'pack', 'teach', 'steps_done', 'Sources', 'make_model']
 
 # %% ../nbs/84b_feel_make.ipynb #6a1b2ec2
+def is_corpus(
+    folder: str | os.PathLike,  # any
+) -> bool:
+    "Tell whether a folder has tables that say what is in it."
+    return any((Path(folder) / f'{kind}.csv').is_file() for kind in KINDS)
+
+
 def open_source(
     folder: str | os.PathLike,  # a corpus, or any folder with music in it
 ) -> Corpus:
     "Open a folder of songs; raises `ResonanceError` where there is none."
-    if any((Path(folder) / f'{kind}.csv').is_file() for kind in KINDS):
-        return Corpus(folder)
-    return folder_corpus(folder)
+    return Corpus(folder) if is_corpus(folder) else folder_corpus(folder)
 
 # %% ../nbs/84b_feel_make.ipynb #d3151ab9
 @dataclass(frozen=True)
@@ -60,16 +65,19 @@ class Collection:
 def _rows(number: int, corpus: Corpus, skipped: list, bar) -> Iterator[dict]:
     "List the songs of a source that are there."
     skipped += [(str(path), str(why).removeprefix(f'{path}: ')) for path, why in corpus.notes]
+    listed = is_corpus(corpus.folder)  # by a stranger's table, which must not lead out of the folder
     for song_id, row in corpus.music.iterrows():
         bar.update()
         try:
-            path = corpus.path('music', song_id)
+            path = corpus.path('music', song_id) if listed else corpus.folder / row['file']
             if not path.is_file():
                 raise ResonanceError('no such file')
             key = sha256_file(path)[:16]
         except (ResonanceError, OSError) as e:
             why = e.strerror if isinstance(e, OSError) else None
-            skipped.append((str(corpus.folder / row['file']), why or str(e)))
+            skipped.append(
+                (str(corpus.folder / row['file']), why or str(e).removeprefix(f'music {song_id}: '))
+            )
             continue
         yield {'id': song_id, **row, 'path': path, 'source': number, 'key': key}
 
@@ -117,7 +125,11 @@ def chosen(
     if hold_out is not None:
         k, n = hold_out
         judges = songs.index[songs['source'] == 0]
-        keep &= songs.index.isin(folds(songs, n_folds=n, judges=judges)[k - 1].train)
+        try:
+            parts = folds(songs, n_folds=n, judges=judges)
+        except ResonanceError as e:
+            raise ResonanceError(f'part {k}/{n} cannot be held out of the first folder: {e}') from e
+        keep &= songs.index.isin(parts[k - 1].train)
     return songs[keep]
 
 # %% ../nbs/84b_feel_make.ipynb #cb069861

@@ -90,7 +90,7 @@ def folds(
     names = sorted(name for name, songs in of.items() if len(songs) > 1)
     if len(names) < n_folds:
         raise ResonanceError(
-            f'{n_folds} folds need as many artists with two songs of {shortest_s:g} s; there are {len(names)}'
+            f'{n_folds} parts need at least {n_folds} artists with two songs of {shortest_s:g} s or more; there are {len(names)}'
         )
     rng.shuffle(names)
     return [_fold(music, of, names[k::n_folds], per_artist, rng) for k in range(n_folds)]

@@ -548,6 +548,31 @@ def test_a_page_that_needs_no_network_and_trusts_no_tag(tmp_path):
     assert absolute == 'file:///music/50%25%20%231%3F.mp3'
 
 
+def test_names_on_the_map_can_be_read(tmp_path):
+    "They are written in ink, whose contrast is enough in both themes; and a strange file name ends nothing."
+    feel_map.write_map(made_up(20), tmp_path / 'map.html')
+    page = (tmp_path / 'map.html').read_text(encoding='utf-8')
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+    themes = [
+        dict(re.findall(r'--(bg|ink|soft|panel): (#\w+)', line))
+        for line in page.splitlines()
+        if '--bg: ' in line
+    ]
+    assert len(themes) == 3
+    for theme in themes:
+        for text, ground in (('ink', 'bg'), ('soft', 'bg'), ('soft', 'panel')):
+            colours = [(theme[x] if len(theme[x]) == 7 else '#ffffff') for x in (text, ground)]
+            dark, light = sorted(map(luminance, colours))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5
+    assert page.count('pen.fillText') == 1 and 'pen.fillStyle = ink; pen.fillText' in page
+    assert page.count('decodeURI') == page.count('try { return decodeURI(url); } catch') == 1
+
+
 def test_without_scikit_learn_the_map_is_a_projection(monkeypatch, tmp_path):
     monkeypatch.setattr(feel_map.importlib.util, 'find_spec', lambda name: None)
     said = []

@@ -193,6 +193,32 @@ def test_who_judges_does_not_teach(tmp_path):
     assert set(feel_make.chosen(first, hold_out=(1, 2)).index) == set(taught[0].index) & set(first.index)
 
 
+def test_links_in_a_folder_of_music_are_songs(corpus, tmp_path):
+    "As `feel index` takes them; only a table must not lead out of its folder."
+    (tmp_path / 'here').mkdir()
+    for n in (0, 1):
+        (tmp_path / 'here' / f'{n}.wav').symlink_to(corpus / 'music' / f'{n}.wav')
+    found = feel_make.collect([tmp_path / 'here'])
+    assert len(found.songs) == 2 and found.skipped == []
+    write_corpus(tmp_path / 'listed', (30, 31), 'xy')
+    (tmp_path / 'listed' / 'music' / '30.wav').unlink()
+    (tmp_path / 'listed' / 'music' / '30.wav').symlink_to(corpus / 'music' / '0.wav')
+    found = feel_make.collect([tmp_path / 'listed'])
+    assert len(found.songs) == 1
+    where = str(tmp_path / 'listed' / 'music' / '30.wav')
+    assert found.skipped == [(where, f'its file leads out of {tmp_path / "listed"}')]
+
+
+def test_the_help_tells_the_recipes_steps():
+    from resonance_nb.cli_feel_train import STEPS
+    from resonance_nb.feel_train import FeelRecipe
+
+    assert FeelRecipe().steps == STEPS
+    out = CliRunner().invoke(feel, ['train', '--help']).output
+    assert '[default: 4,000' in ' '.join(out.split()) and 'feel-\n' not in out
+    assert out.index('resonance feel train ~/Music --out my-model\n') < out.index('Options:')
+
+
 @pytest.mark.parametrize('name', ['../out.wav', '/etc/passwd', 'music/../../out.wav'])
 def test_a_table_that_leaves_its_folder(name, tmp_path):
     (tmp_path / 'music.csv').write_text(f'id,file,artist\nx,{name},a\n')
@@ -222,7 +248,10 @@ def test_complaints(corpus, cache, tmp_path):
         ([tmp_path / 'none'], 'there is no folder'),
         ([corpus, '--without', 'Nobody'], "no song here is by 'Nobody'"),
         ([corpus, '--without', 'a', '--without', 'b', '--without', 'c'], 'two songs are needed'),
-        ([corpus, '--hold-out', '1/9'], '9 folds need'),
+        (
+            [corpus, '--hold-out', '1/9'],
+            '^part 1/9 cannot be held out of the first folder: 9 parts need at least 9 artists',
+        ),
         ([corpus, '--teachers', tmp_path], 'musicnn_msd.onnx and efficientat_mn04_as.onnx'),
         ([corpus, '--set', 'colour', 'red'], 'a recipe has no colour'),
         ([corpus, '--set', 'settings.head', 'attention'], 'nothing but the plain recurrent head'),
