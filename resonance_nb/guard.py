@@ -175,7 +175,7 @@ def bounded(
             raise Refused(408, f'nothing came for {idle_s:g} seconds') from e
         n_bytes += len(message.get('body', b''))
         if n_bytes > most_bytes:
-            raise Refused(413, f'more than {most_bytes >> 20} MB')
+            raise Refused(413, f'more than {most_bytes / 2**20:.3g} MB')
         return message
 
     return piece
@@ -231,7 +231,7 @@ def check(
         raise Refused(403, 'another page may not ask here')
     length = _header(scope, 'content-length') or '0'
     if length.isdigit() and int(length) > rules.most_bytes:
-        raise Refused(413, f'more than {rules.most_bytes >> 20} MB')
+        raise Refused(413, f'more than {rules.most_bytes / 2**20:.3g} MB')
     if rules.token is None or scope['path'] in rules.open_paths:
         return None
     who = (scope.get('client') or ('',))[0]
