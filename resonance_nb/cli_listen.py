@@ -14,6 +14,7 @@ import click
 
 from resonance_nb.cli_options import (
     catalog_option,
+    false_per_hour_option,
     json_option,
     method_option,
     one_thread,
@@ -160,15 +161,7 @@ class _Meter:
     type=click.Choice(['int16', 'float32']),
     help='Of raw samples on standard input.',
 )
-@click.option(
-    '--false-per-hour',
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    metavar='N',
-    help='Wrong songs in an hour of strangers that are put up with: fewer take longer. '
-    'Fitted to hours of unknown songs and of crowds.',
-)
+@false_per_hour_option
 @json_option
 def listen(catalog, source, method, device, raw, rate_hz, channels, dtype, false_per_hour, as_json):
     """Say which song is playing, as it plays.

@@ -18,9 +18,9 @@ import click
 from .core import METHODS, Calibrated, ResonanceError, no_bar
 
 # %% auto #0
-__all__ = ['method_option', 'json_option', 'stop_after_option', 'VENUE_NAMES', 'catalog_option', 'corpus_option', 'set_option',
-           'Level', 'Numbers', 'remark', 'remark_guess', 'progress', 'one_thread', 'is_piped', 'open_pipe',
-           'recordings']
+__all__ = ['method_option', 'json_option', 'stop_after_option', 'false_per_hour_option', 'VENUE_NAMES', 'catalog_option',
+           'corpus_option', 'set_option', 'Level', 'Numbers', 'remark', 'remark_guess', 'progress', 'one_thread',
+           'is_piped', 'open_pipe', 'recordings']
 
 # %% ../nbs/92b_cli_options.ipynb #8e43a3a0
 def catalog_option(
@@ -66,6 +66,17 @@ stop_after_option = click.option(
     type=click.FloatRange(0, min_open=True),
     metavar='MINUTES',
     help='Stop then; the same command goes on later.',
+)
+
+
+false_per_hour_option = click.option(
+    '--false-per-hour',
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar='N',
+    help='Wrong songs in an hour of strangers that are put up with: fewer take longer. '
+    'Fitted to hours of unknown songs and of crowds.',
 )
 
 # %% ../nbs/92b_cli_options.ipynb #c0a5e005

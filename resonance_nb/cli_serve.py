@@ -12,7 +12,14 @@ from pathlib import Path
 
 import click
 
-from .cli_options import catalog_option, method_option, one_thread, remark, remark_guess
+from resonance_nb.cli_options import (
+    catalog_option,
+    false_per_hour_option,
+    method_option,
+    one_thread,
+    remark,
+    remark_guess,
+)
 from .core import ResonanceError, counted, need
 
 # %% auto #0
@@ -167,14 +174,7 @@ def _kept_folder(folder: Path | None) -> Path | None:
     metavar='N',
     help='That hear them.  [default: the processors of this machine]',
 )
-@click.option(
-    '--false-per-hour',
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    metavar='N',
-    help='Wrong songs in an hour of strangers that are put up with.',
-)
+@false_per_hour_option
 @click.option(
     '--keep',
     type=click.Path(path_type=Path, file_okay=False),

@@ -230,7 +230,6 @@ def serve(folder, host, port, names, token, open_page, as_json):
         app = survey_app(
             store, host=host, names=(*names, *([own_address()] if host in EVERY else [])), token=given
         )
-        place.listen()  # whoever reads the address can come at once
         where = address(host, place.getsockname()[1], token=given)
         click.echo(
             json.dumps({'address': where}) if as_json else f'the survey is at {where} (Ctrl-C ends it)'

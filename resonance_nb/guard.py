@@ -139,7 +139,7 @@ POLICY = {
 HEADERS = {
     'content-security-policy': '; '.join(f'{name} {value}' for name, value in POLICY.items()),
     'x-content-type-options': 'nosniff',
-    'referrer-policy': 'no-referrer',
+    'referrer-policy': 'same-origin',  # with less, browsers send a form as if from nowhere
     'cross-origin-opener-policy': 'same-origin',
     'cross-origin-resource-policy': 'same-origin',
     'permissions-policy': 'microphone=(self), camera=(), geolocation=()',

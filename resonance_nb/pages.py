@@ -27,6 +27,7 @@ class Settings:
     most_listeners: int = 24  # streams at the same time
     n_threads: int = 2  # that hear them
     at_once: int = 2  # uploads that are identified at the same time
+    most_uploads: int = 8  # that are there at the same time, with those that wait
     most_bytes: int = 64 << 20  # of an upload
     idle_s: float = 15.0  # a stream or an upload that brings nothing for so long is ended
     keep: Path | None = None  # folder that gets what was heard; None: nothing is kept

@@ -61,6 +61,7 @@ class Service:
     ):
         self.room = room
         self.turns = asyncio.Semaphore(room.settings.at_once)
+        self.n_uploads = 0
 
     async def page(self, request):
         from starlette.responses import FileResponse
@@ -105,6 +106,15 @@ class Service:
         return FileResponse(path, media_type=kind, headers={'cache-control': 'private, max-age=3600'})
 
     async def identify(self, request):
+        if self.n_uploads >= self.room.settings.most_uploads:
+            return _error(503, 'too many recordings at the same time: try again in a moment')
+        self.n_uploads += 1
+        try:
+            return await self._identify(request)
+        finally:
+            self.n_uploads -= 1
+
+    async def _identify(self, request):
         from starlette.responses import JSONResponse
 
         songs = await self.room.fresh()

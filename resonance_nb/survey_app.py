@@ -335,13 +335,12 @@ def _owner(report) -> dict:
     responses = need('starlette.responses', 'serve')
     in_thread = need('starlette.concurrency', 'serve').run_in_threadpool
     cookies: set[str] = set()
-    sent = {'referrer-policy': 'same-origin'}  # with less, browsers send a form as if from nowhere
 
     async def shown(request):
         if request.cookies.get(_OWNER) not in cookies:
-            return responses.HTMLResponse(_FORM, headers=sent)
+            return responses.HTMLResponse(_FORM)
         page = await in_thread(report, request.app.state.desk.store)
-        return responses.HTMLResponse(page, headers=sent)
+        return responses.HTMLResponse(page)
 
     async def opened(request):
         state, who = request.app.state, request.client.host if request.client else ''

@@ -405,8 +405,10 @@ def add_answers(
                 continue
             row = (a.uuid, person.person, a.number, a.odd, pack(a.plays), pack(a.heard_ms), a.response_ms)
             query = f'INSERT INTO answers VALUES ({", ".join("?" * 9)}) ON CONFLICT DO NOTHING'
-            db.execute(query, (*row, a.hidden, a.answered))
-            kept.append(a.uuid)
+            if db.execute(query, (*row, a.hidden, a.answered)).rowcount or owner:
+                kept.append(a.uuid)
+            else:  # from another window, under another id
+                refused[a.uuid] = f'question {a.number} has an answer already'
     return kept, refused
 
 # %% ../nbs/89a_survey_store.ipynb #8d9a5a77

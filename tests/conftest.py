@@ -1,8 +1,10 @@
 """Where the tests find things, and what they must not touch."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -93,3 +95,22 @@ def fused(music):
     for name in list(music)[:4]:
         index.add(name, music[name])
     return index
+
+
+@pytest.fixture(scope='session')
+def axe(tmp_path_factory):
+    "The rules of axe-core: a file that RESONANCE_AXE names, else from npm."
+    if named := os.environ.get('RESONANCE_AXE'):
+        return Path(named).read_text(encoding='utf-8')
+    if not shutil.which('npm'):
+        pytest.skip('axe-core is not here: no npm, and RESONANCE_AXE names no axe.min.js')
+    folder = tmp_path_factory.mktemp('axe')
+    words = ['npm', 'pack', 'axe-core@4', '--silent']
+    try:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.skip('axe-core cannot be had: npm does not answer')
+    if done.returncode:
+        pytest.skip('axe-core cannot be had: npm has no network')
+    with tarfile.open(next(folder.glob('*.tgz'))) as packed:
+        return packed.extractfile('package/axe.min.js').read().decode()

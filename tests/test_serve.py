@@ -256,18 +256,29 @@ def test_a_stream_that_breaks_is_taken_up_again(home):
         page.wait('document.getElementById("notice").textContent.includes("trying again")')
 
 
-@pytest.fixture(scope='module')
-def axe(tmp_path_factory):
-    "The rules of axe-core, where npm can fetch them."
-    folder = tmp_path_factory.mktemp('axe')
-    try:
-        words = ['npm', 'pack', 'axe-core', '--silent', '--pack-destination', str(folder)]
-        subprocess.run(words, check=True, capture_output=True, timeout=SLOW_S, cwd=folder)
-        archive = next(folder.glob('*.tgz'))
-        subprocess.run(['tar', 'xzf', archive, 'package/axe.min.js'], check=True, cwd=folder)
-    except (OSError, subprocess.SubprocessError, StopIteration):
-        pytest.skip('npm does not fetch axe-core here')
-    return (folder / 'package' / 'axe.min.js').read_text(encoding='utf-8')
+@browser
+def test_songs_that_feel_alike_and_the_map(tmp_path):
+    "The map was made to stand alone; here it runs without a script of its own inside."
+    from resonance_nb import feel_library
+    from resonance_nb.starter import make_starter
+
+    corpus = make_starter(n_pieces=12)  # the tunes above are too much alike: copies are left out
+    pieces = [corpus.path('music', i) for i in corpus.music.index[:4]]
+    with Catalog(tmp_path / 'songs', create=True) as catalog:
+        catalog.index(pieces, method='landmark', progress=False)
+        feel_library.index(catalog, pieces, progress=False)
+    with Server(tmp_path / 'songs') as server, Chrome() as page:
+        songs = server.get('/api/songs')['songs']
+        track_id = songs[0]['track_id']
+        near = server.get(f'/api/songs/{track_id}/near')
+        others = {s['track_id'] for s in near['songs']}
+        assert near['known'] and others and others < {s['track_id'] for s in songs} - {track_id} | {''}
+        page.goto(server.url)
+        page.wait('!document.getElementById("map-link").hidden')
+        page.click('#map-link')
+        page.wait('location.pathname === "/map" && document.querySelector("audio")')
+        page.wait('document.body.innerText.includes("A map of 4 songs")')
+        assert not page.messages
 
 
 @browser
@@ -362,6 +373,25 @@ def test_hours_of_silence_in_a_small_file(server, tmp_path):
     status, body, _ = server.ask('/api/identify', recording)
     told = json.loads(body)
     assert status == 200 and told['decision'] == 'no-match' and len(recording) < 10 << 20
+
+
+def test_many_uploads_that_never_end_leave_room(server):
+    "Eight are taken in at the same time; one more is told to come again."
+    head = b'POST /api/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n'
+    waiting = [socket.create_connection(('127.0.0.1', server.port), timeout=SLOW_S) for _ in range(8)]
+    try:
+        for s in waiting:
+            s.sendall(head)
+        end_s = time.monotonic() + SLOW_S
+        while server.ask('/api/identify', b'x')[0] != 503:
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+    finally:
+        for s in waiting:
+            s.close()
+    while server.ask('/api/identify', b'x')[0] == 503:  # they are gone, and noticed
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize('kind', ['empty', 'text', 'cut', 'zip', 'png'])

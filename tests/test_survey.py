@@ -80,7 +80,7 @@ def test_the_same_answer_twice_is_one(client):
         answer = client.post('/api/answers', json={'answers': [row, row]}, headers=me).json()
         assert answer['confirmed'] == [row['uuid']] * 2
     again = client.post('/api/answers', json={'answers': [row_for(first, 2)]}, headers=me)
-    assert again.status_code == 200  # confirmed, and the first one stays
+    assert again.json()['confirmed'] == [] and 'has an answer already' in str(again.json()['refused'])
     with SurveyStore(client.app.app.state.desk.store.folder) as store:
         kept = answer_rows(store)
     assert len(kept) == 1 and kept[0]['uuid'] == row['uuid']
