@@ -288,6 +288,7 @@ def _question_routes() -> dict:
 # %% ../nbs/89c_survey_app.ipynb #7f698886
 _PAGE = {
     '/': ('survey.html', 'text/html'),
+    '/palette.css': ('palette.css', 'text/css'),
     '/survey.css': ('survey.css', 'text/css'),
     '/survey.js': ('survey.js', 'text/javascript'),
     '/report.css': ('report.css', 'text/css'),
@@ -324,7 +325,8 @@ def _files() -> dict:
 _OWNER = 'resonance_owner'
 _FORM = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Report</title>
-<link rel="icon" href="data:,"><link rel="stylesheet" href="survey.css"><main><section><h1>For the owner</h1>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="palette.css">
+<link rel="stylesheet" href="survey.css"><main><section><h1>For the owner</h1>
 <form method="post" action="report"><p><label for="password">The owner's password, as it was shown when the survey was made</label></p>
 <div class="copy"><input id="password" name="password" type="password" autocomplete="current-password" required>
 <button class="main">Open</button></div></form></section></main></html>"""

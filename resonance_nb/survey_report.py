@@ -346,8 +346,11 @@ def report_html(
 ) -> str:
     "Write a report as a page."
     r = report
-    css = (resources.files('resonance_nb') / 'web' / 'report.css').read_text(encoding='utf-8')
-    style = f'<style>{css}</style>' if alone else '<link rel="stylesheet" href="report.css">'
+    web, sheets = resources.files('resonance_nb') / 'web', ('palette.css', 'report.css')
+    if alone:
+        style = ''.join(f'<style>{(web / s).read_text(encoding="utf-8")}</style>' for s in sheets)
+    else:
+        style = ''.join(f'<link rel="stylesheet" href="{s}">' for s in sheets)
     title = html.escape(r['title'])
     banner = f'<p class="banner">{html.escape(_of_whom(r))}</p>' if _of_whom(r) else ''
     days = (

@@ -405,6 +405,17 @@ FLOORS = [
 ]
 
 
+def test_pages_have_short_lines():
+    "ruff sees to Python; what browsers read is read by people too."
+    long = [
+        f'{path.name}:{i}'
+        for path in sorted((ROOT / 'resonance_nb' / 'web').iterdir())
+        for i, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1)
+        if len(line) > 110
+    ]
+    assert not long, 'lines over 110 characters: ' + ', '.join(long)
+
+
 def test_classes_are_whole():
     "Nobody attaches a method from outside: help, tracebacks and editors see a class where it is written."
     for path in sorted((ROOT / 'resonance_nb').glob('*.py')):
