@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from .cli_options import VENUE_NAMES, Numbers, corpus_option
-from .core import METHODS, ResonanceError, counted, method_class
+from .core import OWN_METHODS, ResonanceError, counted, method_class
 
 # %% auto #0
 __all__ = ['pack_option', 'query_options', 'bench', 'bench_pack', 'bench_import', 'bench_acrcloud']
@@ -82,7 +82,7 @@ def _check_stray(ctx: click.Context) -> None:
 @click.group(invoke_without_command=True, subcommand_metavar='[COMMAND [ARGS]...]')
 @corpus_option('A corpus folder.  [default: the one in use]')
 @click.option(
-    '--methods', default=','.join(METHODS), show_default=True, help='Recognisers, separated by commas.'
+    '--methods', default=','.join(OWN_METHODS), show_default=True, help='Recognisers, separated by commas.'
 )
 @query_options
 @click.option(

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 # %% auto #0
-__all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'METHODS', 'REPAIR', 'Match', 'Recognizer', 'CatalogRecognizer',
-           'StreamsIn', 'Prepares', 'Relates', 'Calibrated', 'Accepts', 'accepts_from', 'VectorRecognizer',
-           'best_first', 'as_matches', 'probability', 'assert_same_answers', 'method_class', 'default_method',
-           'ResonanceError', 'MissingExtra', 'BrokenInstallation', 'need', 'first_line', 'OtherVersion', 'reading',
-           'reading_shipped', 'counted', 'clock', 'no_bar', 'rng_for', 'require_rng', 'sha256_file', 'sha256_files',
-           'atomic_write', 'project_root', 'cache_folder']
+__all__ = ['SCORE_DIGITS', 'OFFSET_DIGITS', 'CONFIDENCE_DIGITS', 'OWN_METHODS', 'PRETRAINED_METHODS', 'METHODS', 'REPAIR',
+           'Match', 'Recognizer', 'CatalogRecognizer', 'StreamsIn', 'Prepares', 'Relates', 'Calibrated', 'Accepts',
+           'accepts_from', 'VectorRecognizer', 'best_first', 'as_matches', 'probability', 'assert_same_answers',
+           'method_class', 'default_method', 'ResonanceError', 'MissingExtra', 'BrokenInstallation', 'need',
+           'first_line', 'OtherVersion', 'reading', 'reading_shipped', 'counted', 'clock', 'no_bar', 'rng_for',
+           'require_rng', 'sha256_file', 'sha256_files', 'atomic_write', 'project_root', 'cache_folder']
 
 # %% ../nbs/00_core.ipynb #d95701d2
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def assert_same_answers(
             assert not far, f'answer {place} differs in {", ".join(far)}: {m}, and {twin}'
 
 # %% ../nbs/00_core.ipynb #0dfbaf19
-METHODS = {  # best first: name on the command line -> where its class lives
+OWN_METHODS = {  # best first: name on the command line -> where its class lives
     'fused': 'resonance_nb.fuse:Fused',
     'landmark-dense': 'resonance_nb.landmarks:DenseLandmarks',
     'landmark': 'resonance_nb.landmarks:Landmarks',
@@ -234,6 +234,15 @@ METHODS = {  # best first: name on the command line -> where its class lives
     'chroma': 'resonance_nb.mfcc:Chroma',
     'mfcc': 'resonance_nb.mfcc:Mfcc',
 }
+
+PRETRAINED_METHODS = {  # networks of other people, whose weights do not come with this package
+    'crema': 'resonance_nb.extractors:Crema',
+    'efficientat': 'resonance_nb.extractors:Efficientat',
+    'basicpitch': 'resonance_nb.extractors:Basicpitch',
+    'musicnn': 'resonance_nb.extractors:Musicnn',
+    'yamnet': 'resonance_nb.extractors:Yamnet',
+}
+METHODS = OWN_METHODS | PRETRAINED_METHODS
 
 
 def method_class(

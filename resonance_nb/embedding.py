@@ -18,7 +18,8 @@ from .windows import RATE
 from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
-__all__ = ['SILENT', 'clip_vectors', 'Embedder', 'evidence_features', 'EmbeddingRanking', 'Embedding']
+__all__ = ['SILENT', 'clip_vectors', 'Embedder', 'evidence_features', 'VectorTable', 'EmbeddingRanking', 'rank_diagonals',
+           'Embedding']
 
 # %% ../nbs/41a_embedding.ipynb #40113164
 SILENT = 1e-5  # amplitude
@@ -105,7 +106,7 @@ def evidence_features(
 
 # %% ../nbs/41a_embedding.ipynb #c49305d3
 @dataclass
-class _Table:
+class VectorTable:
     "All songs' vectors, ready to be compared."
 
     track_ids: list[str]
@@ -121,8 +122,13 @@ class EmbeddingRanking(Ranking):
     n_windows: int  # of the clip
 
 # %% ../nbs/41a_embedding.ipynb #3eea0a7e
-def _ranked(clip: np.ndarray, table: _Table) -> EmbeddingRanking:
-    "Rank the songs of a table by their best diagonal with a clip's vectors, (windows, dim)."
+def rank_diagonals(
+    clip: np.ndarray,  # vectors of a clip, (windows, dim), of unit length
+    table: VectorTable,  # of the songs
+    *,
+    hop_s: float = HOP_S,  # from one window to the next
+) -> EmbeddingRanking:
+    "Rank the songs of a table by their best diagonal with a clip."
     score = scan(clip, table.vectors, table.left)[0]
     best, at = best_places(score, table.first)
     # the place is sharpened where both neighbours are of the same song
@@ -136,7 +142,7 @@ def _ranked(clip: np.ndarray, table: _Table) -> EmbeddingRanking:
     names = np.array(table.track_ids)
     order = best_first(best, names)
     evidence = evidence_features(best[order], len(clip))
-    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * HOP_S, evidence, len(clip))
+    return EmbeddingRanking(names[order].tolist(), best[order], at[order] * hop_s, evidence, len(clip))
 
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
 class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
@@ -177,10 +183,12 @@ class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
         "Describe what is kept of a song: the vectors."
         return {'vectors': Column('<f4', self.encoder.settings.dim)}
 
-    def _prepared(self) -> _Table:
+    def _prepared(self) -> VectorTable:
         if self._table is None:
             lengths = np.array([len(v) for v in self.songs.values()])
-            self._table = _Table([*self.songs], np.concatenate([*self.songs.values()]), *laid_out(lengths))
+            self._table = VectorTable(
+                [*self.songs], np.concatenate([*self.songs.values()]), *laid_out(lengths)
+            )
         return self._table
 
     def rank(
@@ -192,7 +200,7 @@ class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
         clip = clip_vectors(self.encoder, samples)
         if not self.songs or not len(clip):
             return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
-        return _ranked(clip, self._prepared())
+        return rank_diagonals(clip, self._prepared())
 
     def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."

@@ -6,63 +6,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, mel_filters, resample, stft, usable
+from .audio import SAMPLE_RATE, resample, usable
 from .core import ResonanceError
 from .network import open_session
+from .pretrained import TAGGERS, WINDOWS, Windows, run_windows
 
 # %% auto #0
-__all__ = ['KINDS', 'musicnn_picture', 'kaldi_bands', 'efficientat_picture', 'Kind', 'patches', 'models_folder', 'have', 'Lesson',
-           'Teacher', 'Whitening', 'fit_whitening', 'side_by_side', 'equal_votes']
-
-# %% ../nbs/82a_teachers.ipynb #49397da5
-def musicnn_picture(
-    samples: np.ndarray,  # mono at 16 kHz, shape (n,)
-) -> np.ndarray:
-    "Compute what musicnn sees of a sound: log power in 96 bands every 16 ms, float32 (1 + n // 256, 96)."
-    spectrum = stft(samples, n_fft=512, hop=256).T
-    power = spectrum.real**2 + spectrum.imag**2
-    return np.log10(10_000 * (power @ mel_filters(16_000, 512, 96).T) + 1)
-
-# %% ../nbs/82a_teachers.ipynb #e398f805
-@lru_cache(maxsize=4)
-def kaldi_bands(
-    sample_rate_hz: int = 32_000,  # of the samples
-    n_fft: int = 1024,  # samples in a frame
-    n_bands: int = 128,  # how many
-    high_hz: float = 15_000.0,  # where the highest ends; the lowest begins at 0
-) -> np.ndarray:
-    "Make triangular bands that are straight on Kaldi's mel scale, float32 (n_bands, n_fft // 2 + 1)."
-    mel = lambda hz: 1127 * np.log1p(np.asarray(hz) / 700)
-    edges = np.linspace(0, mel(high_hz), n_bands + 2)
-    bins = mel(np.fft.rfftfreq(n_fft, 1 / sample_rate_hz))
-    rise = (bins - edges[:-2, None]) / (edges[1] - edges[0])
-    fall = (edges[2:, None] - bins) / (edges[1] - edges[0])
-    return np.maximum(0, np.minimum(rise, fall)).astype('float32')
-
-# %% ../nbs/82a_teachers.ipynb #bd8b766b
-_AT_ONCE = 512  # frames that are transformed together
-
-
-def efficientat_picture(
-    samples: np.ndarray,  # mono at 32 kHz, shape (n,), n > 513
-) -> np.ndarray:
-    "Compute what EfficientAT sees of a sound: log power in 128 bands every 10 ms, float32 (frames, 128)."
-    x = np.pad(samples[1:] - np.float32(0.97) * samples[:-1], 512, mode='reflect')
-    window = np.pad(np.hanning(800), 112).astype('float32')
-    frames = np.lib.stride_tricks.sliding_window_view(x, 1024)[::320]
-    picture = np.empty((len(frames), 128), 'float32')
-    for at in range(0, len(frames), _AT_ONCE):
-        spectrum = np.fft.rfft(frames[at : at + _AT_ONCE] * window, axis=1)
-        power = (spectrum.real**2 + spectrum.imag**2).astype('float32') @ kaldi_bands().T
-        picture[at : at + _AT_ONCE] = (np.log(power + 1e-5) + 4.5) / 5
-    return picture
+__all__ = ['KINDS', 'Kind', 'models_folder', 'have', 'Lesson', 'Teacher', 'Whitening', 'fit_whitening', 'side_by_side',
+           'equal_votes']
 
 # %% ../nbs/82a_teachers.ipynb #2cd9f00c
 @dataclass(frozen=True)
@@ -72,35 +28,21 @@ class Kind:
     file: str  # of its weights, in the folder of models
     labels: str  # file of the names of its tags, there
     rate_hz: int  # of the sound that it wants
-    picture: Callable[[np.ndarray], np.ndarray]  # its front end
-    frames: int  # in a patch
-    hop: int  # samples from frame to frame
-    upright: bool  # is a patch (1, bands, frames), or (frames, bands)?
+    windows: Windows  # how its picture is cut into patches
 
     @property
     def patch_s(self) -> float:
         "Return the length of a patch, seconds."
-        return self.frames * self.hop / self.rate_hz
+        return self.windows.frames * self.windows.hop / self.rate_hz
 
 
-KINDS = {
-    'musicnn': Kind('musicnn_msd.onnx', 'msd_50.txt', 16_000, musicnn_picture, 187, 256, False),
-    'efficientat': Kind(
-        'efficientat_mn04_as.onnx', 'audioset_527.txt', 32_000, efficientat_picture, 500, 320, True
-    ),
-}
+def _patched(name: str, frames: int) -> Kind:
+    "Describe a teacher whose patches have so many frames and touch each other."
+    card, windows = TAGGERS[name], WINDOWS[name]
+    return Kind(card.file, card.labels, card.rate_hz, replace(windows, frames=frames, step=frames))
 
-# %% ../nbs/82a_teachers.ipynb #a4f559c8
-def patches(
-    samples: np.ndarray,  # mono at the teacher's rate, shape (n,), n > 0
-    kind: Kind,  # of the teacher
-) -> np.ndarray:
-    "Cut a sound's picture into patches, as the network takes them: float32 (patches, …)."
-    shortest = kind.frames * kind.hop + 1024
-    picture = kind.picture(np.resize(samples, max(len(samples), shortest)))
-    n = max(1, min(len(samples), len(picture) * kind.hop) // (kind.frames * kind.hop))
-    cut = picture[: n * kind.frames].reshape(n, kind.frames, -1)
-    return np.ascontiguousarray(cut.transpose(0, 2, 1)[:, None]) if kind.upright else cut
+
+KINDS = {'musicnn': _patched('musicnn', 187), 'efficientat': _patched('efficientat', 500)}
 
 # %% ../nbs/82a_teachers.ipynb #fe70ff1b
 def models_folder(
@@ -174,18 +116,12 @@ class Teacher:
         self,
         samples: np.ndarray,  # mono, shape (n,), n > 0
         rate_hz: int = SAMPLE_RATE,  # of the samples
-        *,
-        batch: int = 8,  # patches at once
     ) -> Lesson:
         "Hear a sound, patch by patch."
         if not len(samples):
             raise ResonanceError('a teacher cannot hear a sound without samples')
-        cut = patches(resample(usable(samples), rate_hz, self.kind.rate_hz), self.kind)
-        parts = [
-            self._session.run(['embedding', 'logits'], {'logmel': cut[at : at + batch]})
-            for at in range(0, len(cut), batch)
-        ]
-        vectors, logits = (np.concatenate(part) for part in zip(*parts))
+        cut = self.kind.windows.cut(resample(usable(samples), rate_hz, self.kind.rate_hz))
+        vectors, logits = run_windows(self._session, cut)
         return Lesson(vectors, 1 / (1 + np.exp(-logits)), self.kind.patch_s)
 
 # %% ../nbs/82a_teachers.ipynb #d150ad5d

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from resonance_nb import calibration
 from resonance_nb.calibration import Calibration
-from resonance_nb.core import METHODS, ResonanceError, method_class
+from resonance_nb.core import OWN_METHODS, ResonanceError, method_class
 
 
 def test_calibration_is_sklearns():
@@ -135,7 +135,7 @@ def test_the_nearest_is_taken_where_nothing_was_fitted():
     assert dense.calibration in landmarks and dense.calibration.is_for({'front_end': dense.front.digest()})
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', OWN_METHODS)
 def test_every_recogniser_comes_with_a_calibration_of_its_own(method):
     recognizer = method_class(method)()
     fitted = recognizer.calibration

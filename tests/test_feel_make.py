@@ -57,9 +57,9 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
     make, proto = onnx.helper, onnx.TensorProto.FLOAT
     for name, kind in KINDS.items():
-        bands = kind.picture(np.zeros(2_000, 'float32')).shape[1]
+        bands = kind.windows.picture(np.zeros(2_000, 'float32')).shape[1]
         w = np.random.default_rng(0).normal(size=(bands, 6)).astype('float32') / bands
-        axes, shape = ([1, 3], ['n', 1, bands, 't']) if kind.upright else ([1], ['n', 't', bands])
+        axes, shape = ([1, 3], ['n', 1, bands, 't']) if kind.windows.upright else ([1], ['n', 't', bands])
         nodes = [
             make.make_node('ReduceMean', ['logmel'], ['mean'], axes=axes, keepdims=0),
             make.make_node('MatMul', ['mean', 'w'], ['embedding']),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resonance_nb.audio import SAMPLE_RATE, usable
 from resonance_nb.calibration import UNFITTED, Calibration, NothingFitted, load
 from resonance_nb.core import (
-    METHODS,
+    OWN_METHODS,
     Calibrated,
     CatalogRecognizer,
     OtherVersion,
@@ -32,7 +32,7 @@ def songs():
     return {t: corpus.load('music', t)[: 30 * SAMPLE_RATE] for t in list(corpus.music.index)[:4]}
 
 
-@pytest.fixture(scope='module', params=METHODS)
+@pytest.fixture(scope='module', params=OWN_METHODS)
 def index(request, songs):
     made = method_class(request.param)()
     for name, x in songs.items():

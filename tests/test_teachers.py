@@ -10,7 +10,8 @@ import pytest
 from resonance_nb import teachers
 from resonance_nb.audio import mel_filters
 from resonance_nb.core import ResonanceError
-from resonance_nb.teachers import KINDS, Lesson, Teacher, fit_whitening, patches, side_by_side
+from resonance_nb.fronts import kaldi_bands
+from resonance_nb.teachers import KINDS, Lesson, Teacher, fit_whitening, side_by_side
 
 needs_weights = pytest.mark.skipif(
     not all(map(teachers.have, KINDS)), reason="no teachers' weights are named: RESONANCE_MODELS"
@@ -21,15 +22,15 @@ needs_weights = pytest.mark.skipif(
 @pytest.mark.parametrize('n', [1, 100, 1024, 47_999, 96_001])
 def test_every_length_gives_whole_patches(name, n):
     kind = KINDS[name]
-    cut = patches(np.random.default_rng(n).normal(size=n).astype('float32') * 0.1, kind)
-    assert len(cut) == max(1, n // (kind.frames * kind.hop))
+    cut = kind.windows.cut(np.random.default_rng(n).normal(size=n).astype('float32') * 0.1)
+    assert len(cut) == max(1, n // (kind.windows.frames * kind.windows.hop))
     assert cut.dtype == np.float32 and np.isfinite(cut).all()
-    assert cut.shape[1:] == ((1, 128, 500) if kind.upright else (187, 96))
+    assert cut.shape[1:] == ((1, 128, 500) if kind.windows.upright else (187, 96))
 
 
 @pytest.mark.parametrize('name', KINDS)
 def test_pictures_of_silence_are_level(name):
-    picture = KINDS[name].picture(np.zeros(20_000, 'float32'))
+    picture = KINDS[name].windows.picture(np.zeros(20_000, 'float32'))
     assert np.ptp(picture) == 0 and np.isfinite(picture).all()
 
 
@@ -62,7 +63,7 @@ def test_no_weights_are_one_line(monkeypatch, tmp_path):
 
 @needs_weights
 @pytest.mark.parametrize(
-    'name, bands', [('musicnn', mel_filters(16_000, 512, 96)), ('efficientat', teachers.kaldi_bands())]
+    'name, bands', [('musicnn', mel_filters(16_000, 512, 96)), ('efficientat', kaldi_bands())]
 )
 def test_bands_are_those_beside_the_weights(name, bands):
     load = pytest.importorskip('safetensors.numpy').load_file
@@ -84,8 +85,6 @@ def test_teachers_hear_what_is_there():
         assert heard[0].tags.shape[1] == len(teacher.labels)
         cosine = lambda a, b: a.mean @ b.mean / np.linalg.norm(a.mean) / np.linalg.norm(b.mean)
         assert cosine(heard[0], heard[1]) > cosine(heard[0], heard[2]) + 0.02
-        one = teacher.listen(0.2 * chord, batch=1)
-        np.testing.assert_allclose(one.vectors, heard[0].vectors, atol=1e-3)
 
 
 @needs_weights
