@@ -5,6 +5,7 @@
 # %% ../nbs/43b_batches.ipynb #bbf7da72
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class Batches:
     recipe: Recipe
     sampler: Sampler
     bank: Bank | None = None  # rooms and crowds; None: synthesised ones
+    # what is made of windows, (n, samples), for the network; None: the spectrograms of the recipe's encoder
+    front: Callable[[torch.Tensor], torch.Tensor] | None = None
     device: str = 'cpu'  # where concerts and spectrograms are made
     progress: bool = False  # show a bar while preparing
     prepared: dict[int, Views] = field(default_factory=dict)  # number of the set -> its concerts
@@ -96,7 +99,7 @@ def _prepared(batches: Batches, number: int) -> Views:
             device=batches.device,
             progress=batches.progress,
         )
-    front = MelFront(recipe.encoder.front).to(batches.device)
+    front = batches.front or MelFront(recipe.encoder.front).to(batches.device)
     return Views(batches.sampler, concert, recipe.levels, front=front, device=batches.device)
 
 # %% ../nbs/43b_batches.ipynb #a08235e4
@@ -122,11 +125,13 @@ def batches_of(
     music: Packed,  # the songs, packed
     *,
     bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
+    # what is made of windows for the network; None: the spectrograms of the recipe's encoder
+    front: Callable[[torch.Tensor], torch.Tensor] | None = None,
     device: str = 'cpu',  # where concerts and spectrograms are made
     progress: bool = False,  # show a bar while preparing
 ) -> Batches:
     "Make the batches of a recipe; concerts are prepared later."
-    return Batches(recipe, sampler_of(recipe, corpus, music), bank, device, progress)
+    return Batches(recipe, sampler_of(recipe, corpus, music), bank, front, device, progress)
 
 # %% ../nbs/43b_batches.ipynb #b1035685
 def loader_of(

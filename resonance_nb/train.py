@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from resonance_nb.learning import (
 )
 from .mining import MemoryBank
 from .recipe import Recipe, from_card
-from .windows import RATE, Packed, pack
+from .windows import Packed, pack
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from resonance_nb.bank import Bank
 
 # %% auto #0
-__all__ = ['torch', 'fit', 'loggers_for']
+__all__ = ['torch', 'contrast', 'Task', 'encoder_task', 'fit', 'loggers_for']
 
 # %% ../nbs/44_train.ipynb #21bfd86d
 torch = need('torch', 'learn')
@@ -69,12 +69,15 @@ def _skip_broken(module, optimizer) -> None:
         _skip(module)
 
 # %% ../nbs/44_train.ipynb #85555337
-def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> torch.Tensor | None:
-    "Compute the loss of one batch; None for a batch that is skipped."
+def contrast(
+    module,  # what learns: its `encoder`, `recipe`, `temperature`, `memory` and `hybrid`
+    clean: torch.Tensor,  # maps of clean windows, shape (batch, 1, bands, frames)
+    heard: torch.Tensor,  # of the same windows in a concert
+    songs: torch.Tensor,  # (batch,) number of each window's song
+) -> tuple[torch.Tensor, dict[str, float]]:
+    "Compute the loss of a batch by the recipe, and what there is to say of it."
     recipe = module.recipe
-    rng = rng_for(recipe.seed, 'masks', module.global_step, module.global_rank)
-    maps = masked(torch.cat([clean, heard]), recipe.spec_augment, rng)
-    vectors = module.encoder.of_maps(maps)
+    vectors = module.encoder.of_maps(torch.cat([clean, heard]))
     a = vectors[: len(clean)]
     b = vectors[len(clean) :]
     if module.trainer.world_size > 1:  # the windows of other processes are negatives, too
@@ -83,16 +86,40 @@ def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor)
     temperature = module.temperature()
     memory = module.memory.get() if recipe.loss in ('nt-xent', 'hybrid') else None
     loss = contrast_loss(recipe, a, b, songs, temperature=temperature, memory=memory, hybrid=module.hybrid)
+    if recipe.memory_bank and torch.isfinite(loss):
+        module.memory.add(torch.cat([a, b]), torch.cat([songs, songs]))
+    return loss, {'picked_right': picked_right(a, b), 'temperature': float(temperature.detach())}
+
+# %% ../nbs/44_train.ipynb #cbaa3c13
+@dataclass(frozen=True)
+class Task:
+    "What a run teaches: a network, how it is told what is wrong, and how it is written."
+
+    network: Callable[[], Any]  # makes it; a module
+    save: Callable[..., None]  # writes it: called with the network, a path, and facts for its card
+    # of the module that learns and a batch: the loss, and what there is to say of it
+    loss: Callable[..., tuple[torch.Tensor, dict[str, float]]] = contrast
+    front: Callable[[torch.Tensor], torch.Tensor] | None = None  # what is made of windows, as for `Batches`
+    facts: dict = field(default_factory=dict)  # what tells it from other tasks, in plain values
+
+
+def encoder_task(
+    recipe: Recipe,  # its encoder
+) -> Task:
+    "Describe the task of a recipe: its encoder learns by contrast."
+    return Task(partial(Encoder, recipe.encoder), encoders.save)
+
+# %% ../nbs/44_train.ipynb #5598b106
+def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> torch.Tensor | None:
+    "Compute the loss of one batch; None for a batch that is skipped."
+    recipe = module.recipe
+    rng = rng_for(recipe.seed, 'masks', module.global_step, module.global_rank)
+    maps = masked(torch.cat([clean, heard]), recipe.spec_augment, rng)
+    loss, said = module.task.loss(module, maps[: len(clean)], maps[len(clean) :], songs)
     if not torch.isfinite(loss):
         _skip(module)
         return None
-    if recipe.memory_bank:
-        module.memory.add(torch.cat([a, b]), torch.cat([songs, songs]))
-    module.last = {
-        'loss': float(loss.detach()),
-        'picked_right': picked_right(a, b),
-        'temperature': float(temperature.detach()),
-    }
+    module.last = {'loss': float(loss.detach())} | said
     return loss
 
 # %% ../nbs/44_train.ipynb #0865d07a
@@ -108,12 +135,13 @@ def _module_class() -> type:
     lightning: Any = need('lightning.pytorch', 'learn')
 
     class Contrast(lightning.LightningModule):
-        "An encoder that learns by a recipe."
+        "A network that learns by a recipe."
 
-        def __init__(self, recipe: Recipe, n_songs: int, make_loader: Callable, share_done: Callable):
+        def __init__(self, recipe: Recipe, task: Task, n_songs: int, make_loader, share_done: Callable):
             super().__init__()
             self.recipe = recipe
-            self.encoder = Encoder(recipe.encoder)
+            self.task = task
+            self.encoder = task.network()
             self.make_loader = make_loader
             self.share_done = share_done
             self.temperature = losses.Temperature(recipe.temperature, recipe.learned_temperature)
@@ -159,10 +187,13 @@ def _append(path: Path, row: dict) -> None:
 class _Keeper:
     "The folder of a run, its clock, and what validation has said."
 
-    def __init__(self, recipe: Recipe, folder: Path, bar, *, validate, card, checkpoint_s, stop_after_s):
+    def __init__(
+        self, recipe: Recipe, folder: Path, bar, *, save, validate, card, checkpoint_s, stop_after_s
+    ):
         self.recipe = recipe
         self.folder = folder
         self.bar = bar
+        self.save = save
         self.validate = validate
         self.card = card
         self.checkpoint_s = checkpoint_s
@@ -269,7 +300,7 @@ def _validate(keeper: _Keeper, trainer, module, step: int) -> None:
         row = {'step': step, 'minutes': round(keeper.spent_s() / 60, 2)} | module.last | answers
         _append(keeper.folder / 'curve.csv', row)
         if better or recipe.keep == 'last':
-            encoders.save(
+            keeper.save(
                 module.encoder,
                 keeper.folder / 'encoder.safetensors',
                 **keeper.card,
@@ -322,6 +353,7 @@ def fit(
     folder: Path,  # of the run
     *,
     bank: Bank | None = None,  # rooms and crowds; None: synthesised ones
+    task: Task | None = None,  # what learns; None: the recipe's encoder
     # what an encoder achieves: 'top1' decides which is the best
     validate: Callable[[Encoder], dict] | None = None,
     music: Path | None = None,  # folder of packed songs, where several runs share one; None: the run's own
@@ -345,23 +377,41 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     device = device_here(device)
     started = _started_from(recipe, start)  # what is refused is refused first
-    packed = pack(corpus, track_ids, music or folder / 'music', speeds=recipe.speeds, progress=progress)
-    step, spent_s, card = _begun(folder, _card(recipe, corpus, packed, device) | started)
+    packed = pack(
+        corpus,
+        track_ids,
+        music or folder / 'music',
+        speeds=recipe.speeds,
+        rate_hz=recipe.crop.rate_hz,
+        progress=progress,
+    )
+    task = task or encoder_task(recipe)
+    step, spent_s, card = _begun(folder, _card(recipe, corpus, packed, device) | started | task.facts)
     recipe = replace(recipe, precision=card['precision'])
     path = folder / 'encoder.safetensors'
     if spent_s >= 60 * recipe.minutes if recipe.minutes else step >= recipe.steps:
         return path
     concert_device = concert_device or ('cuda' if (device, devices) == ('cuda', 1) else 'cpu')
-    batches = batches_of(recipe, corpus, packed, bank=bank, device=concert_device, progress=progress)
+    batches = batches_of(
+        recipe, corpus, packed, bank=bank, front=task.front, device=concert_device, progress=progress
+    )
     make_loader = partial(loader_of, batches, step, workers)
     card |= {'device': device_name(device)} | (facts or {})
-    options = {'validate': validate, 'card': card, 'checkpoint_s': checkpoint_s, 'stop_after_s': stop_after_s}
+    options = {
+        'save': task.save,
+        'validate': validate,
+        'card': card,
+        'checkpoint_s': checkpoint_s,
+        'stop_after_s': stop_after_s,
+    }
     trainer_of = partial(_trainer, recipe, folder, device, devices, loggers)
-    _learn(recipe, folder, make_loader, trainer_of, step=step, start=start, keep=options, progress=progress)
+    _learn(
+        recipe, task, folder, make_loader, trainer_of, step=step, start=start, keep=options, progress=progress
+    )
     return path
 
 # %% ../nbs/44_train.ipynb #b3a184de
-def _learn(recipe, folder, make_loader, trainer_of, *, step, start, keep: dict, progress) -> None:
+def _learn(recipe, task, folder, make_loader, trainer_of, *, step, start, keep: dict, progress) -> None:
     "Take the steps that are left of a run."
     from tqdm import tqdm
 
@@ -370,7 +420,7 @@ def _learn(recipe, folder, make_loader, trainer_of, *, step, start, keep: dict, 
     bar = tqdm(total=total, initial=step, desc='train', unit='step', disable=no_bar(progress))
     keeper = _Keeper(recipe, folder, bar, **keep)
     n_songs = int(make_loader.args[0].sampler.music.songs.max()) + 1
-    module = _module_class()(recipe, n_songs, make_loader, keeper.share_done)
+    module = _module_class()(recipe, task, n_songs, make_loader, keeper.share_done)
     if start:  # a run that goes on takes its weights from the checkpoint
         module.encoder.load_state_dict(encoders.taken_over(start, recipe.encoder)[0].state_dict())
     with warnings.catch_warnings(), bar:
@@ -388,7 +438,7 @@ def _card(recipe: Recipe, corpus: Corpus, music: Packed, device: str) -> dict:
         'corpus': corpus.name,
         'corpus_checksum': corpus.checksum(),
         'songs': len(lengths),
-        'hours': round(float(lengths.sum()) / RATE / 3600, 2),
+        'hours': round(float(lengths.sum()) / music.rate_hz / 3600, 2),
         'skipped': music.skipped,
         'seed': recipe.seed,
     }

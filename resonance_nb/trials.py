@@ -100,9 +100,12 @@ def choices(
     "List what of a recipe decides a trial, as plain values: all but a precision that is left to the machine."
     old = {today: before for before, today in OLD_NAMES.items()}
     default = Recipe()
+    plain = asdict(recipe)
+    if recipe.crop.rate_hz == default.crop.rate_hz:  # version 1 did not have it either
+        del plain['crop']['rate_hz']
     return {
         old.get(name, name): value
-        for name, value in asdict(recipe).items()
+        for name, value in plain.items()
         if (name, value) != ('precision', 'auto')
         and not (name in LATER and getattr(recipe, name) == getattr(default, name))
     }

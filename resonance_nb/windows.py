@@ -27,7 +27,7 @@ __all__ = ['RATE', 'QUARTER', 'Packed', 'at_speed', 'quarter_levels', 'pack', 's
            'quiet_free_start', 'doubled', 'halved', 'cut_windows', 'Levels', 'Views', 'degrader_times', 'loader']
 
 # %% ../nbs/40_windows.ipynb #6f87f96f
-RATE = 8_000  # Hz, of packed music and of everything a network hears
+RATE = 8_000  # Hz, of packed music and of everything our networks hear
 QUARTER = RATE // 4  # samples over which the level is kept, 0.25 s
 
 
@@ -42,6 +42,7 @@ class Packed:
     levels_db: np.ndarray  # (samples / 2000,) RMS of each quarter of a second, dB re full scale
     skipped: dict[str, str]  # id -> why it is missing
     folder: Path | None = None  # of the file
+    rate_hz: int = RATE  # of the samples
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +57,7 @@ class Packed:
 
     def seconds(self) -> float:
         "Return the length of all songs together."
-        return len(self.samples) / RATE
+        return len(self.samples) / self.rate_hz
 
     def read(
         self,
@@ -76,20 +77,22 @@ class Packed:
 def at_speed(
     samples: np.ndarray,  # mono at 16 kHz, shape (n,)
     speed: float = 1.0,  # above 1: faster and higher
+    rate_hz: int = RATE,  # of the packed file
 ) -> np.ndarray:
-    "Resample a song for the packed file: int16 at 8 kHz, filled up to whole quarters of a second."
-    x = audio.resample(samples, audio.SAMPLE_RATE * speed, RATE)
+    "Resample a song for the packed file: int16, filled up to whole quarters of a second."
+    x = audio.resample(samples, audio.SAMPLE_RATE * speed, rate_hz)
     if not len(x):
         raise ResonanceError('there is nothing in it')
     x = np.clip(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), -1, 1) * 32_767
-    return np.pad(np.rint(x).astype(np.int16), (0, -len(x) % QUARTER))
+    return np.pad(np.rint(x).astype(np.int16), (0, -len(x) % (rate_hz // 4)))
 
 # %% ../nbs/40_windows.ipynb #9df478f5
 def quarter_levels(
     samples: np.ndarray,  # int16, a whole number of quarters of a second
+    quarter: int = QUARTER,  # samples in one
 ) -> np.ndarray:
     "Measure the level of each quarter of a second, dB re full scale, float32."
-    power = np.square(samples.reshape(-1, QUARTER).astype(np.float32) / 32_768).mean(axis=1)
+    power = np.square(samples.reshape(-1, quarter).astype(np.float32) / 32_768).mean(axis=1)
     return (10 * np.log10(np.maximum(power, 1e-12))).astype(np.float32)
 
 # %% ../nbs/40_windows.ipynb #dd66a1ed
@@ -100,18 +103,19 @@ def pack(
     *,
     # a copy of every song for each of these; a speed that is named twice is drawn twice as often
     speeds: tuple[float, ...] = (1.0,),
+    rate_hz: int = RATE,  # of the packed file
     progress: bool = False,  # show a bar
 ) -> Packed:
     "Decode songs into one file; raises `ResonanceError` when none can be read."
     folder = Path(folder)
-    about = {'corpus': corpus.checksum(), 'asked': list(track_ids), 'rate_hz': RATE, 'version': 1}
+    about = {'corpus': corpus.checksum(), 'asked': list(track_ids), 'rate_hz': rate_hz, 'version': 1}
     if tuple(speeds) != (1.0,):
         about['speeds'] = list(speeds)
     if packed := _opened(folder, about):
         return packed
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / 'music.i16') as part, open(part, 'wb') as out:
-        rows, levels, skipped = _write_songs(out, corpus, track_ids, speeds, progress)
+        rows, levels, skipped = _write_songs(out, corpus, track_ids, speeds, rate_hz, progress)
     if not rows:
         first = next(iter(skipped.values()), 'none was named')
         raise ResonanceError(f'none of the {counted(len(track_ids), "song")} can be read; the first: {first}')
@@ -124,7 +128,9 @@ def pack(
     return packed
 
 # %% ../nbs/40_windows.ipynb #cbd8344d
-def _write_songs(out: BinaryIO, corpus: Corpus, track_ids: list[str], speeds, progress: bool) -> tuple:
+def _write_songs(
+    out: BinaryIO, corpus: Corpus, track_ids: list[str], speeds, rate_hz: int, progress: bool
+) -> tuple:
     "Write the samples of all songs; return (id, song number, samples) of each, their levels, and what is skipped."
     from tqdm import tqdm
 
@@ -135,14 +141,14 @@ def _write_songs(out: BinaryIO, corpus: Corpus, track_ids: list[str], speeds, pr
     for track_id in tqdm(track_ids, 'pack', disable=no_bar(progress)):
         try:
             song = corpus.load('music', track_id)
-            copies = [at_speed(song, speed) for speed in speeds]
+            copies = [at_speed(song, speed, rate_hz) for speed in speeds]
         except ResonanceError as e:
             skipped[track_id] = str(e)
             continue
         for x in copies:
             out.write(x.tobytes())
             rows.append((track_id, numbers[track_id], len(x)))
-            levels.append(quarter_levels(x))
+            levels.append(quarter_levels(x, rate_hz // 4))
     return rows, levels, skipped
 
 # %% ../nbs/40_windows.ipynb #2bb72d27
@@ -171,9 +177,11 @@ def _opened(folder: Path, about: dict) -> Packed | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    whole = len(samples) == starts[-1] == len(levels) * QUARTER
+    whole = len(samples) == starts[-1] == len(levels) * (about['rate_hz'] // 4)
     return (
-        Packed(list(ids), np.array(songs), starts, samples, levels, index['skipped'], folder)
+        Packed(
+            list(ids), np.array(songs), starts, samples, levels, index['skipped'], folder, about['rate_hz']
+        )
         if whole
         else None
     )
@@ -189,6 +197,13 @@ class Crop:
     before_s: float = 1.0  # of the song before the first window: what still rings in the room
     after_s: float = 0.5  # and after the last, for music that is played faster
     floor_db: float = -50.0  # windows in quieter places are not taken if there is another
+    rate_hz: int = RATE  # of the windows: 8 kHz, or 16 kHz for networks that hear more
+
+    def __post_init__(self):
+        if self.rate_hz not in (RATE, audio.SAMPLE_RATE):
+            raise ResonanceError(
+                f'windows are cut at {RATE} or {audio.SAMPLE_RATE} Hz, not at {self.rate_hz}'
+            )
 
     @property
     def span_s(self) -> float:
@@ -238,8 +253,8 @@ class Sampler:
         rows = self.rows(step, rng)
         starts = np.array([quiet_free_start(self.music, row, self.crop, rng) for row in rows])
         shape = (len(rows), self.crop.windows)
-        grid = np.arange(self.crop.windows) * round(self.crop.window_s * RATE)
-        latest = round(self.crop.shift_s * RATE)
+        grid = np.arange(self.crop.windows) * round(self.crop.window_s * self.crop.rate_hz)
+        latest = round(self.crop.shift_s * self.crop.rate_hz)
         clean, heard = (grid + rng.integers(0, latest + 1, shape) for _ in range(2))
         return Draw(rows, starts, clean, heard)
 
@@ -262,8 +277,8 @@ class Sampler:
         drawn: Draw,  # of `draw`
     ) -> np.ndarray:
         "Read the spans with what is before and after them, float32 of shape (n, samples)."
-        before = round(self.crop.before_s * RATE)
-        n = before + round((self.crop.span_s + self.crop.after_s) * RATE)
+        before = round(self.crop.before_s * self.crop.rate_hz)
+        n = before + round((self.crop.span_s + self.crop.after_s) * self.crop.rate_hz)
         return np.stack(
             [self.music.read(row, start - before, n) for row, start in zip(drawn.rows, drawn.starts)]
         )
@@ -289,10 +304,11 @@ def quiet_free_start(
 ) -> int:
     "Draw where a span begins in a song, samples; not in silence if it can be helped."
     first, last = music.starts[row : row + 2]
-    span = round(crop.span_s * RATE)
+    span = round(crop.span_s * crop.rate_hz)
+    quarter = crop.rate_hz // 4
     for _ in range(tries):
         start = int(rng.integers(0, max(0, (last - first) - span) + 1))
-        quarters = slice((first + start) // QUARTER, (first + start + span) // QUARTER)
+        quarters = slice((first + start) // quarter, (first + start + span) // quarter)
         if np.median(music.levels_db[quarters]) > crop.floor_db:
             break
     return start
@@ -383,13 +399,14 @@ class Views:
         crop = self.sampler.crop
         drawn = self.sampler.draw(step)
         excerpts = torch.from_numpy(self.sampler.excerpts(drawn)).to(self.device)
-        before = round(crop.before_s * RATE)
-        n = round(crop.window_s * RATE)
+        before = round(crop.before_s * crop.rate_hz)
+        n = round(crop.window_s * crop.rate_hz)
         clean = cut_windows(excerpts[:, before:], drawn.clean_at, n)
         heard = excerpts[:, before:]
         if self.degrader:
             rng = rng_for(self.sampler.seed, 'concert', step)
-            heard = halved(self.degrader.degrade(doubled(excerpts), self.levels.at(step), rng)[0])
+            halve, double = (halved, doubled) if crop.rate_hz == RATE else (lambda x: x,) * 2
+            heard = halve(self.degrader.degrade(double(excerpts), self.levels.at(step), rng)[0])
         heard = cut_windows(heard, drawn.heard_at, n)
         songs = torch.from_numpy(np.repeat(self.sampler.music.songs[drawn.rows], crop.windows)).to(
             self.device

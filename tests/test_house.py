@@ -370,6 +370,7 @@ FLOORS = [
     'evidence',
     'batches',
     'train',
+    'transfer',
     'stream',
     'pipe microphone',
     'session',
