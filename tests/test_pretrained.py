@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resonance_nb import packages, pretrained
+from resonance_nb import checkpoints, graphs, packages, pretrained
 from resonance_nb.core import MissingExtra, ResonanceError
 from resonance_nb.network import open_session
 from resonance_nb.packages import CARRIED, carried_tags, carried_weights
@@ -175,8 +175,8 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch, without_m
     monkeypatch.syspath_prepend(str(tmp_path / 'site'))
     install(tmp_path / 'site', {'wts/net.index': b'1'})
     for convert, why in (
-        (lambda path: packages.musicnn_network({}), "has no tensor 'batch_normalization/gamma'"),
-        (lambda path: packages.read_checkpoint(path.read_bytes(), b''), 'its end is not that of an index'),
+        (lambda path: graphs.musicnn_network({}), "has no tensor 'batch_normalization/gamma'"),
+        (lambda path: checkpoints.read_checkpoint(path.read_bytes(), b''), 'its end is not that of an index'),
     ):
         pytest.importorskip('onnx')
         with pytest.raises(ResonanceError, match=why):
@@ -206,9 +206,9 @@ def test_an_index_cut_anywhere_is_told():
     index = real_index()
     for end in range(0, len(index) - 100, 97):  # what is behind is no block
         with pytest.raises(ResonanceError):
-            packages.read_sstable(index[:end])
+            checkpoints.read_sstable(index[:end])
         with pytest.raises(ResonanceError):
-            packages.read_sstable(index[:end] + index[-48:])
+            checkpoints.read_sstable(index[:end] + index[-48:])
 
 
 @given(st.binary(max_size=80), st.integers(0, 80))
@@ -217,7 +217,7 @@ def test_any_bytes_as_an_index(noise, at):
     footer = bytes([0, 0, 0, min(at, 127)]).ljust(40, b'\0') + bytes.fromhex('57fb808b247547db')
     for data in (noise, noise + footer, noise + bytes(5) + footer):
         try:
-            tensors = packages.read_checkpoint(data, bytes(64))
+            tensors = checkpoints.read_checkpoint(data, bytes(64))
         except ResonanceError as e:
             assert '\n' not in str(e)
         else:
@@ -230,7 +230,7 @@ def test_a_real_index_with_other_bytes(data):
     for _ in range(data.draw(st.integers(1, 4))):
         index[data.draw(st.integers(0, len(index) - 1))] = data.draw(st.integers(0, 255))
     try:
-        packages.read_checkpoint(bytes(index), bytes(1 << 20))
+        checkpoints.read_checkpoint(bytes(index), bytes(1 << 20))
     except ResonanceError as e:
         assert '\n' not in str(e)
 
@@ -240,9 +240,9 @@ def test_blocks_that_name_each_other_again_are_refused():
     footer = index[-48:]
     numbers, here = [], 0
     for _ in range(4):
-        number, here = packages.read_varint(footer, here)
+        number, here = checkpoints.read_varint(footer, here)
         numbers.append(number)
-    (_, place), *_ = packages.read_block(index, *numbers[2:])
+    (_, place), *_ = checkpoints.read_block(index, *numbers[2:])
     entry = bytes([0, 1, len(place)]) + b'a' + place
     again = bytes([0, 1, len(place)]) + b'b' + place
     top_block = entry + again + bytes(4) + bytes([1, 0, 0, 0])
@@ -250,7 +250,7 @@ def test_blocks_that_name_each_other_again_are_refused():
     varint = lambda n: bytes([n & 127 | 128, n >> 7]) if n > 127 else bytes([n])
     end = (bytes(2) + varint(begin) + varint(size)).ljust(40, b'\0') + footer[-8:]
     with pytest.raises(ResonanceError, match='its blocks overlap'):
-        packages.read_sstable(index[:begin] + top_block + bytes(5) + end)
+        checkpoints.read_sstable(index[:begin] + top_block + bytes(5) + end)
 
 
 # ---- what they say of sounds that are known
