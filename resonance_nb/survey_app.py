@@ -346,12 +346,11 @@ def _owner(report) -> dict:
 
     async def opened(request):
         state, who = request.app.state, request.client.host if request.client else ''
-        if state.wrong.too_many(who):
-            raise Refused(429, 'too many wrong passwords: wait a minute')
         given = parse_qs((await request.body()).decode('utf-8', 'replace')).get('password', [''])[0]
         wanted = state.desk.store.settings.owner_hash
         if not wanted or not hmac.compare_digest(hashlib.sha256(given.strip().encode()).hexdigest(), wanted):
-            state.wrong.add(who)
+            if not state.wrong.may(who):
+                raise Refused(429, 'too many wrong passwords: wait a minute')
             raise Refused(403, 'that is not the password of the owner')
         cookies.add(cookie := new_token())
         answer = responses.RedirectResponse('report', 303)

@@ -97,8 +97,8 @@ class Task:
 
     network: Callable[[], Any]  # makes it; a module
     save: Callable[..., None]  # writes it: called with the network, a path, and facts for its card
-    # of the module that learns and a batch: the loss, and what there is to say of it
-    loss: Callable[..., tuple[torch.Tensor, dict[str, float]]] = contrast
+    # of the module that learns and a batch: the loss, and what there is to say of it, as `contrast`
+    loss: Callable[..., tuple[torch.Tensor, dict[str, float]]]
     front: Callable[[torch.Tensor], torch.Tensor] | None = None  # what is made of windows, as for `Batches`
     facts: dict = field(default_factory=dict)  # what tells it from other tasks, in plain values
 
@@ -107,7 +107,7 @@ def encoder_task(
     recipe: Recipe,  # its encoder
 ) -> Task:
     "Describe the task of a recipe: its encoder learns by contrast."
-    return Task(partial(Encoder, recipe.encoder), encoders.save)
+    return Task(partial(Encoder, recipe.encoder), encoders.save, contrast)
 
 # %% ../nbs/44_train.ipynb #5598b106
 def _step(module, clean: torch.Tensor, heard: torch.Tensor, songs: torch.Tensor) -> torch.Tensor | None:

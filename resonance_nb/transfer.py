@@ -69,7 +69,7 @@ class _Weighed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conc_se_layers[0](x)
 
-# %% ../nbs/47a_transfer.ipynb #ce0727a7
+# %% ../nbs/47a_transfer.ipynb #0eb09cfd
 def _layer(i: int, o: int, size: int = 1, stride: int = 1, groups: int = 1, act=None) -> nn.Sequential:
     "Make a convolution, its batch normalisation and its activation."
     layers = [nn.Conv2d(i, o, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(o, 1e-3)]
@@ -81,7 +81,7 @@ class _Inverted(nn.Module):
 
     def __init__(self, i: int, size: int, wide: int, o: int, weighed: bool, act, stride: int):
         super().__init__()
-        layers = [_layer(i, wide, act=act)] if wide != i else []
+        layers: list[nn.Module] = [_layer(i, wide, act=act)] if wide != i else []
         layers += [_layer(wide, wide, size, stride, wide, act)]
         layers += [_Weighed(wide)] if weighed else []
         self.block = nn.Sequential(*layers, _layer(wide, o))
@@ -90,7 +90,7 @@ class _Inverted(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.block(x) if self.straight else self.block(x)
 
-# %% ../nbs/47a_transfer.ipynb #e68a516a
+# %% ../nbs/47a_transfer.ipynb #fb7209f3
 BLOCKS = (  # of EfficientAT mn04: filter, channels within, channels after, weighed?, step
     (3, 8, 8, False, 1),
     (3, 24, 16, False, 2),
@@ -109,7 +109,7 @@ BLOCKS = (  # of EfficientAT mn04: filter, channels within, channels after, weig
     (5, 384, 64, True, 1),
 )
 
-
+# %% ../nbs/47a_transfer.ipynb #21eb2280
 class EfficientTrunk(nn.Module):
     "EfficientAT mn04 without its words: pictures to places."
 
@@ -132,7 +132,7 @@ class EfficientTrunk(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.features(maps).flatten(2).transpose(1, 2)
 
-# %% ../nbs/47a_transfer.ipynb #03cfa883
+# %% ../nbs/47a_transfer.ipynb #14cee73d
 class MusicnnTrunk(nn.Module):
     "musicnn without its words: pictures to places, one for each frame."
 
@@ -169,7 +169,7 @@ class MusicnnTrunk(nn.Module):
             answers.append(after)
         return torch.cat(answers, 1).transpose(1, 2)
 
-# %% ../nbs/47a_transfer.ipynb #dbfa2c31
+# %% ../nbs/47a_transfer.ipynb #4eec8e1f
 TRUNKS = {'efficientat': EfficientTrunk, 'musicnn': MusicnnTrunk}
 SHA256 = {  # of the published weights
     'efficientat': '94f98c36c9551fe82c939babf07c85e0a6aa6bbc2f857f5eb0c66cea8077d344',
@@ -194,7 +194,7 @@ def trunk_weights(
         raise ResonanceError(f'{found} is not the file that is listed: its SHA-256 is another')
     return found
 
-# %% ../nbs/47a_transfer.ipynb #742c261b
+# %% ../nbs/47a_transfer.ipynb #c288b557
 def load_trunk(
     name: str,  # one of `TRUNKS`
     path: str | os.PathLike | None = None,  # as for `trunk_weights`
@@ -210,7 +210,7 @@ def load_trunk(
     trunk.load_state_dict({k: weights[k] for k in expected.keys() - uncounted.keys()} | uncounted)
     return trunk.eval()
 
-# %% ../nbs/47a_transfer.ipynb #5154eaa4
+# %% ../nbs/47a_transfer.ipynb #f9f10c2f
 def pictures(
     name: str,  # one of `TRUNKS`
     samples: np.ndarray,  # mono at 16 kHz, shape (n,), n > 0
@@ -229,7 +229,7 @@ def picture_of_each(
     rows = [pictures(name, row)[0] for row in windows.cpu().numpy()]
     return torch.from_numpy(np.stack(rows)).to(windows.device)
 
-# %% ../nbs/47a_transfer.ipynb #c0ae59df
+# %% ../nbs/47a_transfer.ipynb #d0eb276d
 class AttentionPooling(nn.Module):
     "Weighted mean of places; it begins as the plain mean."
 
@@ -251,7 +251,7 @@ class AttentionPooling(nn.Module):
     def forward(self, places: torch.Tensor) -> torch.Tensor:
         return (self.shares(places)[..., None] * places).sum(1)
 
-# %% ../nbs/47a_transfer.ipynb #10f20b21
+# %% ../nbs/47a_transfer.ipynb #e9bd4de0
 TAUGHT = ('frozen', 'partly', 'whole')
 
 
@@ -279,7 +279,7 @@ class Choices:
                 'a dropout is from 0 to below 1; dropouts, blocks and numbers are 1 at least'
             )
 
-# %% ../nbs/47a_transfer.ipynb #dcd9ef64
+# %% ../nbs/47a_transfer.ipynb #db880818
 class TaughtNet(nn.Module):
     "A body of other people, a pooling, and a projection to unit vectors."
 
@@ -331,7 +331,7 @@ class TaughtNet(nn.Module):
         "Make unit vectors, shape (batch, dim)."
         return self.project(self.pooled(maps))
 
-# %% ../nbs/47a_transfer.ipynb #d4f07a97
+# %% ../nbs/47a_transfer.ipynb #2129d9a9
 def dropped(
     x: torch.Tensor,  # of any shape
     share: float,  # that is left out
@@ -365,7 +365,7 @@ def several_dropouts(
     said = {'picked_right': share, 'temperature': float(temperature.detach())}
     return torch.stack(parts).mean(), said
 
-# %% ../nbs/47a_transfer.ipynb #866561a0
+# %% ../nbs/47a_transfer.ipynb #c33beaf7
 def write_network(
     net: nn.Module,  # with `choices`, a data class
     path: Path,  # of the weights, ending in .safetensors; the card stands beside it, ending in .json
@@ -385,7 +385,7 @@ def write_network(
     with atomic_write(path.with_suffix('.json')) as part:
         part.write_text(json.dumps(card, indent=2) + '\n', encoding='utf-8')
 
-
+# %% ../nbs/47a_transfer.ipynb #a4bf2704
 def read_network(
     path: Path,  # of the weights
     kind: str,  # what the card must call it
@@ -397,7 +397,7 @@ def read_network(
     try:
         card = json.loads(Path(path).with_suffix('.json').read_text(encoding='utf-8'))
         if (card['format'], card['version']) != (kind, 1):
-            raise ResonanceError(f'{path} is {card["format"]} version {card["version"]}, not a {kind}')
+            raise ResonanceError(f'{path} is {card["format"]} version {card["version"]}, no {kind}')
         content = Path(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != card['sha256']:
             raise ResonanceError(f'the weights in {path} are not those of its card')
@@ -409,7 +409,7 @@ def read_network(
         raise ResonanceError(f'{path} is not a readable network ({first_line(e)})') from e
     return net.eval(), card
 
-# %% ../nbs/47a_transfer.ipynb #04fa83da
+# %% ../nbs/47a_transfer.ipynb #0dfda970
 KIND = 'resonance taught network'
 
 
@@ -445,13 +445,13 @@ class Listener:
             vectors = torch.cat([self.net.of_maps(part) for part in maps.split(self.at_once)]).numpy()
         return vectors, np.arange(len(vectors)) * self.card.hop_s
 
-# %% ../nbs/47a_transfer.ipynb #40c9925b
+# %% ../nbs/47a_transfer.ipynb #ef35334b
 def listener(
     path: Path,  # of a taught network's weights
 ) -> Listener:
     "Open a taught network as an extractor; raises `ResonanceError` for files that are damaged or of another kind."
     net, saved = read_network(Path(path), KIND, lambda **choices: TaughtNet(Choices(**choices)))
-    choices = net.choices
+    choices = Choices(**saved['choices'])
     facts = {'title': f'{CARDS[choices.network].title}, taught: {choices.taught}', 'dim': choices.dim}
     card = replace(CARDS[choices.network], **facts, file=Path(path).name, sha256=saved['sha256'], labels='')
     return Listener(net, card, saved['sha256'][:16], partial(pictures, choices.network))
@@ -462,7 +462,7 @@ class Transfer(Extractor):
 
     name = 'transfer'
 
-# %% ../nbs/47a_transfer.ipynb #90f276e0
+# %% ../nbs/47a_transfer.ipynb #6afbfd95
 def recipe_for(
     choices: Choices,  # of the network
     *,
@@ -490,7 +490,7 @@ def recipe_for(
     )
     return changed(recipe, changes or {})
 
-
+# %% ../nbs/47a_transfer.ipynb #2c0dab94
 def task_for(
     choices: Choices,  # of the network
     weights: str | os.PathLike | None = None,  # folder of published ones, as for `trunk_weights`
@@ -508,7 +508,7 @@ def task_for(
         facts={'task': asdict(choices)},
     )
 
-# %% ../nbs/47a_transfer.ipynb #99138a53
+# %% ../nbs/47a_transfer.ipynb #f999cf41
 def held_out(
     recipe: Recipe,  # of the run
     task: Task,  # that it teaches
@@ -547,7 +547,7 @@ def threads(
     finally:
         torch.set_num_threads(before)
 
-# %% ../nbs/47a_transfer.ipynb #3dbd6202
+# %% ../nbs/47a_transfer.ipynb #a8023fcb
 def teach(
     choices: Choices,  # of the network
     corpus: Corpus,  # where the songs are: those of its train split are learned from
