@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ['torch', 'nn', 'BLOCKS', 'TRUNKS', 'SHA256', 'TAUGHT', 'KIND', 'EfficientTrunk', 'MusicnnTrunk', 'trunk_weights',
            'load_trunk', 'pictures', 'picture_of_each', 'AttentionPooling', 'Choices', 'TaughtNet', 'dropped',
            'several_dropouts', 'write_network', 'read_network', 'Listener', 'listener', 'Transfer', 'recipe_for',
-           'task_for', 'held_out', 'threads', 'teach']
+           'task_for', 'held_out', 'threads', 'run', 'teach']
 
 # %% ../nbs/47a_transfer.ipynb #75e66250
 torch = need('torch', 'learn')
@@ -547,30 +547,26 @@ def threads(
     finally:
         torch.set_num_threads(before)
 
-# %% ../nbs/47a_transfer.ipynb #a8023fcb
-def teach(
-    choices: Choices,  # of the network
+# %% ../nbs/47a_transfer.ipynb #0906ab5d
+def run(
+    recipe: Recipe,  # every choice of learning
+    task: Task,  # what learns
     corpus: Corpus,  # where the songs are: those of its train split are learned from
     folder: Path,  # of the run; one that was stopped goes on
     *,
     n_songs: int | None = None,  # learned from; None: all of the split
-    minutes: float = 10.0,  # of learning; 0: so many steps as `changes` say
-    seed: int = 0,  # of everything, also of which songs
-    changes: dict | None = None,  # of the recipe, as for `recipe.changed`
-    weights: str | os.PathLike | None = None,  # folder of published ones, as for `trunk_weights`
     validated: bool = True,  # keep what does best on the validation split, or else the last version
     n_threads: int = 1,  # of torch
     **options,  # as for `train.fit`: workers, stop_after_s, checkpoint_s, facts, progress …
 ) -> Path:
-    "Teach a network, or go on teaching it; return the path of its weights, with a card beside them."
+    "Teach any network on songs of a corpus; return the path of its weights, with a card beside them."
     from resonance_nb.degraded import bank_of
 
-    changes = ({} if validated else {'keep': 'last'}) | (changes or {})
-    recipe = recipe_for(choices, minutes=minutes, seed=seed, changes=changes)
-    task = task_for(choices, weights)
+    recipe = recipe if validated else replace(recipe, keep='last')
     ids = sorted(corpus.split('music', 'train').index)
     if n_songs:
-        ids = sorted(rng_for(seed, 'songs').choice(ids, min(n_songs, len(ids)), replace=False).tolist())
+        rng = rng_for(recipe.seed, 'songs')
+        ids = sorted(rng.choice(ids, min(n_songs, len(ids)), replace=False).tolist())
     folder = Path(folder)
     with threads(n_threads):
         validate = None
@@ -581,3 +577,19 @@ def teach(
         bank = bank_of(corpus.folder, 'train')
         options = {'bank': bank, 'validate': validate, 'task': task, 'device': 'cpu'} | options
         return fit(recipe, corpus, ids, folder, **options)
+
+# %% ../nbs/47a_transfer.ipynb #631a77ad
+def teach(
+    choices: Choices,  # of the network
+    corpus: Corpus,  # where the songs are: those of its train split are learned from
+    folder: Path,  # of the run; one that was stopped goes on
+    *,
+    minutes: float = 10.0,  # of learning; 0: so many steps as `changes` say
+    seed: int = 0,  # of everything, also of which songs
+    changes: dict | None = None,  # of the recipe, as for `recipe.changed`
+    weights: str | os.PathLike | None = None,  # folder of published ones, as for `trunk_weights`
+    **options,  # as for `run`: n_songs, validated, n_threads, workers, stop_after_s …
+) -> Path:
+    "Teach a network, or go on teaching it; return the path of its weights, with a card beside them."
+    recipe = recipe_for(choices, minutes=minutes, seed=seed, changes=changes)
+    return run(recipe, task_for(choices, weights), corpus, folder, **options)

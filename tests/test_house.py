@@ -372,6 +372,7 @@ FLOORS = [
     'batches',
     'train',
     'transfer',
+    'custom',
     'stream',
     'pipe microphone',
     'session',
