@@ -5,7 +5,7 @@
 # %% ../nbs/48_custom.ipynb #a269ab59
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -250,7 +250,7 @@ def task_for(
         network=partial(SmallNet, choices),
         save=partial(write_network, kind=KIND),
         loss=drawing_loss if choices.draws else pair_loss,
-        facts={'task': {'kind': choices.kind, 'dim': choices.dim, 'channels': list(choices.channels)}},
+        facts={'task': asdict(choices) | {'channels': list(choices.channels)}},
     )
 
 # %% ../nbs/48_custom.ipynb #445153d9

@@ -71,7 +71,7 @@ def test_the_denoising_one_is_asked_for_the_clean_picture():
     clean, heard, songs = batch()
     for kind in ('autoencoder', 'denoising'):
         net = SmallNet(Choices(kind, **SMALL)).eval()
-        loss = float(custom.drawing_loss(SimpleNamespace(encoder=net), clean, heard, songs)[0])
+        loss = custom.drawing_loss(SimpleNamespace(encoder=net), clean, heard, songs)[0].item()
         seen, wanted = (heard, clean) if kind == 'denoising' else (torch.cat([clean, heard]),) * 2
         with torch.no_grad():
             expected = float(((net.drawn(seen) - wanted) ** 2).mean())
@@ -96,7 +96,7 @@ def test_saved_and_loaded_it_says_the_same(tmp_path, kind):
     index.add('song', SONG)
     index.add('silence', np.zeros(40_000, 'float32'))
     assert [m.track_id for m in index.search(SONG[8_000:])] == ['song']
-    with pytest.raises(ResonanceError, match='not.*resonance taught network|no resonance taught network'):
+    with pytest.raises(ResonanceError, match='no resonance taught network'):
         transfer.listener(tmp_path / 'n.safetensors')
 
 
