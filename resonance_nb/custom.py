@@ -108,6 +108,9 @@ class Likeness(nn.Module):
         super().__init__()
         self.weigh = nn.Linear(dim, 1)
         nn.init.constant_(self.weigh.weight, -1.0)  # the further apart, the less likely
+        nn.init.constant_(
+            self.weigh.bias, 0.5 * dim**0.5
+        )  # in doubt for unit vectors at a distance of about 0.6
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return self.weigh((a - b).abs())[..., 0]

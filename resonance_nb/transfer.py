@@ -130,6 +130,7 @@ class EfficientTrunk(nn.Module):
         return [[layer] for layer in self.features]
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        maps = maps.contiguous(memory_format=torch.channels_last)
         return self.features(maps).flatten(2).transpose(1, 2)
 
 # %% ../nbs/47a_transfer.ipynb #14cee73d
@@ -301,7 +302,7 @@ class TaughtNet(nn.Module):
         for block in self.trunk.blocks()[::-1][:n]:
             for part in block:
                 part.requires_grad_(True)
-        self.train()
+        self.train().to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> TaughtNet:
         "Begin or end learning; the body keeps its statistics."
