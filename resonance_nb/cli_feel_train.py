@@ -76,7 +76,9 @@ def _learned_text(told: dict) -> str:
     "Write what answers taught as one line."
     from resonance_nb.store import show_path
 
-    whose = f'{counted(told["answers"], "answer")} by {told["people"]}' + ' (simulated)' * told['simulated']
+    people = counted(told['people'], 'person', 'people') + ' (simulated)' * told['simulated']
+    rest = f', {told["left_out"]} left out as in the report' if told['left_out'] else ''
+    whose = f'{counted(told["answers"], "answer")} by {people}{rest}'
     before, after = (told['agreement'][name] for name in ('before', 'model'))
     won = '' if before is None else f'; random questions predicted: {before:.0%} before, {after:.0%} after'
     return f'{whose}{won}: {show_path(told["model"])}'

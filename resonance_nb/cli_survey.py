@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -165,6 +166,8 @@ def new(
         raise click.UsageError('name a folder of music, or a catalogue with --catalog')
     if lost := [path for path in paths if not os.path.exists(path)]:
         raise ResonanceError(f'there is no {lost[0]}')
+    if for_people and not contact:
+        remark('nobody is named whom people can ask: say so with --contact')
     words = {'title': title} if title else {}
     settings = Settings(
         personal=not for_people, n_questions=questions or (60 if for_people else 200), clip_s=clip, contact=contact,
@@ -225,11 +228,15 @@ def serve(folder, host, port, names, token, open_page, as_json):
     one_thread()
     from resonance_nb.guard import is_loopback
     from resonance_nb.survey_app import access_of, serving, survey_app
-    from resonance_nb.survey_store import SurveyStore
+    from resonance_nb.survey_store import SurveyStore, lost_clips
 
     needs_token = not is_loopback(host) if token is None else token
     names = (*names, *([own_address()] if host in EVERY else []))
     with SurveyStore(folder) as store, serving(folder), bound(host, port) as place:
+        if lost := lost_clips(store):
+            remark(
+                f'the clips of {counted(len(lost), "song")} are gone: questions about them cannot be heard'
+            )
         app = survey_app(store, host=host, names=names, needs_token=needs_token)
         given = access_of(folder).token if needs_token else None
         where = address(host, place.getsockname()[1], token=given)
@@ -306,22 +313,25 @@ def import_table(folder, file, as_json):
     """Put the answers of a table into a survey.
 
     What kind of table it is, is seen from its first line. Answers that are there already stay as they are.
+    Nothing is written where a row cannot be.
 
     \b
       resonance survey import our-survey answers.csv
     """
     from resonance_nb import survey_store
+    from resonance_nb.store import show_path
     from resonance_nb.survey_formats import import_answers
 
     if not file.is_file():
-        raise ResonanceError(f'there is no {file}')
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        settings = survey_store.Settings(title=f'Answers of {file.name}')
-        survey_store.write_settings(folder, settings)
-        survey_store.write_consent(folder, survey_store.consent_words(settings))
-        survey_store.SurveyStore(folder, create=True).db.close()
-    with survey_store.SurveyStore(folder) as store:
-        told = import_answers(store, file)
+        raise ResonanceError(f'there is no {show_path(file)}')
+    with ExitStack() as stack:
+        place = folder
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            place = stack.enter_context(survey_store.growing(folder))
+            settings = survey_store.Settings(title=f'Answers of {show_path(file.name)}')
+            survey_store.write_settings(place, settings)
+            survey_store.write_consent(place, survey_store.consent_words(settings))
+        with survey_store.SurveyStore(place, create=place != folder) as store:
+            told = import_answers(store, file)
     text = f'{counted(told["new"], "new answer")}, {told["known"]} known, {counted(told["waiting"], "triplet")} without one'
     click.echo(json.dumps(told) if as_json else text)

@@ -350,10 +350,11 @@ def reading_shipped(
 # %% ../nbs/00_core.ipynb #838d2b0d
 def counted(
     n: int,  # how many
-    what: str,  # of what, as one is called; many are called the same with an s
+    what: str,  # of what, as one is called
+    many: str = '',  # as many are called; '': the same with an s
 ) -> str:
     "Write a number with its noun: 1 song, 2 songs."
-    return f'{n} {what}' if n == 1 else f'{n} {what}s'
+    return f'{n} {what if n == 1 else many or what + "s"}'
 
 # %% ../nbs/00_core.ipynb #be997481
 def clock(

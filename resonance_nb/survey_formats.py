@@ -6,29 +6,57 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import ntpath
 import os
+import posixpath
 import re
+import sqlite3
 from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import ResonanceError, atomic_write, first_line
-from .raters import COLUMNS, SIMULATED, read_answers, read_pairs, write_pairs
-from .store import show_path
+from .raters import COLUMNS, SIMULATED, UNNAMED, read_answers, read_pairs, write_pairs
+from .store import real_path, show_path
 from .survey_report import as_answers
-from .survey_store import Song, SurveyStore, add_songs, answer_rows, now
+from .survey_plan import KINDS
+from .survey_store import Song, SurveyStore, answer_rows, now, put_songs
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['OWN', 'FORMS', 'own_table', 'export_answers']
+__all__ = ['OWN', 'FORMS', 'public_name', 'own_table', 'export_answers']
+
+# %% ../nbs/89f_survey_formats.ipynb #6fa32807
+def public_name(
+    name: str,  # of a song in a survey: a path, or what a table called it
+) -> str:
+    "Name a song without telling where it lies; a name that is no absolute path stays as it is."
+    path = real_path(name)
+    if path.startswith('/'):
+        file = posixpath.basename(path)
+    elif re.match(r'[A-Za-z]:[\\/]|\\\\', path):
+        file = ntpath.basename(path)
+    else:
+        return name
+    return f'{hashlib.sha256(name.encode()).hexdigest()[:12]}/{show_path(file) or "song"}'
+
+
+def _public_names(store: SurveyStore) -> dict[int, str]:
+    "Name all songs as tables name them, by number."
+    return {r['song']: public_name(r['name']) for r in store.rows('SELECT song, name FROM songs')}
 
 # %% ../nbs/89f_survey_formats.ipynb #957a6f61
 OWN = (
-    'person number kind song1 song2 song3 odd pieces shown repeats plays heard_ms response_ms hidden given '
-    'answered uuid'
+    'person number kind song1 song2 song3 title1 title2 title3 artist1 artist2 artist3 odd pieces shown repeats '
+    'plays heard_ms response_ms hidden given answered uuid'
 ).split()
+_MORE = [c for c in OWN if c.startswith(('title', 'artist'))]  # for people to read; tables may lack them
 
 
 def _text(value: Any) -> str:
@@ -42,94 +70,254 @@ def own_table(
     "Lay out all answers, a row each, as text."
     import pandas as pd
 
-    names = {r['song']: r['name'] for r in store.rows('SELECT song, name FROM songs')}
-    rows = []
-    for r in answer_rows(store):
-        songs = dict(zip(('song1', 'song2', 'song3'), (names[s] for s in r['songs'])))
-        odd = None if r['odd'] is None else r['odd'] + 1
-        shown = tuple(place + 1 for place in r['shown'])
-        rows.append({c: _text((r | songs | {'odd': odd, 'shown': shown})[c]) for c in OWN})
+    names = _public_names(store)
+    told = {r['song']: (r['title'], r['artist']) for r in store.rows('SELECT song, title, artist FROM songs')}
+    rows, kept = [], answer_rows(store)
+    answered = {(r['person'], r['number']) for r in kept}
+    for r in kept:
+        r |= {f'song{i}': names[s] for i, s in enumerate(r['songs'], 1)}
+        r |= {f'title{i}': told[s][0] for i, s in enumerate(r['songs'], 1)}
+        r |= {f'artist{i}': told[s][1] for i, s in enumerate(r['songs'], 1)}
+        r['odd'] = None if r['odd'] is None else r['odd'] + 1
+        r['shown'] = tuple(place + 1 for place in r['shown'])
+        r['repeats'] = r['repeats'] if (r['person'], r['repeats']) in answered else None
+        rows.append({c: _text(r[c]) for c in OWN})
     return pd.DataFrame(rows, columns=OWN, dtype=str)
 
 # %% ../nbs/89f_survey_formats.ipynb #e3629aee
-def _numbers(text: str, n: int, low: int = 0) -> tuple[int, ...]:
-    "Read some whole numbers."
-    values = tuple(int(word) for word in text.split())
-    if len(values) != n or min(values) < low:
-        raise ValueError(f'{text!r} is not {n} numbers')
-    return values
+_MOST = 10**9  # of a whole number in a table
+
+
+def _whole(text: str, what: str, most: int = _MOST) -> int:
+    "Read a whole number."
+    if not re.fullmatch('[0-9]{1,10}', text) or int(text) > most:
+        raise ValueError(f'{what} is a whole number from 0 to {most}, not {text!r}')
+    return int(text)
+
+
+def _numbers(text: str, what: str, most: int = _MOST) -> tuple[int, ...]:
+    "Read three whole numbers."
+    if len(words := text.split()) != 3:
+        raise ValueError(f'{what} has three numbers, not {text!r}')
+    return tuple(_whole(word, what, most) for word in words)
+
+
+def _moment(text: str, kind: str, what: str) -> str:
+    "Check a time; tables of others need not tell one."
+    try:
+        if text or kind != 'imported':
+            datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'{what} is a time like 2026-01-31T12:00:00Z, not {text!r}') from None
+    return text
+
+
+def _milliseconds(text: str) -> float | None:
+    "Read how long an answer took."
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f'response_ms is a number of milliseconds, not {text!r}')
+    return value
+
+# %% ../nbs/89f_survey_formats.ipynb #d3a8ad19
+_KINDS = (*KINDS, 'imported')  # of questions
+
+
+def _require_question(row: dict[str, str], pieces: tuple[int, ...], shown: tuple[int, ...]) -> None:
+    "Check that a question can have been asked."
+    if row['kind'] not in _KINDS:
+        raise ValueError(f'{row["kind"]!r} is no kind of question; there are: {", ".join(_KINDS)}')
+    if not row['person'] or not row['uuid'] or not all(row[f'song{i}'] for i in (1, 2, 3)):
+        raise ValueError('a name is missing')
+    if sorted(shown) != [1, 2, 3]:
+        raise ValueError('the order on the page names a place twice')
+    songs = [row[f'song{i}'] for i in (1, 2, 3)]
+    if len(set(songs)) < (2 if row['kind'] == 'catch' else 3) and row['kind'] != 'imported':
+        raise ValueError('it is about one song more than once')
+    if len({*zip(songs, pieces)}) < 3 and row['kind'] != 'imported':
+        raise ValueError('it has one clip more than once')
+    if row['repeats'] and row['kind'] != 'repeat':
+        raise ValueError(f'a question of the kind {row["kind"]!r} repeats none')
 
 
 def _own_row(row: dict[str, str]) -> dict[str, Any]:
-    "Read a row of the own table."
-    shown = tuple(place - 1 for place in _numbers(row['shown'], 3, 1))
-    if sorted(shown) != [0, 1, 2]:
-        raise ValueError('the order on the page names a place twice')
-    odd = int(row['odd']) - 1 if row['odd'] else None
-    if odd not in (None, 0, 1, 2):
+    "Read a row of the own table; raises `ValueError` for one that cannot be."
+    pieces, shown = _numbers(row['pieces'], 'pieces', 1), _numbers(row['shown'], 'shown', 3)
+    _require_question(row, pieces, shown)
+    if row['odd'] not in ('', '1', '2', '3'):
         raise ValueError(f'{row["odd"]!r} is none of three places')
-    if not row['person'] or not row['uuid'] or not all(row[f'song{i}'] for i in (1, 2, 3)):
-        raise ValueError('a name is missing')
     return row | {
-        'number': int(row['number']),
-        'odd': odd,
-        'shown': shown,
-        'pieces': _numbers(row['pieces'], 3),
-        'repeats': int(row['repeats']) if row['repeats'] else None,
-        'plays': _numbers(row['plays'], 3),
-        'heard_ms': _numbers(row['heard_ms'], 3),
-        'response_ms': float(row['response_ms']) if row['response_ms'] else None,
-        'hidden': int(row['hidden']),
+        'number': _whole(row['number'], 'number'),
+        'odd': int(row['odd']) - 1 if row['odd'] else None,
+        'shown': tuple(place - 1 for place in shown),
+        'pieces': pieces,
+        'repeats': _whole(row['repeats'], 'repeats') if row['repeats'] else None,
+        'plays': _numbers(row['plays'], 'plays'),
+        'heard_ms': _numbers(row['heard_ms'], 'heard_ms'),
+        'response_ms': _milliseconds(row['response_ms']),
+        'hidden': _whole(row['hidden'], 'hidden'),
+        'given': _moment(row['given'], row['kind'], 'given'),
+        'answered': _moment(row['answered'], row['kind'], 'answered'),
     }
 
+# %% ../nbs/89f_survey_formats.ipynb #597bd081
+def _own_rows(table: pd.DataFrame) -> list[dict]:
+    "Read the rows of an own table."
+    rows = []
+    for i, row in enumerate(table.to_dict('records'), 1):
+        try:
+            rows.append(_own_row(row))
+        except ValueError as e:
+            raise ValueError(f'row {i}: {e}') from e
+    return rows
+
 # %% ../nbs/89f_survey_formats.ipynb #add3be1f
-_PERSON = "INSERT OR IGNORE INTO people VALUES (NULL, ?, NULL, 'imported', 1, ?, NULL, '')"
-_QUESTION = f'INSERT OR IGNORE INTO questions VALUES ({", ".join("?" * 10)})'
-_ANSWER = f'INSERT OR IGNORE INTO answers VALUES ({", ".join("?" * 9)})'
+_SAYS = 'person kind songs odd pieces shown plays heard_ms response_ms hidden answered'.split()
+_TELLS = 'person songs odd response_ms answered'.split()  # what tables without ids tell of an answer
 
 
-def _write_rows(store: SurveyStore, rows: list[dict]) -> int:
-    "Put rows of the own table into a survey, and count those that are new."
-    songs = sorted({r[f'song{i}'] for r in rows for i in (1, 2, 3)})
-    number = add_songs(store, [Song(name) for name in songs])
-    before = store.rows('SELECT count(*) FROM answers')[0][0]
-    with store.writing() as db:
-        for name in sorted({r['person'] for r in rows}):
-            db.execute(_PERSON, (name, now()))
-        people = dict(db.execute('SELECT name, person FROM people').fetchall())
+def _content(row: dict, columns: Sequence[str] = _SAYS) -> tuple:
+    "Take what makes an answer the same as another, whatever its number."
+    return tuple(row[c] for c in columns)
+
+
+def _made_id(row: dict, occurrence: int) -> str:
+    "Make an id of what a row says; the number that a table gave it stands behind."
+    songs = [public_name(row[f'song{i}']) for i in (1, 2, 3)]
+    said = json.dumps([row['person'], songs, row['odd'], row['response_ms'], row['answered'], occurrence])
+    return hashlib.sha256(said.encode()).hexdigest()[:16] + (f'-{row["id"]}' if row['id'] else '')
+
+# %% ../nbs/89f_survey_formats.ipynb #dd617aac
+class _Numbers:
+    "Which numbers of questions are taken, by person, and which is free next."
+
+    LATE = 1_000_000  # from here on, where a person goes on answering: the page counts from 0
+
+    def __init__(self, store: SurveyStore):
+        self.asked: dict[tuple[str, int], tuple] = {}
+        rows = store.rows(
+            "SELECT name, token_hash IS NOT NULL AS here, questions.*, uuid FROM people "
+            "LEFT JOIN questions USING (person) LEFT JOIN answers USING (person, number)"
+        )
+        self.here = {r['name'] for r in rows if r['here']}
+        self.next = Counter({name: self.LATE for name in self.here})
         for r in rows:
-            who, digits = people[r['person']], lambda values: ''.join(map(str, values))
-            of = [number[r[f'song{i}']] for i in (1, 2, 3)]
-            question = (
-                who,
-                r['number'],
-                r['kind'],
-                *of,
-                digits(r['pieces']),
-                digits(r['shown']),
-                r['repeats'],
-                r['given'],
-            )
-            db.execute(_QUESTION, question)
-            commas = [','.join(map(str, r[k])) for k in ('plays', 'heard_ms')]
-            answer = (
-                r['uuid'],
-                who,
-                r['number'],
-                r['odd'],
-                *commas,
-                r['response_ms'],
-                r['hidden'],
-                r['answered'],
-            )
-            db.execute(_ANSWER, answer)
-        after = db.execute('SELECT count(*) FROM answers').fetchone()[0]
-    return after - before
+            if r['number'] is not None:
+                songs, digits = (r['a'], r['b'], r['c']), (tuple(map(int, r[k])) for k in ('pieces', 'shown'))
+                self.take((r['name'], r['number']), (r['kind'], songs, *digits, bool(r['uuid'])))
+
+    def take(self, place: tuple[str, int], question: tuple) -> None:
+        "Note that a number is taken."
+        self.asked[place] = question
+        self.next[place[0]] = max(self.next[place[0]], place[1] + 1)
+
+    def give(self, row: dict) -> tuple[int, bool]:
+        "Give a row its number, and tell whether that question is in the survey already and waits."
+        person, number = row['person'], row['number']
+        question = tuple(row[c] for c in ('kind', 'songs', 'pieces', 'shown'))
+        waits = self.asked.get((person, number)) == (*question, False)
+        if not waits and (number is None or (person, number) in self.asked or person in self.here):
+            number = self.next[person]
+        self.take((person, number), (*question, True))
+        return number, waits
+
+# %% ../nbs/89f_survey_formats.ipynb #6a9322fa
+def _repeat(row: dict, placed: dict, numbers: _Numbers) -> int | None:
+    "Find the number that the repeated question has here."
+    if row['repeats'] is None:
+        return None
+    place = row['person'], row['repeats']
+    number, songs = placed.get(place) or (row['repeats'], (numbers.asked.get(place) or ('', None))[1])
+    if songs is None or (number, sorted(songs)) == (row['here'], sorted(row['songs'])):
+        raise ValueError(f'it repeats question {row["repeats"]}, which does not exist')
+    if sorted(songs) != sorted(row['songs']):
+        raise ValueError(f'question {row["repeats"]}, which it repeats, is about other songs')
+    return number
+
+# %% ../nbs/89f_survey_formats.ipynb #f4e1ac59
+def _number_songs(db: sqlite3.Connection, rows: list[dict]) -> None:
+    "Give each row the numbers of its songs; those that are new come into the survey."
+    exact = dict(db.execute('SELECT name, song FROM songs').fetchall())
+    public = {public_name(name): song for name, song in exact.items()}
+    known = {' '.join(name.split()): song for name, song in public.items()} | public | exact
+    new = {}
+    for r in rows:
+        for i in (1, 2, 3):
+            name = r[f'song{i}']
+            if name not in known and public_name(name) not in known:
+                new.setdefault(name, Song(name, r.get(f'title{i}', ''), r.get(f'artist{i}', '')))
+    known |= put_songs(db, [new[name] for name in sorted(new)])
+    for r in rows:
+        names = [r[f'song{i}'] for i in (1, 2, 3)]
+        r['songs'] = tuple(known[name] if name in known else known[public_name(name)] for name in names)
+
+# %% ../nbs/89f_survey_formats.ipynb #bb5db519
+def _new_rows(store: SurveyStore, rows: list[dict]) -> list[dict]:
+    "Choose the rows that are new, and give each its id and its number here; `songs` are numbers."
+    kept, numbers = answer_rows(store), _Numbers(store)
+    by_id = {r['uuid']: r | {'here': r['number']} for r in kept}
+    n_kept, n_seen = Counter(_content(r, _TELLS) for r in kept), Counter()
+    placed: dict[tuple[str, int], tuple[int, tuple]] = {}
+    new = []
+    for row in rows:
+        if row['uuid'] is None:
+            n_seen[said := _content(row, _TELLS)] += 1
+            if n_seen[said] <= n_kept[said]:
+                continue
+            row['uuid'] = _made_id(row, n_seen[said] - 1)
+        old = by_id.get(row['uuid'])
+        if old is None:
+            row['here'], row['waits'] = numbers.give(row)
+            by_id[row['uuid']] = row
+            new.append(row)
+        elif _content(old) != _content(row):
+            raise ValueError(f'row {row["row"]}: the id {row["uuid"]} is there already, with another answer')
+        if row['number'] is not None:
+            placed.setdefault((row['person'], row['number']), (by_id[row['uuid']]['here'], row['songs']))
+    for row in new:
+        try:
+            row['repeats'] = _repeat(row, placed, numbers)
+        except ValueError as e:
+            raise ValueError(f'row {row["row"]}: {e}') from e
+    return new
+
+# %% ../nbs/89f_survey_formats.ipynb #24edfa05
+_PERSON = "INSERT OR IGNORE INTO people VALUES (NULL, ?, NULL, 'imported', 1, ?, NULL, '')"
+_QUESTION = f'INSERT INTO questions VALUES ({", ".join("?" * 10)})'
+_ANSWER = f'INSERT INTO answers VALUES ({", ".join("?" * 9)})'
+
+
+def _write_rows(store: SurveyStore, rows: Sequence[dict]) -> int:
+    "Put rows of the own table into a survey, all or none, and count those that are new."
+    rows = [r | {'row': i} for i, r in enumerate(rows, 1)]
+    digits = lambda values: ''.join(map(str, values))
+    commas = lambda values: ','.join(map(str, values))
+    with store.writing() as db:
+        _number_songs(db, rows)
+        new = _new_rows(store, rows)
+        db.executemany(_PERSON, [(name, now()) for name in sorted({r['person'] for r in rows})])
+        people = dict(db.execute('SELECT name, person FROM people').fetchall())
+        for r in new:
+            who = people[r['person']]
+            question = (who, r['here'], r['kind'], *r['songs'], digits(r['pieces']), digits(r['shown']))
+            if not r['waits']:
+                db.execute(_QUESTION, (*question, r['repeats'], r['given']))
+            answer = (r['uuid'], who, r['here'], r['odd'], commas(r['plays']), commas(r['heard_ms']))
+            db.execute(_ANSWER, (*answer, r['response_ms'], r['hidden'], r['answered']))
+    return len(new)
 
 # %% ../nbs/89f_survey_formats.ipynb #7b543786
-def _plain_row(person: str, number: int, songs: list[str], odd: int, uuid: str, **more) -> dict[str, Any]:
-    "Make a row of the own table from what other tables know."
+def _plain_row(person: str, songs: Sequence[str], odd: int, **more) -> dict[str, Any]:
+    "Make a row of the own table from what other tables know; its id and number are given when it is written."
     blank: dict[str, Any] = {
+        'number': None,
+        'uuid': None,
+        'id': '',
         'kind': 'imported',
         'pieces': (0, 0, 0),
         'shown': (0, 1, 2),
@@ -138,7 +326,7 @@ def _plain_row(person: str, number: int, songs: list[str], odd: int, uuid: str, 
     }
     blank |= {'heard_ms': (0, 0, 0), 'response_ms': None, 'hidden': 0, 'given': '', 'answered': ''}
     named = dict(zip(('song1', 'song2', 'song3'), songs))
-    return blank | named | {'person': person, 'number': number, 'odd': odd, 'uuid': uuid} | more
+    return blank | named | {'person': person, 'odd': odd} | more
 
 
 def _took_ms(text: str) -> float | None:
@@ -150,19 +338,28 @@ def _took_ms(text: str) -> float | None:
     return round(1000 * (3600 * hours + 60 * int(found[3]) + float(found[4])), 3)
 
 
-def _from_langoustin(path: Path, digest: str) -> list[dict]:
+def _time_said(text: str) -> str:
+    "Take a time; what is none stays out, for nobody could read it again."
+    try:
+        return _moment(text, 'imported', 'updated_date')
+    except ValueError:
+        return ''
+
+# %% ../nbs/89f_survey_formats.ipynb #ed31aff1
+def _from_langoustin(path: Path) -> list[dict]:
     import pandas as pd
 
     answers = read_answers(path)  # checks everything that is needed
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    count: Counter = Counter()
     rows = []
-    for i, r in enumerate(table.to_dict('records')):
-        person, odd = r['person_id'], int(answers.odd[i])
-        more = {'response_ms': _took_ms(r.get('time_spent', '')), 'answered': r.get('updated_date', '')}
-        uuid = f'{digest}-{r.get("id") or i + 1}'
-        rows.append(_plain_row(person, count[person], [r[f'song{k}'] for k in (1, 2, 3)], odd, uuid, **more))
-        count[person] += 1
+    for r, odd in zip(table.to_dict('records'), answers.odd.tolist()):
+        number = r.get('id', '')
+        more = {'id': number if re.fullmatch('[1-9][0-9]{0,8}', number) else ''}
+        more |= {
+            'response_ms': _took_ms(r.get('time_spent', '')),
+            'answered': _time_said(r.get('updated_date', '')),
+        }
+        rows.append(_plain_row(r['person_id'], [r[f'song{k}'] for k in (1, 2, 3)], odd, **more))
     return rows
 
 # %% ../nbs/89f_survey_formats.ipynb #74e8bc9e
@@ -179,23 +376,18 @@ def _time_text(ms: float | None) -> str:
 def _to_langoustin(store: SurveyStore, path: Path) -> int:
     import pandas as pd
 
-    names = {r['song']: r['name'] for r in store.rows('SELECT song, name FROM songs')}
-    rows = []
+    names, taken, rows = _public_names(store), set(), []
     for r in answer_rows(store):
         if r['kind'] == 'catch' or r['odd'] is None:
             continue
         songs = [names[s] for s in r['songs']]
-        old = re.fullmatch(r'[0-9a-f]{8}-(\d+)', r['uuid'])  # it came in by such a table
-        row = (
-            int(old[1]) if old else None,
-            *songs,
-            songs[r['odd']],
-            r['person'],
-            r['answered'],
-            _time_text(r['response_ms']),
-        )
-        rows.append(row)
-    taken = {row[0] for row in rows}
+        old = re.fullmatch(r'[0-9a-f]{16}-(\d{1,9})', r['uuid'])  # it came in by such a table
+        number = (
+            int(old[1]) if old and int(old[1]) not in taken else None
+        )  # ids of two tables may be the same
+        taken.add(number)
+        picked = songs[r['odd']]
+        rows.append((number, *songs, picked, r['person'], r['answered'], _time_text(r['response_ms'])))
     free = (i for i in range(1, 2 * len(rows) + 2) if i not in taken)
     rows = sorted((row[0] or next(free), *row[1:]) for row in rows)
     with atomic_write(path) as part:
@@ -212,7 +404,7 @@ def _to_cblearn(store: SurveyStore, path: Path) -> int:
         'imported',
         'repeat',
     )
-    names = {r['song']: r['name'] for r in store.rows('SELECT song, name FROM songs')}
+    names = _public_names(store)
     lines = [
         '# list-order: song i is nearer to j than to k; two lines are one answer to "which is the odd one out"'
     ]
@@ -229,16 +421,13 @@ def _to_cblearn(store: SurveyStore, path: Path) -> int:
 def _from_cblearn(path: Path, digest: str) -> list[dict]:
     lines = path.read_text(encoding='utf-8').splitlines()
     named = {m[1]: m[2] for line in lines if (m := re.fullmatch(r'# (\d+) (.+)', line))}
-    who = f'{SIMULATED} {digest}' if any(line.startswith(f'# {SIMULATED}') for line in lines) else 'unnamed'
-    triplets = [
-        _numbers(line.replace(',', ' '), 3) for line in lines if line.strip() and not line.startswith('#')
-    ]
+    is_simulated = any(line.startswith(f'# {SIMULATED}') for line in lines)
+    who = f'{SIMULATED} {digest}' if is_simulated else UNNAMED
+    rows = [line for line in lines if line.strip() and not line.startswith('#')]
+    triplets = [_numbers(line.replace(',', ' '), 'a comparison') for line in rows]
     if len(triplets) % 2 or any(a != (b[1], b[0], b[2]) for a, b in zip(triplets[::2], triplets[1::2])):
         raise ValueError('two lines, i,j,k and j,i,k, make one answer')
-    song = lambda i: named.get(str(i), f'song {i}')
-    return [
-        _plain_row(who, n, [song(i) for i in t], 2, f'{digest}-{n + 1}') for n, t in enumerate(triplets[::2])
-    ]
+    return [_plain_row(who, [named.get(str(i), f'song {i}') for i in t], 2) for t in triplets[::2]]
 
 # %% ../nbs/89f_survey_formats.ipynb #3ecabdfa
 FORMS = ('own', 'langoustin', 'pairs', 'cblearn')
@@ -259,9 +448,11 @@ def export_answers(
             table.to_csv(part, index=False)
         return len(table)
     if form == 'pairs':
-        names = {str(r['song']): r['name'] for r in store.rows('SELECT song, name FROM songs')}
+        names = _public_names(store)
         answers = as_answers(answer_rows(store), 'shared', 'random', 'active', 'imported', 'repeat')
-        write_pairs(type(answers)([names[s] for s in answers.songs], *list(vars(answers).values())[1:]), path)
+        write_pairs(
+            type(answers)([names[int(s)] for s in answers.songs], *list(vars(answers).values())[1:]), path
+        )
         return len(answers)
     return (_to_langoustin if form == 'langoustin' else _to_cblearn)(store, path)
 
@@ -276,17 +467,15 @@ def _rows_of(path: Path) -> tuple[str, list[dict], int]:
     head = next((line for line in lines if line.strip() and not line.startswith('#')), '').split(',')
     if 'uuid' in head:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [c for c in OWN if c not in table]:
+        if missing := [c for c in OWN if c not in table and c not in _MORE]:
             raise ValueError(f'it has no column {missing[0]}')
-        return 'own', [_own_row(r) for r in table[OWN].to_dict('records')], 0
+        return 'own', _own_rows(table.reindex(columns=OWN, fill_value='')), 0
     if 'picked_song' in head:
-        return 'langoustin', _from_langoustin(path, digest), 0
+        return 'langoustin', _from_langoustin(path), 0
     if 'anchor' in head:
         answers, waiting = read_pairs(path)
         trios = [[answers.songs[i] for i in t] for t in answers.triplets]
-        rows = [
-            _plain_row('unnamed', n, t, int(answers.odd[n]), f'{digest}-{n + 1}') for n, t in enumerate(trios)
-        ]
+        rows = [_plain_row(UNNAMED, t, odd) for t, odd in zip(trios, answers.odd.tolist())]
         return 'pairs', rows, len(waiting)
     return 'cblearn', _from_cblearn(path, digest), 0
 

@@ -19,9 +19,9 @@ import numpy as np
 from .audio import load
 from .core import ResonanceError, counted, first_line, no_bar
 from .feel_model import RATE_HZ
-from .store import show_path
+from .store import real_path, show_path
 from .survey_formats import import_answers
-from .survey_report import as_answers
+from .survey_report import Screening, as_answers, screening
 from .survey_store import Settings, SurveyStore, answer_rows, write_settings
 
 if TYPE_CHECKING:
@@ -31,25 +31,26 @@ if TYPE_CHECKING:
 __all__ = ['ENOUGH', 'learn_from_answers']
 
 # %% ../nbs/89h_survey_learn.ipynb #d299a365
-def _read(source: Path) -> tuple[list[dict], dict[int, str]]:
-    "Read the answers of a survey's folder or of a table, and the files of the songs by number."
+def _read(source: Path) -> tuple[Screening, dict[int, str]]:
+    "Read the answers that count, of a survey's folder or of a table, and the files of the songs by number."
     if not source.exists():
         raise ResonanceError(
             f'there is no {show_path(source)}: name the folder of a survey, or a table of answers'
         )
     if source.is_dir():
         with SurveyStore(source) as store:
-            return _rows_and_files(store)
+            return _screened(store)
     with tempfile.TemporaryDirectory() as folder:
         write_settings(folder, Settings())
         with SurveyStore(folder, create=True) as store:
             import_answers(store, source)
-            return _rows_and_files(store)
+            return _screened(store)
 
 
-def _rows_and_files(store: SurveyStore) -> tuple[list[dict], dict[int, str]]:
+def _screened(store: SurveyStore) -> tuple[Screening, dict[int, str]]:
     songs = store.rows('SELECT song, name, path FROM songs')
-    return answer_rows(store), {r['song']: r['path'] or r['name'] for r in songs}
+    screen = screening(answer_rows(store), store.settings)
+    return screen, {r['song']: real_path(r['path'] or r['name']) for r in songs}
 
 
 def _parted(rows: Sequence[dict], files: dict[int, str]) -> tuple[Answers, Answers]:
@@ -107,6 +108,23 @@ def _tune(hidden: dict, layer, answers: Answers, exam: Answers, seed: int) -> tu
     tuned = {name: fine_tune(hidden, layer, answers, how) for name, how in recipes.items()}
     return tuned['model'], tuned['weights'], {n: _agreement(t, hidden, exam) for n, t in tuned.items()}
 
+
+def _write(net, tuned, weighed, people: Sequence[str], facts: dict, out: Path) -> list[Path]:
+    "Write the model, and the weights of each person; tells the files of the weights."
+    from resonance_nb import feel_export, feel_layer, feel_net, feel_people, feel_personal
+    from resonance_nb.feel_model import shipped
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        network = feel_layer.with_layer(net, feel_people.shared_layer(tuned))
+        feel_net.save(network, Path(folder) / 'net.safetensors', fine_tuned=facts)
+        feel_export.ship(Path(folder) / 'net.safetensors', out)
+    files = []
+    for name, weights in zip(people, weighed.ears(people)[0]):
+        files.append(out / f'weights-{re.sub("[^0-9A-Za-z]+", "-", name)}.json')
+        feel_personal.write_weights(weights, files[-1], model=shipped().digest, person=name)
+    return files
+
 # %% ../nbs/89h_survey_learn.ipynb #3622501b
 def learn_from_answers(
     source: str | os.PathLike,  # the folder of a survey, or a table of answers
@@ -120,35 +138,30 @@ def learn_from_answers(
 
     Raises `ResonanceError` for too few answers about songs that are here, and `MissingExtra` without torch.
     """
-    from resonance_nb import feel_export, feel_layer, feel_net, feel_people, feel_personal
-    from resonance_nb.feel_model import shipped
+    from resonance_nb import feel_layer
 
-    learn, exam = _parted(*_read(Path(source)))
+    screen, paths = _read(Path(source))
+    learn, exam = _parted(screen.rows, paths)
+    left_out = screen.answers + screen.simulated - len(screen.rows)
     net = feel_layer.open_network()
     hidden = _hidden(sorted({*learn.songs, *exam.songs}), net, report, progress)
     learn, exam = _about(learn, hidden), _about(exam, hidden)
     if len(learn) < ENOUGH:
+        more = f' ({counted(left_out, "answer")} left out, as in the report)' if left_out else ''
         raise ResonanceError(
-            f'{counted(len(learn), "answer")} about songs that are here; {ENOUGH} are needed, and 200 are good'
+            f'{counted(len(learn), "answer")} about songs that are here{more}; {ENOUGH} are needed, and 200 are good'
         )
     tuned, weighed, agreement = _tune(hidden, feel_layer.last_layer(net), learn, exam, seed)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     people = [*learn.names]
     facts = {
         'answers': len(learn),
         'people': len(people),
+        'left_out': left_out,
         'simulated': learn.simulated,
         'agreement': agreement,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        network = feel_layer.with_layer(net, feel_people.shared_layer(tuned))
-        feel_net.save(network, Path(folder) / 'net.safetensors', fine_tuned=facts)
-        feel_export.ship(Path(folder) / 'net.safetensors', out)
-    files = []
-    for name, weights in zip(people, weighed.ears(people)[0]):
-        files.append(out / f'weights-{re.sub("[^0-9A-Za-z]+", "-", name)}.json')
-        feel_personal.write_weights(weights, files[-1], model=shipped().digest, person=name)
+    files = _write(net, tuned, weighed, people, facts, out)
     return facts | {
         'exam': len(exam),
         'model': os.fspath(out / 'feel.onnx'),

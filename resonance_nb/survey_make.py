@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from .catalog import Catalog
 from .core import ResonanceError, first_line, no_bar, rng_for
 from .feel_library import hear, load_model, read_library
 from .guard import new_token
-from .store import show_path
+from .store import show_path, stored_path
 from .survey_clips import cut_clips
 from .survey_plan import cannot_have, shared_block
 from resonance_nb.survey_store import (
@@ -31,6 +29,7 @@ from resonance_nb.survey_store import (
     add_block,
     add_songs,
     consent_words,
+    growing,
     write_consent,
     write_settings,
 )
@@ -64,11 +63,12 @@ def _song(path: Path, folder: Path, model: Embedder, lent: dict, *, clip_s: floa
     vector = lent[place] if place in lent else hear(path, model).vector
     tags = read_tags(path)
     other = clips[1] if len(clips) > 1 else None
+    said = lambda text: str(text).encode('utf-8', 'backslashreplace').decode()  # a database takes no other
     return Song(
-        place,
-        title=str(tags.get('title') or path.stem),
-        artist=str(tags.get('artist') or ''),
-        path=place,
+        stored_path(place),
+        title=said(tags.get('title') or path.stem),
+        artist=said(tags.get('artist') or ''),
+        path=stored_path(place),
         clip=clips[0].name,
         second=other.name if other else None,
         start_s=clips[0].start_s,
@@ -132,30 +132,24 @@ def make_survey(
     skipped = [(str(path), why) for path, why in problems]
     if not files:
         raise ResonanceError('no audio files were found there: name a folder of music')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    try:
+    owner = '' if settings.personal else new_token()
+    settings = replace(settings, owner_hash=hashlib.sha256(owner.encode()).hexdigest() if owner else '')
+
+    def skip(path: Path, why: str) -> None:
+        skipped.append((str(path), why))
+        report(f'{show_path(path)}: {why}; left out')
+
+    with growing(out) as part:
         (part / 'clips').mkdir()
-        owner = '' if settings.personal else new_token()
-        settings = replace(settings, owner_hash=hashlib.sha256(owner.encode()).hexdigest() if owner else '')
 
         def hear_one(path: Path, folder: Path, second: bool) -> Song:
             return _song(path, folder, model, lent, clip_s=settings.clip_s, second=second)
-
-        def skip(path: Path, why: str) -> None:
-            skipped.append((str(path), why))
-            report(f'{show_path(path)}: {why}; left out')
 
         songs = _fill(part, _order(files, settings.seed), n_songs, settings, hear_one, skip, progress)
         cannot = cannot_have(len(songs), sum(s.second is not None for s in songs), settings.n_questions)
         for line in cannot:
             report(line)
         _write(part, settings, songs)
-        if out.exists():
-            out.rmdir()  # it is empty
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return {'songs': len(songs), 'skipped': skipped, 'cannot': cannot, 'owner': owner}
 
 # %% ../nbs/89g_survey_make.ipynb #1c69d2bc
@@ -167,4 +161,3 @@ def _write(folder: Path, settings: Settings, songs: Sequence[Song]) -> None:
         number = list(add_songs(store, songs).values())
         block = shared_block(len(songs), settings.n_questions, settings.seed)
         add_block(store, [[number[place] for place in t] for t in block])
-    os.chmod(folder, 0o755)

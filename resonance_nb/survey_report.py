@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,34 @@ from .feel_agreement import ENOUGH_ANSWERS, ENOUGH_PEOPLE, agreement, share_of_c
 from .feel_eval import odd_one_out
 from .metrics import interval
 from .raters import SIMULATED, Answers, ceiling
-from .survey_store import SurveyStore, answer_rows
+from .survey_store import Settings, SurveyStore, answer_rows
 
 # %% auto #0
-__all__ = ['MISSED_OF_FIVE', 'LEAST_MEDIAN_S', 'STRAIGHT_P', 'LEAST_REPEATED', 'ENOUGH_REPEATS', 'ENOUGH_PLACES', 'HALF_WIDTH',
-           'repeated', 'places_named', 'screened', 'as_answers', 'survey_report', 'report_lines', 'report_html',
-           'owner_page']
+__all__ = ['HEARD_SHARE', 'SLACK_MS', 'NOT_HEARD', 'TOO_SOON', 'MISSED_OF_FIVE', 'LEAST_MEDIAN_S', 'STRAIGHT_P', 'LEAST_REPEATED',
+           'ENOUGH_REPEATS', 'ENOUGH_PLACES', 'HALF_WIDTH', 'why_unheard', 'repeated', 'places_named', 'screened',
+           'Screening', 'screening', 'as_answers', 'survey_report', 'report_lines', 'report_html', 'owner_page']
+
+# %% ../nbs/89d_survey_report.ipynb #9a57b823
+HEARD_SHARE = 0.9  # of what the page asks for, that is enough: players round
+SLACK_MS = 1_000  # by which clocks may differ
+NOT_HEARD, TOO_SOON = 'a clip was not heard', 'answered before the clips can have been heard'
+
+
+def why_unheard(
+    row: dict,  # of `answer_rows`
+    settings: Settings,  # of the survey
+) -> str:
+    "Say why an answer cannot count, whoever gave it; '' for one that can."
+    if row['kind'] == 'imported' and not any(row['heard_ms']):
+        return ''
+    needed_ms = (
+        1000 * HEARD_SHARE * min(settings.min_heard_s, settings.clip_s - 0.2)
+    )  # the page stops there, too
+    if min(row['heard_ms']) < needed_ms:
+        return NOT_HEARD
+    took_ms = row['response_ms']
+    heard_ms = HEARD_SHARE * sum(row['heard_ms']) - SLACK_MS
+    return TOO_SOON if took_ms is not None and took_ms < heard_ms else ''
 
 # %% ../nbs/89d_survey_report.ipynb #adcbd75b
 MISSED_OF_FIVE = 1
@@ -54,16 +76,20 @@ def places_named(
 # %% ../nbs/89d_survey_report.ipynb #de346de5
 def screened(
     rows: Sequence[dict],  # of `answer_rows`, of one person
+    settings: Settings = Settings(),  # of the survey
 ) -> dict[str, Any]:
     "Describe how a person answered; `dropped` says why the answers are left out, '' for those that count."
     from scipy.stats import chisquare
 
+    who, n = rows[0]['person'], len(rows)
+    rows = [r for r in rows if not why_unheard(r, settings)]
     catch = [r['odd'] == 2 for r in rows if r['kind'] == 'catch']
     again, named = repeated(rows), places_named(rows)
     times = [r['response_ms'] / 1000 for r in rows if r['response_ms'] is not None]
     told = {
-        'person': rows[0]['person'],
-        'answers': len(rows),
+        'person': who,
+        'answers': n,
+        'unheard': n - len(rows),
         'cannot_tell': sum(r['odd'] is None for r in rows),
         'median_s': median(times) if times else None,
         'catch': len(catch),
@@ -74,6 +100,7 @@ def screened(
     }
     straight = named.sum() >= ENOUGH_PLACES and chisquare(named).pvalue < STRAIGHT_P
     reasons = {
+        'heard none of it': not rows,
         'missed catch questions': told['missed'] > max(MISSED_OF_FIVE, len(catch) * MISSED_OF_FIVE / 5),
         'answered too fast': told['median_s'] is not None and told['median_s'] < LEAST_MEDIAN_S,
         'always the same place': straight,
@@ -81,6 +108,38 @@ def screened(
         and told['repeated'] < LEAST_REPEATED,
     }
     return told | {'dropped': '; '.join(why for why, is_so in reasons.items() if is_so)}
+
+# %% ../nbs/89d_survey_report.ipynb #8c0252bd
+class Screening(NamedTuple):
+    "Which answers count, and what was left out."
+
+    rows: list[dict]  # of `answer_rows`, that count
+    people: list[dict]  # of `screened`, one for each
+    unheard: dict[str, int]  # why answers were left out, whoever gave them -> how many
+    simulated: int  # answers that were left out because people answered, too
+    answers: int  # before anything but the simulated ones was left out
+
+
+def _by_person(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    people: dict[str, list[dict]] = {}
+    for r in rows:
+        people.setdefault(r['person'], []).append(r)
+    return people
+
+
+def screening(
+    rows: Sequence[dict],  # of `answer_rows`
+    settings: Settings,  # of the survey
+) -> Screening:
+    "Leave out what the rules leave out."
+    real = [r for r in rows if not r['person'].startswith(SIMULATED)]
+    chosen = real or list(rows)
+    people = [screened(of, settings) for of in _by_person(chosen).values()]
+    dropped = {p['person'] for p in people if p['dropped']}
+    reasons = [why_unheard(r, settings) for r in chosen]
+    kept = [r for r, why in zip(chosen, reasons) if not why and r['person'] not in dropped]
+    unheard = dict(Counter(filter(None, reasons)))
+    return Screening(kept, people, unheard, len(rows) - len(chosen), len(chosen))
 
 # %% ../nbs/89d_survey_report.ipynb #1d4a83c5
 def as_answers(
@@ -118,13 +177,6 @@ def _between(rows: Sequence[dict]) -> dict[str, Any]:
         'ceiling_high': list(found.all),
     }
     return told | {'n_shared': found.n_triplets}
-
-
-def _by_person(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    people: dict[str, list[dict]] = {}
-    for r in rows:
-        people.setdefault(r['person'], []).append(r)
-    return people
 
 # %% ../nbs/89d_survey_report.ipynb #9aed4b24
 def _model(rows: Sequence[dict], vectors: dict[int, np.ndarray]) -> dict[str, Any]:
@@ -178,12 +230,11 @@ def survey_report(
     store: SurveyStore,  # of the survey
 ) -> dict[str, Any]:
     "Work out all that the answers say so far; numbers and lists only, so that it can be written as JSON."
-    every = answer_rows(store)
-    real = [r for r in every if not r['person'].startswith(SIMULATED)]
-    rows, left_out = (real, len(every) - len(real)) if real else (every, 0)
-    people = [screened(of) for of in _by_person(rows).values()]
-    dropped = {p['person'] for p in people if p['dropped']}
-    kept = [r for r in rows if r['person'] not in dropped]
+    rows = answer_rows(store)
+    screen = screening(rows, store.settings)
+    kept, people = screen.rows, screen.people
+    names = {p['person'] for p in people}
+    n_kept = sum(not p['dropped'] for p in people)
     songs = [dict(r) for r in store.rows('SELECT song, name, title, artist, vector FROM songs ORDER BY song')]
     model = _model(kept, {s['song']: np.frombuffer(s['vector'], '<f4') for s in songs if s['vector']})
     from scipy.stats import chisquare
@@ -193,22 +244,23 @@ def survey_report(
     catch = [(r['odd'] == 2, r['person']) for r in kept if r['kind'] == 'catch']
     return {
         'title': store.settings.title,
-        'simulated': bool(rows) and not real,
-        'simulated_left_out': left_out,
+        'simulated': any(p['person'].startswith(SIMULATED) for p in people),
+        'simulated_left_out': screen.simulated,
         'people': len(people),
-        'people_kept': len(people) - len(dropped),
-        'answers': len(rows),
+        'people_kept': n_kept,
+        'answers': screen.answers,
         'answers_kept': len(kept),
+        'unheard': screen.unheard,
         'kinds': dict(Counter(r['kind'] for r in kept)),
         'cannot_tell': sum(r['odd'] is None for r in kept),
         'median_s': median(times) if times else None,
         'catch': _interval(*zip(*catch)) if catch else None,
-        'days': dict(sorted(Counter(r['answered'][:10] for r in rows).items())),
+        'days': dict(sorted(Counter(r['answered'][:10] for r in rows if r['person'] in names).items())),
         'agreement': _between(kept),
         'model': model,
         'places': {'named': places.tolist(), 'p': float(chisquare(places).pvalue) if places.sum() else None},
         'coverage': _coverage(kept, songs),
-        'needed': _needed(model, len(people) - len(dropped)),
+        'needed': _needed(model, n_kept),
         'withdrawn': store.rows('SELECT count(*) FROM withdrawn')[0][0],
         'screening': people,
     }
@@ -249,17 +301,20 @@ def report_lines(
     "Write a report as lines of text."
     r, needed = report, report['needed']
     lines = [r['title'], *filter(None, [_of_whom(r)])]
+    of_whom = counted(r['people_kept'], 'person', 'people')
+    count = 'counts' if r['answers_kept'] == 1 else 'count'
     lines.append(
-        f'{counted(r["answers_kept"], "answer")} of {r["people_kept"]} people count, of {r["answers"]} of {r["people"]}'
+        f'{counted(r["answers_kept"], "answer")} of {of_whom} {count}, of {r["answers"]} of {r["people"]}'
     )
+    lines += [f'  left out: {counted(n, "answer")}: {why}' for why, n in r['unheard'].items()]
     lines += [
-        f'  left out: {p["person"]}, {p["answers"]} answers: {p["dropped"]}'
+        f'  left out: {p["person"]}, {counted(p["answers"], "answer")}: {p["dropped"]}'
         for p in r['screening']
         if p['dropped']
     ]
     if r['median_s'] is not None:
         lines.append(
-            f'{r["median_s"]:.0f} s for an answer, by the median; {r["cannot_tell"]} times "cannot tell"'
+            f'{r["median_s"]:.0f} s for an answer, by the median; {counted(r["cannot_tell"], "time")} "cannot tell"'
         )
     lines += [f'{label}: {_share(value)}' for label, value in _bars(r)]
     lines.append(f'the model, as a share of the ceiling: {_share(r["model"]["share_of_ceiling"])}')
@@ -268,8 +323,8 @@ def report_lines(
     lines.append(f'named by place on the page: {first}, {second}, {third}')
     lines.append(f'answers about a song: {r["coverage"]["least"]} to {r["coverage"]["most"]}')
     lines.append(
-        f'still needed: {needed["random_for_5_points"]} answers to random questions for ±5 points; for a claim '
-        f'{needed["random_for_a_claim"]} and {needed["people_for_a_claim"]} more people'
+        f'still needed: {counted(needed["random_for_5_points"], "answer")} to random questions for ±5 points; for a '
+        f'claim {needed["random_for_a_claim"]} and {counted(needed["people_for_a_claim"], "more person", "more people")}'
     )
     return lines
 
@@ -308,8 +363,8 @@ def _facts(r: dict) -> str:
     "Write the large numbers."
     time = '–' if r['median_s'] is None else f'{r["median_s"]:.0f} s'
     facts = [
-        (f'{r["answers_kept"]}', f'answers that count, of {r["answers"]}'),
-        (f'{r["people_kept"]}', f'people that count, of {r["people"]}'),
+        (f'{r["answers_kept"]}', f'of {counted(r["answers"], "answer")} count'),
+        (f'{r["people_kept"]}', f'of {counted(r["people"], "person", "people")} count'),
         (time, 'for an answer, by the median'),
         (_share(r['catch'], '–').split(' [')[0], 'of catch questions right'),
         (
@@ -323,7 +378,7 @@ def _facts(r: dict) -> str:
 
 def _people_table(people: Sequence[dict]) -> str:
     "Write how each person answered."
-    head = 'person,answers,seconds,catch missed,same when repeated,first / second / third,left out because'.split(
+    head = 'person,answers,not heard,seconds,catch missed,same when repeated,first / second / third,left out because'.split(
         ','
     )
     rows = []
@@ -332,11 +387,17 @@ def _people_table(people: Sequence[dict]) -> str:
         again = '' if p['repeated'] is None else f'{100 * p["repeated"]:.0f} % of {p["repeats"]}'
         places = ' / '.join(map(str, p['places']))
         missed = f'{p["missed"]} of {p["catch"]}'
-        cells = (p['person'], p['answers'], time, missed, again, places, p['dropped'])
+        cells = (p['person'], p['answers'], p['unheard'], time, missed, again, places, p['dropped'])
         rows.append(''.join(f'<td>{html.escape(str(c))}</td>' for c in cells))
     top = ''.join(f'<th scope="col">{h}</th>' for h in head)
     body = ''.join(f'<tr>{row}</tr>' for row in rows)
     return f'<div class="wide" tabindex="0" role="region" aria-label="People"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _unheard(r: dict) -> str:
+    "Write how many answers were left out because they were not heard."
+    parts = [f'{why}: {counted(n, "answer")}' for why, n in r['unheard'].items()]
+    return f'<p>Left out, whoever gave them: {html.escape("; ".join(parts))}.</p>' if parts else ''
 
 # %% ../nbs/89d_survey_report.ipynb #1e652856
 def report_html(
@@ -371,7 +432,7 @@ def report_html(
         f'<h2>Answers about each song</h2>{_columns(r["coverage"]["each"], "Answers about each song")}'
         f'<p>{r["coverage"]["songs"]} songs, {r["coverage"]["least"]} to {r["coverage"]["most"]} answers each.</p>'
         f'{days}<h2>Place on the page</h2><p>First, second, third: {named}{bias}.</p>'
-        f'<h2>People</h2>{_people_table(r["screening"])}'
+        f'<h2>People</h2>{_people_table(r["screening"])}{_unheard(r)}'
         f'<p class="small">{counted(r["withdrawn"], "withdrawal")}. Who is left out was decided before the first answer: '
         f'more than {MISSED_OF_FIVE} of 5 catch questions missed, a median below {LEAST_MEDIAN_S:.0f} s, one place named '
         f'more often than chance allows, fewer than {100 * LEAST_REPEATED:.0f} % of repeated questions answered alike. '

@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,8 +28,9 @@ from .store import show_path
 
 # %% auto #0
 __all__ = ['FORMAT', 'Settings', 'write_settings', 'read_settings', 'consent_words', 'consent_version', 'now', 'Song', 'Question',
-           'Answer', 'SurveyStore', 'write_consent', 'add_songs', 'add_block', 'Person', 'join', 'find_person',
-           'questions_of', 'add_questions', 'add_answers', 'answer_rows', 'learning_answers', 'withdraw', 'expire']
+           'Answer', 'SurveyStore', 'write_consent', 'put_songs', 'add_songs', 'add_block', 'growing', 'lost_clips',
+           'Person', 'join', 'find_person', 'questions_of', 'add_questions', 'add_answers', 'answer_rows',
+           'learning_answers', 'withdraw', 'expire']
 
 # %% ../nbs/89a_survey_store.ipynb #e1c05289
 FORMAT = 'resonance survey'
@@ -191,8 +195,15 @@ class Answer:
     answered: str = field(default_factory=now)
 
 # %% ../nbs/89a_survey_store.ipynb #f2c573e2
+def _in_words(path: Path, error: sqlite3.Error) -> ResonanceError:
+    "Say what SQLite says, and which survey it is about."
+    damaged = any(word in str(error) for word in ('malformed', 'not a database'))
+    why = 'cannot be written' if 'readonly' in str(error) else 'is damaged' if damaged else 'cannot be used'
+    return ResonanceError(f'the survey {show_path(path)} {why} ({error})')
+
+
 def _opened(path: Path, create: bool) -> sqlite3.Connection:
-    "Open the database; a new one gets its tables."
+    "Open the database and look whether it is sound and can be written; a new one gets its tables."
     if not create and not path.is_file():
         raise ResonanceError(f'{show_path(path.parent)} is no survey: it has no {path.name}')
     try:
@@ -204,8 +215,11 @@ def _opened(path: Path, create: bool) -> sqlite3.Connection:
             db.executescript(f'BEGIN;{_TABLES}PRAGMA user_version=1;COMMIT;')
         if db.execute('PRAGMA user_version').fetchone()[0] != 1:
             raise ResonanceError(f'{show_path(path)} was made by another version of this package')
-    except sqlite3.DatabaseError as e:
-        raise ResonanceError(f'{show_path(path)} is no readable survey ({e})') from e
+        if (found := db.execute('PRAGMA integrity_check(1)').fetchone()[0]) != 'ok':
+            raise sqlite3.DatabaseError(f'malformed: {" ".join(found.split())}')
+        db.executescript('BEGIN IMMEDIATE; ROLLBACK;')  # fails where nothing can be written
+    except sqlite3.Error as e:
+        raise _in_words(path, e) from e
     return db
 
 
@@ -230,8 +244,10 @@ class SurveyStore:
     def __enter__(self) -> SurveyStore:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         self.db.close()
+        if isinstance(error, sqlite3.Error):
+            raise _in_words(self.folder / 'survey.db', error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -256,8 +272,14 @@ class SurveyStore:
 
     @property
     def consent(self) -> str:
-        "The words that people agree to."
-        return (self.folder / 'consent.txt').read_text(encoding='utf-8').rstrip('\n')
+        "The words that people agree to; raises `ResonanceError` where they are gone."
+        try:
+            return (self.folder / 'consent.txt').read_text(encoding='utf-8').rstrip('\n')
+        except (OSError, ValueError) as e:
+            why = 'is gone' if isinstance(e, FileNotFoundError) else 'cannot be read'
+            raise ResonanceError(
+                f'the words of consent, {show_path(self.folder)}/consent.txt: it {why}'
+            ) from e
 
 # %% ../nbs/89a_survey_store.ipynb #ef7382b8
 def write_consent(
@@ -270,18 +292,26 @@ def write_consent(
             part.write_text(words + '\n', encoding='utf-8')
 
 
-def add_songs(
-    store: SurveyStore,  # of the survey
+def put_songs(
+    db: sqlite3.Connection,  # in a transaction
     songs: Sequence[Song],  # that are new
 ) -> dict[str, int]:
     "Add songs that are not there yet, and give the number of every song by name."
     columns = [f.name for f in fields(Song)]
     query = f'INSERT OR IGNORE INTO songs ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))})'
+    for song in songs:
+        vector = None if song.vector is None else np.asarray(song.vector, '<f4').tobytes()
+        db.execute(query, [*(getattr(song, c) for c in columns[:-1]), vector])
+    return {row['name']: row['song'] for row in db.execute('SELECT name, song FROM songs ORDER BY song')}
+
+
+def add_songs(
+    store: SurveyStore,  # of the survey
+    songs: Sequence[Song],  # that are new
+) -> dict[str, int]:
+    "Add songs in a transaction of their own, and give the number of every song by name."
     with store.writing() as db:
-        for song in songs:
-            vector = None if song.vector is None else np.asarray(song.vector, '<f4').tobytes()
-            db.execute(query, [*(getattr(song, c) for c in columns[:-1]), vector])
-    return {row['name']: row['song'] for row in store.rows('SELECT name, song FROM songs ORDER BY song')}
+        return put_songs(db, songs)
 
 
 def add_block(
@@ -291,6 +321,55 @@ def add_block(
     "Write down the triplets that everybody gets, in their order."
     with store.writing() as db:
         db.executemany('INSERT INTO blocks VALUES (?, ?, ?, ?)', [(i, *t) for i, t in enumerate(triplets)])
+
+# %% ../nbs/89a_survey_store.ipynb #d565e184
+@contextmanager
+def growing(
+    out: str | os.PathLike,  # the folder that is wanted: not there yet, or empty
+) -> Iterator[Path]:
+    "Give a folder to fill, and move it into place when the block ends well; when not, nothing is left."
+    from filelock import FileLock, Timeout
+
+    out = Path(os.path.abspath(out))
+    fresh = [folder for folder in out.parents if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    guard = FileLock(lock := out.with_name(f'.{out.name}.lock'))
+    try:
+        guard.acquire(timeout=0)
+    except Timeout:
+        raise ResonanceError(f'another process is making {show_path(out)}: wait for it') from None
+    try:
+        old = re.compile(rf'\.{re.escape(out.name)}\.\w{{8}}\.part')
+        for left in [folder for folder in out.parent.iterdir() if old.fullmatch(folder.name)]:
+            shutil.rmtree(left, ignore_errors=True)  # its maker was killed
+        part = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', suffix='.part', dir=out.parent))
+        try:
+            yield part
+            part.chmod(0o755)
+            if out.exists():
+                out.rmdir()  # it is empty
+            os.replace(part, out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    finally:
+        lock.unlink(missing_ok=True)
+        guard.release()
+        for folder in fresh:
+            with suppress(OSError):  # the survey is in it
+                folder.rmdir()
+
+# %% ../nbs/89a_survey_store.ipynb #a0e225fc
+def lost_clips(
+    store: SurveyStore,  # of the survey
+) -> list[str]:  # names of songs
+    "Find the songs whose clip is gone; raises `ResonanceError` where all are, or the words of consent."
+    consent_version(store.consent)
+    there = {path.stem for path in (store.folder / 'clips').glob('*.*')}
+    songs = store.rows('SELECT name, clip FROM songs WHERE clip IS NOT NULL ORDER BY song')
+    lost = [song['name'] for song in songs if song['clip'] not in there]
+    if lost and len(lost) == len(songs):
+        raise ResonanceError(f'{show_path(store.folder)}/clips is gone, or empty: no song can be heard')
+    return lost
 
 # %% ../nbs/89a_survey_store.ipynb #62f9e82b
 @dataclass(frozen=True)
@@ -424,9 +503,11 @@ def answer_rows(
     rows = []
     for row in store.rows(_TABLE):
         r = dict(zip(row.keys()[1:], tuple(row)[1:])) | {'person': row[0]}
-        r |= {k: _digits(r[k]) for k in ('pieces', 'shown')} | {
-            k: numbers(r[k]) for k in ('plays', 'heard_ms')
-        }
+        try:
+            r |= {k: _digits(r[k]) for k in ('pieces', 'shown')}
+            r |= {k: numbers(r[k]) for k in ('plays', 'heard_ms')}
+        except (ValueError, TypeError, AttributeError) as e:
+            raise ResonanceError(f'the answer {r["uuid"]} in the survey is damaged ({e})') from e
         rows.append(r | {'songs': (r.pop('a'), r.pop('b'), r.pop('c'))})
     return rows
 
