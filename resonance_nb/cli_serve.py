@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from pathlib import Path
@@ -23,7 +24,7 @@ from resonance_nb.cli_options import (
 from .core import ResonanceError, counted, need
 
 # %% auto #0
-__all__ = ['bound', 'own_address', 'address', 'run_server', 'processors', 'serve']
+__all__ = ['bound', 'own_address', 'address', 'make_server', 'run_server', 'processors', 'serve']
 
 # %% ../nbs/92l_cli_serve.ipynb #8720e3f0
 def bound(
@@ -74,15 +75,19 @@ def address(
     return f'http{"s" * secure}://{shown}:{port}/' + (f'?token={token}' if token else '')
 
 # %% ../nbs/92l_cli_serve.ipynb #877a3f46
-def run_server(
+def make_server(
     app,  # of ASGI
-    place: socket.socket,  # bound
     *,
     certificate: tuple[Path, Path] | None = None,  # files of a certificate and of its key
-) -> None:
-    "Serve until Ctrl-C; raises `MissingExtra` where uvicorn is not installed, `ResonanceError` for a bad certificate."
+):
+    """Make a server of uvicorn that has all that it needs; `run(sockets=[place])` serves until Ctrl-C.
+
+    Raises `MissingExtra` where uvicorn is not installed, `ResonanceError` for a bad certificate.
+    """
     uvicorn = need('uvicorn', 'serve')
     need('websockets', 'serve')
+    # who sends a broken form is told so; nobody else needs to know
+    logging.getLogger('python_multipart').setLevel(logging.CRITICAL)
     options = dict(
         log_level='error',
         access_log=False,
@@ -107,7 +112,15 @@ def run_server(
         config.load()
     except OSError as e:  # `ssl.SSLError` is one
         raise ResonanceError(f'the certificate or its key cannot be used: {e.strerror or e}') from e
-    uvicorn.Server(config).run(sockets=[place])
+    return uvicorn.Server(config)
+
+# %% ../nbs/92l_cli_serve.ipynb #72aad20d
+def run_server(
+    app,  # of ASGI
+    place: socket.socket,  # bound
+) -> None:
+    "Serve until Ctrl-C; raises `MissingExtra` where uvicorn is not installed."
+    make_server(app).run(sockets=[place])
 
 # %% ../nbs/92l_cli_serve.ipynb #64e81309
 def _certificate(files: tuple[Path | None, Path | None]) -> tuple[Path, Path] | None:
@@ -216,11 +229,12 @@ def serve(
     )
     token = None if guard.is_loopback(host) else guard.new_token()
     with quiet_decoders(), bound(host, port) as place, Catalog(catalog, report=remark) as songs:
-        served = pages.Songs(songs, method)
+        served = pages.Songs(songs, method, report=remark)
         remark_guess(served.recognizer)
         url = address(host, place.getsockname()[1], token=token, secure=certificate is not None)
         names = (*names, own_address()) if token else names
         app = make_app(served, settings, host=host, names=names, token=token)
+        server = make_server(app, certificate=certificate)
         click.echo(url)
         remark(f'{counted(len(served.known), "song")}; Ctrl-C ends it')
         if token and not certificate:
@@ -229,4 +243,4 @@ def serve(
             )
         if opens:
             click.launch(url)
-        run_server(app, place, certificate=certificate)
+        server.run(sockets=[place])

@@ -12,12 +12,13 @@ import os
 import time
 from pathlib import Path
 
-from .core import ResonanceError, counted, first_line
+from .core import ResonanceError
+from .guard import public_line
 from .listeners import Intake, LiveStream, Workers
-from .pages import Settings, Songs
+from .pages import NO_SONGS, Settings, Songs
 
 # %% auto #0
-__all__ = ['OUTBOX', 'SPARE', 'FULL', 'SLOW', 'WRONG', 'Room', 'Connection', 'listen_to']
+__all__ = ['OUTBOX', 'SPARE', 'FULL', 'SLOW', 'WRONG', 'REASON_BYTES', 'Room', 'close_reason', 'Connection', 'listen_to']
 
 # %% ../nbs/64c_connection.ipynb #7bf1eb29
 class Room:
@@ -38,14 +39,22 @@ class Room:
         "Return the songs as they are now; looks at most every `fresh_s` seconds."
         if time.monotonic() - self._refreshed_s > self.settings.fresh_s:
             self._refreshed_s = time.monotonic()
-            with contextlib.suppress(ResonanceError):  # damaged, or empty for a moment: what we have goes on
-                await asyncio.to_thread(self.songs.refresh)
+            await asyncio.to_thread(self.songs.refresh)
         return self.songs
 
 # %% ../nbs/64c_connection.ipynb #a3df4fd3
 OUTBOX = 256  # messages that wait for a reader
 SPARE = 32  # so many, and states are left out
 FULL, SLOW, WRONG = 1013, 1008, 1003  # why a stream is closed, as codes of WebSockets
+
+REASON_BYTES = 123  # of a reason, at most
+
+
+def close_reason(
+    why: str,  # a stream is closed
+) -> str:
+    "Cut a reason to what a WebSocket has room for, between two letters."
+    return why.encode('utf-8', 'replace')[:REASON_BYTES].decode('utf-8', 'ignore')
 
 
 @contextlib.contextmanager
@@ -110,6 +119,8 @@ class Connection:
         if words[0] != 'start':
             raise ResonanceError('the first message is of type start')
         songs = await self.room.fresh()
+        if songs.recognizer is None:
+            raise ResonanceError(NO_SONGS)
         intake = Intake(words[1], words[2])
         stream = LiveStream(
             songs.recognizer, songs.describe, intake, false_per_hour=self.room.settings.false_per_hour
@@ -156,7 +167,8 @@ async def listen_to(
 
     await socket.accept()
     if room.n_listeners >= room.settings.most_listeners:
-        reason = f'all {counted(room.settings.most_listeners, "place")} are taken; try again later'
+        n = room.settings.most_listeners
+        reason = f'{"the only place is" if n == 1 else f"all {n} places are"} taken; try again later'
         await socket.send_text(json.dumps({'type': 'end', 'reason': reason}))
         return await socket.close(FULL, reason)
     connection = Connection(room, socket)
@@ -166,13 +178,13 @@ async def listen_to(
         try:
             reason = await connection.hear()
         except ResonanceError as e:
-            reason = first_line(e)
+            reason = public_line(e)
             connection.closing = WRONG, reason
         if reason != 'gone':
             code, why = connection.closing = connection.closing or (1000, reason)
             connection.deliver([{'type': 'end', 'reason': reason}])
             await asyncio.wait_for(saying, room.settings.idle_s)
-            await socket.close(code, why[:100])
+            await socket.close(code, close_reason(why))
     except (WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
         pass  # it is gone, or does not read
     finally:

@@ -291,7 +291,7 @@ def need(
         return importlib.import_module(module)
     except ImportError as e:
         raise MissingExtra(
-            f"{module} is not installed; it comes with: pip install 'resonance_nb[{extra}]'"
+            f"{module.partition('.')[0]} is not installed; it comes with: pip install 'resonance_nb[{extra}]'"
         ) from e
 
 # %% ../nbs/00_core.ipynb #98ee5595

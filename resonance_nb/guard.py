@@ -9,6 +9,8 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import json
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -17,11 +19,12 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from .core import ResonanceError
+from .core import ResonanceError, first_line
 
 # %% auto #0
-__all__ = ['LOOPBACK', 'POLICY', 'HEADERS', 'COOKIE', 'is_loopback', 'host_names', 'without_port', 'same_origin', 'new_token',
-           'same', 'Attempts', 'Refused', 'bounded', 'given_token', 'Rules', 'check', 'Guard']
+__all__ = ['LOOPBACK', 'POLICY', 'HEADERS', 'COOKIE', 'is_loopback', 'host_names', 'is_whole', 'without_port', 'same_origin',
+           'new_token', 'same', 'Attempts', 'Refused', 'bounded', 'public_line', 'given_token', 'Rules', 'check',
+           'Guard']
 
 # %% ../nbs/64_guard.ipynb #27e9c2bf
 LOOPBACK = ('localhost', '127.0.0.1', '[::1]')
@@ -49,12 +52,20 @@ def host_names(
     return frozenset(n.lower() for n in (*own, *more))
 
 # %% ../nbs/64_guard.ipynb #d46571e6
+def is_whole(
+    text: str,  # as somebody sent it
+    most_digits: int = 9,  # a number that is longer is none
+) -> bool:
+    "Tell whether a text is a whole number; `str.isdigit` also takes `²`, which `int` refuses."
+    return text.isascii() and text.isdigit() and len(text) <= most_digits
+
+
 def without_port(
     host: str,  # as a browser sends it: name or address, perhaps with a port
 ) -> str:
     "Cut the port off."
     name, colon, port = host.lower().rpartition(':')
-    return name if colon and port.isdigit() else host.lower()
+    return name if colon and is_whole(port) else host.lower()
 
 
 def same_origin(
@@ -64,7 +75,10 @@ def same_origin(
     "Tell whether a request comes from a page of the server that it is sent to, or from no page at all."
     if origin is None:
         return True
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # no address
+        return False
     return parts.scheme in ('http', 'https') and parts.netloc.lower() == host.lower()
 
 # %% ../nbs/64_guard.ipynb #0e4f726b
@@ -121,6 +135,17 @@ class Attempts:
         self._tries.move_to_end(key)
         while len(self._tries) > self.names:
             self._tries.popitem(last=False)
+
+    def may(
+        self,
+        name: str,  # of somebody
+        now_s: float | None = None,  # a steady clock; None: now
+    ) -> bool:
+        "Count a try, unless there were too many before; tell whether it was counted."
+        if self.too_many(name, now_s):
+            return False
+        self.add(name, now_s)
+        return True
 
 # %% ../nbs/64_guard.ipynb #a8e898ba
 POLICY = {
@@ -180,6 +205,22 @@ def bounded(
 
     return piece
 
+# %% ../nbs/64_guard.ipynb #a06c1c49
+_PATH = re.compile(r'''(^|[\s"'(=:])(~?/|[A-Za-z]:[\\/]|\\\\)[^\s/\\]''')
+
+
+def public_line(
+    error,  # an exception, or any text
+    names: dict[str, str] | None = None,  # what stands in the place of a path that may be known
+    *,
+    otherwise: str = 'that did not work',  # told where other paths are named
+) -> str:
+    "Say what an error says, in one line without paths of this machine."
+    text = str(error) or type(error).__name__
+    for path, name in (names or {}).items():
+        text = text.replace(path, name)
+    return otherwise if _PATH.search(text) else first_line(text)
+
 # %% ../nbs/64_guard.ipynb #cf132558
 COOKIE = 'resonance'
 
@@ -230,27 +271,29 @@ def check(
     if not same_origin(_header(scope, 'origin'), host):
         raise Refused(403, 'another page may not ask here')
     length = _header(scope, 'content-length') or '0'
-    if length.isdigit() and int(length) > rules.most_bytes:
+    if not is_whole(length, 18):
+        raise Refused(400, 'the length of a request is a whole number')
+    if int(length) > rules.most_bytes:
         raise Refused(413, f'more than {rules.most_bytes / 2**20:.3g} MB')
     if rules.token is None or scope['path'] in rules.open_paths:
         return None
-    who = (scope.get('client') or ('',))[0]
-    if rules.attempts.too_many(who):
-        raise Refused(429, 'too many wrong tokens; wait a minute')
     given = given_token(scope)
-    if given is None or not same(given[0], rules.token):
-        if given is not None:
-            rules.attempts.add(who)
-        raise Refused(401, 'open the address that was shown when the server was started')
-    return given[1]
+    if given and same(given[0], rules.token):
+        return given[1]
+    if given and not rules.attempts.may((scope.get('client') or ('',))[0]):
+        raise Refused(429, 'too many wrong tokens; wait a minute')
+    raise Refused(401, 'open the address that was shown when the server was started')
 
 # %% ../nbs/64_guard.ipynb #0a3811a7
-async def _refuse(send, refused: Refused) -> None:
-    "Answer with a line."
-    headers = HEADERS | {'content-type': 'text/plain; charset=utf-8', 'connection': 'close'}
+async def _refuse(scope: dict, send, refused: Refused) -> None:
+    "Answer with a line; addresses below `/api/` are answered in JSON."
+    kind, body = 'text/plain; charset=utf-8', f'{refused}\n'
+    if scope['path'].startswith('/api/'):
+        kind, body = 'application/json', json.dumps({'error': str(refused)})
+    headers = HEADERS | {'content-type': kind, 'connection': 'close'}
     pairs = [(k.encode(), v.encode()) for k, v in headers.items()]
     await send({'type': 'http.response.start', 'status': refused.status, 'headers': pairs})
-    await send({'type': 'http.response.body', 'body': f'{refused}\n'.encode()})
+    await send({'type': 'http.response.body', 'body': body.encode()})
 
 
 def _with_headers(send, started: list):
@@ -295,11 +338,11 @@ class Guard:
             await self.app(scope, pieces, _with_headers(send, started))
         except Refused as refused:
             if not started:
-                await _refuse(send, refused)
+                await _refuse(scope, send, refused)
 
     async def _turn_away(self, scope, receive, send, refused: Refused) -> None:
         if scope['type'] == 'http':
-            return await _refuse(send, refused)
+            return await _refuse(scope, send, refused)
         await receive()
         await send({'type': 'websocket.close', 'code': 1008, 'reason': str(refused)})
 

@@ -5,6 +5,7 @@
 # %% ../nbs/64a_listeners.ipynb #5d2b5d73
 from __future__ import annotations
 
+import reprlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from .audio import SAMPLE_RATE, rms_db
-from .core import Recognizer, ResonanceError, first_line
+from .core import Recognizer, ResonanceError
 from .decide import Event, Listener
+from .guard import public_line
 from .session import FusedSession
 from .stream import Block, BoundedQueue, silent
 from .table import FRAME_S, FRONT
@@ -38,7 +40,7 @@ class Intake:
         dtype: str = 'int16',  # or 'float32', little-endian
     ):
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise ResonanceError(f'dtype is int16 or float32, not {dtype!r}')
+            raise ResonanceError(f'dtype is int16 or float32, not {reprlib.repr(dtype)}')
         if not (type(rate_hz) is int and RATES_HZ[0] <= rate_hz <= RATES_HZ[1]):
             raise ResonanceError(f'rate_hz is a whole number from {RATES_HZ[0]} to {RATES_HZ[1]}')
         self.rate_hz = rate_hz
@@ -290,7 +292,7 @@ class Workers:
             messages = stream.work()
         except Exception as e:  # of one stream; the others go on
             stream.queue.end()
-            messages = [{'type': 'end', 'reason': first_line(e)}]
+            messages = [{'type': 'end', 'reason': public_line(e)}]
         deliver(messages)
         with self._lock:
             stream.busy = bool(stream.queue.items) and not stream.queue.ended

@@ -5,14 +5,17 @@
 # %% ../nbs/64b_pages.ipynb #85688812
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .catalog import Catalog
-from .core import Recognizer, ResonanceError
-from .store import real_path, show_path
+from .catalog import Catalog, Identification
+from .core import CatalogRecognizer, ResonanceError, counted, first_line
+from .guard import Refused
+from .store import DATABASE, real_path, show_path
 
 # %% auto #0
 __all__ = ['Settings', 'Songs', 'save_upload', 'public_answer', 'read_neighbours', 'near_songs', 'map_parts']
@@ -34,11 +37,23 @@ class Settings:
     fresh_s: float = 5.0  # a changed catalogue is noticed after so long
 
 # %% ../nbs/64b_pages.ipynb #3afbf59b
+NO_SONGS = 'there are no songs here now'
+
+
 def _as_told(song: dict) -> dict:
     "Write what a person may know of a song."
     title = song['title'] or Path(real_path(song['path'])).stem
     told = {'title': show_path(title), 'artist': song['artist'] and show_path(song['artist'])}
     return told | {'album': song.get('album'), 'duration_s': song['duration_s']}
+
+
+def _which_file(catalog: Catalog) -> tuple[int, int] | None:
+    "Tell which file holds a catalogue's songs: another one of the same name differs; None: it is gone."
+    try:
+        told = os.stat(catalog.folder / DATABASE)
+    except OSError:
+        return None
+    return told.st_dev, told.st_ino
 
 # %% ../nbs/64b_pages.ipynb #f3d7ee5a
 class Songs:
@@ -48,29 +63,78 @@ class Songs:
         self,
         catalog: Catalog,  # open, with at least one song
         method: str | None = None,  # one of `core.METHODS`; None: the best one present
+        *,
+        report: Callable[[str], None] = lambda line: None,  # called with a line for whoever serves
     ):
         self.catalog = catalog
         self.method = method
+        self.report = report
+        self.recognizer: CatalogRecognizer | None = None  # None: no song can be named
         self._lock = threading.Lock()
-        self.recognizer: Recognizer | None = None
-        self.refresh()
+        self._file = _which_file(catalog)
+        self._said = ''  # last trouble that was reported
+        catalog.ready(method)  # raises where there are no songs
+        self._take_up()
 
     def refresh(self) -> bool:
-        "Load the index and the names again if they have changed; tell whether they had."
+        "Take up what has changed, another catalogue or none, too; tell whether anything had. Trouble is reported."
         with self._lock:
-            recognizer = self.catalog.ready(self.method)
-            if recognizer is self.recognizer:
+            try:
+                changed = self._take_up()
+            except ResonanceError as e:  # damaged, say: what was there goes on
+                self._complain(first_line(e))
                 return False
-            if hasattr(recognizer, 'prepare'):
-                recognizer.prepare()
-            songs = self.catalog.songs()
-            self.paths = {s['recording_id']: real_path(s['path']) for s in songs}
-            self.known = {s['recording_id']: _as_told(s) for s in songs}
-            self.recognizer = recognizer
-            return True
+            if self.recognizer is None:
+                self._complain(
+                    f'{show_path(self.catalog.folder)} has no songs now; new ones will be taken up'
+                )
+            elif self._said:
+                self._said = ''
+                self.report(f'{counted(len(self.known), "song")} again')
+            return changed
+
+    def _complain(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            self.report(line)
+
+    def _take_up(self) -> bool:
+        recognizer = self._present()
+        if recognizer is self.recognizer:
+            return False
+        if hasattr(recognizer, 'prepare'):
+            recognizer.prepare()
+        songs = self.catalog.songs() if recognizer else []
+        self.paths = {s['recording_id']: real_path(s['path']) for s in songs}
+        self.known = {s['recording_id']: _as_told(s) for s in songs}
+        self.recognizer = recognizer
+        return True
+
+    def _present(self) -> CatalogRecognizer | None:
+        "Open the catalogue that lies there now, and find who can name its songs; None: nobody."
+        file = _which_file(self.catalog)
+        if file is None:
+            return None
+        if file != self._file:  # the one before is closed when nobody asks it any more
+            self.catalog, self._file = Catalog(self.catalog.folder), file
+        methods = self.catalog.methods()
+        can = self.method in methods if self.method else bool(methods)
+        return self.catalog.ready(self.method) if can else None
+
+    def ask(
+        self,
+        path: str,  # of a recording
+    ) -> Identification:
+        "Tell which song this is; raises `Refused` where there are none, `ResonanceError` for what is no recording."
+        self.refresh()
+        if self.recognizer is None:
+            raise Refused(503, NO_SONGS)
+        return self.catalog.identify(path, method=self.method)
 
     def n_feel(self) -> int:
         "Count the vectors of feel."
+        if self.recognizer is None:
+            return 0
         query = "SELECT count(*) FROM track_embeddings WHERE model_name LIKE 'feel/%'"
         return self.catalog.store.rows(query)[0][0]
 
@@ -163,5 +227,8 @@ def map_parts() -> dict[str, str]:
     css = page.partition('<style>\n')[2].partition('</style>')[0]
     js = page.partition('<script>\n')[2].partition('</script>')[0]
     page = page.replace(f'<style>\n{css}</style>', '<link rel="stylesheet" href="/map.css">')
+    page = page.replace('<title>', '<link rel="icon" href="/static/icon.svg">\n<title>')
+    page = page.replace('<header>', '<header><a href="/">← Listen</a>')
+    css += 'header a { color: var(--accent); }\n@media (max-width: 720px) { input { flex-basis: 12rem; } }\n'
     page = page.replace(f'<script>\n{js}</script>', '<script src="/map.js"></script>')
     return {'html': page, 'css': css, 'js': js}

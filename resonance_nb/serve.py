@@ -16,8 +16,8 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from .connection import Room, listen_to
-from .core import ResonanceError, first_line, need
-from .guard import Guard, Refused, Rules, host_names
+from .core import ResonanceError, need
+from .guard import Guard, Refused, Rules, host_names, is_whole, public_line
 from resonance_nb.pages import (
     Settings,
     Songs,
@@ -38,6 +38,17 @@ def _error(status: int, why: str):
     from starlette.responses import JSONResponse
 
     return JSONResponse({'error': why}, status)
+
+
+def _http_error(request, e):
+    "Answer what Starlette refuses: addresses below `/api/` in JSON."
+    from starlette.responses import PlainTextResponse
+
+    answer = _error(e.status_code, e.detail)
+    if not request.url.path.startswith('/api/'):
+        answer = PlainTextResponse(e.detail, e.status_code)
+    answer.headers.update(e.headers or {})
+    return answer
 
 
 SONG_QUERY = {'q': '', 'offset': '0', 'limit': '100'}
@@ -77,7 +88,7 @@ class Service:
                 'status': 'ok',
                 'version': metadata.version('resonance_nb'),
                 'songs': len(songs.known),
-                'method': songs.recognizer.name,
+                'method': songs.recognizer and songs.recognizer.name,
                 'listeners': self.room.n_listeners,
                 'most_listeners': self.room.settings.most_listeners,
                 'keeps': self.room.settings.keep is not None,
@@ -89,7 +100,7 @@ class Service:
         from starlette.responses import JSONResponse
 
         words, offset, limit = (request.query_params.get(k, d) for k, d in SONG_QUERY.items())
-        if not (offset.isdigit() and limit.isdigit() and len(offset) < 10 and len(limit) < 10):
+        if not (is_whole(offset) and is_whole(limit)):
             return _error(400, 'offset and limit are whole numbers')
         found = (await self.room.fresh()).find(words[:200])
         shown = found[int(offset) :][: min(int(limit), 500)]
@@ -98,7 +109,7 @@ class Service:
     async def sound(self, request):
         from starlette.responses import FileResponse
 
-        path = self.room.songs.paths.get(request.path_params['track_id'])
+        path = (await self.room.fresh()).paths.get(request.path_params['track_id'])
         if path is None or not os.path.isfile(path):
             return _error(404, 'no such song, or its file is gone')
         kind = mimetypes.guess_type(path)[0] or ''
@@ -125,12 +136,11 @@ class Service:
                 if not path.stat().st_size:
                     return _error(400, 'nothing came: send a recording, as a form or as it is')
                 async with self.turns:
-                    ask = lambda: songs.catalog.identify(str(path), method=songs.method)
-                    answer = await asyncio.to_thread(ask)
+                    answer = await asyncio.to_thread(songs.ask, str(path))
             except Refused:
                 raise
             except ResonanceError as e:
-                return _error(422, first_line(e).replace(str(path), 'the recording'))
+                return _error(422, public_line(e, {str(path): 'the recording'}))
             if self.room.settings.keep:
                 await asyncio.to_thread(_keep_file, self.room.settings.keep, path)
         return JSONResponse(public_answer(answer, show_path(name)[:200], songs))
@@ -149,9 +159,12 @@ class Feel:
     async def neighbours(self):
         "The vectors of feel, read again when songs have changed."
         songs = await self.room.fresh()
-        state = id(songs.recognizer), songs.n_feel()
+        state = songs.recognizer, songs.n_feel()
         if self._read is None or self._read[0] != state:
-            self._read = state, await asyncio.to_thread(read_neighbours, songs.catalog)
+            self._read = (
+                state,
+                await asyncio.to_thread(read_neighbours, songs.catalog) if songs.known else None,
+            )
         return self._read[1]
 
     async def near(self, request):
@@ -197,6 +210,7 @@ def make_app(
     "Build the application, of ASGI; raises `MissingExtra` where Starlette is not installed."
     need('starlette', 'serve')
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
     from starlette.routing import Mount, Route, WebSocketRoute
     from starlette.staticfiles import StaticFiles
@@ -227,7 +241,9 @@ def make_app(
     ]
     rules = Rules(host_names(host, names), token, settings.most_bytes, settings.idle_s)
     troubles = {
+        HTTPException: _http_error,
         Refused: lambda request, e: _error(e.status, str(e)),
         ClientDisconnect: lambda request, e: _error(400, 'gone before it was all there'),
+        Exception: lambda request, e: _error(500, 'something went wrong here'),
     }
     return Guard(Starlette(routes=routes, lifespan=lifespan, exception_handlers=troubles), rules)

@@ -453,11 +453,10 @@ def _owner(report) -> dict:
         html, wanted = responses.HTMLResponse, state.desk.store.settings.owner_hash
         if not wanted:
             return await shown(request)
-        if state.wrong.too_many(who):
-            return html(_owner_form('Too many wrong passwords: wait a minute.'), 429)
         given = parse_qs((await request.body()).decode('utf-8', 'replace')).get('password', [''])[0]
         if not hmac.compare_digest(hashlib.sha256(given.strip().encode()).hexdigest(), wanted):
-            state.wrong.add(who)
+            if not state.wrong.may(who):
+                return html(_owner_form('Too many wrong passwords: wait a minute.'), 429)
             return html(_owner_form('That is not the password of the owner.'), 403)
         cookies.add(cookie := new_token())
         answer = responses.RedirectResponse('report', 303)

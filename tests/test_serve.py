@@ -6,6 +6,7 @@ Servers are real processes on loopback; the browser is Chromium where it is inst
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,16 +23,19 @@ import pytest
 import soundfile as sf
 
 pytest.importorskip('starlette')
+testclient = pytest.importorskip('starlette.testclient')
 pytest.importorskip('uvicorn')
 websockets = pytest.importorskip('websockets')
 pytest.importorskip('websockets.asyncio.client')
 
 from chrome import SLOW_S, Chrome, found  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from resonance_nb import audio  # noqa: E402
+from resonance_nb import audio, cli_serve, core, serve  # noqa: E402
 from resonance_nb.catalog import Catalog  # noqa: E402
 from resonance_nb.core import rng_for  # noqa: E402
+from resonance_nb.pages import NO_SONGS, Settings, Songs  # noqa: E402
 
 RATE = 16_000
 
@@ -134,7 +138,8 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 def server(home):
     with Server(home / 'songs', '--listeners', '6') as server:
         yield server
-        assert 'Traceback' not in server.stop()
+        said = server.stop()
+        assert 'Traceback' not in said and 'boundary' not in said
 
 
 def start(socket, rate_hz=RATE):
@@ -194,6 +199,7 @@ def fake_microphone(home, name, sound, **look):
 
 browser = pytest.mark.skipif(not found(), reason='Chromium is not installed: apt install chromium')
 STATE = 'document.getElementById("answer").className'
+PAST_TUNE = 'Not connected. Before, it was\n\ntune 0'
 
 
 @browser
@@ -255,6 +261,22 @@ def test_a_stream_that_breaks_is_taken_up_again(home):
         page.wait(f'{STATE} === "song"')
         page.eval('WebSocket.prototype.send = function () { this.close(); }')  # the next piece ends it
         page.wait('document.getElementById("notice").textContent.includes("trying again")')
+        assert PAST_TUNE in page.text()
+        assert 'It is' not in page.text() and 'how sure' not in page.text()
+
+
+@browser
+def test_what_was_named_is_past_when_the_server_says_nothing(home):
+    with Server(home / 'songs') as server, fake_microphone(home, 'silent', 0.5 * tune(0)) as page:
+        page.goto(server.url)
+        page.click('#listen')
+        page.wait(f'{STATE} === "song"')
+        page.eval('window.send = WebSocket.prototype.send; WebSocket.prototype.send = function () {}')
+        page.wait(f'{STATE} === "past"')
+        assert PAST_TUNE in page.text() and 'says nothing' in page.text() and 'how sure' not in page.text()
+        page.eval('WebSocket.prototype.send = window.send')  # the network is back
+        page.wait(f'{STATE} === "song"')
+        assert page.eval('document.getElementById("notice").hidden') and not page.messages
 
 
 @browser
@@ -279,7 +301,9 @@ def test_songs_that_feel_alike_and_the_map(tmp_path):
         page.click('#map-link')
         page.wait('location.pathname === "/map"')
         page.wait('document.body.innerText.includes("A map of 4 songs")')
-        assert not page.messages
+        assert not page.messages and not any('favicon' in url for url in page.requests)
+        page.click('header a')
+        page.wait('location.pathname === "/"')
 
 
 @browser
@@ -315,6 +339,11 @@ def test_what_comes_from_elsewhere_is_refused(server):
     evil = {'Origin': 'https://evil.example'}
     assert server.ask('/api/identify', b'x', **evil)[0] == 403
     assert server.ask('/api/songs', Host='evil.example')[0] == 421
+    for origin in ('http://[', 'http://[::1', '[', 'http://127.0.0.1:²'):
+        assert server.ask('/api/songs', Origin=origin)[0] == 403
+    for host in ('http://[', '[', '127.0.0.1:²', '[::1'):
+        assert server.ask('/api/songs', Host=host)[0] == 421
+    assert server.ask('/api/songs', Referer='http://[')[0] == 200  # nobody reads it
     assert server.ask('/api/songs', Origin=server.local)[0] == 200
     with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
         with connect(server.ws, additional_headers=evil, open_timeout=SLOW_S):
@@ -333,6 +362,8 @@ def test_what_comes_from_elsewhere_is_refused(server):
         '/api/songs/x/near',
         '/api/songs?limit=-1',
         '/api/songs?offset=1e9',
+        '/api/songs?offset=%C2%B2',
+        '/api/songs?limit=%D9%A3',
         '/api/songs?offset=' + '9' * 400,
         '/nothing',
         '//evil.example/',
@@ -344,6 +375,24 @@ def test_odd_addresses(server, path):
     assert "default-src 'none'" in headers['content-security-policy']
     if status == 200:
         assert path == '/api/songs/x/near'
+
+
+@pytest.mark.parametrize(
+    ('path', 'data', 'headers', 'status'),
+    [
+        ('/api/nothing', None, {}, 404),
+        ('/api/songs', b'x', {}, 405),
+        ('/api/songs?offset=-1', None, {}, 400),
+        ('/api/songs', None, {'Host': 'evil.example'}, 421),
+        ('/api/songs', None, {'Origin': 'null'}, 403),
+        ('/api/identify', b'nonsense', {'Content_Type': 'multipart/form-data; boundary=x'}, 400),
+        ('/api/identify', b'nonsense', {'Content_Type': 'multipart/form-data'}, 400),
+    ],
+)
+def test_every_trouble_of_the_api_is_told_in_json(server, path, data, headers, status):
+    got, body, answered = server.ask(path, data, **headers)
+    assert (got, list(json.loads(body))) == (status, ['error'])
+    assert answered['content-type'] == 'application/json'
 
 
 def test_an_upload_that_is_too_large(server):
@@ -424,6 +473,7 @@ def test_a_form_with_a_hostile_name(server, home):
 @pytest.mark.parametrize(
     'first',
     ['', 'null', '[]', '{}', '{"type": "start"}', '{"type": "start", "rate_hz": "16000"}']
+    + ['{"type": "start", "rate_hz": 16000, "dtype": "' + 'é' * 500 + '"}', '{"type": "' + 'é' * 9999 + '"}']
     + ['{"type": "start", "rate_hz": true}', '{"type": "start", "rate_hz": 16000, "dtype": []}', '[' * 5000],
 )
 def test_streams_that_begin_wrongly(server, first):
@@ -431,6 +481,10 @@ def test_streams_that_begin_wrongly(server, first):
         ws.send(first)
         told = json.loads(ws.recv(timeout=SLOW_S))
         assert told['type'] == 'end' and told['reason'] and 'Traceback' not in told['reason']
+        assert len(told['reason']) < 100
+        with pytest.raises(websockets.exceptions.ConnectionClosedError) as closed:
+            ws.recv(timeout=SLOW_S)
+        assert closed.value.rcvd.code == 1003 and closed.value.rcvd.reason == told['reason']
     assert server.get('/api/health')['listeners'] <= 1
 
 
@@ -541,6 +595,8 @@ def test_others_need_the_token(home):
             assert start(ws)['type'] == 'ready'
         wrong = [server.ask('/', Authorization=f'Bearer {i}')[0] for i in range(12)]
         assert wrong == 10 * [401] + 2 * [429]
+        assert server.ask('/', Cookie=cookie)[0] == 200  # others at the same address go on, as behind a proxy
+        assert server.ask('/')[0] == 401
         said = server.stop()
         assert token not in said and '127.0.0.1' not in said
 
@@ -569,6 +625,79 @@ def test_songs_that_come_while_it_serves(home, tmp_path):
                 assert time.monotonic() < end_s
                 time.sleep(0.2)
             assert [e.get('title') for e in listened(server, 0.5 * tune(2)[: 8 * RATE])][-1] == 'tune 2'
+
+
+def test_songs_that_go_while_it_serves(home, tmp_path):
+    "They are not offered any more; when a new catalogue lies in the place of the old one, that one is asked."
+    said = []
+    with Catalog(tmp_path / 'songs', create=True) as catalog:
+        catalog.index(home / 'music' / 'tune 0.flac', progress=False)
+        app = serve.make_app(Songs(catalog, report=said.append), Settings(fresh_s=-1), host='testserver')
+        client = testclient.TestClient(app)
+        clip = (home / 'music' / 'tune 1.flac').read_bytes()
+        song = client.get('/api/songs').json()['songs'][0]['track_id']
+        assert client.get(f'/api/songs/{song}/sound').status_code == 200
+        for forget in (lambda: catalog.remove(song), lambda: shutil.rmtree(tmp_path / 'songs')):
+            forget()
+            assert client.get('/api/health').json() | {'songs': 0, 'method': None, 'feel': False} == (
+                client.get('/api/health').json()
+            )
+            assert client.get('/api/songs').json() == {'total': 0, 'songs': []}
+            assert client.get(f'/api/songs/{song}/sound').status_code == 404
+            assert client.get(f'/api/songs/{song}/near').json() == {'known': False, 'songs': []}
+            refused = client.post('/api/identify', content=clip)
+            assert (refused.status_code, refused.json()) == (503, {'error': NO_SONGS})
+            with client.websocket_connect('/api/listen') as ws:
+                ws.send_json({'type': 'start', 'rate_hz': RATE})
+                assert ws.receive_json() == {'type': 'end', 'reason': NO_SONGS}
+        with Catalog(tmp_path / 'songs', create=True) as anew:
+            anew.index(home / 'music' / 'tune 1.flac', progress=False)
+        assert client.post('/api/identify', content=clip).json()['matches'][0]['title'] == 'tune 1'
+        assert [s['title'] for s in client.get('/api/songs').json()['songs']] == ['tune 1']
+    assert [line.replace(str(tmp_path), '') for line in said] == [
+        '/songs has no songs now; new ones will be taken up',
+        '1 song again',
+    ]
+
+
+def test_a_catalogue_that_is_damaged_while_it_serves(home, tmp_path, monkeypatch):
+    "What was there goes on; whoever serves reads it once, and visitors read no paths."
+    said = []
+    with Catalog(home / 'songs') as catalog:
+        songs = Songs(catalog, report=said.append)
+        client = testclient.TestClient(serve.make_app(songs, Settings(fresh_s=-1), host='testserver'))
+
+        def damaged(*words, **options):
+            raise core.ResonanceError(f'{home}/songs/catalog.db is damaged: put it back')
+
+        monkeypatch.setattr(songs, '_take_up', damaged)
+        monkeypatch.setattr(catalog, 'identify', damaged)
+        assert client.get('/api/health').json()['songs'] == 4 == client.get('/api/songs').json()['total']
+        refused = client.post('/api/identify', content=b'x')
+        assert (refused.status_code, refused.json()) == (422, {'error': 'that did not work'})
+    assert len(said) == 1 and said[0].startswith(f'{home}/songs')
+
+
+def test_one_place_is_told_in_the_right_words(home):
+    with Catalog(home / 'songs') as catalog:
+        app = serve.make_app(Songs(catalog), Settings(most_listeners=1), host='testserver')
+        client = testclient.TestClient(app)
+        with client.websocket_connect('/api/listen'), client.websocket_connect('/api/listen') as late:
+            assert late.receive_json()['reason'] == 'the only place is taken; try again later'
+
+
+def test_a_bad_certificate_is_told_before_an_address(home, tmp_path):
+    bad = tmp_path / 'bad.pem'
+    bad.write_text('no certificate')
+    words = ['--catalog', str(home / 'songs'), '--port', '0', '--tls-cert', str(bad), '--tls-key', str(bad)]
+    done = CliRunner().invoke(cli_serve.serve, words)
+    assert isinstance(done.exception, core.ResonanceError) and 'cannot be used' in str(done.exception)
+    assert 'http' not in done.output
+
+
+def test_what_is_not_installed_is_named_as_it_is_installed():
+    with pytest.raises(core.MissingExtra, match='^no_such_library is not installed; .*resonance_nb.serve'):
+        core.need('no_such_library.part', 'serve')
 
 
 def test_a_server_that_is_killed_leaves_the_catalogue_whole(home):

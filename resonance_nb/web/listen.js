@@ -6,7 +6,9 @@ const $ = (id) => document.getElementById(id);
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`;
 const percent = (x) => `${Math.round(100 * x)} %`;
 const SEND_S = 0.25,
-  BEHIND_BYTES = 1 << 20;
+  BEHIND_BYTES = 1 << 20,
+  SILENT_S = 4, // of the server, and what it said last is past
+  GONE_S = 20; // and it is asked anew
 const TEXT = {
   listening: 'Listening …',
   silence: 'Nothing to hear',
@@ -32,7 +34,7 @@ function notice(text) {
 // ---- the microphone and the stream
 
 const picture = new Spectrogram($('spectrogram'), $('peaks'));
-let hearing = null; // {context, stream, socket, pieces, n}
+let hearing = null; // {context, stream, socket, pieces, n, unheard_since}
 
 async function begin() {
   notice('');
@@ -86,6 +88,7 @@ function connect(h) {
     picture.begin(h.context.sampleRate);
     h.pieces = [];
     h.n = 0;
+    h.unheard_since = 0;
     h.started = true;
     socket.send(JSON.stringify({ type: 'start', rate_hz: Math.round(h.context.sampleRate), dtype: 'int16' }));
   };
@@ -94,7 +97,11 @@ function connect(h) {
     if (message.type === 'ready') {
       h.tries = 0;
       notice('');
+      show('listening');
+      knows(message.songs);
     }
+    if (h.unheard_since) notice('');
+    h.unheard_since = 0;
     if (message.type === 'end') reason = message.reason;
     if (message.type === 'event') event(message);
     if (message.type === 'state') state(message);
@@ -102,6 +109,7 @@ function connect(h) {
   socket.onclose = () => {
     if (h !== hearing || socket !== h.socket) return;
     h.started = false;
+    past();
     if (reason) {
       end();
       notice(`The listener has ended: ${reason}.`);
@@ -133,8 +141,19 @@ function hear(h, piece) {
     notice('The network is too slow; some sound is left out.');
     return;
   }
+  h.unheard_since ||= Date.now();
   h.socket.send(all);
 }
+
+setInterval(() => {
+  const h = hearing;
+  if (!h?.started || !h.unheard_since) return;
+  const silent_s = (Date.now() - h.unheard_since) / 1000;
+  if (silent_s < SILENT_S) return;
+  past();
+  notice('The connection is lost: the server says nothing.');
+  if (silent_s > GONE_S) h.socket.close();
+}, 1000);
 
 function shut(h) {
   h.stream?.getTracks().forEach((track) => track.stop());
@@ -174,6 +193,20 @@ function show(kind, song = null) {
   $('artist').textContent = song?.artist ?? '';
   $('facts').hidden = !song;
   if (kind !== 'song') $('alike').hidden = true;
+}
+
+// what was said last is not the case any more
+function past() {
+  if (shown === 'past') return;
+  const was = $('answer').className === 'song';
+  shown = 'past';
+  $('answer').className = 'past';
+  $('state').textContent = was ? 'Not connected. Before, it was' : 'Not connected';
+  if (!was) $('title').textContent = $('artist').textContent = '';
+  $('facts').hidden = true;
+  $('alike').hidden = true;
+  $('level').value = -70;
+  $('level-text').textContent = 'level';
 }
 
 function state(message) {
@@ -418,13 +451,15 @@ $('search').oninput = () => {
 };
 $('more').onclick = () => list(true);
 
+const knows = (n) => ($('about').textContent = `knows ${n} ${n === 1 ? 'song' : 'songs'}`);
+
 async function about() {
   const health = await get('/api/health').catch(() => null);
   if (!health) {
     $('about').textContent = 'the server does not answer';
     return;
   }
-  $('about').textContent = `knows ${health.songs} ${health.songs === 1 ? 'song' : 'songs'}`;
+  knows(health.songs);
   $('keeps').textContent = health.keeps
     ? 'What is heard here is kept by whoever runs this server.'
     : 'Nothing that is heard here is kept.';
