@@ -87,6 +87,8 @@ def read_fields(
     message: bytes,  # a protocol buffer
 ) -> Iterator[tuple[int, int | bytes]]:
     "Read the fields of a protocol buffer: their numbers, and a number or bytes; raises `ResonanceError`."
+    if not isinstance(message, bytes):
+        raise ResonanceError('the index of a checkpoint is damaged: a number where an entry should be')
     here = 0
     while here < len(message):
         tag, here = read_varint(message, here)
@@ -119,8 +121,10 @@ def read_checkpoint(
         if fields.get(1) != 1 or 7 in fields:
             raise ResonanceError(f'the tensor {name} of a checkpoint is not plain float32')
         shape = [dict(read_fields(d)).get(1, 0) for n, d in read_fields(fields.get(2, b'')) if n == 2]
-        at, size = fields.get(4, 0), fields.get(5, 0)
-        if fields.get(3, 0) or at + size > len(data):
+        part, at, size = (fields.get(k, 0) for k in (3, 4, 5))
+        if not all(isinstance(x, int) for x in (part, at, size, *shape)):
+            raise ResonanceError(f'the entry of the tensor {name} of a checkpoint is damaged')
+        if part or at + size > len(data):
             raise ResonanceError(f'the tensor {name} of a checkpoint lies outside of its data')
         if 0 in shape or size != 4 * math.prod(shape):
             raise ResonanceError(f'the tensor {name} of a checkpoint has another size than its shape says')

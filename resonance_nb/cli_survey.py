@@ -34,9 +34,9 @@ def survey():
       resonance feel train --answers my-survey --out my-model
 
     \b
-    Other people:
+    Other people, who all get the address that is shown:
       resonance survey new ~/Music --out our-survey --for-people --contact me@example.org
-      resonance survey serve our-survey --host 0.0.0.0 --name songs.example.org
+      resonance survey serve our-survey --host 0.0.0.0
     """
 
 
@@ -209,34 +209,36 @@ _survey_folder = click.argument('folder', type=click.Path(path_type=Path), metav
 @click.option(
     '--token/--no-token',
     default=None,
-    help='Whether everybody needs the token of the address.  [default: on other hosts]',
+    help='Whether everybody needs the token in the address.  [default: on other hosts]',
 )
 @click.option('--open', 'open_page', is_flag=True, help='Open the page in a browser.')
 @json_option
 def serve(folder, host, port, names, token, open_page, as_json):
     """Serve the page of a survey, until Ctrl-C.
 
-    An answer that was confirmed lies on the disk, whatever happens next. Behind a proxy that speaks https, name
-    the public host with --name. The owner's report is at /report.
+    An answer that was confirmed lies on the disk, whatever happens next. The token is drawn once and stays with
+    the survey, so that links which were given out still work after a restart. Behind a proxy that speaks https,
+    name the public host with --name; people then need its name with the /?token=... that is shown, or --no-token.
+    The owner's report is at /report.
 
     \b
       resonance survey serve my-survey --open
       resonance survey serve our-survey --host 0.0.0.0 --name songs.example.org --no-token
     """
     one_thread()
-    from resonance_nb.guard import is_loopback, new_token
-    from resonance_nb.survey_app import survey_app
+    from resonance_nb.guard import is_loopback
+    from resonance_nb.survey_app import access_of, serving, survey_app
     from resonance_nb.survey_store import SurveyStore, lost_clips
 
-    given = new_token() if (not is_loopback(host) if token is None else token) else None
-    with SurveyStore(folder) as store, bound(host, port) as place:
+    needs_token = not is_loopback(host) if token is None else token
+    names = (*names, *([own_address()] if host in EVERY else []))
+    with SurveyStore(folder) as store, serving(folder), bound(host, port) as place:
         if lost := lost_clips(store):
             remark(
                 f'the clips of {counted(len(lost), "song")} are gone: questions about them cannot be heard'
             )
-        app = survey_app(
-            store, host=host, names=(*names, *([own_address()] if host in EVERY else [])), token=given
-        )
+        app = survey_app(store, host=host, names=names, needs_token=needs_token)
+        given = access_of(folder).token if needs_token else None
         where = address(host, place.getsockname()[1], token=given)
         click.echo(
             json.dumps({'address': where}) if as_json else f'the survey is at {where} (Ctrl-C ends it)'

@@ -102,11 +102,14 @@ class Connection:
 
     async def say_all(self) -> None:
         "Send what is in the outbox, until nobody reads it."
-        while True:
-            message = await self.outbox.get()
-            await asyncio.wait_for(self.socket.send_text(json.dumps(message)), self.room.settings.idle_s)
-            if message['type'] == 'end':
-                return
+        from starlette.websockets import WebSocketDisconnect
+
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError, TimeoutError):  # gone
+            while True:
+                message = await self.outbox.get()
+                await asyncio.wait_for(self.socket.send_text(json.dumps(message)), self.room.settings.idle_s)
+                if message['type'] == 'end':
+                    return
 
     async def begin(self) -> LiveStream:
         "Take the first message, which says what will come; raises `ResonanceError`."

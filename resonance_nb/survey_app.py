@@ -9,16 +9,41 @@ import hashlib
 import hmac
 import json
 import re
+import secrets
 import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import numpy as np
 
-from .core import ResonanceError, need
-from .guard import Attempts, Guard, Refused, Rules, host_names, new_token
+from .core import ResonanceError, atomic_write, need
+from resonance_nb.guard import (
+    COOKIE,
+    Attempts,
+    Guard,
+    Refused,
+    Rules,
+    host_names,
+    is_loopback,
+    new_token,
+)
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+
+# %% auto #0
+__all__ = ['MOST_BYTES', 'MOST_ANSWERS', 'Access', 'access_of', 'serving', 'read_json', 'SurveyGuard', 'survey_app']
+
+# %% ../nbs/89c_survey_app.ipynb #6b7f323c
+from .store import show_path
 from .survey_plan import Belief, Ground, count_pairs, first_belief, learned, next_question
 from resonance_nb.survey_store import (
     Answer,
@@ -36,12 +61,51 @@ from resonance_nb.survey_store import (
     withdraw,
 )
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
+# %% ../nbs/89c_survey_app.ipynb #e99206bf
+@dataclass(frozen=True)
+class Access:
+    "How a survey is told from others, and what opens its page."
 
-# %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_ANSWERS', 'read_json', 'survey_app']
+    survey: str  # a name, drawn once; no secret
+    token: str  # of the address, drawn once, for the case that everybody needs one
+
+
+def access_of(
+    folder: str | Path,  # of a survey
+) -> Access:
+    "Read how a survey is opened; the first time it is drawn, and kept in a file for its owner only."
+    path = Path(folder) / 'access.json'
+    if not path.is_file():
+        drawn = {'survey': secrets.token_hex(8), 'token': new_token()}
+        with atomic_write(path) as part:
+            part.touch(mode=0o600)
+            part.write_text(json.dumps(drawn) + '\n', encoding='utf-8')
+    try:
+        access = Access(**json.loads(path.read_text(encoding='utf-8')))
+        if not all(re.fullmatch(r'[\w-]{16,64}', value) for value in vars(access).values()):
+            raise ValueError('too short to be kept secret')
+    except (OSError, ValueError, TypeError) as e:
+        raise ResonanceError(
+            f'{show_path(path)} cannot be read: put it back, or delete it, and give out new links'
+        ) from e
+    return access
+
+# %% ../nbs/89c_survey_app.ipynb #d2c2a818
+@contextmanager
+def serving(
+    folder: str | Path,  # of a survey
+) -> Iterator[None]:
+    "Hold a survey while it is served; raises `ResonanceError` where another process serves it."
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(Path(folder) / 'serve.lock').acquire(timeout=0)
+    except Timeout:
+        raise ResonanceError(f'{show_path(folder)} is being served already: end that server first') from None
+    except OSError as e:
+        raise ResonanceError(f'{show_path(folder)} cannot be served: {e.strerror or e}') from e
+    with lock:
+        yield
 
 # %% ../nbs/89c_survey_app.ipynb #1321eb7f
 def _ground(store: SurveyStore) -> tuple[Ground, list[dict]]:
@@ -107,6 +171,20 @@ class Desk:
         names = [song['second'] if piece else song['clip'] for song, piece in zip(songs, question.pieces)]
         return [names[i] for i in question.shown]
 
+    def keep(self, person: Person, answers: Sequence[Answer]) -> tuple[list[str], dict[str, str]]:
+        "Keep answers, one for an id: the ids of those that lie on the disk now, and why others were refused."
+        with self.lock:
+            rows = self.store.rows('SELECT uuid, number FROM answers WHERE person = ?', person.person)
+            number = {row['uuid']: row['number'] for row in rows}
+            fit = [a for a in answers if number.setdefault(a.uuid, a.number) == a.number]
+            twice = {
+                a.uuid: f'question {a.number}: this id is of another answer'
+                for a in answers
+                if number[a.uuid] != a.number
+            }
+            kept, refused = add_answers(self.store, person, fit)
+        return kept, twice | refused
+
     def learn(self) -> None:
         "Fit the belief again when fifty answers have come in since; answers to random questions are left out."
         if self.ground.vectors.shape[1] < 2:
@@ -150,6 +228,13 @@ def _three(value: Any, most: int, what: str) -> list[int]:
         raise Refused(400, f'{what} has three numbers')
     return [_whole(v, most, what) for v in value]
 
+
+def _same_survey(request: Request) -> None:
+    "Check that a page asks the survey that it was opened for; raises `Refused`."
+    survey = request.app.state.access.survey
+    if request.headers.get('x-survey', survey) != survey:
+        raise Refused(409, 'another survey is at this address now')
+
 # %% ../nbs/89c_survey_app.ipynb #85a1a5a1
 _DAY_MS = 24 * 3600 * 1000
 _UUID = re.compile(r'[0-9A-Za-z-]{8,64}')
@@ -188,6 +273,7 @@ def read_answers(
 # %% ../nbs/89c_survey_app.ipynb #36480a43
 def _who(request: Request) -> Person:
     "Find the person who asks; raises `Refused`."
+    _same_survey(request)
     person = find_person(request.app.state.desk.store, request.headers.get('x-person', ''))
     if person is None:
         raise Refused(410, 'this token is not known: it was withdrawn, or its time is over')
@@ -229,9 +315,12 @@ def _people_routes() -> dict:
     in_thread = need('starlette.concurrency', 'serve').run_in_threadpool
 
     async def about(request):
-        return json_response(await in_thread(_about, request.app.state.desk))
+        state = request.app.state
+        opens = {'survey': state.access.survey, 'token': state.access.token if state.needs_token else ''}
+        return json_response(opens | await in_thread(_about, state.desk))
 
     async def joined(request):
+        _same_survey(request)
         desk, body = request.app.state.desk, read_json(await request.body())
         who = request.client.host if request.client else ''
         if request.app.state.joins.too_many(who):
@@ -272,7 +361,7 @@ def _question_routes() -> dict:
         desk, body = request.app.state.desk, read_json(await request.body())
         person = await in_thread(_who, request)
         asked = {q.number: q for q in await in_thread(questions_of, desk.store, person)}
-        kept, refused = await in_thread(add_answers, desk.store, person, read_answers(body, asked))
+        kept, refused = await in_thread(desk.keep, person, read_answers(body, asked))
         return json_response({'confirmed': kept, 'refused': refused}, background=background(desk.learn))
 
     async def progress(request):
@@ -322,14 +411,26 @@ def _files() -> dict:
     return files | {('/clips/{name}', 'GET'): clip, ('/api/health', 'GET'): health}
 
 # %% ../nbs/89c_survey_app.ipynb #d12ff0c1
-_OWNER = 'resonance_owner'
-_FORM = """<!doctype html><html lang="en"><meta charset="utf-8">
+_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Report</title>
 <link rel="icon" href="data:,"><link rel="stylesheet" href="palette.css">
 <link rel="stylesheet" href="survey.css"><main><section><h1>For the owner</h1>
-<form method="post" action="report"><p><label for="password">The owner's password, as it was shown when the survey was made</label></p>
+"""
+_FORM = """<form method="post" action="report"><p><label for="password">The owner's password, as it was shown when the survey was made</label></p>
 <div class="copy"><input id="password" name="password" type="password" autocomplete="current-password" required>
-<button class="main">Open</button></div></form></section></main></html>"""
+<button class="main">Open</button></div></form>"""
+_NO_PASSWORD = (
+    '<p>This survey has no password. Its report is shown by <code>resonance survey report</code>.</p>'
+)
+
+
+def _owner_form(line: str = '', form: str = _FORM) -> str:
+    "Write the page that asks for the password, with a line that says what was wrong."
+    said = f'<p role="alert">{line}</p>' if line else ''
+    return f'{_HEAD}{form}{said}</section></main></html>'
+
+# %% ../nbs/89c_survey_app.ipynb #0c2a0883
+_OWNER = 'resonance_owner'  # a cookie
 
 
 def _owner(report) -> dict:
@@ -339,19 +440,24 @@ def _owner(report) -> dict:
     cookies: set[str] = set()
 
     async def shown(request):
-        if request.cookies.get(_OWNER) not in cookies:
-            return responses.HTMLResponse(_FORM)
-        page = await in_thread(report, request.app.state.desk.store)
-        return responses.HTMLResponse(page)
+        state, html = request.app.state, responses.HTMLResponse
+        if not state.opens_report:
+            if not state.desk.store.settings.owner_hash:
+                return html(_owner_form(form=_NO_PASSWORD), 404)
+            if request.cookies.get(_OWNER) not in cookies:
+                return html(_owner_form())
+        return html(await in_thread(report, state.desk.store))
 
     async def opened(request):
         state, who = request.app.state, request.client.host if request.client else ''
+        html, wanted = responses.HTMLResponse, state.desk.store.settings.owner_hash
+        if not wanted:
+            return await shown(request)
         given = parse_qs((await request.body()).decode('utf-8', 'replace')).get('password', [''])[0]
-        wanted = state.desk.store.settings.owner_hash
-        if not wanted or not hmac.compare_digest(hashlib.sha256(given.strip().encode()).hexdigest(), wanted):
+        if not hmac.compare_digest(hashlib.sha256(given.strip().encode()).hexdigest(), wanted):
             if not state.wrong.may(who):
-                raise Refused(429, 'too many wrong passwords: wait a minute')
-            raise Refused(403, 'that is not the password of the owner')
+                return html(_owner_form('Too many wrong passwords: wait a minute.'), 429)
+            return html(_owner_form('That is not the password of the owner.'), 403)
         cookies.add(cookie := new_token())
         answer = responses.RedirectResponse('report', 303)
         answer.set_cookie(
@@ -362,12 +468,37 @@ def _owner(report) -> dict:
     return {('/report', 'GET'): shown, ('/report', 'POST'): opened}
 
 # %% ../nbs/89c_survey_app.ipynb #8a7c4e61
+_COOKIE_S = 400 * 24 * 3600  # no browser keeps a cookie longer
+
+
+def _lasting(header: bytes) -> bytes:
+    "Make the cookie of a token last, and come along when a link is opened from another page."
+    cookie = SimpleCookie(header.decode('latin-1'))
+    if COOKIE not in cookie:
+        return header
+    cookie[COOKIE].update({'max-age': _COOKIE_S, 'samesite': 'Lax'})
+    return cookie[COOKIE].OutputString().encode()
+
+
+class SurveyGuard(Guard):
+    "A guard whose cookies last, as links do."
+
+    async def __call__(self, scope, receive, send) -> None:
+        async def say(message):
+            if message['type'] == 'http.response.start':
+                pairs = [(k, _lasting(v) if k.lower() == b'set-cookie' else v) for k, v in message['headers']]
+                message = message | {'headers': pairs}
+            await send(message)
+
+        await super().__call__(scope, receive, say)
+
+# %% ../nbs/89c_survey_app.ipynb #4e502b54
 def survey_app(
     store: SurveyStore,  # of the survey
     *,
     host: str = '127.0.0.1',  # that is bound
     names: tuple[str, ...] = (),  # other names by which it is reached, as behind a proxy
-    token: str | None = None,  # that everybody must have; None: nobody needs one
+    needs_token: bool = False,  # whether everybody needs the token of the survey
 ):
     "Make the application of a survey, with the guard before it."
     starlette = need('starlette.applications', 'serve')
@@ -383,6 +514,9 @@ def survey_app(
     table = _people_routes() | _question_routes() | _files() | _owner(owner_page)
     routes = [route(path, call, methods=[method]) for (path, method), call in table.items()]
     app: Starlette = starlette.Starlette(routes=routes, exception_handlers={ResonanceError: refused})
-    app.state.desk = Desk(store)
-    app.state.joins, app.state.wrong = Attempts(most=60), Attempts()
-    return Guard(app, Rules(host_names(host, names), token, most_bytes=MOST_BYTES))
+    state, access = app.state, access_of(store.folder)
+    state.desk, state.access, state.needs_token = Desk(store), access, needs_token
+    state.joins, state.wrong = Attempts(most=60), Attempts()
+    state.opens_report = store.settings.personal and is_loopback(host) and not names
+    token = access.token if needs_token else None
+    return SurveyGuard(app, Rules(host_names(host, names), token, most_bytes=MOST_BYTES))

@@ -300,7 +300,7 @@ def test_songs_that_feel_alike_and_the_map(tmp_path):
         page.wait('!document.getElementById("map-link").hidden')
         page.click('#map-link')
         page.wait('location.pathname === "/map"')
-        page.wait('document.body.innerText.includes("A map of 4 songs")')
+        page.wait('document.body?.innerText.includes("A map of 4 songs")')
         assert not page.messages and not any('favicon' in url for url in page.requests)
         page.click('header a')
         page.wait('location.pathname === "/"')

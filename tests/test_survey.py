@@ -1,6 +1,8 @@
 """Answers to a survey: nothing that was confirmed is lost, nothing is there twice, nobody can be told from them."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -86,6 +88,17 @@ def test_the_same_answer_twice_is_one(client):
     assert len(kept) == 1 and kept[0]['uuid'] == row['uuid']
 
 
+def test_an_id_is_of_one_answer(client):
+    me = joined(client)
+    both = client.get('/api/questions?n=2', headers=me).json()['questions']
+    rows = [row_for(q, uuid='one-id-for-both') for q in both]
+    for sent in (rows, rows[1:]):  # in a batch, and later by itself
+        reply = client.post('/api/answers', json={'answers': sent}, headers=me).json()
+        assert reply['confirmed'] == ['one-id-for-both'] * (len(sent) - 1)
+        assert 'of another answer' in reply['refused']['one-id-for-both']
+    assert client.get('/api/progress', headers=me).json()['answered'] == 1
+
+
 def test_nobody_answers_for_somebody_else(client):
     one, other = joined(client), joined(client)
     question = client.get('/api/questions?n=1', headers=one).json()['questions'][0]
@@ -159,16 +172,74 @@ def test_joining_needs_consent_to_these_words_and_the_age(client):
 
 def test_the_report_is_for_the_owner(client):
     assert 'password' in client.get('/report').text
-    assert client.post('/report', data={'password': 'guess'}).status_code == 403
+    wrong = client.post('/report', data={'password': 'guess'})
+    assert wrong.status_code == 403 and wrong.headers['content-type'].startswith('text/html')
+    assert 'name="password"' in wrong.text and 'That is not the password of the owner.' in wrong.text
     page = client.post('/report', data={'password': survey_toy.OWNER})
     assert page.status_code == 200 and 'Agreement' in page.text
     assert 'style=' not in page.text and '<style' not in page.text
     for _ in range(12):
-        last = client.post('/report', data={'password': 'guess'}).status_code
-    assert last == 429
+        last = client.post('/report', data={'password': 'guess'})
+    assert last.status_code == 429 and 'wait a minute' in last.text and 'name="password"' in last.text
     assert (
         client.post('/report', data={'password': survey_toy.OWNER}).status_code == 200
     )  # the owner comes in
+
+
+@pytest.mark.parametrize('names, status', [((), 200), (('songs.example.org',), 404)])
+def test_the_report_of_a_personal_survey_needs_no_password_here(tmp_path, names, status):
+    from resonance_nb.survey_app import survey_app
+
+    folder = survey_toy.make(tmp_path / 'survey', personal=True, owner_hash='')
+    with SurveyStore(folder) as store:
+        app = survey_app(store, host='127.0.0.1', names=names)
+        client = testclient.TestClient(app, base_url='http://127.0.0.1')
+        page = client.get('/report')
+        assert page.status_code == status and 'name="password"' not in page.text
+        assert ('Agreement' if status == 200 else 'This survey has no password') in page.text
+        assert client.post('/report', data={'password': ''}).status_code == status
+
+
+def test_the_link_of_a_survey_outlives_the_server(folder, tmp_path):
+    from resonance_nb.survey_app import survey_app
+
+    seen = []
+    for place in (folder, folder, survey_toy.make(tmp_path / 'other')):
+        with SurveyStore(place) as store:
+            app = survey_app(store, host='testserver', needs_token=True)
+            client = testclient.TestClient(app, base_url='http://testserver')
+            assert client.get('/').status_code == 401
+            token = app.rules.token
+            given = client.get(f'/?token={token}&simulated=1', follow_redirects=False)
+            assert given.status_code == 303 and given.headers['location'] == '/?simulated=1'
+            words = given.headers['set-cookie'].split('; ')
+            assert 'HttpOnly' in words and 'SameSite=Lax' in words and 'Max-Age=34560000' in words
+            about = client.get('/api/survey').json()
+            assert about['token'] == token
+            seen.append((about['survey'], token))
+    assert seen[0] == seen[1] and not set(seen[0]) & set(seen[2])
+    assert (folder / 'access.json').stat().st_mode & 0o777 == 0o600
+    (folder / 'access.json').write_text('{}')
+    with SurveyStore(folder) as store, pytest.raises(ResonanceError, match='cannot be read'):
+        survey_app(store)
+
+
+def test_what_was_meant_for_another_survey_is_not_taken(client):
+    me = joined(client)
+    other = {'X-Survey': 'the one before'}
+    assert client.get('/api/progress', headers=me | other).status_code == 409
+    assert client.post('/api/withdraw', headers=me | other).status_code == 409
+    assert client.get('/api/progress', headers={'X-Person': 'guess'} | other).status_code == 409
+
+
+def test_a_second_server_of_a_survey_is_told(folder):
+    with survey_toy.served(folder):
+        command = [sys.executable, '-m', 'resonance_nb', 'survey', 'serve', str(folder), '--port', '0']
+        second = subprocess.run(command, capture_output=True, text=True, timeout=SLOW_S)
+        assert second.returncode == 2 and not second.stdout
+        assert len(second.stderr.splitlines()) == 1 and 'is being served already' in second.stderr
+    with survey_toy.served(folder):  # the first ended by kill -9
+        pass
 
 
 def test_a_page_tells_nothing_about_the_songs(client):

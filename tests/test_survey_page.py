@@ -230,3 +230,125 @@ def test_a_withdrawn_link_is_told(tmp_path):
         assert 'not known any more' in page.text()
         page.click('#afresh')
         page.wait(SHOWN.format('consent'))
+
+
+def words_of(page):
+    return page.eval('document.getElementById("status").textContent')
+
+
+def test_afresh_after_the_last_questions_asks_again(tmp_path):
+    folder = survey_toy.make(tmp_path / 'survey', n_questions=4)
+    with survey_toy.served(folder) as server, Chrome() as page:
+        begin(page, server.address)
+        page.wait('isDone')
+        headers = {'X-Person': page.eval('kept.get("token")')}
+        httpx.post(server.address + 'api/withdraw', headers=headers, verify=False)
+        hear_all(page, False)
+        page.wait('!document.getElementById("cannot").disabled')
+        page.key('q')
+        page.wait(SHOWN.format('gone'))
+        assert words_of(page) == ''
+        for button in ('#afresh', '#accept', '#begin'):
+            page.click(button)
+        page.wait(f'{SHOWN.format("thanks")} || {SHOWN.format("question")}')
+        assert page.eval(SHOWN.format('question'))
+
+
+def test_a_link_opens_the_survey_elsewhere_and_after_a_restart(tmp_path):
+    folder = survey_toy.make(tmp_path / 'survey')
+    with survey_toy.served(folder, '--token') as server, Chrome() as page:
+        begin_at = server.address.replace('?', '?simulated=&')
+        page.goto(begin_at)
+        page.wait(SHOWN.format('consent'))
+        for button in ('#agree', '#age', '#accept', '#begin'):
+            page.click(button)
+        page.wait(SHOWN.format('question'))
+        answer_one(page, 1)
+        page.wait('kept.get("queue", []).length === 0')
+        page.click('#pause')
+        page.wait(SHOWN.format('rest'))
+        link = page.eval('document.getElementById("link").value')
+        port = int(server.address.split(':')[2].split('/')[0])
+    with survey_toy.served(folder, '--token', port=port) as server, Chrome() as page:
+        mail = f'data:text/html,<a id=link href="{link.replace("#", "%23")}">the link, in a mail</a>'
+        page.goto(mail)
+        page.click('#link')
+        page.wait('typeof about !== "undefined"')
+        page.wait(SHOWN.format('rest'))
+        assert page.eval('location.href') == f'http://127.0.0.1:{port}/'
+        page.wait('document.getElementById("count").textContent === "1 of 12"')
+        page.click('#resume')
+        page.wait(SHOWN.format('question'))
+        page.click('#pause')
+        for button in ('#rest [data-go=withdraw]', '#really'):
+            page.click(button)
+        page.wait(SHOWN.format('gone'))
+    with SurveyStore(folder) as store:
+        assert not answer_rows(store)
+
+
+def test_surveys_at_one_address_leave_each_other_alone(tmp_path):
+    one, other = (survey_toy.make(tmp_path / name) for name in ('one', 'other'))
+    with Chrome() as page:
+        with survey_toy.served(one) as server:
+            address, port = server.address, int(server.address.split(':')[2].strip('/'))
+            begin(page, address)
+            page.wait('questions.length >= 6 && questions.every((q) => q.clips.every((c) => sounds.has(c)))')
+        first = page.eval('kept.get("token")')
+        answer_one(page, 0)  # to nobody
+        with survey_toy.served(other, port=port):
+            page.eval('waitMs = 0; soon(); null')  # the page of the first is still open
+            page.wait('document.getElementById("status").textContent.startsWith("Another survey")')
+            assert page.eval('kept.get("queue").length') == 1 and page.eval('kept.get("token")') == first
+            begin(page, address)
+            second = page.eval('kept.get("token")')
+        with survey_toy.served(one, port=port):
+            page.goto('about:blank#')
+            page.goto(address)
+            page.wait(SHOWN.format('rest'))
+            page.wait('kept.get("queue").length === 0')
+            assert page.eval('kept.get("token")') == first != second
+    with SurveyStore(one) as store:
+        assert len(answer_rows(store)) == 1
+
+
+def test_the_server_says_why_nobody_can_begin_now(tmp_path):
+    folder = survey_toy.make(tmp_path / 'survey')
+    with survey_toy.served(folder) as server, Chrome() as page:
+        for _ in range(60):
+            httpx.post(server.address + 'api/join', json={}, verify=False)
+        page.goto(server.address)
+        page.wait(SHOWN.format('consent'))
+        for button in ('#agree', '#age', '#accept', '#begin'):
+            page.click(button)
+        page.wait('document.getElementById("status").textContent')
+        assert words_of(page) == 'So many people began just now: wait a minute.'
+        page.offline(True)
+        page.click('#begin')
+        page.wait('document.getElementById("status").textContent.startsWith("There is no network")')
+
+
+def test_what_was_heard_outlives_a_lock_and_a_reload(tmp_path):
+    folder = survey_toy.make(tmp_path / 'survey')
+    with survey_toy.served(folder) as server, Chrome(**LOOKS['narrow']) as page:
+        begin(page, server.address)
+        clips = page.eval('now.question.clips')
+        hear_all(page, True)
+        page.wait('now.players.every((p) => p.audio.paused)')
+        page.goto(server.address)  # a telephone that was locked drops the page, and loads it again
+        page.wait(SHOWN.format('rest'))
+        page.click('#resume')
+        page.wait(SHOWN.format('question'))
+        assert page.eval('now.question.clips') == clips
+        page.wait('!document.getElementById("cannot").disabled')
+        page.offline(True)
+        page.click('#clips li:nth-child(1) .choose')
+        page.wait('waitMs > 0')
+        page.offline(False)
+        page.eval(
+            'waitMs = 60000; clearTimeout(timer); document.dispatchEvent(new Event("visibilitychange")); null'
+        )
+        page.wait('kept.get("queue", []).length === 0')  # at once, not in a minute
+    with SurveyStore(folder) as store:
+        row = answer_rows(store)[0]
+    assert min(row['heard_ms']) >= 150 and min(row['plays']) == 1 and row['response_ms'] > 300

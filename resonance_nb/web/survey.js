@@ -7,29 +7,38 @@ const LONGEST_WAIT_MS = 60000;
 
 // ---- what survives a reload; in private windows it may be memory only
 
+// Other surveys may have had this address, and other people this device: each person's things have their own
+// place. Only whose turn it is (the token) is kept for the survey.
 const memory = {};
 const kept = {
+  place(name) {
+    const survey = `survey.${about.survey}`;
+    return name === 'token' ? `${survey}.token` : `${survey}.${kept.get('token', '')}.${name}`;
+  },
   get(name, other) {
+    const place = kept.place(name);
     try {
-      const text = localStorage.getItem('survey.' + name);
+      const text = localStorage.getItem(place);
       return text === null ? other : JSON.parse(text);
     } catch {
-      return name in memory ? memory[name] : other;
+      return place in memory ? memory[place] : other;
     }
   },
   set(name, value) {
-    memory[name] = value;
+    const place = kept.place(name);
+    memory[place] = value;
     try {
-      localStorage.setItem('survey.' + name, JSON.stringify(value));
+      localStorage.setItem(place, JSON.stringify(value));
     } catch {
       /* it stays in memory */
     }
   },
   forget() {
-    for (const name of ['token', 'queue', 'questions', 'answered']) {
-      delete memory[name];
+    for (const name of ['queue', 'questions', 'answered', 'hearing', 'token']) {
+      const place = kept.place(name);
+      delete memory[place];
       try {
-        localStorage.removeItem('survey.' + name);
+        localStorage.removeItem(place);
       } catch {
         /* was never there */
       }
@@ -45,31 +54,60 @@ const sounds = new Map(); // clip -> address of its sound, already here
 
 // ---- the server
 
+// Nothing was refused for good: try again later. What the server says; nothing: there is no network.
 class Away extends Error {}
+const LATER = new Set([408, 409, 429]); // and 500 and more
+const PATIENCE_MS = 60000; // a telephone that slept may wait for ever for what it asked before
+
+async function fetched(path, options) {
+  const signal = AbortSignal.timeout ? AbortSignal.timeout(PATIENCE_MS) : undefined;
+  try {
+    return await fetch(path, { signal, ...options });
+  } catch {
+    throw new Away();
+  }
+}
+
+function sentence(words) {
+  const text = words.trim();
+  return text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
+}
+
+function spoken(answer, text, data) {
+  if (answer.status === 401) return 'This browser is not known here any more. Open your link again.';
+  if (answer.status >= 500) return 'The server is in trouble. Try again later.';
+  return sentence(data && data.error ? data.error : text) || `The server says ${answer.status}.`;
+}
 
 async function ask(path, body) {
-  const token = kept.get('token', null);
-  const headers = token ? { 'X-Person': token } : {};
+  const headers = {};
+  const token = about && kept.get('token', null);
+  if (about) headers['X-Survey'] = about.survey;
+  if (token) headers['X-Person'] = token;
   const options = { headers, cache: 'no-store' };
   if (body !== undefined) {
     options.method = 'POST';
     options.body = JSON.stringify(body);
     headers['Content-Type'] = 'application/json';
   }
-  let answer;
+  const answer = await fetched(path, options);
+  const text = await answer.text().catch(() => {
+    throw new Away();
+  });
+  let data = null;
   try {
-    answer = await fetch(path, options);
+    data = JSON.parse(text);
   } catch {
-    throw new Away('no network');
+    if (answer.ok) throw new Away(); // cut, or the page of a network that wants a password first
   }
+  if (answer.ok) return data;
   if (answer.status === 410) {
-    lost();
-    throw new Error('token is not known');
+    if (token === kept.get('token', null)) lost();
+    throw new Error('');
   }
-  if (answer.status >= 500 || answer.status === 429) throw new Away('the server is busy');
-  const data = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(data.error || `the server says ${answer.status}`);
-  return data;
+  const words = spoken(answer, text, data);
+  if (answer.status >= 500 || LATER.has(answer.status)) throw new Away(words);
+  throw new Error(words);
 }
 
 // ---- one loop that sends and fetches, and waits longer each time that fails
@@ -100,7 +138,7 @@ async function work() {
     if (error instanceof Away) {
       waitMs = Math.min(LONGEST_WAIT_MS, waitMs ? 2 * waitMs : 1000);
       timer = setTimeout(soon, waitMs * (0.75 + 0.5 * Math.random()));
-      tellQueue();
+      tellQueue(error.message);
     } else say(error.message);
   }
   isBusy = false;
@@ -143,14 +181,12 @@ function playable(kinds) {
 
 async function fetchSound(clip) {
   if (sounds.has(clip)) return;
-  let answer;
-  try {
-    answer = await fetch(`clips/${clip}.${playable(about.kinds)}`);
-  } catch {
-    throw new Away('no network');
-  }
-  if (!answer.ok) throw new Away(`clip ${clip}: ${answer.status}`);
-  sounds.set(clip, URL.createObjectURL(await answer.blob()));
+  const answer = await fetched(`clips/${clip}.${playable(about.kinds)}`);
+  if (!answer.ok) throw new Away(spoken(answer, await answer.text().catch(() => ''), null));
+  const sound = await answer.blob().catch(() => {
+    throw new Away();
+  });
+  sounds.set(clip, URL.createObjectURL(sound));
   if (now) now.players.forEach((p) => p.load());
 }
 
@@ -160,10 +196,11 @@ function say(text) {
   if ($('status').textContent !== text) $('status').textContent = text;
 }
 
-function tellQueue() {
+function tellQueue(words = '') {
   const n = kept.get('queue', []).length;
   const many = n === 1 ? '1 answer waits' : `${n} answers wait`;
-  say(n ? `${many} on this device for the network.` : '');
+  if (words) say(n ? `${words} ${many} on this device.` : words);
+  else say(n ? `${many} on this device for the network.` : '');
   $('saved').textContent = n
     ? `${many} on this device for the network. Leave the page open, or come back with your link.`
     : 'All your answers are saved.';
@@ -189,7 +226,8 @@ function showProgress() {
 }
 
 function link() {
-  return `${location.origin}${location.pathname}#t=${kept.get('token', '')}`;
+  const opens = about.token ? `?token=${about.token}` : '';
+  return `${location.origin}${location.pathname}${opens}#t=${kept.get('token', '')}`;
 }
 
 // ---- a player: a button with a ring
@@ -298,6 +336,30 @@ class Player {
 
 // ---- a question
 
+// What was heard outlives a pause, a reload, and a telephone that drops the page when it is locked.
+function keepHearing() {
+  if (!now || now.isOver || !now.players.length || $('question').hidden) return;
+  now.players.forEach((p) => p.tick());
+  kept.set('hearing', {
+    number: now.question.number,
+    plays: now.players.map((p) => p.plays),
+    heard_ms: now.players.map((p) => p.heardMs),
+    hidden: now.hidden,
+    took_ms: now.since === null ? null : performance.now() - now.since,
+  });
+}
+
+function takeUpHearing() {
+  const before = kept.get('hearing', null);
+  if (!before || before.number !== now.question.number) return;
+  now.players.forEach((p, i) => {
+    p.plays = before.plays[i];
+    p.heardMs = before.heard_ms[i];
+  });
+  now.hidden = before.hidden;
+  now.since = before.took_ms === null ? null : performance.now() - before.took_ms;
+}
+
 const LETTERS = ['q', 'w', 'e'];
 
 function enough(player) {
@@ -355,6 +417,7 @@ function present(question) {
     });
     now.players.push(player);
   });
+  takeUpHearing();
   refresh();
   const n = about.total
     ? `Question ${Math.min(kept.get('answered', 0) + 1, about.total)} of ${about.total}.`
@@ -423,6 +486,7 @@ function next() {
 // ---- the other pages
 
 function rest() {
+  keepHearing();
   const n = kept.get('answered', 0);
   $('so-far').textContent = n
     ? `You have answered ${n} of ${about.total} questions. Nothing is lost when you close this page.`
@@ -432,37 +496,34 @@ function rest() {
   showProgress();
 }
 
-function lost() {
+function leave(title, text, canBeginAfresh) {
   kept.forget();
   questions = [];
+  isDone = false;
   if (now) {
     now.players.forEach((p) => p.end());
     now = null;
   }
-  $('gone-title').textContent = 'This link is not known any more';
-  $('gone-text').textContent = 'Its answers were withdrawn, or its time is over.';
-  $('afresh').hidden = false;
+  $('gone-title').textContent = title;
+  $('gone-text').textContent = text;
+  $('afresh').hidden = !canBeginAfresh;
   show('gone');
+}
+
+function lost() {
+  leave('This link is not known any more', 'Its answers were withdrawn, or its time is over.', true);
 }
 
 async function reallyWithdraw() {
   $('really').disabled = true;
   try {
     await ask('api/withdraw', {});
-    kept.forget();
-    questions = [];
-    if (now) {
-      now.players.forEach((p) => p.end());
-      now = null;
-    }
-    show('gone');
+    leave('Your answers are deleted', 'Nothing of them is kept. Thank you all the same.', false);
     say('');
   } catch (error) {
-    say(
-      error instanceof Away
-        ? 'There is no network just now; nothing was deleted. Try again later.'
-        : error.message,
-    );
+    if (error instanceof Away)
+      say(`Nothing was deleted. ${error.message || 'There is no network just now.'}`);
+    else say(error.message);
   }
   $('really').disabled = false;
 }
@@ -493,7 +554,7 @@ async function begin() {
     await work();
     if (!$('waiting').hidden) next();
   } catch (error) {
-    say(error instanceof Away ? 'There is no network just now. Try again.' : error.message);
+    say(error.message || 'There is no network just now. Try again.');
   }
   $('begin').disabled = false;
 }
@@ -543,8 +604,15 @@ function wire() {
   });
   document.addEventListener('keydown', pressed);
   document.addEventListener('visibilitychange', () => {
-    if (document.hidden && now) now.hidden += 1;
+    if (document.hidden) {
+      if (now) now.hidden += 1;
+      keepHearing();
+    } else {
+      waitMs = 0;
+      soon();
+    }
   });
+  window.addEventListener('pagehide', keepHearing);
   window.addEventListener('online', () => {
     waitMs = 0;
     soon();
@@ -552,22 +620,26 @@ function wire() {
   ready();
 }
 
-async function start() {
+// A link names the person; who was here before on this device is not forgotten, but it is not their turn.
+function takeLink() {
   const given = /^#t=([\w-]{10,64})$/.exec(location.hash);
-  if (given) {
-    if (given[1] !== kept.get('token', null)) {
-      kept.forget();
-      kept.set('token', given[1]);
-    }
-    history.replaceState(null, '', location.pathname + location.search);
-  }
+  if (!given) return;
+  kept.set('token', given[1]);
+  const query = new URLSearchParams(location.search);
+  query.delete('token'); // where the server asks for none, it is left in the address
+  const rest = String(query);
+  history.replaceState(null, '', location.pathname + (rest ? `?${rest}` : ''));
+}
+
+async function start() {
   try {
     about = await ask('api/survey');
   } catch (error) {
-    say(error instanceof Away ? 'There is no network; trying again …' : error.message);
+    say(error.message || 'There is no network; trying again …');
     setTimeout(start, 3000);
     return;
   }
+  takeLink();
   say('');
   document.title = $('name').textContent = about.title;
   $('words').replaceChildren(
