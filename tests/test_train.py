@@ -473,7 +473,9 @@ def test_a_card_that_is_there_learns_and_makes_the_concerts(
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a card')
-    monkeypatch.setattr(train, '_learn', lambda recipe, folder, loader, trainer, **o: made.update(locals()))
+    monkeypatch.setattr(
+        train, '_learn', lambda recipe, task, folder, loader, trainer, **o: made.update(locals())
+    )
     fit(changed(TINY, {'precision': 'auto'}), corpus, ids, tmp_path, devices=devices, progress=False)
     assert made['recipe'].precision == 'bf16-mixed' and made['loader'].args[0].device == wanted
     assert made['o']['keep']['card']['device'] == 'a card'
