@@ -19,10 +19,10 @@ from .learning import picked_right
 from .losses import triplet
 from .network import Front, Settings, mel_maps
 from .pretrained import Card
-from .recipe import Recipe, changed
+from .recipe import Recipe
 from .train import Task
-from .transfer import Listener, read_network, run, write_network
-from .windows import RATE, Crop, Levels
+from .transfer import Listener, concert_recipe, read_network, run, write_network
+from .windows import RATE, Crop
 
 if TYPE_CHECKING:
     import torch
@@ -227,22 +227,16 @@ def recipe_for(
     changes: dict | None = None,  # of the recipe, as for `recipe.changed`
 ) -> Recipe:
     "Make the recipe that teaches a small network."
-    recipe = Recipe(
+    return concert_recipe(
+        changes,
         encoder=Settings(dim=choices.dim, front=FRONT),
         crop=Crop(shift_s=0.0 if choices.draws else 0.25),
-        levels=Levels((0.0, 15.0), (-5.0, 10.0), 200),
-        scenes=4,
-        vary_crowds=True,
         n_songs=32,
-        steps=0,
         minutes=minutes,
         learning_rate=2e-3,
-        warmup=20,
-        precision='32-true',
         validate_every=200,
         seed=seed,
     )
-    return changed(recipe, changes or {})
 
 # %% ../nbs/48_custom.ipynb #5af68f05
 def task_for(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Self
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .recogniser import Column, Ranking, SongIndex, nothing_heard, songs_of_rows
 
 # %% auto #0
 __all__ = ['SILENT', 'clip_vectors', 'Embedder', 'evidence_features', 'VectorTable', 'EmbeddingRanking', 'rank_diagonals',
-           'Embedding']
+           'WindowIndex', 'Embedding']
 
 # %% ../nbs/41a_embedding.ipynb #40113164
 SILENT = 1e-5  # amplitude
@@ -144,8 +144,48 @@ def rank_diagonals(
     evidence = evidence_features(best[order], len(clip))
     return EmbeddingRanking(names[order].tolist(), best[order], at[order] * hop_s, evidence, len(clip))
 
+# %% ../nbs/41a_embedding.ipynb #b4c7a947
+class WindowIndex(SongIndex[np.ndarray, EmbeddingRanking]):
+    "Songs as rows of vectors, a vector for each window: the frame of recognisers that compare by diagonals."
+
+    dim: int  # numbers in a vector
+    window_s: float  # of sound that a vector is of
+    hop_s: float  # from one window to the next
+
+    def columns(self) -> dict[str, Column]:
+        "Describe what is kept of a song: the vectors."
+        return {'vectors': Column('<f4', self.dim)}
+
+    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
+        for track_id, vectors in self.songs.items():
+            starts_s = np.arange(len(vectors)) * self.hop_s
+            yield track_id, starts_s, starts_s + self.window_s, vectors
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        track_ids: list[str],  # of each row
+        starts_s: np.ndarray,  # (n,) where its window begins
+        ends_s: np.ndarray,  # (n,) where it ends
+        vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
+        **options,  # as for the class
+    ) -> Self:
+        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the model."
+        index = cls(**options)
+        if len(track_ids) and (
+            vectors.shape != (len(track_ids), index.dim) or not np.isfinite(vectors).all()
+        ):
+            raise ResonanceError(
+                f'{index.model_name} has rows of {index.dim} finite numbers; these are {vectors.shape}'
+            )
+        if len(track_ids):
+            rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
+            index.songs = {track_id: kept for track_id, (kept,) in rows.items()}
+        return index
+
 # %% ../nbs/41a_embedding.ipynb #d8be5e44
-class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
+class Embedding(WindowIndex):
     "Recogniser by learned vectors."
 
     name = 'embedding'
@@ -159,6 +199,8 @@ class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
         super().__init__()
         self.encoder = as_network(encoder)
         self.digest = self.encoder.digest
+        settings = self.encoder.settings
+        self.dim, self.window_s, self.hop_s = settings.dim, settings.window_s, HOP_S
 
     @property
     def model_name(self) -> str:
@@ -179,10 +221,6 @@ class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
         vectors = [*map(embedder.push, blocks), embedder.push(np.zeros(0, np.float32), last=True)]
         return np.concatenate(vectors) if embedder.heard else None
 
-    def columns(self) -> dict[str, Column]:
-        "Describe what is kept of a song: the vectors."
-        return {'vectors': Column('<f4', self.encoder.settings.dim)}
-
     def _prepared(self) -> VectorTable:
         if self._table is None:
             lengths = np.array([len(v) for v in self.songs.values()])
@@ -201,32 +239,3 @@ class Embedding(SongIndex[np.ndarray, EmbeddingRanking]):
         if not self.songs or not len(clip):
             return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
         return rank_diagonals(clip, self._prepared())
-
-    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
-        for track_id, vectors in self.songs.items():
-            starts_s = np.arange(len(vectors)) * HOP_S
-            yield track_id, starts_s, starts_s + self.encoder.settings.window_s, vectors
-
-    @classmethod
-    def from_embeddings(
-        cls,
-        track_ids: list[str],  # of each row
-        starts_s: np.ndarray,  # (n,) where its window begins
-        ends_s: np.ndarray,  # (n,) where it ends
-        vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
-        **options,  # encoder
-    ) -> Embedding:
-        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the encoder."
-        index = cls(**options)
-        if len(track_ids) and (
-            vectors.shape != (len(track_ids), index.encoder.settings.dim) or not np.isfinite(vectors).all()
-        ):
-            raise ResonanceError(
-                f'{index.model_name} has rows of {index.encoder.settings.dim} finite numbers;'
-                f' these are {vectors.shape}'
-            )
-        if len(track_ids):
-            rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
-            index.songs = {track_id: kept for track_id, (kept,) in rows.items()}
-        return index

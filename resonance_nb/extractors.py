@@ -5,17 +5,16 @@
 # %% ../nbs/47d_extractors.ipynb #ff1b8a72
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from .audio import SAMPLE_RATE
-from .core import ResonanceError
-from .embedding import SILENT, EmbeddingRanking, VectorTable, rank_diagonals
+from .embedding import SILENT, EmbeddingRanking, VectorTable, WindowIndex, rank_diagonals
 from .match import laid_out
 from .pretrained import Card, PretrainedNetwork
-from .recogniser import Column, SongIndex, nothing_heard, songs_of_rows
+from .recogniser import nothing_heard
 
 # %% auto #0
 __all__ = ['embed_pieces', 'space_of', 'in_space', 'Extractor', 'Crema', 'Basicpitch', 'Efficientat', 'Musicnn', 'Yamnet']
@@ -74,7 +73,7 @@ def in_space(
     return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)).astype('float32')
 
 # %% ../nbs/47d_extractors.ipynb #59fa85a5
-class Extractor(SongIndex[np.ndarray, EmbeddingRanking]):
+class Extractor(WindowIndex):
     "Recogniser by the vectors of a network of other people; a class for each network derives from it."
 
     def __init__(
@@ -84,11 +83,12 @@ class Extractor(SongIndex[np.ndarray, EmbeddingRanking]):
         super().__init__()
         self.network = network or PretrainedNetwork(self.name)
         self.card: Card = self.network.card
+        self.dim, self.window_s, self.hop_s = self.card.dim, self.card.window_s, self.card.hop_s
 
     @property
     def model_name(self) -> str:
         "Name its rows in a catalogue: by the method, its weights and how often a window begins."
-        return f'{self.name}/{self.network.digest}@{self.card.hop_s:.4g}s'
+        return f'{self.name}/{self.network.digest}@{self.hop_s:.4g}s'
 
     def kept_of(
         self,
@@ -96,10 +96,6 @@ class Extractor(SongIndex[np.ndarray, EmbeddingRanking]):
     ) -> np.ndarray | None:
         "Make the vectors of a song, (windows, dim); None for silence."
         return embed_pieces(self.network, blocks)
-
-    def columns(self) -> dict[str, Column]:
-        "Describe what is kept of a song: the vectors."
-        return {'vectors': Column('<f4', self.card.dim)}
 
     def _prepared(self) -> tuple[VectorTable, tuple[np.ndarray, np.ndarray]]:
         if self._table is None:
@@ -119,33 +115,7 @@ class Extractor(SongIndex[np.ndarray, EmbeddingRanking]):
         if not self.songs or clip is None:
             return EmbeddingRanking(**vars(nothing_heard(4)), n_windows=0)
         table, space = self._prepared()
-        return rank_diagonals(in_space(clip, space), table, hop_s=self.card.hop_s)
-
-    def embeddings(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        "Give each song's id, its windows' starts (n,) and ends (n,) in seconds, and the vectors (n, dim)."
-        for track_id, vectors in self.songs.items():
-            starts_s = np.arange(len(vectors)) * self.card.hop_s
-            yield track_id, starts_s, starts_s + self.card.window_s, vectors
-
-    @classmethod
-    def from_embeddings(
-        cls,
-        track_ids: list[str],  # of each row
-        starts_s: np.ndarray,  # (n,) where its window begins
-        ends_s: np.ndarray,  # (n,) where it ends
-        vectors: np.ndarray,  # (n, dim) as `embeddings` gave them
-        **options,  # network
-    ) -> Extractor:
-        "Make an index of rows in any order; raises `ResonanceError` when they do not fit the network."
-        index = cls(**options)
-        if len(track_ids):
-            if vectors.shape != (len(track_ids), index.card.dim) or not np.isfinite(vectors).all():
-                raise ResonanceError(
-                    f'{index.model_name} has rows of {index.card.dim} finite numbers; these are {vectors.shape}'
-                )
-            rows = songs_of_rows(track_ids, (starts_s,), (vectors.astype(np.float32),))
-            index.songs = {track_id: kept for track_id, (kept,) in rows.items()}
-        return index
+        return rank_diagonals(in_space(clip, space), table, hop_s=self.hop_s)
 
 # %% ../nbs/47d_extractors.ipynb #d4364c7e
 class Crema(Extractor):

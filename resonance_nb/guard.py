@@ -231,6 +231,12 @@ def _header(scope: dict, name: str) -> str | None:
     return values[0].decode('latin-1') if values else None
 
 
+def _cookie_name(scope: dict) -> str:
+    "Name the cookie of a server: browsers give one to all ports of a host, so that the port is in its name."
+    name, colon, port = (_header(scope, 'host') or '').rpartition(':')
+    return f'{COOKIE}-{port}' if colon and is_whole(port) else COOKIE
+
+
 def given_token(
     scope: dict,  # of ASGI
 ) -> tuple[str, str] | None:
@@ -242,7 +248,7 @@ def given_token(
     if kind.lower() == 'bearer' and value:
         return value.strip(), 'header'
     try:
-        cookie = SimpleCookie(_header(scope, 'cookie') or '').get(COOKIE)
+        cookie = SimpleCookie(_header(scope, 'cookie') or '').get(_cookie_name(scope))
     except CookieError:
         return None
     return (cookie.value, 'cookie') if cookie else None
@@ -258,6 +264,7 @@ class Rules:
     idle_s: float = 15.0  # until the next piece of a body comes
     open_paths: frozenset[str] = frozenset({'/api/health'})  # that need no token
     attempts: Attempts = field(default_factory=Attempts)  # wrong tokens
+    cookie_s: int | None = None  # that a browser keeps the token; None: until it is closed
 
 
 def check(
@@ -351,7 +358,9 @@ class Guard:
         query = parse_qs(scope['query_string'].decode('latin-1'))
         query.pop('token')
         rest = urlencode(query, doseq=True)
-        cookie = f'{COOKIE}={self.rules.token}; HttpOnly; SameSite=Strict; Path=/'
+        # Lax: it comes along when a link in a mail is opened; what changes anything looks at the origin
+        cookie = f'{_cookie_name(scope)}={self.rules.token}; HttpOnly; SameSite=Lax; Path=/'
+        cookie += f'; Max-Age={self.rules.cookie_s}' if self.rules.cookie_s else ''
         cookie += '; Secure' if scope.get('scheme') == 'https' else ''
         target = '/' + quote(scope['path'].lstrip('/')) + ('?' + rest if rest else '')
         headers = HEADERS | {'location': target, 'set-cookie': cookie}

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +282,7 @@ class PretrainedNetwork:
         self._carried = path is None and self.path.name != self.card.file  # by a package
         self._session = open_session(self.path)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         "A short hash of its weights; what was converted counts as the listed file, whose answers it gives."
         if self._carried:

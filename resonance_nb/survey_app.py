@@ -12,10 +12,9 @@ import re
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ import numpy as np
 
 from .core import ResonanceError, atomic_write, need
 from resonance_nb.guard import (
-    COOKIE,
     Attempts,
     Guard,
     Refused,
@@ -33,6 +31,7 @@ from resonance_nb.guard import (
     host_names,
     is_loopback,
     new_token,
+    public_line,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'MOST_ANSWERS', 'Access', 'access_of', 'serving', 'read_json', 'SurveyGuard', 'survey_app']
+__all__ = ['MOST_BYTES', 'MOST_ANSWERS', 'Access', 'access_of', 'serving', 'read_json', 'survey_app']
 
 # %% ../nbs/89c_survey_app.ipynb #6b7f323c
 from .store import show_path
@@ -170,20 +169,6 @@ class Desk:
         songs = [self.songs[self.place[n]] for n in question.songs]
         names = [song['second'] if piece else song['clip'] for song, piece in zip(songs, question.pieces)]
         return [names[i] for i in question.shown]
-
-    def keep(self, person: Person, answers: Sequence[Answer]) -> tuple[list[str], dict[str, str]]:
-        "Keep answers, one for an id: the ids of those that lie on the disk now, and why others were refused."
-        with self.lock:
-            rows = self.store.rows('SELECT uuid, number FROM answers WHERE person = ?', person.person)
-            number = {row['uuid']: row['number'] for row in rows}
-            fit = [a for a in answers if number.setdefault(a.uuid, a.number) == a.number]
-            twice = {
-                a.uuid: f'question {a.number}: this id is of another answer'
-                for a in answers
-                if number[a.uuid] != a.number
-            }
-            kept, refused = add_answers(self.store, person, fit)
-        return kept, twice | refused
 
     def learn(self) -> None:
         "Fit the belief again when fifty answers have come in since; answers to random questions are left out."
@@ -361,7 +346,7 @@ def _question_routes() -> dict:
         desk, body = request.app.state.desk, read_json(await request.body())
         person = await in_thread(_who, request)
         asked = {q.number: q for q in await in_thread(questions_of, desk.store, person)}
-        kept, refused = await in_thread(desk.keep, person, read_answers(body, asked))
+        kept, refused = await in_thread(add_answers, desk.store, person, read_answers(body, asked))
         return json_response({'confirmed': kept, 'refused': refused}, background=background(desk.learn))
 
     async def progress(request):
@@ -467,32 +452,10 @@ def _owner(report) -> dict:
 
     return {('/report', 'GET'): shown, ('/report', 'POST'): opened}
 
-# %% ../nbs/89c_survey_app.ipynb #8a7c4e61
+# %% ../nbs/89c_survey_app.ipynb #4e502b54
 _COOKIE_S = 400 * 24 * 3600  # no browser keeps a cookie longer
 
 
-def _lasting(header: bytes) -> bytes:
-    "Make the cookie of a token last, and come along when a link is opened from another page."
-    cookie = SimpleCookie(header.decode('latin-1'))
-    if COOKIE not in cookie:
-        return header
-    cookie[COOKIE].update({'max-age': _COOKIE_S, 'samesite': 'Lax'})
-    return cookie[COOKIE].OutputString().encode()
-
-
-class SurveyGuard(Guard):
-    "A guard whose cookies last, as links do."
-
-    async def __call__(self, scope, receive, send) -> None:
-        async def say(message):
-            if message['type'] == 'http.response.start':
-                pairs = [(k, _lasting(v) if k.lower() == b'set-cookie' else v) for k, v in message['headers']]
-                message = message | {'headers': pairs}
-            await send(message)
-
-        await super().__call__(scope, receive, say)
-
-# %% ../nbs/89c_survey_app.ipynb #4e502b54
 def survey_app(
     store: SurveyStore,  # of the survey
     *,
@@ -508,7 +471,7 @@ def survey_app(
 
     def refused(request, e):
         status = e.status if isinstance(e, Refused) else 400
-        return json_response({'error': str(e)}, status)
+        return json_response({'error': public_line(e)}, status)
 
     expire(store)
     table = _people_routes() | _question_routes() | _files() | _owner(owner_page)
@@ -519,4 +482,5 @@ def survey_app(
     state.joins, state.wrong = Attempts(most=60), Attempts()
     state.opens_report = store.settings.personal and is_loopback(host) and not names
     token = access.token if needs_token else None
-    return SurveyGuard(app, Rules(host_names(host, names), token, most_bytes=MOST_BYTES))
+    rules = Rules(host_names(host, names), token, most_bytes=MOST_BYTES, cookie_s=_COOKIE_S)
+    return Guard(app, rules)

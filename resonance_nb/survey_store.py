@@ -478,9 +478,12 @@ def add_answers(
             asked = db.execute(
                 'SELECT 1 FROM questions WHERE person = ? AND number = ?', (person.person, a.number)
             )
-            owner = db.execute('SELECT person FROM answers WHERE uuid = ?', (a.uuid,)).fetchone()
+            owner = db.execute('SELECT person, number FROM answers WHERE uuid = ?', (a.uuid,)).fetchone()
             if asked.fetchone() is None or (owner and owner[0] != person.person):
                 refused[a.uuid] = f'question {a.number} was not asked'
+                continue
+            if owner and owner[1] != a.number:
+                refused[a.uuid] = f'question {a.number}: this id is of another answer'
                 continue
             row = (a.uuid, person.person, a.number, a.odd, pack(a.plays), pack(a.heard_ms), a.response_ms)
             query = f'INSERT INTO answers VALUES ({", ".join("?" * 9)}) ON CONFLICT DO NOTHING'

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['torch', 'nn', 'BLOCKS', 'TRUNKS', 'SHA256', 'TAUGHT', 'KIND', 'EfficientTrunk', 'MusicnnTrunk', 'trunk_weights',
            'load_trunk', 'pictures', 'picture_of_each', 'AttentionPooling', 'Choices', 'TaughtNet', 'dropped',
-           'several_dropouts', 'write_network', 'read_network', 'Listener', 'listener', 'Transfer', 'recipe_for',
-           'task_for', 'held_out', 'threads', 'run', 'teach']
+           'several_dropouts', 'write_network', 'read_network', 'Listener', 'listener', 'Transfer', 'concert_recipe',
+           'recipe_for', 'task_for', 'held_out', 'threads', 'run', 'teach']
 
 # %% ../nbs/47a_transfer.ipynb #75e66250
 torch = need('torch', 'learn')
@@ -203,9 +203,8 @@ def load_trunk(
     "Build a body with its published weights, ready to listen."
     from safetensors.torch import load
 
-    trunk = TRUNKS[name]() if name in TRUNKS else None
     weights = load(trunk_weights(name, path).read_bytes())
-    assert trunk is not None, 'an unknown name was refused'
+    trunk = TRUNKS[name]()
     expected = trunk.state_dict()
     uncounted = {k: v for k, v in expected.items() if k.endswith('num_batches_tracked')}
     trunk.load_state_dict({k: weights[k] for k in expected.keys() - uncounted.keys()} | uncounted)
@@ -464,6 +463,16 @@ class Transfer(Extractor):
     name = 'transfer'
 
 # %% ../nbs/47a_transfer.ipynb #6afbfd95
+def concert_recipe(
+    changes: dict | None = None,  # of the recipe, as for `recipe.changed`
+    **choices,  # of `Recipe`
+) -> Recipe:
+    "Make a recipe for minutes of learning on two cores, in concerts that get louder."
+    usual = {'levels': Levels((0.0, 15.0), (-5.0, 10.0), 200), 'scenes': 4, 'vary_crowds': True}
+    usual |= {'steps': 0, 'warmup': 20, 'precision': '32-true'}
+    return changed(Recipe(**usual | choices), changes or {})
+
+
 def recipe_for(
     choices: Choices,  # of the network
     *,
@@ -472,24 +481,18 @@ def recipe_for(
     changes: dict | None = None,  # of the recipe, as for `recipe.changed`
 ) -> Recipe:
     "Make the recipe that teaches a network."
-    recipe = Recipe(
+    return concert_recipe(
+        changes,
         encoder=Settings(dim=choices.dim),
         crop=Crop(window_s=CARDS[choices.network].window_s, rate_hz=SAMPLE_RATE),
-        levels=Levels((0.0, 15.0), (-5.0, 10.0), 200),
-        scenes=4,
-        vary_crowds=True,
         learned_temperature=True,
         smoothing=0.1,
         n_songs=24,
-        steps=0,
         minutes=minutes,
         learning_rate=1e-3 if choices.taught == 'frozen' else 3e-4,
-        warmup=20,
-        precision='32-true',
         validate_every=100,
         seed=seed,
     )
-    return changed(recipe, changes or {})
 
 # %% ../nbs/47a_transfer.ipynb #2c0dab94
 def task_for(
